@@ -1,0 +1,77 @@
+# Two commands on a machine with Python 3.11, git, gcc and make: `make demo` and `make test`.
+#
+# The environment lives outside the clone, keyed by the lock files; so does the wheel of mmcv with
+# compiled ops, which takes a while to build and is only needed by `make test` and detection.
+
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mmonepeace
+KEY := $(shell cat requirements/lock-*.txt | sha256sum | cut -c1-12)
+VENV := $(CACHE)/venv-$(KEY)
+PY := $(VENV)/bin/python
+MMCV := $(shell grep -h '^onedl-mmcv==' requirements/lock-base.txt)
+WHEELS := $(CACHE)/wheels-$(KEY)
+
+DEMO := configs/tiny/onepeace-tiny_upernet_emoji-128.py
+DEMO_DATA := data/emoji_scenes
+
+.PHONY: help demo demo-data test lint python env env-full clean
+
+help:
+	@echo "make demo    install, build data, fine-tune a tiny model on the CPU, draw its predictions"
+	@echo "make test    install with compiled ops, run the linter and all tests"
+	@echo "make -s python    print the interpreter of the environment (made if need be)"
+	@echo "make clean   remove what the demo wrote"
+
+# ------------------------------------------------------------------------------- environment
+
+$(VENV)/.base:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v[:2] == (3, 11) else f"the locked environment is for Python 3.11, {sys.executable} is {v[0]}.{v[1]}: make PYTHON=/path/to/python3.11 ...")' >&2
+	@echo "installing into $(VENV) (once, about two minutes)" >&2
+	$(PYTHON) -m venv $(VENV) >&2
+	$(PY) -m pip install --no-deps --progress-bar off -q -r requirements/lock-base.txt >&2
+	touch $@
+
+# mmcv with compiled ops replaces the one without; pip's own cache may hold the latter.
+$(WHEELS)/.built: | $(VENV)/.base
+	@echo "building mmcv with compiled ops (once, 6 to 15 minutes)" >&2
+	mkdir -p $(WHEELS)
+	PATH=$(VENV)/bin:$$PATH MMCV_WITH_OPS=1 $(PY) -m pip wheel -q --no-cache-dir --no-build-isolation --no-deps $(MMCV) -w $(WHEELS) >&2
+	touch $@
+
+$(VENV)/.full: | $(VENV)/.base
+	$(PY) -m pip install --no-deps --progress-bar off -q -r requirements/lock-full.txt >&2
+	$(MAKE) --no-print-directory $(WHEELS)/.built >&2
+	$(PY) -m pip install --no-deps -q --force-reinstall $(WHEELS)/*.whl >&2
+	touch $@
+
+# The interpreter imports the package of the clone that asked last.
+env: $(VENV)/.base
+	@echo '$(CURDIR)' > $$(echo $(VENV)/lib/python3*/site-packages)/mmonepeace.pth
+
+env-full: $(VENV)/.full env
+
+python: env
+	@echo $(PY)
+
+# -------------------------------------------------------------------------------------- demo
+
+demo-data: env
+	$(PY) tools/dataset_converters/emoji_scenes.py --out $(DEMO_DATA)
+
+demo: demo-data
+	$(PY) tools/train.py $(DEMO) --work-dir work_dirs/demo
+	$(PY) tools/test.py $(DEMO) work_dirs/demo --work-dir work_dirs/demo
+	$(PY) tools/show_predictions.py $(DEMO) work_dirs/demo --num 8 --out work_dirs/demo/predictions.png
+
+# ------------------------------------------------------------------------------------- tests
+
+lint: env-full
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+test: lint
+	$(PY) -m pytest
+
+clean:
+	rm -rf work_dirs/demo $(DEMO_DATA)

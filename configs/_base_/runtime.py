@@ -1,0 +1,28 @@
+"""Runtime shared by all recipes: logging, checkpoints, pictures, TTA."""
+
+default_scope = "mmseg"
+env_cfg = dict(
+    cudnn_benchmark=False,  # multi-scale training sees many shapes
+    mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0),
+    dist_cfg=dict(backend="nccl"),
+)
+default_hooks = dict(
+    timer=dict(type="IterTimerHook"),
+    logger=dict(type="LoggerHook", interval=50, log_metric_by_epoch=False),
+    param_scheduler=dict(type="ParamSchedulerHook"),
+    checkpoint=dict(
+        type="CheckpointHook", by_epoch=False, interval=16000, max_keep_ckpts=2, save_best="mIoU"
+    ),
+    sampler_seed=dict(type="DistSamplerSeedHook"),
+    visualization=dict(type="SegVisualizationHook", draw=True, interval=100),
+)
+custom_hooks = [dict(type="mmonepeace.LabelCheckHook")]
+vis_backends = [dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")]
+visualizer = dict(type="SegLocalVisualizer", vis_backends=vis_backends, name="visualizer")
+log_processor = dict(by_epoch=False)
+log_level = "INFO"
+load_from = None
+resume = False
+randomness = dict(seed=0)
+auto_scale_lr = dict(enable=False, base_batch_size=16)
+tta_model = dict(type="SegTTAModel")

@@ -1,0 +1,41 @@
+"""Template: ONE-PEACE with UPerNet on your own pictures. Copy it and change the marked lines.
+
+Run:    python tools/train.py configs/seg/your_dataset.py --data-root DIR --checkpoint WEIGHTS
+Needs:  DIR/img_dir/{train,val}/NAME.jpg and DIR/ann_dir/{train,val}/NAME.png; a pixel of a PNG is
+        the number of its class, from 0; 255 is ignored
+Expect: a table of IoU per class every 1000 steps, checkpoints and pictures in work_dirs/
+"""
+
+_base_ = [
+    "../_base_/models/onepeace_upernet.py",
+    "../_base_/datasets/labelmefacade_256.py",  # pipelines and folder layout
+    "../_base_/schedules/160k.py",
+    "../_base_/runtime.py",
+]
+needs_data = "your pictures and label maps, laid out as the template's first lines say"
+classes = ("background", "thing")  # yours: names in the order of their numbers
+palette = [(0, 0, 0), (255, 0, 0)]  # yours: one colour for each
+size = 256  # yours: training crops, in pixels
+max_iters = 20000  # yours
+
+metainfo = dict(classes=classes, palette=palette)
+train_dataloader = dict(batch_size=4, dataset=dict(metainfo=metainfo))
+val_dataloader = dict(dataset=dict(metainfo=metainfo))
+test_dataloader = val_dataloader
+model = dict(
+    backbone=dict(
+        arch="base",  # tiny, small, base, large, giant
+        img_size=size,
+        out_indices=[3, 5, 7, 11],
+        drop_path_rate=0.2,
+    ),
+    neck=dict(embed_dim=768),  # the width of the arch
+    decode_head=dict(in_channels=[768] * 4, channels=512, num_classes=len(classes)),
+    auxiliary_head=dict(in_channels=768, channels=256, num_classes=len(classes)),
+)
+param_scheduler = [
+    dict(type="LinearLR", start_factor=1e-6, by_epoch=False, begin=0, end=500),
+    dict(type="PolyLR", power=1.0, eta_min=0.0, by_epoch=False, begin=500, end=max_iters),
+]
+train_cfg = dict(max_iters=max_iters, val_interval=1000)
+default_hooks = dict(checkpoint=dict(interval=1000))

@@ -1,0 +1,26 @@
+"""ONE-PEACE tiny with UPerNet on emoji scenes at 128 px, from scratch on a CPU.
+
+Run:    make demo
+Needs:  nothing; the data are made by tools/dataset_converters/emoji_scenes.py
+Expect: see README.md
+"""
+
+_base_ = [
+    "../_base_/models/onepeace_upernet.py",
+    "../_base_/datasets/emoji_scenes_128.py",
+    "../_base_/schedules/tiny.py",
+    "../_base_/runtime.py",
+]
+norm_cfg = dict(type="BN", requires_grad=True)
+model = dict(
+    backbone=dict(
+        arch="tiny",
+        img_size=128,
+        out_indices=[2, 5, 8, 11],
+        drop_path_rate=0.1,
+        layer_scale_init=0.1,
+    ),
+    neck=dict(embed_dim=192, norm_cfg=norm_cfg),
+    decode_head=dict(in_channels=[192] * 4, channels=64, num_classes=9, norm_cfg=norm_cfg),
+    auxiliary_head=dict(in_channels=192, channels=64, num_classes=9, norm_cfg=norm_cfg),
+)

@@ -1,0 +1,106 @@
+"""Labels outside the classes: found before the training starts, or at the first bad batch."""
+
+import random
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import TRANSFORMS
+from mmengine.runner import Runner
+
+from mmonepeace.registry import HOOKS
+
+
+class LabelError(ValueError):
+    """A label map that does not belong to the classes. The message is for the user."""
+
+
+def check_values(values: Iterable[int], num_classes: int, ignore_index: int, path: str) -> None:
+    """Hold the values of a label map against the classes.
+
+    Raises:
+        LabelError: naming the file, the value and the fix.
+    """
+    bad = sorted(int(v) for v in values if v != ignore_index and not 0 <= v < num_classes)
+    if not bad:
+        return
+    hint = (
+        "It is exactly the number of classes: are the labels counted from 1, with 0 for 'other'? "
+        "Then set reduce_zero_label=True in the dataset and in LoadAnnotations."
+        if bad == [num_classes]
+        else "Correct the file, or set num_classes of the heads and classes of the dataset "
+        "(reduce_zero_label=True if labels are counted from 1)."
+    )
+    raise LabelError(
+        f"{path}: label {', '.join(map(str, bad[:5]))} occurs, but there are {num_classes} "
+        f"classes (0 to {num_classes - 1}) and {ignore_index} is ignored. {hint}"
+    )
+
+
+def scan_labels(dataset: Any, num_classes: int, ignore_index: int, seconds: float) -> int:
+    """Check label maps of a data set, in a random order, for a limited time.
+
+    Args:
+        dataset: an mmseg data set; its own LoadAnnotations reads the files.
+        num_classes: of the head.
+        ignore_index: of the head.
+        seconds: time limit.
+
+    Returns:
+        how many were checked.
+
+    Raises:
+        LabelError: at the first bad one.
+    """
+    from tqdm import tqdm
+
+    load = next(
+        TRANSFORMS.build(step)
+        for step in dataset.pipeline_cfg
+        if step["type"].split(".")[-1] == "LoadAnnotations"
+    )
+    order = random.Random(0).sample(range(len(dataset)), len(dataset))
+    deadline = time.monotonic() + seconds
+    checked = 0
+    with tqdm(order, "checking labels", unit="file", leave=False) as progress:
+        for index in progress:
+            info = load(dataset.get_data_info(index))
+            path = info["seg_map_path"]
+            check_values(np.unique(info["gt_seg_map"]), num_classes, ignore_index, path)
+            checked += 1
+            if time.monotonic() > deadline:
+                break
+    return checked
+
+
+@HOOKS.register_module()
+class LabelCheckHook(Hook):
+    """Stop at the first batch with a label outside the classes, naming the file.
+
+    Without it such a label fails deep inside the loss, on a GPU without naming anything.
+    """
+
+    def _check(self, runner: Runner, data_batch: dict[str, Any]) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        head = getattr(model, "decode_head", None)
+        if head is None:
+            return
+        for sample in data_batch["data_samples"]:
+            if "gt_sem_seg" in sample:
+                values = sample.gt_sem_seg.data.unique().tolist()
+                check_values(values, head.num_classes, head.ignore_index, sample.seg_map_path)
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict[str, Any] | None = None
+    ) -> None:
+        """Check a training batch."""
+        self._check(runner, data_batch)
+
+    def before_val_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict[str, Any] | None = None
+    ) -> None:
+        """Check a validation batch."""
+        self._check(runner, data_batch)

@@ -1,0 +1,307 @@
+"""What is checked before a run starts, so that a mistake costs seconds and its fix is named."""
+
+import inspect
+import os
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from mmengine import registry as mmengine_registry
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import DATASETS, DefaultScope, Registry, init_default_scope
+from mmengine.runner import Runner, find_latest_checkpoint
+
+from mmonepeace.engine.labels import scan_labels
+
+# Keys outside the Runner that tools and inferencers read.
+_TOOL_KEYS = {"tta_model", "tta_pipeline", "test_pipeline", "auto_scale_lr", "data_preprocessor"}
+_LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+_LABEL_SCAN_SECONDS = 20.0
+
+
+class PreflightError(Exception):
+    """A run that cannot succeed. The message is for the user and names the fix."""
+
+
+# ------------------------------------------------------------------------------------- overrides
+
+
+def apply_overrides(cfg: Config, overrides: dict[str, Any] | None) -> None:
+    """Merge `--cfg-options`, refusing keys that nothing would read.
+
+    A key is known if the config has it, or if the class of its dict takes such an argument.
+
+    Raises:
+        PreflightError: naming the key and its nearest relatives.
+    """
+    init_default_scope(cfg.get("default_scope", "mmengine"))
+    for key in overrides or {}:
+        _check_key(cfg, key)
+    if overrides:
+        cfg.merge_from_dict(overrides)
+
+
+def _check_key(cfg: Config, key: str) -> None:
+    first, *_ = parts = key.split(".")
+    runner_keys = set(inspect.signature(Runner.__init__).parameters) - {"self"}
+    if first in cfg and first not in runner_keys | _TOOL_KEYS:
+        raise PreflightError(
+            f"--cfg-options {key}: {first!r} is a shorthand that is used up while the config is "
+            "read, so overriding it changes nothing. Override what it fills in, such as "
+            f"{_example_use(cfg, first)}."
+        )
+    node: Any = cfg._cfg_dict
+    for depth, part in enumerate(parts):
+        path = ".".join(parts[:depth]) or "the config"
+        if isinstance(node, (list, tuple)):
+            if not part.isdigit() or int(part) >= len(node):
+                raise PreflightError(
+                    f"--cfg-options {key}: {path} is a list of {len(node)}; name an element by "
+                    f"its number, 0 to {len(node) - 1}."
+                )
+            node = node[int(part)]
+            continue
+        known = set(node) if isinstance(node, dict) else set()
+        taken = runner_keys if depth == 0 else _arguments(node)
+        if part not in known | taken:
+            near = get_close_matches(part, sorted(known | taken), 3, 0.5)
+            where = ".".join(parts[:depth])
+            guess = " or ".join(f"{where}.{n}" if where else n for n in near)
+            raise PreflightError(
+                f"--cfg-options {key}: {path} has no {part!r}. "
+                + (f"Did you mean {guess}?" if near else f"It has {', '.join(sorted(known))}.")
+            )
+        node = node.get(part) if isinstance(node, dict) else None
+
+
+def _example_use(cfg: Config, name: str) -> str:
+    """A place in the config that holds the value of a shorthand."""
+
+    def walk(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+        items = node.items() if isinstance(node, dict) else enumerate(node)
+        for key, value in items:
+            here = f"{path}.{key}" if path else str(key)
+            yield here, value
+            if isinstance(value, (dict, list)):
+                yield from walk(value, here)
+
+    for path, value in walk(cfg._cfg_dict, ""):
+        if path != name and path.split(".")[0] in (*_LOADERS, "model") and value == cfg[name]:
+            return path
+    return "a key of model or train_dataloader"
+
+
+def _arguments(node: Any) -> set[str]:
+    """Constructor arguments of the class that a config dict names."""
+    kind = node.get("type") if isinstance(node, dict) else None
+    if not isinstance(kind, str):
+        return set()
+    taken: set[str] = set()
+    for registry in vars(mmengine_registry).values():
+        if not isinstance(registry, Registry):
+            continue
+        scope = DefaultScope.get_current_instance()
+        with registry.switch_scope_and_registry(scope and scope.scope_name) as local:
+            try:
+                cls = local.get(kind)
+            except (ImportError, RuntimeError):  # not in this registry
+                cls = None
+        if not callable(cls):
+            continue
+        for base in inspect.getmro(cls) if inspect.isclass(cls) else (cls,):
+            parameters = inspect.signature(base).parameters.values()
+            taken |= {p.name for p in parameters}
+            if all(p.kind is not p.VAR_KEYWORD for p in parameters):
+                break
+    return taken
+
+
+# ------------------------------------------------------------------------------------------ data
+
+
+def dataset_configs(cfg: Config) -> Iterator[tuple[str, ConfigDict]]:
+    """(name of the dataloader, config of a data set), wrappers opened."""
+
+    def leaves(dataset: ConfigDict) -> Iterator[ConfigDict]:
+        inner = dataset.get("dataset") or dataset.get("datasets")
+        if inner is None:
+            yield dataset
+        else:
+            for one in inner if isinstance(inner, (list, tuple)) else [inner]:
+                yield from leaves(one)
+
+    for loader in _LOADERS:
+        if cfg.get(loader):
+            for dataset in leaves(cfg[loader].dataset):
+                yield loader, dataset
+
+
+def set_data_root(cfg: Config, folder: str) -> None:
+    """Point every data set of the config to a folder."""
+    for _, dataset in dataset_configs(cfg):
+        dataset.data_root = folder
+
+
+def check_data(cfg: Config, loaders: tuple[str, ...] = _LOADERS) -> None:
+    """Check folders, classes and labels of the data sets.
+
+    Raises:
+        PreflightError: naming the folder or the numbers, and what to do.
+        LabelError: for a label outside the classes.
+    """
+    init_default_scope(cfg.get("default_scope", "mmengine"))
+    seen = []
+    for loader, dataset_cfg in dataset_configs(cfg):
+        if loader not in loaders or dataset_cfg in seen:
+            continue
+        seen.append(dataset_cfg)
+        root = Path(dataset_cfg.get("data_root") or ".")
+        for key, folder in (dataset_cfg.get("data_prefix") or {}).items():
+            path = root / (folder or "")
+            if not path.is_dir():
+                raise PreflightError(
+                    f"{loader}: {key} folder {path} does not exist.\n{_data_help(cfg)}"
+                )
+        dataset = DATASETS.build({**dataset_cfg, "lazy_init": True})
+        check_classes(cfg, dataset.metainfo.get("classes"))
+        dataset.full_init()
+        if not len(dataset):
+            suffix = dataset_cfg.get("img_suffix", getattr(dataset, "img_suffix", ""))
+            raise PreflightError(f"{loader}: no *{suffix} images in {root}.\n{_data_help(cfg)}")
+        _check_pairs(dataset, loader)
+        head = cfg.model.get("decode_head")
+        if head:
+            dataset.pipeline_cfg = dataset_cfg.pipeline
+            head = head[-1] if isinstance(head, (list, tuple)) else head
+            ignore = head.get("ignore_index", 255)
+            scan_labels(dataset, head["num_classes"], ignore, _LABEL_SCAN_SECONDS)
+
+
+def _check_pairs(dataset: Any, loader: str) -> None:
+    infos = [dataset.get_data_info(i) for i in range(len(dataset))]
+    missing = [i for i in infos if not Path(i.get("seg_map_path", i["img_path"])).is_file()]
+    if missing:
+        raise PreflightError(
+            f"{loader}: {len(missing)} of {len(infos)} images have no label map; the first is "
+            f"{missing[0]['img_path']}, whose label map should be {missing[0]['seg_map_path']}. "
+            "Check seg_map_path and seg_map_suffix of the dataset."
+        )
+
+
+def check_classes(cfg: Config, classes: tuple[str, ...] | None) -> None:
+    """Hold `num_classes` of the heads against the classes of the data set."""
+    for name in ("decode_head", "auxiliary_head"):
+        heads = cfg.model.get(name) or []
+        for head in heads if isinstance(heads, (list, tuple)) else [heads]:
+            if classes and head.get("num_classes") != len(classes):
+                raise PreflightError(
+                    f"model.{name}.num_classes is {head.get('num_classes')}, but the data set has "
+                    f"{len(classes)} classes ({', '.join(classes[:5])}, ...). Set "
+                    f"model.{name}.num_classes={len(classes)}."
+                )
+
+
+def _data_help(cfg: Config) -> str:
+    lines = ["Your own copy elsewhere: add --data-root DIR."]
+    if cfg.get("needs_data"):
+        lines.insert(0, f"This recipe needs {cfg.needs_data}.")
+    return "\n".join([*lines, TRY_NOW])
+
+
+TRY_NOW = "To see a whole run now, on a CPU and without any download of yours: make demo"
+
+# --------------------------------------------------------------------------------------- weights
+
+
+def check_weights(cfg: Config) -> None:
+    """Check that the backbone's pretrained weights are there.
+
+    Raises:
+        PreflightError: naming the file, where to get it and how to go without.
+    """
+    init_cfg = (cfg.model.get("backbone") or {}).get("init_cfg")
+    path = (init_cfg or {}).get("checkpoint")
+    if path and not Path(path).is_file():
+        need = cfg.get("needs_weights", "the pretrained weights of the backbone")
+        raise PreflightError(
+            f"weights {path} do not exist. This recipe needs {need}.\n"
+            "Weights elsewhere: add --checkpoint PATH. From scratch: "
+            f"--cfg-options model.backbone.init_cfg=None\n{TRY_NOW}"
+        )
+
+
+def find_checkpoint(path: str) -> str:
+    """A checkpoint file: the path itself, or the newest one of a work directory.
+
+    Raises:
+        PreflightError: if there is none.
+    """
+    found = find_latest_checkpoint(path) if Path(path).is_dir() else path
+    if not found or not Path(found).is_file():
+        raise PreflightError(f"checkpoint {path} does not exist. Train one: tools/train.py CONFIG")
+    return found
+
+
+def check_all(cfg: Config) -> None:
+    """Check data and weights, and tell everything that is missing at once."""
+    problems = []
+    for check in (check_weights, check_data):
+        try:
+            check(cfg)
+        except PreflightError as error:
+            problems.append(str(error))
+    if problems:
+        lines = "\n".join(problems).splitlines()
+        unique = [line for line in dict.fromkeys(lines) if line != TRY_NOW]
+        raise PreflightError("\n".join([*unique, *([TRY_NOW] if TRY_NOW in lines else [])]))
+
+
+# ------------------------------------------------------------------------------------- run modes
+
+
+def set_precision(cfg: Config, dtype: Literal["float16", "bfloat16"]) -> None:
+    """Train in mixed precision.
+
+    Raises:
+        PreflightError: for float16 without a GPU.
+    """
+    if dtype == "bfloat16":
+        cfg.optim_wrapper.type = "mmonepeace.BFloat16OptimWrapper"
+        return
+    if not torch.cuda.is_available():
+        raise PreflightError("--amp (float16) needs a CUDA device, none is here. Use --bf16.")
+    cfg.optim_wrapper.type = "AmpOptimWrapper"
+    cfg.optim_wrapper.loss_scale = "dynamic"
+
+
+def set_resume(cfg: Config, source: str) -> None:
+    """Go on from a checkpoint of an earlier run; "auto" takes the newest of the work directory.
+
+    Raises:
+        PreflightError: if there is no such file.
+    """
+    if source != "auto" and not Path(source).is_file():
+        raise PreflightError(f"--resume {source}: no such file. --resume alone takes the newest.")
+    cfg.resume = True
+    cfg.load_from = None if source == "auto" else source
+    has_checkpoint = source != "auto" or find_latest_checkpoint(cfg.work_dir) is not None
+    if has_checkpoint and cfg.model.get("backbone"):
+        cfg.model.backbone.init_cfg = None  # the checkpoint brings all weights
+        # MMEngine falls back to an unsafe load when a file asks for it; this forbids it.
+        os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+
+
+def dry_run(runner: Runner) -> None:
+    """Build everything that training needs and load one batch, without training."""
+    runner.build_optim_wrapper(runner.optim_wrapper)
+    loader = runner.build_dataloader(runner._train_dataloader)
+    batch = next(iter(loader))
+    parameters = sum(p.numel() for p in runner.model.parameters())
+    trained = sum(p.numel() for p in runner.model.parameters() if p.requires_grad)
+    runner.logger.info(
+        f"dry run: {parameters:,} parameters, {trained:,} of them trained; "
+        f"{len(loader.dataset):,} training images, a batch of {len(batch['inputs'])} with the "
+        f"first image {tuple(batch['inputs'][0].shape)}. Nothing was trained."
+    )

@@ -1,0 +1,190 @@
+"""The shared Transformer: one attention for all modalities, one FFN per modality.
+
+Shapes: B batch, L tokens, D width, F FFN width, H heads.
+"""
+
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mmonepeace.layers.attention import SelfAttention
+from mmonepeace.layers.tokens import Tokens
+from mmonepeace.spec import LAYER_NORM_EPS, Arch
+
+
+class GeGLU(nn.Module):
+    """Gated FFN: down(norm(gelu(gate x) * up x)); GELU is the exact one."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(dim, hidden, bias=False)
+        self.up = nn.Linear(dim, hidden, bias=False)
+        self.norm = nn.LayerNorm(hidden, LAYER_NORM_EPS)
+        self.down = nn.Linear(hidden, dim)
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        """(B, L, D) -> (B, L, D)."""
+        return self.down(self.norm(F.gelu(self.gate(x_BLD)) * self.up(x_BLD)))
+
+
+class DropPath(nn.Module):
+    """Stochastic depth per sample that does not compute what it drops.
+
+    `x + mask / keep * branch(x)` with one Bernoulli(keep) draw per sample, as usual; the branch
+    runs on the kept samples alone. Draws come from the CPU generator, so that the number of kept
+    samples is known without waiting for the GPU.
+
+    Args:
+        rate: probability of dropping, in [0, 1).
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        if not 0 <= rate < 1:
+            raise ValueError(f"drop path rate is {rate}; it must be in [0, 1).")
+        self.rate = rate
+
+    def forward(self, x: Tensor, branch: Callable[[Tensor, Tensor | None], Tensor]) -> Tensor:
+        """Add a residual branch.
+
+        Args:
+            x: (B, ...).
+            branch: called with samples and their indices in the batch (None: all of them).
+
+        Returns:
+            (B, ...).
+        """
+        if not self.training or self.rate == 0:
+            return x + branch(x, None)
+        keep = 1 - self.rate
+        kept = torch.rand(len(x), device="cpu") < keep
+        if kept.all():
+            return x + branch(x, None) / keep
+        if not kept.any():
+            # Every parameter must get a gradient, if only zero, or DDP would wait for it.
+            return x + branch(x[:1], x.new_zeros(1, dtype=torch.long)) * 0
+        index = kept.nonzero().squeeze(1).to(x.device, non_blocking=True)
+        residual = branch(x[index], index) / keep
+        return x.index_add(0, index, residual.to(x.dtype))
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:.3f}"
+
+
+class EncoderLayer(nn.Module):
+    """Pre-LN block: shared attention, then the FFN of each token's modality, with LayerScale.
+
+    Args:
+        arch: widths and variants.
+        modalities: keys of the FFNs.
+        drop_path_rate: stochastic depth of both branches.
+        layer_scale_init: initial LayerScale; None leaves LayerScale out.
+    """
+
+    def __init__(
+        self,
+        arch: Arch,
+        modalities: Iterable[str],
+        drop_path_rate: float,
+        layer_scale_init: float | None,
+    ) -> None:
+        super().__init__()
+        dim = arch.embed_dim
+        self.norm1 = nn.LayerNorm(dim, LAYER_NORM_EPS)
+        self.attn = SelfAttention(arch)
+        self.post_attn_norm = (
+            nn.LayerNorm(dim, LAYER_NORM_EPS) if arch.post_attn_norm else nn.Identity()
+        )
+        self.norm2 = nn.LayerNorm(dim, LAYER_NORM_EPS)
+        self.ffn = nn.ModuleDict({name: GeGLU(dim, arch.ffn_dim) for name in modalities})
+        self.drop_path = DropPath(drop_path_rate)
+        self.gamma_1 = self.gamma_2 = None
+        if layer_scale_init is not None:
+            self.gamma_1 = nn.Parameter(torch.full((dim,), layer_scale_init))
+            self.gamma_2 = nn.Parameter(torch.full((dim,), layer_scale_init))
+
+    def _attend(self, x_BLD: Tensor, bias: Tensor | None, index: Tensor | None) -> Tensor:
+        if index is not None and bias is not None and bias.shape[0] > 1:
+            bias = bias[index]
+        x = self.post_attn_norm(self.attn(self.norm1(x_BLD), bias))
+        return x if self.gamma_1 is None else x * self.gamma_1
+
+    def _feed(self, x_BLD: Tensor, lengths: dict[str, int]) -> Tensor:
+        x = self.norm2(x_BLD)
+        if len(lengths) == 1:
+            x = self.ffn[next(iter(lengths))](x)
+        else:
+            parts = x.split(list(lengths.values()), dim=1)
+            x = torch.cat([self.ffn[m](part) for m, part in zip(lengths, parts, strict=True)], 1)
+        return x if self.gamma_2 is None else x * self.gamma_2
+
+    def forward(self, x_BLD: Tensor, lengths: dict[str, int], bias: Tensor | None) -> Tensor:
+        """(B, L, D) -> (B, L, D); `lengths` and `bias` as in `Tokens`."""
+        x = self.drop_path(x_BLD, lambda x, index: self._attend(x, bias, index))
+        return self.drop_path(x, lambda x, _: self._feed(x, lengths))
+
+
+class FusionEncoder(nn.ModuleList):
+    """The stack of blocks.
+
+    Args:
+        arch: widths and variants.
+        modalities: keys of the FFNs.
+        drop_path_rate: of the last block; it rises linearly from 0 at the first.
+        layer_scale_init: see `EncoderLayer`.
+        with_cp: recompute each block, its bias included, in the backward pass instead of
+            storing its activations.
+    """
+
+    def __init__(
+        self,
+        arch: Arch,
+        modalities: Iterable[str],
+        drop_path_rate: float = 0.0,
+        layer_scale_init: float | None = None,
+        with_cp: bool = False,
+    ) -> None:
+        modalities = tuple(modalities)
+        rates = [drop_path_rate * i / max(arch.depth - 1, 1) for i in range(arch.depth)]
+        super().__init__(EncoderLayer(arch, modalities, r, layer_scale_init) for r in rates)
+        self.with_cp = with_cp
+
+    def forward(self, tokens: Tokens, out_indices: Iterable[int]) -> list[Tensor]:
+        """Run the blocks up to the last one asked for.
+
+        Args:
+            tokens: embeddings of one or more modalities.
+            out_indices: blocks whose outputs are wanted, counted from 0.
+
+        Returns:
+            one (B, L, D) for each index, in the order of the blocks.
+        """
+        wanted = set(out_indices)
+        dtype = _compute_dtype(tokens.x_BLD)
+        get_bias = tokens.bias or (lambda _block, _dtype: None)
+        if tokens.shared_bias:
+            shared = get_bias(0, dtype)
+            get_bias = lambda _block, _dtype: shared
+
+        def run(i: int, x: Tensor) -> Tensor:
+            return self[i](x, tokens.lengths, get_bias(i, dtype))
+
+        x, outputs = tokens.x_BLD, []
+        for i in range(max(wanted) + 1):
+            if self.with_cp and torch.is_grad_enabled():
+                x = checkpoint(run, i, x, use_reentrant=False)
+            else:
+                x = run(i, x)
+            if i in wanted:
+                outputs.append(x)
+        return outputs
+
+
+def _compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype matrix products run in: autocast's, or the tensor's own."""
+    if torch.is_autocast_enabled(x.device.type):
+        return torch.get_autocast_dtype(x.device.type)
+    return x.dtype

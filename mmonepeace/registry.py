@@ -1,0 +1,24 @@
+"""Child registries of MMEngine with scope `mmonepeace`; modules are imported when one is used."""
+
+from importlib.util import find_spec
+
+from mmengine import registry as mmengine_registry
+from mmengine.registry import Registry
+
+SCOPE = "mmonepeace"
+
+_MODEL_LOCATIONS = ["mmonepeace.models"]
+if find_spec("mmseg"):  # the one module that needs it; the backbone goes without
+    _MODEL_LOCATIONS.append("mmonepeace.models.segmentor")
+
+
+def _child(parent: Registry, locations: list[str]) -> Registry:
+    return Registry(parent.name, parent=parent, scope=SCOPE, locations=locations)
+
+
+MODELS = _child(mmengine_registry.MODELS, _MODEL_LOCATIONS)
+HOOKS = _child(mmengine_registry.HOOKS, ["mmonepeace.engine"])
+OPTIM_WRAPPERS = _child(mmengine_registry.OPTIM_WRAPPERS, ["mmonepeace.engine"])
+OPTIM_WRAPPER_CONSTRUCTORS = _child(
+    mmengine_registry.OPTIM_WRAPPER_CONSTRUCTORS, ["mmonepeace.engine"]
+)

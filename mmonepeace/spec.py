@@ -1,0 +1,95 @@
+"""Facts of the released ONE-PEACE models: sizes, image normalisation, parameter-free formulas.
+
+Every number that more than one room needs is written here once. Source: the official
+implementation (state of October 2024) and arXiv 2305.11172.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+PATCH_SIZE = 16  # total stride of the image stem
+PRETRAIN_IMG_SIZE = 256  # 16 x 16 patches
+LAYER_NORM_EPS = 1e-5
+INIT_STD = 0.02
+LAYER_SCALE_INIT = 1e-6  # of every released config
+
+# RGB in 0..255 units: 255 times the CLIP statistics, as the official vision recipes write them.
+IMAGE_MEAN = (122.771, 116.746, 104.094)
+IMAGE_STD = (68.5, 66.632, 70.323)
+
+
+@dataclass(frozen=True)
+class Arch:
+    """Widths of one model.
+
+    The first four are sizes; the rest are variants of the official code. No released vision
+    checkpoint departs from their defaults, but its multimodal files may (type embeddings), and
+    the parity tests hold all of them.
+    """
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+    ffn_dim: int
+    stem: Literal["hmlp", "conv"] = "hmlp"  # conv: one 16 x 16 convolution without bias
+    sub_norm: bool = True  # LayerNorm between the heads and the output projection
+    head_scale: bool = False  # one learned factor per head
+    post_attn_norm: bool = False  # LayerNorm after the output projection
+    embed_norm: bool = False  # LayerNorm on the embeddings, before positions
+    type_embed: bool = False  # a learned vector per modality
+
+    def __post_init__(self) -> None:
+        if self.embed_dim % self.num_heads:
+            raise ValueError(
+                f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}."
+            )
+        if self.stem == "hmlp" and self.embed_dim % 4:
+            raise ValueError(
+                f"the hmlp stem starts at a quarter of embed_dim; {self.embed_dim} is not a "
+                "multiple of 4."
+            )
+
+
+ARCHS = {
+    "tiny": Arch(192, 12, 3, 768),
+    "small": Arch(384, 12, 6, 1536),
+    "base": Arch(768, 12, 12, 3072),
+    "large": Arch(1024, 24, 16, 4096),
+    "giant": Arch(1536, 40, 24, 6144),  # the released one
+}
+
+
+def get_arch(arch: str | dict[str, Any] | Arch) -> Arch:
+    """Look up a size by name, or build one from a dict of widths.
+
+    Args:
+        arch: a key of `ARCHS`, a dict with the fields of `Arch` (`ffn_dim` defaults to
+            4 * `embed_dim`), or an `Arch`.
+
+    Raises:
+        ValueError: for an unknown name, or missing or unknown fields.
+    """
+    if isinstance(arch, Arch):
+        return arch
+    if isinstance(arch, str):
+        if arch not in ARCHS:
+            raise ValueError(
+                f"arch {arch!r} is unknown. Choose one of {', '.join(ARCHS)}, or give a dict "
+                "with embed_dim, depth, num_heads and ffn_dim."
+            )
+        return ARCHS[arch]
+    widths = {"ffn_dim": 4 * arch.get("embed_dim", 0), **arch}
+    known = [field.name for field in fields(Arch)]
+    unknown = sorted(set(widths) - set(known))
+    missing = sorted({"embed_dim", "depth", "num_heads"} - set(widths))
+    if unknown or missing:
+        raise ValueError(
+            f"arch dict: unknown fields {unknown}, missing fields {missing}. "
+            f"The fields are {', '.join(known)}."
+        )
+    return Arch(**widths)
+
+
+def patch_grid(height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of patches of an image whose sides are padded up to whole patches."""
+    return -(-height // PATCH_SIZE), -(-width // PATCH_SIZE)

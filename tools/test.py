@@ -1,0 +1,79 @@
+"""Evaluate a checkpoint.
+
+Run:  python tools/test.py CONFIG CHECKPOINT [--tta] [--show-dir DIR] [--out DIR]
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mmengine.config import Config, DictAction
+from mmengine.runner import Runner
+
+from mmonepeace.checkpoint import CheckpointError, load_model
+from mmonepeace.engine import preflight
+from mmonepeace.engine.labels import LabelError
+
+
+def parse_args() -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config")
+    parser.add_argument("checkpoint", help="file, or work directory with one")
+    parser.add_argument("--work-dir", help="logs (work_dirs/CONFIG)")
+    parser.add_argument("--data-root", help="folder of the data set, instead of the config's")
+    parser.add_argument("--tta", action="store_true", help="average over scales and flips")
+    parser.add_argument("--show-dir", help="write pictures of the predictions here")
+    parser.add_argument("--out", help="write the predicted label maps here, as PNG")
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="KEY=VALUE ...")
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
+    return parser.parse_args()
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """The config with all options of the command line."""
+    if not Path(args.config).is_file():
+        raise preflight.PreflightError(f"config {args.config} does not exist.")
+    cfg = Config.fromfile(args.config)
+    preflight.apply_overrides(cfg, args.cfg_options)
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{Path(args.config).stem}"
+    cfg.model.backbone.init_cfg = None
+    cfg.load_from, cfg.resume = None, False
+    if args.data_root:
+        preflight.set_data_root(cfg, args.data_root)
+    if args.show_dir:
+        cfg.default_hooks.visualization = dict(type="SegVisualizationHook", draw=True, interval=1)
+        cfg.visualizer.save_dir = args.show_dir
+    if args.out:
+        cfg.test_evaluator.update(output_dir=args.out, keep_results=True)
+    if args.tta:
+        cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+        cfg.model = dict(**cfg.tta_model, module=cfg.model)
+    return cfg
+
+
+def main() -> int:
+    """Evaluate, or say what hinders it."""
+    args = parse_args()
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    try:
+        cfg = load_config(args)
+        path = preflight.find_checkpoint(args.checkpoint)
+        preflight.check_data(cfg, ("test_dataloader",))
+        runner = Runner.from_cfg(cfg)
+        model = runner.model.module if args.launcher != "none" else runner.model
+        print(load_model(model.module if args.tta else model, path))
+        runner.test()
+    except (CheckpointError, LabelError, preflight.PreflightError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

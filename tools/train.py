@@ -1,0 +1,81 @@
+"""Train a recipe.
+
+Run:  python tools/train.py configs/onepeace_upernet_ade20k.py --work-dir work_dirs/mine
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mmengine.config import Config, DictAction
+from mmengine.runner import Runner
+
+from mmonepeace.checkpoint import CheckpointError
+from mmonepeace.engine import preflight
+from mmonepeace.engine.labels import LabelError
+
+USER_ERRORS = (CheckpointError, LabelError, preflight.PreflightError)
+
+
+def parse_args() -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config")
+    parser.add_argument("--work-dir", help="logs and checkpoints (work_dirs/CONFIG)")
+    parser.add_argument("--data-root", help="folder of the data set, instead of the config's")
+    parser.add_argument("--checkpoint", help="pretrained weights of the backbone, any layout")
+    parser.add_argument(
+        "--resume", nargs="?", const="auto", help="go on from PATH, or from the newest checkpoint"
+    )
+    precision = parser.add_mutually_exclusive_group()
+    precision.add_argument("--amp", action="store_true", help="float16 mixed precision (GPU)")
+    precision.add_argument("--bf16", action="store_true", help="bfloat16 mixed precision")
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="KEY=VALUE ...")
+    parser.add_argument("--dry-run", action="store_true", help="check and build all, train nothing")
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
+    return parser.parse_args()
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """The config with all options of the command line."""
+    if not Path(args.config).is_file():
+        raise preflight.PreflightError(f"config {args.config} does not exist.")
+    cfg = Config.fromfile(args.config)
+    preflight.apply_overrides(cfg, args.cfg_options)
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{Path(args.config).stem}"
+    if args.data_root:
+        preflight.set_data_root(cfg, args.data_root)
+    if args.checkpoint:
+        cfg.model.backbone.init_cfg = dict(type="Pretrained", checkpoint=args.checkpoint)
+    if args.bf16 or args.amp:
+        preflight.set_precision(cfg, "bfloat16" if args.bf16 else "float16")
+    if args.resume:
+        preflight.set_resume(cfg, args.resume)
+    return cfg
+
+
+def main() -> int:
+    """Train, or say what hinders it."""
+    args = parse_args()
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    try:
+        cfg = load_config(args)
+        preflight.check_all(cfg)
+        runner = Runner.from_cfg(cfg)
+        if args.dry_run:
+            preflight.dry_run(runner)
+        else:
+            runner.train()
+    except USER_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
