@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -143,7 +144,9 @@ def numbered_depth(names: Iterable[str], prefix: str) -> GetDepth:
 def find_depth(model: nn.Module) -> GetDepth:
     """Ask the part of the model that knows `get_layer_depth`, or count numbered blocks."""
     for name, module in model.named_modules():
-        if hasattr(module, "get_layer_depth"):
+        ask = getattr(module, "get_layer_depth", None)
+        # A classifier of mmpretrain has one too, which only passes on to its backbone.
+        if ask and "prefix" in signature(ask).parameters:
             return partial(_ask, module, f"{name}." if name else "")
     names = [name for name, _ in model.named_parameters()]
     prefix = "backbone." if any(name.startswith("backbone.") for name in names) else ""

@@ -37,7 +37,7 @@ class Case:
     """One folder of the parity set."""
 
     def __init__(self, root: Path, name: str) -> None:
-        self.root = root
+        self.root, self.folder = root, root / name
         self.manifest = json.loads((root / name / "case.json").read_text())
         self.inputs = self._group("inputs")
         self.outputs = self._group("outputs")
@@ -142,11 +142,12 @@ def vision_seg_backbone(case: Case) -> None:
         config["embed_dim"], config["layers"], config["attention_heads"], config["ffn_embed_dim"]
     )
     sources = [case.weights()]
-    pretrained = case.root / "vision_convert" / "case.json"
-    if pretrained.exists() and "vision_convert" in case.manifest.get("load_from", ""):
-        sources.append(Case(case.root, "vision_convert").weights())
+    origin = re.search(r"case (\w+)", case.manifest.get("load_from", ""))
+    if origin and (case.root / origin[1]).is_dir():
+        sources.append(Case(case.root, origin[1]).weights())
+    rpb = "per_block" if config.get("rp_bias", True) else "shared"
     for weights in sources:
-        model = OnePeace(arch, img_size=16 * config["bucket_size"], rpb="per_block").eval()
+        model = OnePeace(arch, img_size=16 * config["bucket_size"], rpb=rpb).eval()
         _load_into(model, _convert(weights, "vision"))
         with torch.no_grad():
             tokens = model.encode(model.adapters["image"](case.inputs["images"]))["image"]
@@ -207,7 +208,7 @@ def encode_image(case: Case) -> None:
 
 def layer_decay(case: Case) -> None:
     """Official groups from official names: layer, lr scale and weight decay of each parameter."""
-    tables = json.loads((case.root / "layer_decay" / "tables.json").read_text())
+    tables = json.loads((case.folder / "tables.json").read_text())
     presets = {
         "segmentation": "official-segmentation",
         "detection": "official-detection",
@@ -255,13 +256,13 @@ def layer_decay(case: Case) -> None:
 
 # Name pattern of the cases -> rule. The first match decides.
 RULES: tuple[tuple[str, Callable[[Case], Any]], ...] = (
-    ("rpb_image_2d", rpb_image_2d),
-    ("rpb_geometric_resize", rpb_geometric_resize),
-    ("abs_pos_resize", abs_pos_resize),
-    ("vision_convert", vision_convert),
+    ("rpb_image_2d*", rpb_image_2d),
+    ("rpb_geometric_resize*", rpb_geometric_resize),
+    ("abs_pos_resize*", abs_pos_resize),
+    ("vision_convert*", vision_convert),
     ("vision_seg_backbone*", vision_seg_backbone),
     ("encode_image*", encode_image),
-    ("layer_decay", layer_decay),
+    ("layer_decay*", layer_decay),
 )
 
 

@@ -1,0 +1,56 @@
+"""What all tests share: seeds, a tiny architecture, a tiny data set, the skip rules."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = {"embed_dim": 32, "depth": 3, "num_heads": 2, "ffn_dim": 48}
+
+
+def has_compiled_ops() -> bool:
+    """Whether mmcv was built with its operators."""
+    try:
+        import mmcv.ops  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    skips = {"gpu": (torch.cuda.is_available(), "needs a CUDA device")}
+    if any(item.get_closest_marker("ops") for item in items):
+        skips["ops"] = (has_compiled_ops(), "needs mmcv with compiled ops: make test")
+    for item in items:
+        for marker, (available, reason) in skips.items():
+            if item.get_closest_marker(marker) and not available:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def seg_data(tmp_path_factory) -> Path:
+    """Twelve small pictures of coloured rectangles, nine classes, in mmsegmentation's layout."""
+    root = tmp_path_factory.mktemp("seg_data")
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 255, (9, 3))
+    for split, count in (("train", 8), ("val", 4)):
+        for kind in ("img_dir", "ann_dir"):
+            (root / kind / split).mkdir(parents=True)
+        for i in range(count):
+            labels = np.zeros((90 + 10 * i, 150), np.uint8)
+            for _ in range(6):
+                y, x = rng.integers(0, 80), rng.integers(0, 120)
+                labels[y : y + 40, x : x + 40] = rng.integers(0, 9)
+            noise = rng.integers(-10, 10, (*labels.shape, 3))
+            image = np.clip(colours[labels] + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(image).save(root / "img_dir" / split / f"{i}.png")
+            Image.fromarray(labels).save(root / "ann_dir" / split / f"{i}.png")
+    return root
