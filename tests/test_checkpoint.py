@@ -105,7 +105,9 @@ def test_segmentation_file_with_heads_gives_its_backbone(model, tmp_path):
 
 
 def test_dtypes_survive(model, tmp_path):
-    torch.save({"model": {k: v.bfloat16() for k, v in model.state_dict().items()}}, tmp_path / "a.pth")
+    torch.save(
+        {"model": {k: v.bfloat16() for k, v in model.state_dict().items()}}, tmp_path / "a.pth"
+    )
     checkpoint.convert_file(tmp_path / "a.pth", tmp_path / "b.safetensors", "vision")
     weights = checkpoint.read(tmp_path / "b.safetensors")[0]
     assert {value.dtype for value in weights.values()} == {torch.bfloat16}
@@ -226,7 +228,11 @@ def test_dry_run_prints_the_keys_and_writes_nothing(model, tmp_path):
     torch.save({"model": official_full(model)}, path)
     done = run_tool(path, tmp_path / "out.pth", "--to", "vision", "--dry-run")
     assert done.returncode == 0
-    for text in ("encoder_wrapper.image_adapter.pos_embed", "adapters.image.pos_embed", "index map"):
+    for text in (
+        "encoder_wrapper.image_adapter.pos_embed",
+        "adapters.image.pos_embed",
+        "index map",
+    ):
         assert text in done.stdout
     assert list(tmp_path.iterdir()) == [path]
 

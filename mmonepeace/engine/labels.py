@@ -2,13 +2,12 @@
 
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.registry import TRANSFORMS
 from mmengine.runner import Runner
 
 from mmonepeace.registry import HOOKS
@@ -40,11 +39,18 @@ def check_values(values: Iterable[int], num_classes: int, ignore_index: int, pat
     )
 
 
-def scan_labels(dataset: Any, num_classes: int, ignore_index: int, seconds: float) -> int:
+def scan_labels(
+    infos: Sequence[dict[str, Any]],
+    load: Callable[[dict[str, Any]], dict[str, Any]],
+    num_classes: int,
+    ignore_index: int,
+    seconds: float,
+) -> int:
     """Check label maps of a data set, in a random order, for a limited time.
 
     Args:
-        dataset: an mmseg data set; its own LoadAnnotations reads the files.
+        infos: entries of an mmseg data set.
+        load: the LoadAnnotations transform of its pipeline.
         num_classes: of the head.
         ignore_index: of the head.
         seconds: time limit.
@@ -57,17 +63,12 @@ def scan_labels(dataset: Any, num_classes: int, ignore_index: int, seconds: floa
     """
     from tqdm import tqdm
 
-    load = next(
-        TRANSFORMS.build(step)
-        for step in dataset.pipeline_cfg
-        if step["type"].split(".")[-1] == "LoadAnnotations"
-    )
-    order = random.Random(0).sample(range(len(dataset)), len(dataset))
+    order = random.Random(0).sample(infos, len(infos))
     deadline = time.monotonic() + seconds
     checked = 0
     with tqdm(order, "checking labels", unit="file", leave=False) as progress:
-        for index in progress:
-            info = load(dataset.get_data_info(index))
+        for entry in progress:
+            info = load(dict(entry))
             path = info["seg_map_path"]
             check_values(np.unique(info["gt_seg_map"]), num_classes, ignore_index, path)
             checked += 1

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from mmengine import registry as mmengine_registry
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import DATASETS, DefaultScope, Registry, init_default_scope
+from mmengine.registry import DATASETS, TRANSFORMS, DefaultScope, Registry, init_default_scope
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from mmonepeace.engine.labels import scan_labels
@@ -166,21 +166,24 @@ def check_data(cfg: Config, loaders: tuple[str, ...] = _LOADERS) -> None:
                 )
         dataset = DATASETS.build({**dataset_cfg, "lazy_init": True})
         check_classes(cfg, dataset.metainfo.get("classes"))
-        dataset.full_init()
-        if not len(dataset):
+        infos = dataset.load_data_list()
+        if not infos:
             suffix = dataset_cfg.get("img_suffix", getattr(dataset, "img_suffix", ""))
             raise PreflightError(f"{loader}: no *{suffix} images in {root}.\n{_data_help(cfg)}")
-        _check_pairs(dataset, loader)
+        _check_pairs(infos, loader)
         head = cfg.model.get("decode_head")
         if head:
-            dataset.pipeline_cfg = dataset_cfg.pipeline
+            load = next(
+                TRANSFORMS.build(step)
+                for step in dataset_cfg.pipeline
+                if step["type"].split(".")[-1] == "LoadAnnotations"
+            )
             head = head[-1] if isinstance(head, (list, tuple)) else head
             ignore = head.get("ignore_index", 255)
-            scan_labels(dataset, head["num_classes"], ignore, _LABEL_SCAN_SECONDS)
+            scan_labels(infos, load, head["num_classes"], ignore, _LABEL_SCAN_SECONDS)
 
 
-def _check_pairs(dataset: Any, loader: str) -> None:
-    infos = [dataset.get_data_info(i) for i in range(len(dataset))]
+def _check_pairs(infos: list[dict[str, Any]], loader: str) -> None:
     missing = [i for i in infos if not Path(i.get("seg_map_path", i["img_path"])).is_file()]
     if missing:
         raise PreflightError(

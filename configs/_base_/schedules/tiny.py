@@ -9,8 +9,8 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=50),
-    dict(type="CosineAnnealingLR", eta_min=1e-6, by_epoch=False, begin=50, end=1000),
+    dict(type="CosineAnnealingLR", eta_min=1e-6, by_epoch=False, begin=50, end=600),
 ]
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=1000, val_interval=500)
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=600, val_interval=300)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")

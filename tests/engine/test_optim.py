@@ -1,0 +1,148 @@
+import pytest
+import torch
+from mmengine.optim import build_optim_wrapper
+from torch import nn
+
+from mmonepeace.engine.optim import LayerDecayRule, find_depth, numbered_depth
+from mmonepeace.models import OnePeace
+from tests.conftest import TINY
+
+
+class Segmentor(nn.Module):
+    def __init__(self, **kwargs):
+        super().__init__()
+        self.backbone = OnePeace(TINY, **kwargs)
+        self.decode_head = nn.ModuleDict(
+            {"conv": nn.Conv2d(32, 4, 3), "query_embed": nn.Embedding(5, 4)}
+        )
+
+
+def build(model, **paramwise):
+    cfg = {
+        "type": "OptimWrapper",
+        "optimizer": {"type": "AdamW", "lr": 1.0, "weight_decay": 0.05},
+        "constructor": "mmonepeace.LayerDecayOptimWrapperConstructor",
+        "paramwise_cfg": paramwise,
+    }
+    return build_optim_wrapper(model, cfg)
+
+
+def settings(wrapper):
+    """name -> (lr, weight decay)."""
+    return {
+        name: (group["lr"], group["weight_decay"])
+        for group in wrapper.optimizer.param_groups
+        for name in group["param_names"]
+    }
+
+
+def test_every_trained_parameter_is_in_one_group_with_its_depth():
+    model = Segmentor(rpb="per_block", frozen_stages=0)
+    wrapper = build(model, decay_rate=0.5)
+    got = settings(wrapper)
+    assert set(got) == {name for name, p in model.named_parameters() if p.requires_grad}
+    assert sum(len(g["params"]) for g in wrapper.optimizer.param_groups) == len(got)
+    assert got["backbone.layers.0.attn.q_proj.weight"] == (0.5**3, 0.05)
+    assert got["backbone.layers.2.attn.q_proj.bias"] == (0.5, 0.0)
+    assert got["backbone.adapters.image.rpb.tables.1"] == (0.5**2, 0.0)
+    assert got["decode_head.conv.weight"] == (1.0, 0.05)
+
+
+def test_positions_cls_and_vectors_do_not_decay():
+    got = settings(build(Segmentor(), decay_rate=0.5))
+    for name in ("cls_token", "pos_embed", "rpb.tables.0", "stem.1.weight"):
+        assert got[f"backbone.adapters.image.{name}"] == (0.5**4, 0.0)
+    assert got["backbone.adapters.image.stem.0.weight"] == (0.5**4, 0.05)
+
+
+def test_named_head_parameters_can_have_depth_zero_or_no_decay():
+    got = settings(
+        build(
+            Segmentor(),
+            decay_rate=0.5,
+            depth_zero=["decode_head.query"],
+            no_decay="decode_head.conv",
+        )
+    )
+    assert got["decode_head.query_embed.weight"] == (0.5**4, 0.05)
+    assert got["decode_head.conv.weight"] == (1.0, 0.0)
+
+
+def test_official_preset_keeps_the_official_faults():
+    got = settings(build(Segmentor(), decay_rate=0.5, preset="official-segmentation"))
+    assert got["backbone.adapters.image.pos_embed"] == (0.5**4, 0.05)
+    assert got["decode_head.query_embed.weight"] == (0.5**4, 0.05)
+
+
+def test_the_group_table_is_printed(monkeypatch):
+    printed = []
+    monkeypatch.setattr("mmonepeace.engine.optim.print_log", lambda text, **_: printed.append(text))
+    build(Segmentor(), decay_rate=0.5)
+    assert "backbone.adapters.image.stem.0.weight" in printed[0]
+    assert "0.0625" in printed[0]
+
+
+@pytest.mark.parametrize(
+    ("paramwise", "message"),
+    [
+        ({}, "decay_rate"),
+        ({"decay_rate": 0.9, "layer_decay": 1}, "layer_decay"),
+        ({"decay_rate": 0.9, "preset": "offical"}, "official-segmentation"),
+        ({"decay_rate": 1.2}, "1.2"),
+    ],
+)
+def test_wrong_options_are_refused(paramwise, message):
+    with pytest.raises(ValueError, match=message):
+        build(Segmentor(), **paramwise)
+
+
+def test_a_foreign_backbone_is_decayed_by_its_numbered_blocks():
+    names = ["backbone.patch_embed.w", "backbone.layers.0.w", "backbone.layers.1.w", "head.w"]
+    depth = numbered_depth(names, "backbone.")
+    assert [depth(name)[0] for name in names] == [0, 1, 2, 3]
+    nested = [
+        "patch_embed.w",
+        "stages.0.blocks.0.w",
+        "stages.0.blocks.1.w",
+        "stages.1.blocks.0.w",
+        "norm.w",
+    ]
+    depth = numbered_depth(nested, "")
+    assert [depth(name)[0] for name in nested] == [0, 1, 2, 3, 4]
+
+
+def test_depths_of_mmseg_and_mmpretrain_backbones():
+    from mmpretrain.models import VisionTransformer as PretrainViT
+    from mmseg.models import VisionTransformer as SegViT
+
+    for cls, arguments in (
+        (PretrainViT, {"arch": "deit-t", "img_size": 32}),
+        (SegViT, {"img_size": 32, "embed_dims": 24, "num_layers": 12, "num_heads": 3}),
+    ):
+        holder = nn.ModuleDict({"backbone": cls(**arguments), "head": nn.Linear(2, 2)})
+        depth = find_depth(holder)
+        assert depth("backbone.layers.0.attn.qkv.weight") == (1, 14)
+        assert depth("backbone.layers.11.ln1.weight") == (12, 14)
+        assert depth("backbone.pos_embed")[0] == 0
+        assert depth("head.weight")[0] == 13
+
+
+def test_detection_preset_spares_norms_and_positions_only():
+    rule = LayerDecayRule(0.9, 0.1, "official-detection")
+    depth = OnePeace(TINY).get_layer_depth
+    assert rule.group("layers.0.gamma_1", (32,), depth).weight_decay == 0.1
+    assert rule.group("layers.0.norm1.weight", (32,), depth, in_norm=True).weight_decay == 0.0
+    assert rule.group("adapters.image.pos_embed", (17, 32), depth).weight_decay == 0.0
+
+
+def test_bfloat16_wrapper_trains_in_autocast_on_the_cpu():
+    model = nn.Linear(4, 2)
+    cfg = {"type": "mmonepeace.BFloat16OptimWrapper", "optimizer": {"type": "SGD", "lr": 0.1}}
+    wrapper = build_optim_wrapper(model, cfg)
+    with wrapper.optim_context(model):
+        out = model(torch.randn(3, 4))
+    assert out.dtype == torch.bfloat16
+    before = model.weight.clone()
+    wrapper.update_params(out.float().square().sum())
+    assert not torch.equal(before, model.weight)
+    assert model.weight.dtype == torch.float32

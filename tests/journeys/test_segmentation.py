@@ -1,0 +1,256 @@
+"""What a user does, from the command line and the mmseg API, on a tiny model and tiny data."""
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import ROOT
+
+SMALL_RECIPE = """
+_base_ = ["{root}/configs/tiny/onepeace-tiny_upernet_emoji-128.py"]
+model = dict(
+    backbone=dict(arch=dict(embed_dim=32, depth=4, num_heads=2), out_indices=[0, 1, 2, 3]),
+    neck=dict(embed_dim=32),
+    decode_head=dict(in_channels=[32] * 4, channels=16),
+    auxiliary_head=dict(in_channels=32, channels=16),
+)
+train_dataloader = dict(batch_size=4, num_workers=0, persistent_workers=False)
+val_dataloader = dict(num_workers=0, persistent_workers=False)
+test_dataloader = val_dataloader
+default_hooks = dict(
+    logger=dict(interval=1), checkpoint=dict(interval=5), visualization=dict(interval=1)
+)
+train_cfg = dict(max_iters=10, val_interval=10)
+"""
+
+
+def run(tool, *arguments, check=True):
+    command = [sys.executable, str(ROOT / "tools" / tool), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if check:
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done
+
+
+def losses(done):
+    return [float(x) for x in re.findall(r"Iter\(train\).* loss: ([0-9.]+)", done.stdout)]
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recipe") / "small.py"
+    path.write_text(SMALL_RECIPE.format(root=ROOT))
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(recipe, seg_data, tmp_path_factory):
+    """Work directory of ten steps, and what was printed."""
+    work_dir = tmp_path_factory.mktemp("run") / "work"
+    return work_dir, run("train.py", recipe, "--data-root", seg_data, "--work-dir", work_dir)
+
+
+def test_ten_steps_lower_the_loss_and_are_evaluated(trained):
+    work_dir, done = trained
+    values = losses(done)
+    assert len(values) == 10
+    assert np.mean(values[-3:]) < np.mean(values[:3])
+    assert "eta:" in done.stdout
+    for text in ("mIoU", "background", "Optimiser groups"):
+        assert text in done.stdout
+    assert list(work_dir.glob("*/vis_data/events.out.tfevents*"))
+    assert list(work_dir.glob("*/vis_data/vis_image/*.png"))
+
+
+def test_the_same_seed_gives_the_same_losses(trained, recipe, seg_data, tmp_path):
+    again = run(
+        "train.py", recipe, "--data-root", seg_data, "--work-dir", tmp_path,
+        "--cfg-options", "train_cfg.max_iters=3", "train_cfg.val_interval=99",
+    )  # fmt: skip
+    # Rounded: sums of several threads may differ in the last bits.
+    assert losses(again) == pytest.approx(losses(trained[1])[:3], rel=1e-3)
+
+
+def test_resume_goes_on_where_it_was(trained, recipe, seg_data):
+    work_dir, _ = trained
+    done = run(
+        "train.py", recipe, "--data-root", seg_data, "--work-dir", work_dir, "--resume",
+        "--cfg-options", "train_cfg.max_iters=12", "train_cfg.val_interval=99",
+    )  # fmt: skip
+    assert len(losses(done)) == 2
+    assert "iter_10.pth" in done.stdout
+
+
+def test_evaluation_with_tta_pictures_and_label_maps(trained, recipe, seg_data, tmp_path):
+    work_dir, _ = trained
+    done = run(
+        "test.py", recipe, work_dir, "--data-root", seg_data, "--tta", "--work-dir", tmp_path / "w",
+        "--show-dir", tmp_path / "show", "--out", tmp_path / "maps",
+    )  # fmt: skip
+    assert "mIoU" in done.stdout
+    assert len(list((tmp_path / "show").rglob("*.png"))) == 4
+    maps = sorted((tmp_path / "maps").rglob("*.png"))
+    assert len(maps) == 4
+    for path in maps:
+        size = Image.open(seg_data / "img_dir/val" / path.name).size
+        assert Image.open(path).size == size
+
+
+def test_pictures_of_predictions(trained, recipe, seg_data, tmp_path):
+    out = tmp_path / "predictions.png"
+    run(
+        "show_predictions.py", recipe, trained[0], "--num", 3, "--out", out, "--data-root", seg_data
+    )
+    picture = np.array(Image.open(out).convert("RGB"))
+    assert picture.shape[0] > 500
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 100
+
+
+def test_mmseg_api_takes_any_size_and_lists(trained, recipe, tmp_path):
+    from mmengine.runner import find_latest_checkpoint
+    from mmseg.apis import MMSegInferencer, inference_model, init_model
+
+    checkpoint = find_latest_checkpoint(trained[0])
+    model = init_model(str(recipe), checkpoint, device="cpu")
+    rng = np.random.default_rng(0)
+    sizes = [(97, 513), (16, 16), (200, 150), (97, 513), (33, 47)]
+    images = [rng.integers(0, 255, (*size, 3), np.uint8) for size in sizes]
+    together = inference_model(model, images)
+    assert [r.pred_sem_seg.shape for r in together] == sizes
+    for image, result in zip(images, together, strict=True):
+        alone = inference_model(model, image)
+        np.testing.assert_allclose(
+            alone.seg_logits.data.numpy(), result.seg_logits.data.numpy(), rtol=1e-3, atol=1e-4
+        )
+    paths = []
+    for i, image in enumerate(images):
+        paths.append(str(tmp_path / f"{i}.png"))
+        Image.fromarray(image).save(paths[-1])
+    inferencer = MMSegInferencer(str(recipe), checkpoint, device="cpu")
+    result = inferencer(paths, batch_size=3, show=False, out_dir=str(tmp_path / "out"))
+    assert [p.shape for p in result["predictions"]] == sizes
+    assert len(list((tmp_path / "out/vis").iterdir())) == len(paths)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--bf16"],
+        ["--cfg-options", "model.backbone.with_cp=True", "model.backbone.rpb=shared"],
+        [
+            "--cfg-options",
+            "train_dataloader.dataset.pipeline.3.crop_size=(64,160)",
+            "model.data_preprocessor.size_divisor=1",
+        ],
+        ["--cfg-options", "model.backbone.frozen_stages=2", "model.test_cfg.mode=slide",
+         "model.test_cfg.crop_size=(64,96)", "model.test_cfg.stride=(43,64)"],
+    ],
+    ids=["bf16", "checkpointed, shared table", "rectangular crops", "frozen, sliding window"],
+)  # fmt: skip
+def test_other_ways_to_train(recipe, seg_data, tmp_path, options):
+    if "--cfg-options" not in options:
+        options = [*options, "--cfg-options"]
+    done = run(
+        "train.py", recipe, "--data-root", seg_data, "--work-dir", tmp_path, *options,
+        "train_cfg.max_iters=2", "train_cfg.val_interval=2",
+    )  # fmt: skip
+    values = losses(done)
+    assert len(values) == 2
+    assert all(np.isfinite(values))
+
+
+def test_template_for_own_data_trains_on_a_cpu(seg_data, tmp_path):
+    template = (ROOT / "configs/seg/your_dataset.py").read_text()
+    names = tuple("abcdefghi")
+    for old, new in (
+        ("../_base_", f"{ROOT}/configs/_base_"),
+        ('("background", "thing")', repr(names)),
+        ("[(0, 0, 0), (255, 0, 0)]", repr([(i, i, i) for i in range(9)])),
+        ('arch="base"', 'arch="tiny"'),
+        ("embed_dim=768", "embed_dim=192"),
+        ("[768] * 4", "[192] * 4"),
+        ("in_channels=768", "in_channels=192"),
+        ("size = 256", "size = 64"),
+        ("batch_size=4, dataset=dict(", 'batch_size=2, dataset=dict(img_suffix=".png", '),
+        ("val_dataloader = dict(dataset=dict(", 'val_dataloader = dict(dataset=dict(img_suffix=".png", '),
+        ("max_iters = 20000", "max_iters = 600"),
+    ):  # fmt: skip
+        assert old in template, old
+        template = template.replace(old, new)
+    recipe = tmp_path / "mine.py"
+    recipe.write_text(template)
+    done = run(
+        "train.py", recipe, "--data-root", seg_data, "--work-dir", tmp_path / "work",
+        "--cfg-options", "train_cfg.max_iters=1", "train_cfg.val_interval=9", "default_hooks.logger.interval=1",
+        "train_dataloader.dataset.pipeline.3.crop_size=(64,64)",
+    )  # fmt: skip
+    assert len(losses(done)) == 1
+
+
+def test_pretrained_weights_of_the_official_layout_start_a_run(recipe, seg_data, tmp_path):
+    import torch
+
+    from mmonepeace.checkpoint import Conversion, to_official_vision, write
+    from mmonepeace.models import OnePeace
+
+    small = OnePeace({"embed_dim": 32, "depth": 4, "num_heads": 2}, img_size=64)
+    with torch.no_grad():
+        small.adapters["image"].rpb.tables[0].normal_()
+    official = to_official_vision(Conversion(small.state_dict(), {"official_layout": "vision"}))
+    write(tmp_path / "vision.pkl", official)
+    arguments = (recipe, "--data-root", seg_data, "--work-dir", tmp_path / "work")
+    done = run(
+        "train.py", *arguments, "--checkpoint", tmp_path / "vision.pkl",
+        "--cfg-options", "train_cfg.max_iters=1", "train_cfg.val_interval=9",
+    )  # fmt: skip
+    assert "shared table copied to each block, resampled 52 -> 228 rows" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["{recipe}", "--cfg-options", "train_cfg.max_iter=3"], "train_cfg.max_iters"),
+        (["{recipe}", "--data-root", "/nowhere"], "/nowhere/img_dir/train"),
+        (["{recipe}", "--data-root", "{data}", "--checkpoint", "/no.pkl"], "/no.pkl"),
+        (["{recipe}", "--data-root", "{data}", "--resume", "/no.pth"], "/no.pth"),
+        (["/no_config.py"], "/no_config.py"),
+        (["{recipe}", "--data-root", "{data}", "--cfg-options", "model.decode_head.num_classes=5"],
+         "num_classes=9"),
+    ],
+)  # fmt: skip
+def test_mistakes_end_at_once_with_the_fix(recipe, seg_data, tmp_path, arguments, says):
+    filled = [a.format(recipe=recipe, data=seg_data) for a in arguments]
+    done = run("train.py", *filled, "--work-dir", tmp_path / "work", check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1 - done.stderr.count("\nTo see")].strip() or done.stderr
+    assert "Traceback" not in done.stderr
+    assert says in done.stderr
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_checkpoint_with_other_classes_is_refused(trained, recipe, seg_data, tmp_path):
+    import torch
+
+    from mmonepeace.checkpoint import read
+
+    weights, _ = read(trained[0] / "iter_10.pth")
+    key = "decode_head.conv_seg.weight"
+    weights[key] = weights[key][:5].clone()
+    torch.save({"state_dict": weights}, tmp_path / "five.pth")
+    done = run(
+        "test.py", recipe, tmp_path / "five.pth", "--data-root", seg_data,
+        "--work-dir", tmp_path / "w", check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert key in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_dry_run_trains_nothing(recipe, seg_data, tmp_path):
+    done = run("train.py", recipe, "--data-root", seg_data, "--work-dir", tmp_path, "--dry-run")
+    assert "Nothing was trained" in done.stdout
+    assert not losses(done)

@@ -1,0 +1,38 @@
+"""The built wheel carries the package and what mim looks for, and imports alone."""
+
+import subprocess
+import sys
+import zipfile
+
+from tests.conftest import ROOT
+
+
+def test_wheel_holds_package_configs_and_tools_and_works(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", str(ROOT),
+         "-w", str(tmp_path)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    wheel = next(tmp_path.glob("mmonepeace-*.whl"))
+    names = zipfile.ZipFile(wheel).namelist()
+    for name in (
+        "mmonepeace/models/onepeace.py",
+        "mmonepeace/.mim/configs/onepeace_upernet_ade20k.py",
+        "mmonepeace/.mim/configs/_base_/models/onepeace_upernet.py",
+        "mmonepeace/.mim/tools/train.py",
+        "mmonepeace/.mim/tools/dist_train.sh",
+    ):
+        assert name in names
+    assert not [name for name in names if name.startswith("tests")]
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import mmonepeace; "
+        "from mmengine.registry import MODELS; "
+        "print(MODELS.build(dict(type='mmonepeace.OnePeace', arch='tiny')) and mmonepeace.__file__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(wheel)],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert str(wheel) in done.stdout
