@@ -134,10 +134,15 @@ def as_svg(icon: dict[str, Any], defaults: dict[str, Any]) -> str:
     )
 
 
-def load_drawings(archives: dict[str, Path]) -> dict[str, dict[int, list[str]]]:
+def load_drawings(archives: dict[str, Path], per_group: int) -> dict[str, dict[int, list[str]]]:
     """Drawings of each split.
 
-    Kept are emoji that the validation set and at least three of the training sets draw.
+    Kept are emoji that the validation set and at least three of the training sets draw; of these,
+    for each group, the ones that most sets draw.
+
+    Args:
+        archives: package -> archive.
+        per_group: emoji of a group, at most.
 
     Returns:
         split -> label -> SVG documents, in a fixed order.
@@ -167,6 +172,12 @@ def load_drawings(archives: dict[str, Path]) -> dict[str, dict[int, list[str]]]:
         for code in emoji
         if all(code in drawn[artist] for artist in ARTISTS["val"])
         and sum(code in drawn[artist] for artist in ARTISTS["train"]) >= 3
+    ]
+    kept.sort(key=lambda code: -sum(code in icons for icons in drawn.values()))
+    kept = [
+        code
+        for label in range(1, len(CLASSES))
+        for code in [code for code in kept if emoji[code][1] == label][:per_group]
     ]
     drawings: dict[str, dict[int, list[str]]] = {split: defaultdict(list) for split in ARTISTS}
     for split, artists in ARTISTS.items():
@@ -206,9 +217,9 @@ def compose(
     x, y = (rng.uniform(0, length - side) for length in photo.size)
     image = photo.resize((size, size), Image.Resampling.BICUBIC, (x, y, x + side, y + side))
     labels = Image.new("L", (size, size), 0)
-    for _ in range(rng.randint(2, 5)):
+    for _ in range(rng.randint(2, 4)):
         label = rng.choice(sorted(drawings))
-        width = round(size * rng.uniform(0.22, 0.55))
+        width = round(size * rng.uniform(0.3, 0.6))
         png = resvg_py.svg_to_bytes(
             svg_string=rng.choice(drawings[label]), width=width, height=width,
             skip_system_fonts=True,
@@ -239,8 +250,8 @@ def save_whole(image: Image.Image, path: Path) -> None:
 _DRAWINGS: dict[str, dict[int, list[str]]] = {}
 
 
-def _start_worker(archives: dict[str, Path]) -> None:
-    _DRAWINGS.update(load_drawings(archives))
+def _start_worker(archives: dict[str, Path], per_group: int) -> None:
+    _DRAWINGS.update(load_drawings(archives, per_group))
 
 
 def make_scene(out: Path, split: str, index: int, size: int, seed: int) -> None:
@@ -280,7 +291,7 @@ def build(args: argparse.Namespace) -> None:
     """Everything, from the packages to the checked data set."""
     counts = {"train": args.train, "val": args.val}
     meta = {
-        "classes": CLASSES, "palette": PALETTE, "size": args.size, "seed": args.seed,
+        "classes": CLASSES, "palette": PALETTE, "size": args.size, "per_group": args.per_group, "seed": args.seed,
         "artists": ARTISTS, "photographs": PHOTOGRAPHS,
         "packages": {name: version for name, (version, _) in PACKAGES.items()},
     }  # fmt: skip
@@ -294,7 +305,9 @@ def build(args: argparse.Namespace) -> None:
             (args.out / kind / split).mkdir(parents=True, exist_ok=True)
     meta_path.write_text(json.dumps(meta, indent=1))
     jobs = [(split, index) for split, count in counts.items() for index in range(count)]
-    with ProcessPoolExecutor(args.jobs, initializer=_start_worker, initargs=(archives,)) as pool:
+    with ProcessPoolExecutor(
+        args.jobs, initializer=_start_worker, initargs=(archives, args.per_group)
+    ) as pool:
         chunk = max(1, math.ceil(len(jobs) / (args.jobs * 20)))
         made = pool.map(
             make_scene,
@@ -313,9 +326,10 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("data/emoji_scenes"))
-    parser.add_argument("--train", type=int, default=1200, help="training images")
+    parser.add_argument("--train", type=int, default=1600, help="training images")
     parser.add_argument("--val", type=int, default=200, help="validation images")
-    parser.add_argument("--size", type=int, default=192, help="side in pixels")
+    parser.add_argument("--size", type=int, default=160, help="side in pixels")
+    parser.add_argument("--per-group", type=int, default=12, help="emoji of a group, at most")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--downloads", type=Path, help="folder of the packages (OUT/downloads)")
