@@ -33,7 +33,9 @@ _INERT_PACKAGES = {
     "argparse", "collections", "datetime", "detectron2", "enum", "fairseq", "fvcore", "mmcv",
     "mmengine", "numpy", "omegaconf", "one_peace", "pathlib", "typing", "yacs",
 }  # fmt: skip
-_INERT_BUILTINS = {"set", "frozenset", "bytearray", "complex", "slice", "range", "list", "dict"}
+_INERT_BUILTINS = {
+    "set", "frozenset", "bytearray", "complex", "slice", "range", "list", "dict", "getattr",
+}  # fmt: skip
 
 
 class _Inert:
@@ -60,6 +62,7 @@ class _RestrictedUnpickler(pickle.Unpickler):
         ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
         ("torch.storage", "_load_from_bytes"): _load_storage,
         ("torch", "Size"): torch.Size,
+        ("_codecs", "encode"): _Inert,  # part of a NumPy number
     }
 
     def find_class(self, module: str, name: str) -> Any:
@@ -72,7 +75,9 @@ class _RestrictedUnpickler(pickle.Unpickler):
         ):
             return getattr(torch, name, None) or getattr(torch.storage, name)
         package = module.split(".")[0]
-        if package in _INERT_PACKAGES or (package == "builtins" and name in _INERT_BUILTINS):
+        if package in _INERT_PACKAGES or (
+            package in ("builtins", "__builtin__") and name in _INERT_BUILTINS
+        ):
             return _Inert
         raise CheckpointError(
             f"refused: the file wants to call {module}.{name}, which is no part of a checkpoint. "

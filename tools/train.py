@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
-from mmonepeace.checkpoint import CheckpointError
+from mmonepeace.checkpoint import CheckpointError, read
 from mmonepeace.engine import preflight
 from mmonepeace.engine.labels import LabelError
 
@@ -56,6 +56,8 @@ def load_config(args: argparse.Namespace) -> Config:
         preflight.set_precision(cfg, "bfloat16" if args.bf16 else "float16")
     if args.resume:
         preflight.set_resume(cfg, args.resume)
+        if args.resume != "auto":
+            read(args.resume)  # refuses what is hostile or truncated, before MMEngine loads it
     return cfg
 
 

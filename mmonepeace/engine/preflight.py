@@ -1,7 +1,6 @@
 """What is checked before a run starts, so that a mistake costs seconds and its fix is named."""
 
 import inspect
-import os
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, Literal
 import torch
 from mmengine import registry as mmengine_registry
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import DATASETS, TRANSFORMS, DefaultScope, Registry, init_default_scope
+from mmengine.registry import DATASETS, TRANSFORMS, DefaultScope, init_default_scope
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from mmonepeace.engine.labels import scan_labels
@@ -19,6 +18,20 @@ from mmonepeace.engine.labels import scan_labels
 _TOOL_KEYS = {"tta_model", "tta_pipeline", "test_pipeline", "auto_scale_lr", "data_preprocessor"}
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 _LABEL_SCAN_SECONDS = 20.0
+_REGISTRIES = (
+    mmengine_registry.MODELS,
+    mmengine_registry.DATASETS,
+    mmengine_registry.TRANSFORMS,
+    mmengine_registry.OPTIMIZERS,
+    mmengine_registry.OPTIM_WRAPPERS,
+    mmengine_registry.PARAM_SCHEDULERS,
+    mmengine_registry.HOOKS,
+    mmengine_registry.LOOPS,
+    mmengine_registry.METRICS,
+    mmengine_registry.VISUALIZERS,
+)
+# Arguments that no class declares.
+_UNDECLARED = {"test_cfg": {"mode", "crop_size", "stride"}}
 
 
 class PreflightError(Exception):
@@ -65,6 +78,7 @@ def _check_key(cfg: Config, key: str) -> None:
             continue
         known = set(node) if isinstance(node, dict) else set()
         taken = runner_keys if depth == 0 else _arguments(node)
+        taken |= _UNDECLARED.get(parts[depth - 1], set()) if depth else set()
         if part not in known | taken:
             near = get_close_matches(part, sorted(known | taken), 3, 0.5)
             where = ".".join(parts[:depth])
@@ -99,10 +113,8 @@ def _arguments(node: Any) -> set[str]:
     if not isinstance(kind, str):
         return set()
     taken: set[str] = set()
-    for registry in vars(mmengine_registry).values():
-        if not isinstance(registry, Registry):
-            continue
-        scope = DefaultScope.get_current_instance()
+    scope = DefaultScope.get_current_instance()
+    for registry in _REGISTRIES:
         with registry.switch_scope_and_registry(scope and scope.scope_name) as local:
             try:
                 cls = local.get(kind)
@@ -289,11 +301,9 @@ def set_resume(cfg: Config, source: str) -> None:
         raise PreflightError(f"--resume {source}: no such file. --resume alone takes the newest.")
     cfg.resume = True
     cfg.load_from = None if source == "auto" else source
-    has_checkpoint = source != "auto" or find_latest_checkpoint(cfg.work_dir) is not None
-    if has_checkpoint and cfg.model.get("backbone"):
+    newest = find_latest_checkpoint(cfg.work_dir) if source == "auto" else source
+    if newest and cfg.model.get("backbone"):
         cfg.model.backbone.init_cfg = None  # the checkpoint brings all weights
-        # MMEngine falls back to an unsafe load when a file asks for it; this forbids it.
-        os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
 
 
 def dry_run(runner: Runner) -> None:

@@ -28,7 +28,7 @@ def cfg(seg_data):
         ("train_cfg.max_iter", "train_cfg.max_iters"),
         ("modle.backbone.arch", "model"),
         ("train_dataloader.batchsize", "batch_size"),
-        ("train_dataloader.dataset.pipeline.99.prob", "0 to 6"),
+        ("train_dataloader.dataset.pipeline.99.prob", "0 to 5"),
         ("train_dataloader.dataset.pipeline.prob", "number"),
         ("crop_size", "pipeline.3.crop_size"),
         ("data_root", "train_dataloader.dataset.data_root"),

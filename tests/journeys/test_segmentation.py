@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 SMALL_RECIPE = """
 _base_ = ["{root}/configs/tiny/onepeace-tiny_upernet_emoji-128.py"]
 model = dict(
-    backbone=dict(arch=dict(embed_dim=32, depth=4, num_heads=2), out_indices=[0, 1, 2, 3]),
+    backbone=dict(arch=dict(_delete_=True, embed_dim=32, depth=4, num_heads=2), out_indices=[0, 1, 2, 3]),
     neck=dict(embed_dim=32),
     decode_head=dict(in_channels=[32] * 4, channels=16),
     auxiliary_head=dict(in_channels=32, channels=16),
