@@ -20,7 +20,7 @@ model = dict(
         layer_scale_init=0.03,
     ),
     neck=dict(embed_dim=192, norm_cfg=norm_cfg),
-    decode_head=dict(in_channels=[192] * 4, channels=128, num_classes=9, norm_cfg=norm_cfg),
+    decode_head=dict(in_channels=[192] * 4, channels=64, num_classes=9, norm_cfg=norm_cfg),
     auxiliary_head=dict(in_channels=192, channels=64, num_classes=9, norm_cfg=norm_cfg),
 )
 optim_wrapper = dict(optimizer=dict(lr=3e-3))
