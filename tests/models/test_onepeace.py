@@ -7,7 +7,7 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmonepeace import checkpoint
 from mmonepeace.models import OnePeace
 from mmonepeace.spec import ARCHS
-from tests.conftest import TINY
+from tests.conftest import ROOT, TINY
 
 
 def randomise(model):
@@ -33,10 +33,13 @@ def test_parameter_counts_are_those_of_the_released_model():
 
 
 @pytest.mark.parametrize("name", ARCHS)
-def test_every_size_builds_from_its_name(name):
+def test_every_size_builds_and_has_the_parameters_that_readme_says(name):
     with torch.device("meta"):
         model = OnePeace(name)
     assert len(model.layers) == ARCHS[name].depth
+    count = sum(p.numel() for p in model.parameters())
+    row = next(r for r in (ROOT / "README.md").read_text().splitlines() if f"| {name} |" in r)
+    assert f"{count:,}" in row
 
 
 @pytest.mark.parametrize("rpb", ["shared", "per_block"])
