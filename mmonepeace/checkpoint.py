@@ -232,6 +232,7 @@ _OFFICIAL_PREFIX = re.compile(
     r"|encoder_wrapper\.)?"
 )
 # Deterministic index maps and a version number: recomputed, never trusted.
+RECOMPUTED = "index map, recomputed"
 _BUFFER = re.compile(r"(.*\.)?(rp_bucket(_window)?|position_idx|version)")
 
 
@@ -287,7 +288,7 @@ def to_own(weights: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None)
             name = name if re.match("adapters|layers|norms|projections|logit_scale", name) else None
         else:
             name = own_name(key)
-        reason = "index map, recomputed" if _BUFFER.fullmatch(key) else "no part of the encoder"
+        reason = RECOMPUTED if _BUFFER.fullmatch(key) else "no part of the encoder"
         result.rows.append((key, name, "" if name else reason))
         if name:
             result.weights[name] = value

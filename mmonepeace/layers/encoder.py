@@ -164,13 +164,12 @@ class FusionEncoder(nn.ModuleList):
         """
         wanted = set(out_indices)
         dtype = _compute_dtype(tokens.x_BLD)
-        get_bias = tokens.bias or (lambda _block, _dtype: None)
-        if tokens.shared_bias:
-            shared = get_bias(0, dtype)
-            get_bias = lambda _block, _dtype: shared
+        per_block = tokens.bias if not tokens.shared_bias else None
+        shared = tokens.bias(0, dtype) if tokens.bias and tokens.shared_bias else None
 
         def run(i: int, x: Tensor) -> Tensor:
-            return self[i](x, tokens.lengths, get_bias(i, dtype))
+            bias = per_block(i, dtype) if per_block else shared
+            return self[i](x, tokens.lengths, bias)
 
         x, outputs = tokens.x_BLD, []
         for i in range(max(wanted) + 1):

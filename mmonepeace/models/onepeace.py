@@ -167,7 +167,9 @@ class OnePeace(BaseModule):
         """
         converted = checkpoint.to_own(*checkpoint.read(path))
         weights, report = checkpoint.fit_state_dict(converted.weights, self.state_dict())
-        report.unused += [key for key, name, why in converted.rows if not name and "map" not in why]
+        report.unused += [
+            key for key, name, why in converted.rows if not name and why != checkpoint.RECOMPUTED
+        ]
         lacking = [key for key in report.missing if not key.startswith(tuple(allow_missing))]
         if lacking:
             raise checkpoint.CheckpointError(

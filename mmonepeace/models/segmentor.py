@@ -34,7 +34,7 @@ class EncoderDecoder(MMSegEncoderDecoder):
             return super().val_step(data)
         results = {}
         for members in groups.values():
-            part = {key: [values[i] for i in members] for key, values in data.items()}
+            part = {key: values and [values[i] for i in members] for key, values in data.items()}
             results.update(zip(members, super().val_step(part), strict=True))
         return [results[i] for i in range(len(results))]
 

@@ -100,11 +100,17 @@ def test_loading_a_shared_table_into_a_decoupled_model_copies_and_resamples(tmp_
     assert "copied to each block, resampled 52 -> 124 rows" in str(report)
 
 
-def test_plain_load_state_dict_resamples_too(tmp_path):
+@pytest.mark.parametrize("loader", ["torch", "mmengine"])
+def test_plain_load_state_dict_resamples_too(loader):
+    from mmengine.runner.checkpoint import load_state_dict
+
     shared = randomise(OnePeace(TINY, img_size=64)).eval()
     segmentor = torch.nn.ModuleDict({"backbone": OnePeace(TINY, img_size=96, rpb="per_block")})
     weights = {f"backbone.{key}": value for key, value in shared.state_dict().items()}
-    segmentor.eval().load_state_dict(weights, strict=True)
+    if loader == "torch":
+        segmentor.eval().load_state_dict(weights, strict=True)
+    else:
+        load_state_dict(segmentor.eval(), weights, strict=True)
     image = torch.randn(1, 3, 96, 96)
     torch.testing.assert_close(
         segmentor["backbone"](image)[0], shared(image)[0], rtol=1e-4, atol=1e-5
