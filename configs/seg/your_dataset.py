@@ -8,19 +8,34 @@ Expect: a table of IoU per class every 1000 steps, checkpoints and pictures in w
 
 _base_ = [
     "../_base_/models/onepeace_upernet.py",
-    "../_base_/datasets/labelmefacade_256.py",  # pipelines and folder layout
+    "../_base_/datasets/labelmefacade_256.py",  # folder layout, evaluation, TTA
     "../_base_/schedules/160k.py",
     "../_base_/runtime.py",
 ]
 needs_data = "your pictures and label maps, laid out as the template's first lines say"
 classes = ("background", "thing")  # yours: names in the order of their numbers
 palette = [(0, 0, 0), (255, 0, 0)]  # yours: one colour for each
-size = 256  # yours: training crops, in pixels
+size = 256  # yours: training crops and the shorter side in tests, in pixels, a multiple of 16
 max_iters = 20000  # yours
 
 metainfo = dict(classes=classes, palette=palette)
-train_dataloader = dict(batch_size=4, dataset=dict(metainfo=metainfo))
-val_dataloader = dict(dataset=dict(metainfo=metainfo))
+train_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations"),  # reduce_zero_label=True if labels are counted from 1
+    dict(type="RandomResize", scale=(size * 4, size), ratio_range=(0.5, 2.0), keep_ratio=True),
+    dict(type="RandomCrop", crop_size=(size, size), cat_max_ratio=0.75),
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="PhotoMetricDistortion"),
+    dict(type="PackSegInputs"),
+]
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="Resize", scale=(size * 4, size), keep_ratio=True),
+    dict(type="LoadAnnotations"),  # as above
+    dict(type="PackSegInputs"),
+]
+train_dataloader = dict(batch_size=4, dataset=dict(metainfo=metainfo, pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(metainfo=metainfo, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 model = dict(
     backbone=dict(

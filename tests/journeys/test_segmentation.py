@@ -186,9 +186,9 @@ def test_template_for_own_data_trains_on_a_cpu(seg_data, tmp_path):
     done = run(
         "train.py", recipe, "--data-root", seg_data, "--work-dir", tmp_path / "work",
         "--cfg-options", "train_cfg.max_iters=1", "train_cfg.val_interval=9", "default_hooks.logger.interval=1",
-        "train_dataloader.dataset.pipeline.3.crop_size=(64,64)",
     )  # fmt: skip
     assert len(losses(done)) == 1
+    assert "crop_size=(\n                    64,\n                    64,\n" in done.stdout
 
 
 def test_pretrained_weights_of_the_official_layout_start_a_run(recipe, seg_data, tmp_path):
