@@ -83,7 +83,7 @@ def main() -> int:
         Patch(facecolor=np.array(colour) / 255, edgecolor="grey", label=name)
         for name, colour in zip(classes, palette, strict=True)
     ]
-    figure.tight_layout(rect=(0, 0, 1, 1 - 0.9 / (2.6 * len(infos))))
+    figure.tight_layout(rect=(0, 0, 1, 1 - 0.6 / (2.6 * len(infos))))
     figure.legend(handles=handles, loc="upper center", ncols=5, fontsize=9)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.out, dpi=110)

@@ -46,6 +46,8 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg.load_from, cfg.resume = None, False
     if args.data_root:
         preflight.set_data_root(cfg, args.data_root)
+    # Drawing each picture takes longer than predicting it: only on demand.
+    cfg.default_hooks.visualization = None
     if args.show_dir:
         cfg.default_hooks.visualization = dict(type="SegVisualizationHook", draw=True, interval=1)
         cfg.visualizer.save_dir = args.show_dir
