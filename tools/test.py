@@ -47,7 +47,7 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.data_root:
         preflight.set_data_root(cfg, args.data_root)
     # Drawing each picture takes longer than predicting it: only on demand.
-    cfg.default_hooks.visualization = None
+    cfg.default_hooks.pop("visualization", None)
     if args.show_dir:
         cfg.default_hooks.visualization = dict(type="SegVisualizationHook", draw=True, interval=1)
         cfg.visualizer.save_dir = args.show_dir
