@@ -1,5 +1,6 @@
 """The built wheel carries the package and what mim looks for, and imports alone."""
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -8,8 +9,14 @@ from tests.conftest import ROOT
 
 
 def test_wheel_holds_package_configs_and_tools_and_works(tmp_path):
+    source = tmp_path / "source"  # a build leaves folders behind
+    source.mkdir()
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("mmonepeace", "configs", "tools"):
+        shutil.copytree(ROOT / name, source / name)
     done = subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", str(ROOT),
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", str(source),
          "-w", str(tmp_path)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
