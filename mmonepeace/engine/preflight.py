@@ -14,8 +14,10 @@ from mmengine.runner import Runner, find_latest_checkpoint
 
 from mmonepeace.engine.labels import scan_labels
 
-# Keys outside the Runner that tools and inferencers read.
-_TOOL_KEYS = {"tta_model", "tta_pipeline", "test_pipeline", "auto_scale_lr", "data_preprocessor"}
+# Top-level keys that are read: the Runner's arguments, what it takes from its config, and TTA.
+_READ_KEYS = {*inspect.signature(Runner.__init__).parameters} - {"self"} | {
+    "activation_checkpointing", "compile", "tta_model", "tta_pipeline",
+}  # fmt: skip
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 _LABEL_SCAN_SECONDS = 20.0
 _REGISTRIES = (
@@ -58,8 +60,7 @@ def apply_overrides(cfg: Config, overrides: dict[str, Any] | None) -> None:
 
 def _check_key(cfg: Config, key: str) -> None:
     first, *_ = parts = key.split(".")
-    runner_keys = set(inspect.signature(Runner.__init__).parameters) - {"self"}
-    if first in cfg and first not in runner_keys | _TOOL_KEYS:
+    if first in cfg and first not in _READ_KEYS:
         raise PreflightError(
             f"--cfg-options {key}: {first!r} is a shorthand that is used up while the config is "
             "read, so overriding it changes nothing. Override what it fills in, such as "
@@ -77,8 +78,9 @@ def _check_key(cfg: Config, key: str) -> None:
             node = node[int(part)]
             continue
         known = set(node) if isinstance(node, dict) else set()
-        taken = runner_keys if depth == 0 else _arguments(node)
-        taken |= _UNDECLARED.get(parts[depth - 1], set()) if depth else set()
+        taken = _READ_KEYS if depth == 0 else _arguments(node)
+        if depth:
+            taken = taken | _UNDECLARED.get(parts[depth - 1], set())
         if part not in known | taken:
             near = get_close_matches(part, sorted(known | taken), 3, 0.5)
             where = ".".join(parts[:depth])

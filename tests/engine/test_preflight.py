@@ -32,6 +32,8 @@ def cfg(seg_data):
         ("train_dataloader.dataset.pipeline.prob", "number"),
         ("crop_size", "pipeline.3.crop_size"),
         ("data_root", "train_dataloader.dataset.data_root"),
+        ("test_pipeline.1.scale", "val_dataloader.dataset.pipeline"),
+        ("data_preprocessor.mean", "model.data_preprocessor"),
     ],
 )
 def test_an_override_that_nothing_reads_is_refused_with_its_relatives(key, says):
@@ -51,6 +53,7 @@ def test_overrides_of_known_keys_and_of_arguments_not_yet_set_are_taken(cfg):
         "optim_wrapper.accumulative_counts": 2,
         "train_dataloader.dataset.pipeline.3.cat_max_ratio": 1.0,
         "load_from": "x.pth",
+        "compile": True,
     }
     preflight.apply_overrides(cfg, overrides)
     assert cfg.model.backbone.with_cp is True
