@@ -68,9 +68,17 @@ def scan_labels(
     checked = 0
     with tqdm(order, "checking labels", unit="file", leave=False) as progress:
         for entry in progress:
-            info = load(dict(entry))
-            path = info["seg_map_path"]
-            check_values(np.unique(info["gt_seg_map"]), num_classes, ignore_index, path)
+            path = entry["seg_map_path"]
+            try:
+                labels = load(dict(entry))["gt_seg_map"]
+            except Exception as error:  # noqa: BLE001  (decoders fail in many ways)
+                raise LabelError(f"{path}: cannot be read ({error}). Replace the file.") from None
+            if labels.ndim != 2:
+                raise LabelError(
+                    f"{path}: has shape {labels.shape}, expected one channel with the number of a "
+                    "class in each pixel. Are these colours? Turn them into class numbers."
+                )
+            check_values(np.unique(labels), num_classes, ignore_index, path)
             checked += 1
             if time.monotonic() > deadline:
                 break

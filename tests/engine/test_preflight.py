@@ -105,6 +105,19 @@ def test_a_label_outside_the_classes_names_file_value_and_fix(cfg, seg_data, tmp
         assert text in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "says"), [("truncated", "cannot be read"), ("colours", "one channel")]
+)
+def test_a_label_map_that_is_none_is_named(cfg, seg_data, tmp_path, content, says):
+    path = copy_data(seg_data, tmp_path, cfg) / "ann_dir/train/2.png"
+    if content == "truncated":
+        path.write_bytes(path.read_bytes()[:60])
+    else:
+        Image.open(path).convert("RGB").save(path)
+    with pytest.raises(LabelError, match=rf"ann_dir/train/2\.png.*{says}"):
+        preflight.check_data(cfg)
+
+
 def test_ignored_pixels_are_no_error(cfg, seg_data, tmp_path):
     root = copy_data(seg_data, tmp_path, cfg)
     path = root / "ann_dir/val/1.png"
