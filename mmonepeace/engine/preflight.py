@@ -15,7 +15,8 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from mmonepeace.engine.labels import scan_labels
 
 # Top-level keys that are read: the Runner's arguments, what it takes from its config, and TTA.
-_READ_KEYS = {*inspect.signature(Runner.__init__).parameters} - {"self"} | {
+# The preprocessor is the model's own: the Runner would only fill it in where it is missing.
+_READ_KEYS = {*inspect.signature(Runner.__init__).parameters} - {"self", "data_preprocessor"} | {
     "activation_checkpointing", "compile", "tta_model", "tta_pipeline",
 }  # fmt: skip
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
