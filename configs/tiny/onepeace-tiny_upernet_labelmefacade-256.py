@@ -2,7 +2,7 @@
 
 Run:    python tools/train.py configs/tiny/onepeace-tiny_upernet_labelmefacade-256.py \
             --data-root DIR
-Needs:  LabelMeFacade in DIR/{img_dir,ann_dir}; 10 minutes on 2 cores
+Needs:  LabelMeFacade in DIR/{img_dir,ann_dir}; about 12 minutes on 2 cores
 Expect: see benchmarks/
 """
 
