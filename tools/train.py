@@ -46,7 +46,7 @@ def load_config(args: argparse.Namespace) -> Config:
         raise preflight.PreflightError(f"config {args.config} does not exist.")
     cfg = Config.fromfile(args.config)
     preflight.apply_overrides(cfg, args.cfg_options)
-    cfg.launcher = args.launcher
+    preflight.set_launcher(cfg, args.launcher)
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{Path(args.config).stem}"
     if args.data_root:
         preflight.set_data_root(cfg, args.data_root)

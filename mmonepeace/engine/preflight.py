@@ -294,6 +294,17 @@ def set_precision(cfg: Config, dtype: Literal["float16", "bfloat16"]) -> None:
     cfg.optim_wrapper.loss_scale = "dynamic"
 
 
+def set_launcher(cfg: Config, launcher: str) -> None:
+    """Run in one process, or in those that a launcher started; on CPUs too."""
+    cfg.launcher = launcher
+    if launcher == "pytorch" and not torch.cuda.is_available():
+        # MMEngine itself would look for a GPU.
+        torch.distributed.init_process_group("gloo")
+        cfg.model_wrapper_cfg = dict(
+            type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False
+        )
+
+
 def set_resume(cfg: Config, source: str) -> None:
     """Go on from a checkpoint of an earlier run; "auto" takes the newest of the work directory.
 

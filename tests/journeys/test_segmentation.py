@@ -1,8 +1,10 @@
 """What a user does, from the command line and the mmseg API, on a tiny model and tiny data."""
 
 import re
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -248,6 +250,24 @@ def test_a_checkpoint_with_other_classes_is_refused(trained, recipe, seg_data, t
     assert done.returncode == 2
     assert key in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_two_processes_train_on_a_cpu(recipe, seg_data, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # of torchrun
+    done = subprocess.run(
+        ["bash", str(ROOT / "tools/dist_train.sh"), str(recipe), "2", "--data-root", str(seg_data),
+         "--work-dir", str(tmp_path), "--cfg-options", "train_cfg.max_iters=4",
+         "train_cfg.val_interval=4", "train_dataloader.batch_size=2",
+         "model.backbone.drop_path_rate=0.8"],
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "PATH": path, "PORT": str(port), "CUDA_VISIBLE_DEVICES": ""},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(losses(done)) == 4
+    assert "mIoU" in done.stdout
 
 
 def test_dry_run_trains_nothing(recipe, seg_data, tmp_path):
