@@ -1,5 +1,6 @@
 """What a user does, from the command line and the mmseg API, on a tiny model and tiny data."""
 
+import os
 import re
 import socket
 import subprocess
