@@ -229,7 +229,7 @@ def test_mistakes_end_at_once_with_the_fix(recipe, seg_data, tmp_path, arguments
     filled = [a.format(recipe=recipe, data=seg_data) for a in arguments]
     done = run("train.py", *filled, "--work-dir", tmp_path / "work", check=False)
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1 - done.stderr.count("\nTo see")].strip() or done.stderr
+    assert "error: " in done.stderr
     assert "Traceback" not in done.stderr
     assert says in done.stderr
     assert not (tmp_path / "work").exists()
