@@ -8,7 +8,8 @@ import io
 import pickle
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -16,14 +17,28 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from mmonepeace.layers.position import resample_pos_embed, resample_rpb, rpb_index, rpb_side
-from mmonepeace.layers.position import square_side as _square_side
+from mmonepeace.layers.position import (
+    resample_pos_embed,
+    resample_rpb,
+    rpb_index,
+    rpb_side,
+    square_side,
+)
 
 StateDict = dict[str, Tensor]
 
 
 class CheckpointError(Exception):
     """A file that cannot be used, or weights that do not fit. The message is for the user."""
+
+
+@contextmanager
+def _naming(path: str | Path) -> Iterator[None]:
+    """Put the file in front of what is said about it."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
 
 
 # --------------------------------------------------------------------------------------- reading
@@ -413,6 +428,17 @@ def write(path: str | Path, converted: Conversion) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def read_own(path: str | Path) -> Conversion:
+    """Read a checkpoint of any layout under our names.
+
+    Raises:
+        CheckpointError: naming the file, see `read` and `to_own`.
+    """
+    weights, meta = read(path)
+    with _naming(path):
+        return to_own(weights, meta)
+
+
 def convert_file(
     source: str | Path, out: str | Path | None, target: Literal["vision", "official-vision"]
 ) -> Conversion:
@@ -429,13 +455,9 @@ def convert_file(
     Raises:
         CheckpointError: if the source cannot be used or the target not be written.
     """
-    try:
-        converted = select_vision(to_own(*read(source)))
-    except CheckpointError as error:
-        message = str(error)
-        raise CheckpointError(
-            message if message.startswith(str(source)) else f"{source}: {message}"
-        ) from None
+    converted = read_own(source)
+    with _naming(source):
+        converted = select_vision(converted)
     if target == "official-vision":
         converted = to_official_vision(converted)
     if out is not None:
@@ -522,7 +544,7 @@ def fit_state_dict(
             continue
         old = tuple(value.shape)
         if name.endswith("image.pos_embed") and value.shape[1:] == wanted.shape[1:]:
-            side = _square_side(len(wanted) - 1, "the position table of the model")
+            side = square_side(len(wanted) - 1, "the position table of the model")
             fitted[name] = resample_pos_embed(value, (side, side))
         elif ".image.rpb.tables." in name and value.shape[1:] == wanted.shape[1:]:
             side = rpb_side(len(wanted))

@@ -165,7 +165,7 @@ class OnePeace(BaseModule):
             mmonepeace.checkpoint.CheckpointError: if the file cannot be used, or lacks a
                 parameter that is not allowed to be missing.
         """
-        converted = checkpoint.to_own(*checkpoint.read(path))
+        converted = checkpoint.read_own(path)
         weights, report = checkpoint.fit_state_dict(converted.weights, self.state_dict())
         report.unused += [
             key for key, name, why in converted.rows if not name and why != checkpoint.RECOMPUTED

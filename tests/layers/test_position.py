@@ -54,7 +54,11 @@ def test_an_axis_that_keeps_its_side_is_left_alone():
     table = torch.randn(num_rpb_rows((6, 6)), 2)
     wide = resample_rpb(table, 6, (6, 9))[:-3].view(11, 17, 2)
     square = resample_rpb(table, 6, (9, 9))[:-3].view(17, 17, 2)
-    # A separable resampling: doing the rows afterwards gives the square one.
+    # Columns alone are resampled: a changed row of offsets changes that row and no other.
+    changed = table.clone()
+    changed[4 * 11 : 5 * 11] += 1
+    other = resample_rpb(changed, 6, (6, 9))[:-3].view(11, 17, 2)
+    assert (other != wide).flatten(1).any(1).nonzero().flatten().tolist() == [4]
     tall = resample_rpb(table, 6, (9, 6))[:-3].view(17, 11, 2)
     assert wide.shape[0] == 11
     assert tall.shape[1] == 11

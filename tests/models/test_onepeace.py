@@ -140,6 +140,13 @@ def test_weights_of_another_width_are_refused(tmp_path):
         other.load_checkpoint(path)
 
 
+def test_weights_of_another_model_are_refused_by_name(tmp_path):
+    path = tmp_path / "resnet.pth"
+    torch.save({"state_dict": {"conv1.weight": torch.zeros(2)}}, path)
+    with pytest.raises(checkpoint.CheckpointError, match=r"resnet\.pth: .*another model"):
+        OnePeace(TINY).load_checkpoint(str(path))
+
+
 def test_decoupled_weights_do_not_fit_a_shared_table(tmp_path):
     path = save(OnePeace(TINY, rpb="per_block"), tmp_path / "weights.safetensors")
     with pytest.raises(checkpoint.CheckpointError, match="per_block"):
