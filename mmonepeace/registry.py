@@ -17,6 +17,8 @@ def _child(parent: Registry, locations: list[str]) -> Registry:
 
 
 MODELS = _child(mmengine_registry.MODELS, _MODEL_LOCATIONS)
+DATASETS = _child(mmengine_registry.DATASETS, ["mmonepeace.datasets"])
+TRANSFORMS = _child(mmengine_registry.TRANSFORMS, ["mmonepeace.datasets"])
 HOOKS = _child(mmengine_registry.HOOKS, ["mmonepeace.engine"])
 OPTIM_WRAPPERS = _child(mmengine_registry.OPTIM_WRAPPERS, ["mmonepeace.engine"])
 OPTIM_WRAPPER_CONSTRUCTORS = _child(

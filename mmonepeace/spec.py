@@ -16,6 +16,25 @@ LAYER_SCALE_INIT = 1e-6  # of every released config
 # RGB in 0..255 units: 255 times the CLIP statistics, as the official vision recipes write them.
 IMAGE_MEAN = (122.771, 116.746, 104.094)
 IMAGE_STD = (68.5, 66.632, 70.323)
+# The same unrounded, as the official multimodal code uses them on images in 0..1.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+# Token ids of every vocabulary: 0 begin (never inserted), 1 padding, 2 end, 3 unknown.
+BOS_ID, PAD_ID, EOS_ID, UNK_ID = range(4)
+VOCAB_SIZE = 50264  # of the released models
+MAX_TEXT_TOKENS = 70  # before the end token
+TEXT_POSITIONS = 514  # rows of the position table; CLS is row 0
+TEXT_RPB_BUCKETS = 256
+
+SAMPLE_RATE = 16_000
+MIN_AUDIO_SECONDS = 1  # shorter clips are repeated up to it
+MAX_AUDIO_SECONDS = 15  # of pretraining
+AUDIO_CONVS = ((10, 5), *((3, 2),) * 4, *((2, 2),) * 2)  # (kernel, stride), wav2vec 2.0
+AUDIO_FEATURE_DIM = 512
+AUDIO_RPB_BUCKETS = 512
+
+MAX_POSITIONS = 1024  # reach of the 1-D relative positions, CLS included
 
 
 @dataclass(frozen=True)
@@ -93,3 +112,10 @@ def get_arch(arch: str | dict[str, Any] | Arch) -> Arch:
 def patch_grid(height: int, width: int) -> tuple[int, int]:
     """Rows and columns of patches of an image whose sides are padded up to whole patches."""
     return -(-height // PATCH_SIZE), -(-width // PATCH_SIZE)
+
+
+def num_audio_frames(samples: int) -> int:
+    """Frames that the audio extractor makes of a waveform: 50 a second, 0 below 400 samples."""
+    for kernel, stride in AUDIO_CONVS:
+        samples = max((samples - kernel) // stride + 1, 0)
+    return samples

@@ -11,6 +11,14 @@ ROOT = Path(__file__).resolve().parents[1]
 TINY = {"embed_dim": 32, "depth": 3, "num_heads": 2, "ffn_dim": 48}
 
 
+def randomise(model: torch.nn.Module) -> torch.nn.Module:
+    """Parameters away from their initial values, so that each one matters."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.uniform_(-0.3, 0.3)
+    return model
+
+
 def has_compiled_ops() -> bool:
     """Whether mmcv was built with its operators."""
     try:

@@ -1,20 +1,38 @@
 """Convert a checkpoint between the official layouts and ours.
 
-Run:  python tools/convert_checkpoint.py one-peace.pt onepeace-vision.safetensors --to vision
+Run:  python tools/convert_checkpoint.py one-peace.pt onepeace.safetensors --to full
+      python tools/convert_checkpoint.py one-peace.pt onepeace.safetensors --to full --shard-size 5GB
+      python tools/convert_checkpoint.py one-peace.pt onepeace-vision.safetensors --to vision
+      python tools/convert_checkpoint.py onepeace.safetensors back.pt --to official-full
       python tools/convert_checkpoint.py onepeace-vision.safetensors back.pkl --to official-vision
 
-IN is the official full file (.pt), the official vision branch (.pkl), an official segmentation or
-classification file (.pth), or one of ours. OUT ends with .safetensors or .pth; the official layout
-may also be a .pkl. No code from IN is ever run.
+IN is the official full file or a fine-tuned one (.pt), the official vision branch (.pkl), an
+official segmentation or classification file (.pth), or one of ours, shards included. OUT ends with
+.safetensors, .pth or .pt; the official vision layout may also be a .pkl. No code from IN is ever
+run, and the tensors pass through memory one at a time.
 """
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
 from mmonepeace.checkpoint import CheckpointError, convert_file, key_table
+
+UNITS = {"MB": 10**6, "GB": 10**9}
+
+
+def size(text: str) -> int:
+    """Bytes of a size such as 5GB or 500MB."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(MB|GB)", text)
+    if not match or not float(match[1]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 5GB or 500MB")
+    return int(float(match[1]) * UNITS[match[2]])
 
 
 def main() -> int:
@@ -24,11 +42,23 @@ def main() -> int:
     )
     parser.add_argument("source", metavar="IN", type=Path)
     parser.add_argument("out", metavar="OUT", type=Path)
-    parser.add_argument("--to", required=True, choices=["vision", "official-vision"])
+    targets = ["vision", "official-vision", "full", "official-full"]
+    parser.add_argument("--to", required=True, choices=targets)
+    parser.add_argument("--shard-size", type=size, help="write shards of this size, such as 5GB")
     parser.add_argument("--dry-run", action="store_true", help="print the keys, write nothing")
     args = parser.parse_args()
+    out = None if args.dry_run else args.out
+    columns = (BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
     try:
-        converted = convert_file(args.source, None if args.dry_run else args.out, args.to)
+        with Progress(
+            *columns, console=console, transient=True, disable=not console.is_terminal
+        ) as bar:
+            task = bar.add_task("", total=None)
+            converted = convert_file(
+                args.source, out, args.to, args.shard_size,
+                lambda done, total: bar.update(task, completed=done, total=total),
+            )  # fmt: skip
     except (CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -38,7 +68,7 @@ def main() -> int:
     count = sum(v.numel() for v in converted.weights.values() if v.is_floating_point())
     left_out = sum(name is None for _, name, _ in converted.rows)
     print(
-        f"{args.source} -> {'(nothing written)' if args.dry_run else args.out}: "
+        f"{args.source} -> {out or '(nothing written)'}: "
         f"{len(converted.weights)} tensors, {count:,} parameters, {left_out} keys left out."
     )
     return 0

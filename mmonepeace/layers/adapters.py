@@ -1,25 +1,155 @@
 """Modality adapters: raw input to tokens. One class and one entry of `ADAPTERS` per modality.
 
-Shapes: B batch, L tokens (CLS first), D width.
+Shapes: B batch, T text tokens or audio frames, S audio samples, L tokens (CLS first), P kept
+tokens, D width.
 """
 
+import warnings
+from collections.abc import Mapping
 from functools import partial
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmonepeace.layers.position import RelativePositionBias2D, resample_pos_embed
-from mmonepeace.layers.tokens import Tokens
-from mmonepeace.spec import LAYER_NORM_EPS, PATCH_SIZE, Arch, patch_grid
+from mmonepeace.layers.position import (
+    RelativePositionBias1D,
+    RelativePositionBias2D,
+    resample_pos_embed,
+)
+from mmonepeace.layers.tokens import Bias, Tokens, gather_tokens, kept_bias, kept_positions
+from mmonepeace.spec import (
+    AUDIO_CONVS,
+    AUDIO_FEATURE_DIM,
+    AUDIO_RPB_BUCKETS,
+    LAYER_NORM_EPS,
+    MAX_POSITIONS,
+    PAD_ID,
+    PATCH_SIZE,
+    PRETRAIN_IMG_SIZE,
+    SAMPLE_RATE,
+    TEXT_POSITIONS,
+    TEXT_RPB_BUCKETS,
+    VOCAB_SIZE,
+    Arch,
+    num_audio_frames,
+    patch_grid,
+)
+
+
+class Adapter(nn.Module):
+    """What all adapters share: CLS, optional embedding norm and type vector.
+
+    A subclass takes (modality, arch, num_tables) and its own options with defaults, keeps its
+    relative position bias in `rpb`, and turns its inputs into `Tokens` in
+    `forward(*inputs, keep_BP=None)`.
+
+    Args:
+        modality: key of the adapter, of its FFNs and of its final norm.
+        arch: widths and variants.
+    """
+
+    def __init__(self, modality: str, arch: Arch) -> None:
+        super().__init__()
+        dim = arch.embed_dim
+        self.modality = modality
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.embed_norm = nn.LayerNorm(dim, LAYER_NORM_EPS) if arch.embed_norm else nn.Identity()
+        self.type_embed = nn.Parameter(torch.zeros(1, 1, dim)) if arch.type_embed else None
+
+    def metadata(self) -> dict[str, str]:
+        """What a checkpoint must say besides the weights."""
+        return {}
+
+    def adopt_metadata(self, meta: Mapping[str, Any]) -> None:
+        """Follow the metadata of a checkpoint that is being loaded."""
+
+    def assemble(
+        self, x_BTD: Tensor, positions: Tensor, bias: Bias, pad_BT: Tensor | None = None
+    ) -> Tokens:
+        """Put CLS in front, add norm, positions and type.
+
+        Args:
+            x_BTD: features without CLS.
+            positions: (L, D) or (B, L, D), CLS first.
+            bias: see `Tokens`.
+            pad_BT: True where a feature is padding.
+        """
+        x = torch.cat([self.cls_token.expand(len(x_BTD), -1, -1), x_BTD], 1)
+        x = self.embed_norm(x) + positions
+        if self.type_embed is not None:
+            x = x + self.type_embed
+        pad_BL = None if pad_BT is None else F.pad(pad_BT, (1, 0))
+        return Tokens.of(self.modality, x, bias, len(self.rpb.tables) == 1, pad_BL)
+
+
+class TextAdapter(Adapter):
+    """Token ids to tokens with learned positions and 1-D relative position bias.
+
+    Args:
+        modality: see `Adapter`.
+        arch: widths and variants.
+        num_tables: RPB tables, 1 or one per block.
+        vocab_size: rows of the embedding table.
+        num_positions: rows of the position table, CLS included: the longest sequence.
+        num_buckets: see `rpb_index_1d`.
+    """
+
+    def __init__(
+        self,
+        modality: str,
+        arch: Arch,
+        num_tables: int,
+        vocab_size: int = VOCAB_SIZE,
+        num_positions: int = TEXT_POSITIONS,
+        num_buckets: int = TEXT_RPB_BUCKETS,
+    ) -> None:
+        super().__init__(modality, arch)
+        self.embed_tokens = nn.Embedding(vocab_size, arch.embed_dim, PAD_ID)
+        self.pos_embed = nn.Parameter(torch.zeros(num_positions, arch.embed_dim))
+        self.rpb = RelativePositionBias1D(num_buckets, arch.num_heads, num_tables)
+
+    def forward(self, ids_BT: Tensor, keep_BP: Tensor | None = None) -> Tokens:
+        """Embed token ids.
+
+        Args:
+            ids_BT: (B, T) integers, each row closed with `spec.EOS_ID` and padded at the right
+                with `spec.PAD_ID`.
+            keep_BP: see `Tokens.keep`.
+
+        Returns:
+            Tokens with L = T + 1.
+
+        Raises:
+            ValueError: if the ids are no (B, T) integers or too many.
+        """
+        if ids_BT.ndim != 2 or ids_BT.is_floating_point() or 0 in ids_BT.shape:
+            raise ValueError(
+                f"token ids have shape {tuple(ids_BT.shape)} and dtype {ids_BT.dtype}, expected "
+                "(batch, tokens) integers. Make them with Tokenizer.encode, and never cast them."
+            )
+        length = ids_BT.shape[1] + 1
+        if length > len(self.pos_embed):
+            raise ValueError(
+                f"text has {length - 1} tokens, the limit of this model is "
+                f"{len(self.pos_embed) - 1}. Truncate in Tokenize(max_length=...)."
+            )
+        tokens = self.assemble(
+            self.embed_tokens(ids_BT),
+            self.pos_embed[:length],
+            partial(self.rpb, length),
+            pad_BT=ids_BT == PAD_ID,
+        )
+        return tokens.keep(keep_BP)
 
 
 class ChannelNorm(nn.LayerNorm):
-    """LayerNorm over the channels of (B, C, H, W)."""
+    """LayerNorm over the channels of (B, C, ...)."""
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
-        return super().forward(x_BCHW.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, ...) -> (B, C, ...)."""
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
 def _hmlp_stem(dim: int) -> nn.Sequential:
@@ -35,30 +165,42 @@ def _hmlp_stem(dim: int) -> nn.Sequential:
     )
 
 
-class ImageAdapter(nn.Module):
+class ImageAdapter(Adapter):
     """Image to patch tokens with learned positions and 2-D relative position bias.
 
     Args:
+        modality: see `Adapter`.
         arch: widths and variants.
-        side: side of the square grid that positions and tables are kept for, in patches.
         num_tables: RPB tables, 1 or one per block.
+        img_size: side in pixels of the square image whose grid positions and tables are kept for.
+
+    Raises:
+        ValueError: if `img_size` is no multiple of the patch size.
     """
 
-    def __init__(self, arch: Arch, side: int, num_tables: int) -> None:
-        super().__init__()
-        dim = arch.embed_dim
+    def __init__(
+        self, modality: str, arch: Arch, num_tables: int, img_size: int = PRETRAIN_IMG_SIZE
+    ) -> None:
+        super().__init__(modality, arch)
+        if img_size < PATCH_SIZE or img_size % PATCH_SIZE:
+            raise ValueError(
+                f"img_size {img_size} is not a multiple of {PATCH_SIZE}. It only names the grid "
+                "the tables are kept for: images of any size may come in."
+            )
+        dim, side = arch.embed_dim, img_size // PATCH_SIZE
         self.stem = (
             _hmlp_stem(dim)
             if arch.stem == "hmlp"
             else nn.Conv2d(3, dim, PATCH_SIZE, stride=PATCH_SIZE, bias=False)
         )
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.zeros(side**2 + 1, dim))
-        self.embed_norm = nn.LayerNorm(dim, LAYER_NORM_EPS) if arch.embed_norm else nn.Identity()
-        self.type_embed = nn.Parameter(torch.zeros(1, 1, dim)) if arch.type_embed else None
+        # Added to the second image of a pair (NLVR2), besides the common one.
+        self.type_embed_2 = nn.Parameter(torch.zeros(1, 1, dim)) if arch.type_embed else None
         self.rpb = RelativePositionBias2D(side, arch.num_heads, num_tables)
 
-    def forward(self, images_B3HW: Tensor) -> Tokens:
+    def forward(
+        self, images_B3HW: Tensor, second: bool = False, keep_BP: Tensor | None = None
+    ) -> Tokens:
         """Embed images of any one size.
 
         Sides that are no multiple of 16 are padded at the right and bottom with zeros, which is
@@ -66,6 +208,8 @@ class ImageAdapter(nn.Module):
 
         Args:
             images_B3HW: (B, 3, H, W), RGB, normalised with `spec.IMAGE_MEAN`, `spec.IMAGE_STD`.
+            second: these are the second images of pairs.
+            keep_BP: see `Tokens.keep`.
 
         Returns:
             Tokens with L = ceil(H / 16) * ceil(W / 16) + 1.
@@ -83,17 +227,163 @@ class ImageAdapter(nn.Module):
         pad = (0, grid[1] * PATCH_SIZE - width, 0, grid[0] * PATCH_SIZE - height)
         if any(pad):
             images_B3HW = F.pad(images_B3HW, pad)
+        positions = resample_pos_embed(self.pos_embed, grid)
+        if second and self.type_embed_2 is not None:
+            positions = positions + self.type_embed_2[0]
         patches = self.stem(images_B3HW).flatten(2).transpose(1, 2)
-        x = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], 1)
-        x = self.embed_norm(x) + resample_pos_embed(self.pos_embed, grid)
-        if self.type_embed is not None:
-            x = x + self.type_embed
-        return Tokens(
-            x,
-            {"image": x.shape[1]},
-            bias=partial(self.rpb, grid),
-            shared_bias=len(self.rpb.tables) == 1,
+        return self.assemble(patches, positions, partial(self.rpb, grid)).keep(keep_BP)
+
+
+class _ExtractorLayer(nn.Module):
+    """One layer of the wav2vec 2.0 feature extractor, layer-norm mode, without bias."""
+
+    def __init__(self, in_dim: int, dim: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(in_dim, dim, kernel, stride, bias=False)
+        self.norm = ChannelNorm(dim, LAYER_NORM_EPS)
+        nn.init.kaiming_normal_(self.conv.weight)
+
+    def forward(self, x_BCT: Tensor) -> Tensor:
+        """(B, C, T) -> (B, C', T')."""
+        return F.gelu(self.norm(self.conv(x_BCT)))
+
+
+class AudioAdapter(Adapter):
+    """Waveform to frame tokens (50 a second) with convolutional positions and 1-D RPB.
+
+    Args:
+        modality: see `Adapter`.
+        arch: widths and variants.
+        num_tables: RPB tables, 1 or one per block.
+        feature_dim: channels of the extractor.
+        num_buckets: see `rpb_index_1d`.
+        pos_depth: positional convolutions.
+        pos_kernel: their kernel.
+        pos_groups: their groups.
+        pos_pre_norm: LayerNorm in front of them.
+        padding: "masked", padded frames are zero for the positional convolutions, so that padding
+            changes nothing; "compat", they are not, as in the official code: frames near the end
+            of a clip depend on the batch. None: "masked", until a checkpoint that says otherwise
+            is loaded.
+    """
+
+    def __init__(
+        self,
+        modality: str,
+        arch: Arch,
+        num_tables: int,
+        feature_dim: int = AUDIO_FEATURE_DIM,
+        num_buckets: int = AUDIO_RPB_BUCKETS,
+        pos_depth: int = 5,
+        pos_kernel: int = 19,
+        pos_groups: int = 16,
+        pos_pre_norm: bool = False,
+        padding: Literal["masked", "compat"] | None = None,
+    ) -> None:
+        super().__init__(modality, arch)
+        if padding not in ("masked", "compat", None):
+            raise ValueError(f"audio padding is {padding!r}; choose 'masked' or 'compat'.")
+        dim = arch.embed_dim
+        self.padding = padding or "masked"
+        self.padding_is_given = padding is not None
+        widths = [1, *(feature_dim for _ in AUDIO_CONVS)]
+        self.extractor = nn.Sequential(
+            *(
+                _ExtractorLayer(w, feature_dim, *c)
+                for w, c in zip(widths, AUDIO_CONVS, strict=False)
+            )
         )
+        self.feature_norm = nn.LayerNorm(feature_dim, LAYER_NORM_EPS)
+        self.feature_proj = nn.Linear(feature_dim, dim)
+        self.pos_conv = nn.ModuleList(
+            [
+                nn.LayerNorm(dim, LAYER_NORM_EPS) if pos_pre_norm else nn.Identity(),
+                *(
+                    nn.Conv1d(dim, dim, pos_kernel, padding=pos_kernel // 2, groups=pos_groups)
+                    for _ in range(pos_depth)
+                ),
+            ]
+        )
+        self.cls_pos_embed = nn.Parameter(torch.zeros(1, 1, dim))
+        self.rpb = RelativePositionBias1D(num_buckets, arch.num_heads, num_tables)
+
+    def metadata(self) -> dict[str, str]:
+        """The padding the weights were trained with."""
+        return {"audio_padding": self.padding}
+
+    def adopt_metadata(self, meta: Mapping[str, Any]) -> None:
+        """Use the padding of the checkpoint, unless one was chosen: then a difference warns."""
+        stored = meta.get("audio_padding", self.padding)
+        if not self.padding_is_given:
+            self.padding = stored
+        elif self.padding != stored:
+            warnings.warn(
+                f"the checkpoint was trained with audio padding {stored!r}, the model is built "
+                f"with {self.padding!r}: the last frames of padded clips will differ.",
+                stacklevel=2,
+            )
+
+    def forward(
+        self, waves_BS: Tensor, pad_BT: Tensor | None = None, keep_BP: Tensor | None = None
+    ) -> Tokens:
+        """Embed waveforms.
+
+        Args:
+            waves_BS: (B, S) mono at 16 kHz, standardised, padded at the right with zeros.
+            pad_BT: (B, T), T = `spec.num_audio_frames(S)`: True where a frame is padding.
+            keep_BP: see `Tokens.keep`. The positional convolutions see the kept frames alone.
+
+        Returns:
+            Tokens with L = T + 1.
+
+        Raises:
+            ValueError: if the waveforms are too short, too long, or of another form.
+        """
+        frames = num_audio_frames(waves_BS.shape[-1])
+        if waves_BS.ndim != 2 or frames < 1:
+            raise ValueError(
+                f"waveforms have shape {tuple(waves_BS.shape)}, expected (batch, samples) with at "
+                "least 400 samples at 16 kHz. Load clips with LoadAudio: it repeats short ones."
+            )
+        if frames >= MAX_POSITIONS:
+            raise ValueError(
+                f"audio of {waves_BS.shape[1] / SAMPLE_RATE:.2f} s makes {frames} frames, the "
+                f"limit is {MAX_POSITIONS - 1} (20.48 s). Cut it with LoadAudio(max_seconds=...), "
+                "or encode it with Embedder.encode_audio, which averages windows."
+            )
+        if pad_BT is not None and pad_BT.shape != (len(waves_BS), frames):
+            raise ValueError(
+                f"the audio padding mask has shape {tuple(pad_BT.shape)}, expected "
+                f"{(len(waves_BS), frames)}: one entry for each frame, spec.num_audio_frames."
+            )
+        features = self.extractor(waves_BS[:, None]).transpose(1, 2)
+        x = self.feature_proj(self.feature_norm(features))
+        bias: Bias = partial(self.rpb, frames + 1)
+        if keep_BP is not None:
+            keep_BP, pad_BP = kept_positions(keep_BP)
+            bias = partial(kept_bias, bias, keep_BP)
+            kept_frames = keep_BP[:, 1:] - 1
+            x = gather_tokens(x, kept_frames)
+            pad_BP = pad_BP[:, 1:]
+            pad_BT = pad_BP if pad_BT is None else pad_BP | pad_BT.gather(1, kept_frames)
+        return self.assemble(x, self._positions(x, pad_BT), bias, pad_BT)
+
+    def _positions(self, x_BTD: Tensor, pad_BT: Tensor | None) -> Tensor:
+        """(B, T, D) -> (B, T + 1, D), CLS first."""
+        norm, *convs = self.pos_conv
+        x = norm(x_BTD)
+        for conv in convs:
+            if pad_BT is not None and self.padding == "masked":
+                x = x.masked_fill(pad_BT[..., None], 0)
+            # An even kernel gives one frame too many.
+            x = conv(x.transpose(1, 2))[..., : x_BTD.shape[1]].transpose(1, 2)
+            x = F.gelu(F.layer_norm(x, x.shape[-1:], eps=LAYER_NORM_EPS))
+        return torch.cat([self.cls_pos_embed.expand(len(x), -1, -1), x], 1)
 
 
-ADAPTERS: dict[str, type[nn.Module]] = {"image": ImageAdapter}
+# In the order in which modalities stand in a joint sequence.
+ADAPTERS: dict[str, type[Adapter]] = {
+    "text": TextAdapter,
+    "image": ImageAdapter,
+    "audio": AudioAdapter,
+}

@@ -164,11 +164,10 @@ class FusionEncoder(nn.ModuleList):
         """
         wanted = set(out_indices)
         dtype = _compute_dtype(tokens.x_BLD)
-        per_block = tokens.bias if not tokens.shared_bias else None
-        shared = tokens.bias(0, dtype) if tokens.bias and tokens.shared_bias else None
+        shared = tokens.masked_bias(0, dtype) if tokens.shared_bias else None
 
         def run(i: int, x: Tensor) -> Tensor:
-            bias = per_block(i, dtype) if per_block else shared
+            bias = shared if tokens.shared_bias else tokens.masked_bias(i, dtype)
             return self[i](x, tokens.lengths, bias)
 
         x, outputs = tokens.x_BLD, []

@@ -3,16 +3,30 @@
 Shapes: N table rows, H heads, L tokens (CLS first), D width. A grid is (rows, columns).
 """
 
+import math
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmonepeace.spec import MAX_POSITIONS
+
 Grid = tuple[int, int]
 
-# Rows behind the patch pairs: CLS as query, CLS as key, CLS with itself.
+# Rows behind those of the offsets: CLS as query, CLS as key, CLS with itself.
 CLS_ROWS = 3
+
+
+def _with_cls(offsets: Tensor, rows: int) -> Tensor:
+    """Index map of a sequence from that of its tokens, for a table with `rows` rows.
+
+    The column of CLS overwrites its row, the corner overwrites both.
+    """
+    offsets[0, :] = rows - 3
+    offsets[:, 0] = rows - 2
+    offsets[0, 0] = rows - 1
+    return offsets
 
 
 def num_rpb_rows(grid: Grid) -> int:
@@ -65,11 +79,44 @@ def rpb_index(grid: Grid, device: torch.device | str = "cpu") -> Tensor:
     x = torch.arange(cols, device="cpu").repeat(rows)
     patches = (y[:, None] - y + rows - 1) * (2 * cols - 1) + (x[:, None] - x + cols - 1)
     n = num_rpb_rows(grid)
-    index = F.pad(patches, (1, 0, 1, 0))
-    index[0, :] = n - 3
-    index[:, 0] = n - 2
-    index[0, 0] = n - 1
+    index = _with_cls(F.pad(patches, (1, 0, 1, 0)), n)
     return index.to(device=device, dtype=torch.int32)
+
+
+@lru_cache(maxsize=32)
+@torch.inference_mode(False)
+def rpb_index_1d(num_buckets: int, length: int, device: torch.device | str = "cpu") -> Tensor:
+    """Table row for each pair of tokens of a sequence, CLS first.
+
+    Distances up to half of the buckets have a row each; longer ones share rows, logarithmically.
+
+    Args:
+        num_buckets: of one direction; the table has 2 * `num_buckets` + 2 rows.
+        length: tokens of the sequence, CLS included.
+        device: where the map is kept.
+
+    Returns:
+        (L, L) int32; entry (p, q) serves query p and key q.
+
+    Raises:
+        ValueError: if the sequence is longer than the distances the buckets were made for.
+
+    Source: the official 1-D bias of text and audio.
+    """
+    if length > MAX_POSITIONS:
+        raise ValueError(
+            f"a sequence of {length} tokens is longer than the {MAX_POSITIONS} positions (CLS "
+            "included) that the relative position bias reaches. Cut it, or encode it in windows."
+        )
+    exact = num_buckets // 2
+    distance = torch.arange(length, dtype=torch.float64, device="cpu")
+    spread = (distance / exact).clamp(min=1).log() / math.log((MAX_POSITIONS - 1) / exact)
+    far = exact + (spread * (exact - 1)).ceil()
+    value = torch.where(distance <= exact, distance, far).long()
+    offset = torch.cat([-value.flip(0), value[1:]]) + num_buckets - 1
+    position = torch.arange(length, device="cpu")
+    index = offset[position[:, None] - position + length - 1]
+    return _with_cls(index, 2 * num_buckets + 2).to(device=device, dtype=torch.int32)
 
 
 def _geometric_coordinates(old: int, new: int) -> Tensor:
@@ -224,8 +271,62 @@ def resample_pos_embed(pos_ND: Tensor, new: Grid) -> Tensor:
     return torch.cat([pos_ND[:1], resized[0].flatten(1).t().to(pos_ND.dtype)])
 
 
-class RelativePositionBias2D(nn.Module):
-    """Learned bias between patches of a grid: one table for all blocks, or one per block.
+class RelativePositionBias(nn.Module):
+    """Learned bias between tokens: one table for all blocks, or one per block.
+
+    Args:
+        num_rows: rows of a table.
+        num_heads: attention heads.
+        num_tables: 1 (shared) or the number of blocks.
+    """
+
+    def __init__(self, num_rows: int, num_heads: int, num_tables: int) -> None:
+        super().__init__()
+        self.tables = nn.ParameterList(
+            nn.Parameter(torch.zeros(num_rows, num_heads)) for _ in range(num_tables)
+        )
+
+    def table(self, block: int) -> Tensor:
+        """(N, H) table of a block; a shared one ignores the block."""
+        return self.tables[block if len(self.tables) > 1 else 0]
+
+    @staticmethod
+    def gather(table_NH: Tensor, index_LL: Tensor, dtype: torch.dtype) -> Tensor:
+        """(1, H, L, L) bias: one copy that broadcasts over the batch."""
+        table_HN = table_NH.t().to(dtype)
+        return table_HN.index_select(1, index_LL.flatten()).view(1, -1, *index_LL.shape)
+
+
+class RelativePositionBias1D(RelativePositionBias):
+    """Bias between the tokens of a sequence.
+
+    Args:
+        num_buckets: see `rpb_index_1d`.
+        num_heads: attention heads.
+        num_tables: 1 (shared) or the number of blocks.
+    """
+
+    def __init__(self, num_buckets: int, num_heads: int, num_tables: int) -> None:
+        super().__init__(2 * num_buckets + 2, num_heads, num_tables)
+        self.num_buckets = num_buckets
+
+    def forward(self, length: int, block: int, dtype: torch.dtype) -> Tensor:
+        """Bias of one block.
+
+        Args:
+            length: tokens, CLS included.
+            block: index of the block; a shared table ignores it.
+            dtype: dtype attention runs in.
+
+        Returns:
+            (1, H, L, L).
+        """
+        table_NH = self.table(block)
+        return self.gather(table_NH, rpb_index_1d(self.num_buckets, length, table_NH.device), dtype)
+
+
+class RelativePositionBias2D(RelativePositionBias):
+    """Bias between the patches of a grid.
 
     Args:
         side: side of the square grid the tables are kept for, in patches.
@@ -234,12 +335,8 @@ class RelativePositionBias2D(nn.Module):
     """
 
     def __init__(self, side: int, num_heads: int, num_tables: int) -> None:
-        super().__init__()
+        super().__init__(num_rpb_rows((side, side)), num_heads, num_tables)
         self.side = side
-        self.tables = nn.ParameterList(
-            nn.Parameter(torch.zeros(num_rpb_rows((side, side)), num_heads))
-            for _ in range(num_tables)
-        )
 
     def forward(self, grid: Grid, block: int, dtype: torch.dtype) -> Tensor:
         """Bias of one block for the tokens of a grid.
@@ -250,9 +347,7 @@ class RelativePositionBias2D(nn.Module):
             dtype: dtype attention runs in.
 
         Returns:
-            (1, H, L, L): one copy that broadcasts over the batch.
+            (1, H, L, L).
         """
-        table_NH = self.tables[block if len(self.tables) > 1 else 0]
-        table_HN = resample_rpb(table_NH, self.side, grid).t().to(dtype)
-        index = rpb_index(grid, table_NH.device)
-        return table_HN.index_select(1, index.flatten()).view(1, -1, *index.shape)
+        table_NH = resample_rpb(self.table(block), self.side, grid)
+        return self.gather(table_NH, rpb_index(grid, table_NH.device), dtype)

@@ -1,5 +1,8 @@
 """Models registered in MODELS."""
 
+from mmonepeace.models.classifier import OnePeaceClassifier
 from mmonepeace.models.onepeace import OnePeace
+from mmonepeace.models.preprocessor import MultimodalDataPreprocessor
+from mmonepeace.models.retriever import OnePeaceRetriever
 
-__all__ = ["OnePeace"]
+__all__ = ["MultimodalDataPreprocessor", "OnePeace", "OnePeaceClassifier", "OnePeaceRetriever"]

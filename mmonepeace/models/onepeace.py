@@ -4,7 +4,7 @@ Shapes: B batch, L tokens (CLS first), D width.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -22,7 +22,6 @@ from mmonepeace.spec import (
     INIT_STD,
     LAYER_NORM_EPS,
     LAYER_SCALE_INIT,
-    PATCH_SIZE,
     PRETRAIN_IMG_SIZE,
     Arch,
     get_arch,
@@ -42,7 +41,9 @@ class OnePeace(BaseModule):
     Args:
         arch: "tiny", "small", "base", "large", "giant" (the released size), or a dict with
             embed_dim, depth, num_heads and ffn_dim.
-        modalities: branches to build; the others cost nothing.
+        modalities: branches to build, or a dict from branch to options of its adapter, such as
+            `dict(image={}, text=dict(vocab_size=8000))`; see `layers.adapters`. The others cost
+            nothing.
         img_size: side in pixels, a multiple of 16, of the square image whose grid the positions
             and RPB tables are kept for. Images of this size need no resampling; weights of
             another size are resampled when they are loaded.
@@ -62,7 +63,7 @@ class OnePeace(BaseModule):
     def __init__(
         self,
         arch: str | dict[str, Any] | Arch = "giant",
-        modalities: Sequence[str] = ("image",),
+        modalities: Sequence[str] | Mapping[str, Mapping[str, Any]] = ("image",),
         img_size: int = PRETRAIN_IMG_SIZE,
         rpb: Literal["shared", "per_block"] = "shared",
         out_indices: int | Sequence[int] = -1,
@@ -83,33 +84,32 @@ class OnePeace(BaseModule):
                 f"modalities are {tuple(modalities)}; choose one or more of {tuple(ADAPTERS)}, "
                 "each once."
             )
-        if img_size < PATCH_SIZE or img_size % PATCH_SIZE:
-            raise ValueError(
-                f"img_size {img_size} is not a multiple of {PATCH_SIZE}. It only names the grid "
-                "the tables are kept for: images of any size may come in."
-            )
+        options = {name: {} for name in modalities} | dict(
+            modalities if isinstance(modalities, Mapping) else {}
+        )
+        if "image" in options:
+            options["image"] = {"img_size": img_size, **options["image"]}
         depth = self.arch.depth
         if not -1 <= frozen_stages <= depth:
             raise ValueError(f"frozen_stages is {frozen_stages}, expected -1 to {depth}.")
         self.out_indices = _resolve_indices(out_indices, depth)
         self.frozen_stages = frozen_stages
+        self._decoupled = rpb == "per_block" and depth > 1
+        num_tables = depth if rpb == "per_block" else 1
         self.adapters = nn.ModuleDict(
             {
-                name: ADAPTERS[name](
-                    self.arch,
-                    side=img_size // PATCH_SIZE,
-                    num_tables=depth if rpb == "per_block" else 1,
-                )
-                for name in modalities
+                name: adapter(name, self.arch, num_tables, **options[name])
+                for name, adapter in ADAPTERS.items()
+                if name in options
             }
         )
         self.layers = FusionEncoder(
-            self.arch, modalities, drop_path_rate, layer_scale_init, with_cp
+            self.arch, self.adapters, drop_path_rate, layer_scale_init, with_cp
         )
         self.norms = nn.ModuleDict(
             {
                 name: nn.LayerNorm(self.arch.embed_dim, LAYER_NORM_EPS)
-                for name in modalities
+                for name in self.adapters
                 if final_norm
             }
         )
@@ -121,17 +121,23 @@ class OnePeace(BaseModule):
     def _reset_parameters(self) -> None:
         """Initialise as the official multimodal code does.
 
-        Its truncated normal is cut at one sigma. Tables and type vectors start at zero.
+        Its truncated normal is cut at one sigma. Tables and type vectors start at zero; the
+        convolutions of the audio branch look after themselves.
         """
-        for name, parameter in self.named_parameters():
-            if "rpb." in name or name.endswith("type_embed"):
-                continue
-            if re.search(
-                r"(cls_token|pos_embed|_proj\.weight|ffn\.\w+\.(gate|up|down)\.weight)$", name
-            ):
-                nn.init.trunc_normal_(parameter, std=INIT_STD, a=-INIT_STD, b=INIT_STD)
-            elif name.endswith("bias"):
-                nn.init.zeros_(parameter)
+
+        def truncated(parameter: Tensor) -> None:
+            nn.init.trunc_normal_(parameter, std=INIT_STD, a=-INIT_STD, b=INIT_STD)
+
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                truncated(module.weight)
+            if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+            if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+                module.weight[module.padding_idx] = 0
+        for name, parameter in self.adapters.named_parameters():
+            if name.endswith(("cls_token", "pos_embed")):
+                truncated(parameter)
 
     def init_weights(self) -> None:
         """Load the checkpoint of `init_cfg`, if there is one.
@@ -165,28 +171,30 @@ class OnePeace(BaseModule):
             mmonepeace.checkpoint.CheckpointError: if the file cannot be used, or lacks a
                 parameter that is not allowed to be missing.
         """
-        converted = checkpoint.read_own(path)
-        weights, report = checkpoint.fit_state_dict(converted.weights, self.state_dict())
-        report.unused += [
-            key for key, name, why in converted.rows if not name and why != checkpoint.RECOMPUTED
-        ]
-        lacking = [key for key in report.missing if not key.startswith(tuple(allow_missing))]
-        if lacking:
-            raise checkpoint.CheckpointError(
-                f"{path} does not fit {type(self).__name__}({self.arch}):\n{report}\n"
-                f"{len(lacking)} parameters of the model are not in the file. Match arch and "
-                "modalities to the checkpoint, or name what may be missing in allow_missing."
-            )
-        self.load_state_dict(weights, strict=False)
-        return report
+        return load_checkpoint(self, path, allow_missing)
+
+    def adopt_metadata(self, meta: Mapping[str, Any]) -> None:
+        """Take from a checkpoint what its weights were trained with, unless the config says it.
+
+        Args:
+            meta: metadata of the checkpoint.
+        """
+        for adapter in self.adapters.values():
+            adapter.adopt_metadata(meta)
+
+    def metadata(self) -> dict[str, str]:
+        """What a checkpoint of this model has to say besides its weights."""
+        meta = {"format": "mmonepeace"}
+        for adapter in self.adapters.values():
+            meta |= adapter.metadata()
+        return meta
 
     def _fit_loaded(self, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
         """Let every way of loading resample and decouple, as `load_checkpoint` does."""
+        resized = re.compile(r"adapters\.\w+\.(rpb\.tables\.\d+|pos_embed)")
         mine = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
-        if "adapters.image.rpb.tables.0" not in mine:
-            return
-        target = {k: v for k, v in self.state_dict().items() if k.startswith("adapters.image.")}
-        weights = {k: v for k, v in mine.items() if k in target or ".rpb.tables." in k}
+        weights = {k: v for k, v in mine.items() if resized.fullmatch(k)}
+        target = {k: v for k, v in self.state_dict().items() if resized.fullmatch(k)}
         fitted, report = checkpoint.fit_state_dict(weights, target)
         state_dict.update({f"{prefix}{key}": fitted[key] for key in report.changed})
 
@@ -197,11 +205,11 @@ class OnePeace(BaseModule):
         for layer in list(self.layers)[: self.frozen_stages]:
             layer.requires_grad_(False)
             layer.eval()
-        for adapter in self.adapters.values():
+        self.adapters.eval()
+        for name, table in self.adapters.named_parameters():
             # Decoupled tables belong to their blocks.
-            for i, table in enumerate(adapter.rpb.tables):
-                table.requires_grad_(len(adapter.rpb.tables) > 1 and i >= self.frozen_stages)
-            adapter.eval()
+            if self._decoupled and (match := re.search(r"\.rpb\.tables\.(\d+)$", name)):
+                table.requires_grad_(int(match[1]) >= self.frozen_stages)
 
     def train(self, mode: bool = True) -> "OnePeace":
         """Switch modes; frozen blocks stay in eval, without stochastic depth."""
@@ -223,28 +231,60 @@ class OnePeace(BaseModule):
         name = param_name.removeprefix(prefix)
         num_depths = self.arch.depth + 2
         table = re.fullmatch(r"adapters\.\w+\.rpb\.tables\.(\d+)", name)
-        decoupled = any(len(adapter.rpb.tables) > 1 for adapter in self.adapters.values())
-        if table and decoupled:
+        if table and self._decoupled:
             return int(table[1]) + 1, num_depths
         if name.startswith("adapters."):
             return 0, num_depths
         block = re.match(r"layers\.(\d+)\.", name)
         return (int(block[1]) + 1 if block else num_depths - 1), num_depths
 
+    def embed(
+        self,
+        inputs: Mapping[str, Tensor | tuple[Any, ...]],
+        keep: Mapping[str, Tensor] | None = None,
+    ) -> Tokens:
+        """Turn the inputs of one or more modalities into one sequence of tokens.
+
+        Text stands first, then image, then audio, whatever the order of the inputs; there is no
+        relative position bias between modalities.
+
+        Args:
+            inputs: modality -> what its adapter takes (a tuple if that is more than a tensor):
+                images (B, 3, H, W), text ids (B, T), waveforms (B, S) or (waveforms, padding).
+            keep: modality -> positions to keep, see `Tokens.keep`.
+
+        Returns:
+            tokens to encode.
+
+        Raises:
+            ValueError: for a modality the model has not, or inputs its adapter refuses.
+        """
+        unknown = [name for name in (*inputs, *(keep or ())) if name not in self.adapters]
+        if unknown or not inputs:
+            raise ValueError(
+                f"inputs are {tuple(inputs)}; this model has {tuple(self.adapters)}. Build it "
+                "with modalities=(...) that include what you want to encode."
+            )
+        parts = []
+        for name, adapter in self.adapters.items():
+            if name in inputs:
+                value = inputs[name] if isinstance(inputs[name], tuple) else (inputs[name],)
+                parts.append(adapter(*value, keep_BP=keep.get(name) if keep else None))
+        return Tokens.join(parts)
+
     def encode(self, tokens: Tokens) -> dict[str, Tensor]:
         """Run all blocks and the final norms.
 
         Args:
-            tokens: what an adapter returns.
+            tokens: what `embed` returns.
 
         Returns:
-            modality -> (B, L, D), CLS first.
+            modality -> (B, L, D), CLS first. Rows of padding have no meaning.
         """
         x = self.layers(tokens, [self.arch.depth - 1])[0]
-        parts = x.split(list(tokens.lengths.values()), dim=1)
         return {
             name: self.norms[name](part) if name in self.norms else part
-            for name, part in zip(tokens.lengths, parts, strict=True)
+            for name, part in tokens.split(x).items()
         }
 
     def forward(self, images_B3HW: Tensor) -> tuple[Tensor, ...]:
@@ -264,6 +304,46 @@ class OnePeace(BaseModule):
         if "image" in self.norms and last in self.out_indices:
             outputs[-1] = self.norms["image"](outputs[-1])
         return tuple(x[:, 1:].transpose(1, 2).unflatten(2, grid) for x in outputs)
+
+
+def load_checkpoint(
+    model: nn.Module, path: str, allow_missing: Sequence[str] = ()
+) -> checkpoint.LoadReport:
+    """Load a checkpoint of any official or own layout into the backbone or a model around it.
+
+    Args:
+        model: `OnePeace`, or a model that keeps one as `backbone`. On the meta device it gets
+            the tensors of the file, in their dtype.
+        path: see `mmonepeace.checkpoint.read`.
+        allow_missing: beginnings of parameter names that the file may lack.
+
+    Returns:
+        what was missing, unused and resampled.
+
+    Raises:
+        mmonepeace.checkpoint.CheckpointError: if the file cannot be used, or lacks a parameter
+            that is not allowed to be missing.
+    """
+    converted = checkpoint.read_own(path)
+    names = {name.removeprefix("backbone."): name for name in model.state_dict()}
+    target = dict(zip(names, model.state_dict().values(), strict=True))
+    weights, report = checkpoint.fit_state_dict(converted.weights, target)
+    report.unused += [
+        key for key, name, why in converted.rows if not name and why != checkpoint.RECOMPUTED
+    ]
+    lacking = [key for key in report.missing if not key.startswith(tuple(allow_missing))]
+    if lacking:
+        raise checkpoint.CheckpointError(
+            f"{path} does not fit {type(model).__name__}:\n{report}\n{len(lacking)} parameters of "
+            "the model are not in the file. Match arch and modalities to the checkpoint, or name "
+            "what may be missing in allow_missing."
+        )
+    # A model without storage takes the tensors of the file as they are.
+    assign = any(value.is_meta for value in target.values())
+    named = {names[own]: value for own, value in weights.items()}
+    model.load_state_dict(named, strict=False, assign=assign)
+    getattr(model, "backbone", model).adopt_metadata(converted.meta)
+    return report
 
 
 def _resolve_indices(indices: int | Sequence[int], depth: int) -> tuple[int, ...]:

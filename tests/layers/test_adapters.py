@@ -1,18 +1,30 @@
 import pytest
 import torch
 
-from mmonepeace.layers.adapters import ImageAdapter
-from mmonepeace.spec import Arch
+from mmonepeace.layers.adapters import AudioAdapter, ImageAdapter, TextAdapter
+from mmonepeace.spec import MAX_POSITIONS, Arch, num_audio_frames
 
 ARCH = Arch(16, 2, 2, 24)
+AUDIO = {"feature_dim": 8, "num_buckets": 16, "pos_depth": 2, "pos_kernel": 5, "pos_groups": 4}
 
 
-def make_adapter(side=4):
-    adapter = ImageAdapter(ARCH, side, 1).eval()
+def randomise(adapter):
     with torch.no_grad():
         for parameter in adapter.parameters():
             parameter.normal_()
-    return adapter
+    return adapter.eval()
+
+
+def make_adapter(side=4):
+    return randomise(ImageAdapter("image", ARCH, 1, img_size=16 * side))
+
+
+def make_text(**options):
+    return randomise(TextAdapter("text", ARCH, 1, vocab_size=50, num_buckets=8, **options))
+
+
+def make_audio(**options):
+    return randomise(AudioAdapter("audio", ARCH, 1, **{**AUDIO, **options}))
 
 
 def test_patches_exchange_no_information():
@@ -34,3 +46,107 @@ def test_a_side_that_is_no_multiple_of_16_is_padded_with_zeros():
 def test_what_is_no_batch_of_rgb_images_is_refused(shape):
     with pytest.raises(ValueError, match="expected"):
         make_adapter()(torch.zeros(shape))
+
+
+def test_text_padding_is_found_zeroed_and_changes_nothing():
+    adapter = make_text()
+    tokens = adapter(torch.tensor([[5, 6, 2, 1, 1], [7, 8, 9, 4, 2]]))
+    alone = adapter(torch.tensor([[5, 6, 2]]))
+    assert tokens.pad_BL.tolist() == [[False] * 4 + [True] * 2, [False] * 6]
+    assert alone.pad_BL is None
+    assert torch.equal(tokens.x_BLD[:1, :4], alone.x_BLD)
+    assert not tokens.x_BLD[0, 4:].any()
+
+
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [
+        (torch.zeros(2, 3), "integers"),
+        (torch.zeros(3, dtype=torch.long), "expected"),
+        (torch.zeros(1, 9, dtype=torch.long), "limit of this model is 7"),
+    ],
+)
+def test_what_is_no_batch_of_token_ids_is_refused(ids, words):
+    with pytest.raises(ValueError, match=words):
+        make_text(num_positions=8)(ids)
+
+
+@pytest.mark.parametrize(
+    ("samples", "frames"), [(399, 0), (400, 1), (16_000, 49), (16_001, 49), (240_000, 749)]
+)
+def test_number_of_frames(samples, frames):
+    assert num_audio_frames(samples) == frames
+    if 0 < samples < 20_000 and frames:
+        assert make_audio()(torch.randn(1, samples)).x_BLD.shape[1] == frames + 1
+
+
+def padded_clip():
+    clip = torch.randn(1, 8000)
+    batch = torch.cat([clip, torch.zeros(1, 4000)], 1)
+    pad = torch.arange(num_audio_frames(12_000))[None] >= num_audio_frames(8000)
+    return clip, batch, pad
+
+
+def test_masked_audio_padding_changes_nothing_and_compat_padding_leaks():
+    clip, batch, pad = padded_clip()
+    for padding, changes in (("masked", False), ("compat", True)):
+        adapter = make_audio(padding=padding)
+        alone = adapter(clip).x_BLD
+        padded = adapter(batch, pad)
+        assert not padded.x_BLD[:, alone.shape[1] :].any()
+        difference = (padded.x_BLD[:, : alone.shape[1]] - alone).abs().amax(2)[0]
+        assert (difference[-1] > 1e-3) == changes
+        assert difference[: -2 * 2 * 2].max() < 1e-5  # two convolutions reach two frames each
+
+
+@pytest.mark.parametrize("kernel", [4, 5])
+def test_an_even_positional_kernel_keeps_the_length(kernel):
+    assert make_audio(pos_kernel=kernel)(torch.randn(2, 4000)).x_BLD.shape == (2, 13, 16)
+
+
+def test_what_is_no_batch_of_clips_is_refused():
+    adapter = make_audio()
+    for waves, words in (
+        (torch.zeros(1, 399), "at least"),
+        (torch.zeros(16_000), "expected"),
+        (torch.zeros(1, 327_761 + 320), "limit is 1023"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            adapter(waves)
+    with pytest.raises(ValueError, match="padding mask"):
+        adapter(torch.zeros(1, 16_000), torch.zeros(1, 50, dtype=torch.bool))
+
+
+def test_the_longest_clip_fits():
+    samples = 327_759  # the official limit, 20.48 s
+    assert num_audio_frames(samples) + 1 == MAX_POSITIONS
+    tokens = make_audio()(torch.zeros(1, samples))
+    assert tokens.bias(0, torch.float32).shape == (1, 2, MAX_POSITIONS, MAX_POSITIONS)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "inputs"),
+    [
+        (make_text, torch.tensor([[5, 6, 7, 8, 2]])),
+        (make_adapter, torch.randn(1, 3, 32, 48)),
+        (make_audio, torch.randn(1, 4000)),
+    ],
+)
+def test_keeping_everything_is_not_masking(adapter, inputs):
+    adapter = adapter()
+    whole = adapter(inputs)
+    kept = adapter(inputs, keep_BP=torch.arange(whole.x_BLD.shape[1])[None])
+    assert torch.equal(whole.x_BLD, kept.x_BLD)
+    assert kept.pad_BL is None
+    assert torch.equal(whole.bias(0, torch.float32), kept.bias(0, torch.float32))
+
+
+def test_kept_tokens_bring_their_positions_and_bias():
+    adapter, ids = make_text(), torch.tensor([[5, 6, 7, 8, 2], [5, 6, 7, 8, 2]])
+    whole, kept = adapter(ids), adapter(ids, keep_BP=torch.tensor([[0, 2, 5], [0, 4, -1]]))
+    assert kept.pad_BL.tolist() == [[False] * 3, [False, False, True]]
+    assert torch.equal(kept.x_BLD[0], whole.x_BLD[0, [0, 2, 5]])
+    assert torch.equal(kept.x_BLD[1, :2], whole.x_BLD[1, [0, 4]])
+    bias, all_bias = kept.bias(0, torch.float32), whole.bias(0, torch.float32)
+    assert torch.equal(bias[0], all_bias[0][:, [0, 2, 5]][:, :, [0, 2, 5]])
+    assert torch.equal(bias[1, :, :2, :2], all_bias[0][:, [0, 4]][:, :, [0, 4]])

@@ -8,6 +8,7 @@ from mmonepeace.layers.position import (
     resample_pos_embed,
     resample_rpb,
     rpb_index,
+    rpb_index_1d,
     rpb_side,
 )
 
@@ -139,3 +140,32 @@ def test_a_table_that_does_not_match_its_grid_is_refused():
 def test_bias_has_one_copy_for_the_batch():
     bias = RelativePositionBias2D(4, 2, 3)
     assert bias((4, 4), 1, torch.float32).shape == (1, 2, 17, 17)
+
+
+# The values that the specification of the official map gives.
+@pytest.mark.parametrize(
+    ("buckets", "values"),
+    [
+        (256, {0: 255, 128: 383, 129: 384, 130: 384, 133: 386, 200: 411, 500: 467, 999: 509}),
+        (256, {1007: 510, -1: 254, -128: 127, -129: 126}),
+        (512, {0: 511, 256: 767, 257: 768, 258: 769, 500: 891, 999: 1018, -256: 255, -257: 254}),
+    ],
+)
+def test_bucket_of_a_distance(buckets, values):
+    index = rpb_index_1d(buckets, 1024)
+    for distance, bucket in values.items():
+        query, key = (distance + 1, 1) if distance >= 0 else (1, 1 - distance)
+        assert index[query, key] == bucket
+
+
+def test_1d_index_of_a_prefix_is_a_prefix_of_the_index():
+    assert torch.equal(rpb_index_1d(32, 20), rpb_index_1d(32, 100)[:20, :20])
+
+
+def test_1d_index_reaches_every_row_and_no_other():
+    assert rpb_index_1d(8, 1024).unique().tolist() == [*range(15), 15, 16, 17]
+
+
+def test_a_sequence_beyond_the_reach_is_refused():
+    with pytest.raises(ValueError, match="1025 tokens"):
+        rpb_index_1d(256, 1025)

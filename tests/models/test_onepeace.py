@@ -7,15 +7,7 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmonepeace import checkpoint
 from mmonepeace.models import OnePeace
 from mmonepeace.spec import ARCHS
-from tests.conftest import ROOT, TINY
-
-
-def randomise(model):
-    """Parameters away from their initial values, so that each one matters."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.uniform_(-0.3, 0.3)
-    return model
+from tests.conftest import ROOT, TINY, randomise
 
 
 def save(model, path, **meta):

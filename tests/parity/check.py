@@ -9,6 +9,7 @@ Only the public classes and the converter are used, so a pass is a statement abo
 """
 
 import argparse
+import hashlib
 import json
 import math
 import re
@@ -28,9 +29,11 @@ from torch import Tensor
 
 from mmonepeace import checkpoint
 from mmonepeace.engine.optim import LayerDecayRule
-from mmonepeace.layers.position import resample_pos_embed, resample_rpb, rpb_index
-from mmonepeace.models import OnePeace
+from mmonepeace.layers.heads import ClassificationHead
+from mmonepeace.layers.position import resample_pos_embed, resample_rpb, rpb_index, rpb_index_1d
+from mmonepeace.models import OnePeace, OnePeaceClassifier, OnePeaceRetriever
 from mmonepeace.spec import Arch
+from tests.parity import rules_data
 
 Tensors = dict[str, Tensor]
 
@@ -62,13 +65,22 @@ class Case:
             merged.update({new: tensors[old] for new, old in names.items()})
         return merged
 
-    def compare(self, name: str, actual: Tensor, expected: Tensor) -> None:
-        """Record the error of one tensor."""
+    def compare(
+        self,
+        name: str,
+        actual: Tensor,
+        expected: Tensor,
+        atol: float | None = None,
+        where: Tensor | None = None,
+    ) -> None:
+        """Record the error of one tensor, where it has a meaning."""
         if actual.shape != expected.shape:
             self.failures.append(f"{name}: shape {tuple(actual.shape)} != {tuple(expected.shape)}")
             return
+        if where is not None:
+            actual, expected = actual[where], expected[where]
         difference = (actual.double() - expected.double()).abs()
-        allowed = self.atol + self.rtol * expected.double().abs()
+        allowed = (self.atol if atol is None else atol) + self.rtol * expected.double().abs()
         self.error = max(self.error, difference.max().item() if difference.numel() else 0.0)
         # `not <=` rather than `>`: a NaN fails.
         if not bool((difference <= allowed).all()):
@@ -78,6 +90,28 @@ class Case:
         """Record a fact that is no tensor."""
         if not holds:
             self.failures.append(message)
+
+
+def rpb_token_1d(case: Case) -> None:
+    for bucket, facts in case.manifest["buckets"].items():
+        index = rpb_index_1d(int(bucket), case.config["max_position"]).long()
+        digest = hashlib.sha256(index.numpy().tobytes()).hexdigest()
+        case.check_that(
+            digest == facts["sha256_of_int64_1024x1024_table_with_cls_rows"],
+            f"the table of {bucket} buckets differs",
+        )
+    for name, expected in case.outputs.items():
+        kind, bucket = name.split(".")
+        if kind == "bucket_by_distance":
+            # Row and column 1 have no CLS: they hold every distance.
+            index = rpb_index_1d(int(bucket), case.config["max_position"])
+            reach = case.config["max_position"] - 2
+            middle = len(expected) // 2
+            case.compare(name, index[1:, 1], expected[middle : middle + reach + 1])
+            case.compare(name, index[1, 1:], expected[middle - reach : middle + 1].flip(0))
+        else:
+            side = len(expected)
+            case.compare(name, rpb_index_1d(int(bucket), side), expected)
 
 
 def rpb_image_2d(case: Case) -> None:
@@ -159,53 +193,249 @@ def vision_seg_backbone(case: Case) -> None:
         case.compare("maps", maps.flatten(2).transpose(1, 2), expected[:, 1:])
 
 
-def encode_image(case: Case) -> None:
-    config = case.config["encoder"]
-    image = config["image_adapter"]
-    arch = Arch(
-        config["embed_dim"],
-        config["layers"],
-        config["attention_heads"],
-        config["ffn_embed_dim"],
+def _arch(encoder: dict[str, Any]) -> Arch:
+    image = encoder["image_adapter"]
+    return Arch(
+        encoder["embed_dim"],
+        encoder["layers"],
+        encoder["attention_heads"],
+        encoder["ffn_embed_dim"],
         stem={"hmlp": "hmlp", "mlp": "conv"}[image["vision_encoder_type"]],
-        sub_norm=config["magneto_scale_attn"],
-        head_scale=config["scale_heads"],
-        post_attn_norm=config["scale_attn"],
+        sub_norm=encoder["magneto_scale_attn"],
+        head_scale=encoder["scale_heads"],
+        post_attn_norm=encoder["scale_attn"],
         embed_norm=image["layernorm_embedding"],
         type_embed=image["add_type_embedding"],
     )
-    converted = checkpoint.to_own(case.weights()).weights
-    per_block = "adapters.image.rpb.tables.1" in converted
-    model = OnePeace(
-        arch,
+
+
+def _backbone(config: dict[str, Any], weights: Tensors) -> dict[str, Any]:
+    """The configuration of our backbone, from that of the reference."""
+    encoder = config["encoder"]
+    text, image, audio = (encoder[f"{m}_adapter"] for m in ("text", "image", "audio"))
+    converted = checkpoint.to_own(weights).weights
+    options = {
+        "text": lambda: dict(
+            vocab_size=len(converted["adapters.text.embed_tokens.weight"]),
+            num_buckets=text["bucket_size"],
+        ),
+        "image": dict,
+        "audio": lambda: dict(
+            feature_dim=int(re.search(r"\((\d+),", audio["feature_encoder_spec"])[1]),
+            num_buckets=audio["bucket_size"],
+            pos_depth=audio["conv_pos_depth"],
+            pos_kernel=max(3, audio["conv_pos_width"] // audio["conv_pos_depth"]),
+            pos_groups=audio["conv_pos_groups"],
+            pos_pre_norm=audio["conv_pos_pre_ln"],
+        ),
+    }
+    # A modality whose FFN is switched off is no branch of this model.
+    present = [
+        m for m in options if encoder[f"use_{m}_moe"] and f"adapters.{m}.cls_token" in converted
+    ]
+    per_block = any(f"adapters.{m}.rpb.tables.1" in converted for m in present)
+    return dict(
+        arch=_arch(encoder),
+        modalities={m: options[m]() for m in present},
         img_size=16 * image["rel_bucket_size"],
         rpb="per_block" if per_block else "shared",
         final_norm=True,
-    ).eval()
-    _load_into(model, converted)
-    with torch.no_grad():
-        tokens = model.adapters["image"](case.inputs["src_images"])
-        blocks = model.layers(tokens, range(arch.depth))
-        features = model.encode(tokens)["image"]
-        cls = torch.nn.functional.linear(
-            features[:, 0],
-            converted["projections.image.weight"],
-            converted["projections.image.bias"],
-        )
-        got = {
-            "image_logits": torch.nn.functional.normalize(cls, dim=1),
-            "image_features": features,
-            "inter.encoder.image_features": features,
-            "inter.adapter.image.x": tokens.x_BLD,
-            "inter.adapter.image.bias_layer0": tokens.bias(0, torch.float32),
-            "inter.adapter.image.padding_mask": torch.zeros(features.shape[:2], dtype=torch.bool),
-            **{f"inter.layer{i}": x for i, x in enumerate(blocks)},
+    )
+
+
+def _official_file(weights: Tensors, folder: str) -> str:
+    """A file as the official code writes it."""
+    path = Path(folder) / "official.pt"
+    torch.save({"args": None, "cfg": None, "model": weights}, path)
+    return str(path)
+
+
+def _load(model: Any, weights: Tensors, allow_missing: tuple[str, ...] = ()) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        model.load_checkpoint(_official_file(weights, folder), allow_missing)
+    return model.eval()
+
+
+def _inputs(case: Case) -> dict[str, Any]:
+    """Modality -> what our adapters take."""
+    found: dict[str, Any] = {}
+    if "src_tokens" in case.inputs:
+        found["text"] = case.inputs["src_tokens"]
+    if "src_images" in case.inputs:
+        found["image"] = case.inputs["src_images"]
+    if "src_audios" in case.inputs:
+        # The reference counts CLS in the mask.
+        found["audio"] = (case.inputs["src_audios"], case.inputs["audio_padding_masks"][:, 1:])
+    return found
+
+
+def encode(case: Case) -> None:
+    """Features, embeddings and every intermediate value; single modalities and joint ones."""
+    weights = case.weights()
+    model = _load(OnePeaceRetriever(_backbone(case.config, weights)), weights)
+    inputs = _inputs(case)
+    backbone = model.backbone
+    tokens = backbone.embed(inputs)
+    blocks = backbone.layers(tokens, range(backbone.arch.depth))
+    features = backbone.encode(tokens)
+    pads = tokens.split(torch.zeros(tokens.x_BLD.shape[:2], dtype=torch.bool) if tokens.pad_BL is None else tokens.pad_BL)  # fmt: skip
+    got = {f"inter.layer{i}": (x, torch.cat(list(pads.values()), 1)) for i, x in enumerate(blocks)}
+    for name, x in features.items():
+        alone = backbone.embed({name: inputs[name]})
+        got |= {
+            f"{name}_features": (x, pads[name]),
+            f"inter.encoder.{name}_features": (x, pads[name]),
+            f"inter.adapter.{name}.x": (alone.x_BLD, pads[name]),
+            f"inter.adapter.{name}.bias_layer0": (alone.bias(0, torch.float32), None),
+            f"inter.adapter.{name}.padding_mask": (pads[name], None),
         }
+        if len(features) == 1:
+            got[f"{name}_logits"] = (model(inputs)[name], None)
+        valid = case.inputs.get(f"{name}_valid")
+        case.check_that(valid is None or valid.equal(~pads[name]), f"{name}: padding differs")
     for name, expected in case.outputs.items():
         if name not in got:
             case.check_that(False, f"{name}: no rule for this output")
-        else:
-            case.compare(name, got[name], expected)
+            continue
+        actual, pad = got[name]
+        case.compare(name, actual, expected, where=None if pad is None else ~pad)
+
+
+def retrieval(case: Case) -> None:
+    """Normalised projected CLS of each modality, and the temperature."""
+    weights = case.weights()
+    model = _load(OnePeaceRetriever(_backbone(case.config, weights)), weights)
+    _compare_embeddings(case, model)
+
+
+def _compare_embeddings(case: Case, model: OnePeaceRetriever) -> None:
+    got = {f"{name}_logits": x for name, x in model(_inputs(case)).items()}
+    got["logit_scale_exp"] = model.scale()
+    for name, expected in case.outputs.items():
+        case.compare(name, got[name], expected)
+
+
+def criterion_retrieval(case: Case) -> None:
+    """Loss, share of right answers and the norm of every gradient."""
+    weights = case.weights()
+    config = Case(case.root, case.manifest["weights"]["model_case"]).config
+    smoothing = case.config.get("criterion", {}).get("label_smoothing", 0.0)
+    model = OnePeaceRetriever(_backbone(config, weights), label_smoothing=smoothing)
+    _load(model, weights)
+    with torch.enable_grad():
+        losses = model(_inputs(case), mode="loss")
+        (name,) = (key for key in losses if key.startswith("loss"))
+        losses[name].backward()
+    case.compare("loss", losses[name].detach(), case.outputs["loss"])
+    case.compare("log.logit_scale_exp", losses["logit_scale"], case.outputs["log.logit_scale_exp"])
+    number = case.outputs["log.nsentences"]
+    letters = {"i": "image", "a": "audio", "t": "text"}
+    for key, expected in case.outputs.items():
+        if match := re.fullmatch(r"log\.(.)2(.)_ncorrect", key):
+            share = losses[f"acc_{letters[match[1]]}_to_{letters[match[2]]}"]
+            case.compare(key, share * number, expected)
+    gradients = {n.removeprefix("backbone."): p.grad for n, p in model.named_parameters()}
+    rtol = case.manifest["tolerance"]["grad_norm_rtol"]
+    for key, expected in case.manifest["grad_norms"].items():
+        own = checkpoint.own_name(key) or ""
+        gradient = gradients.get(own)
+        if own == "adapters.image.pos_embed" and len(weights[key]) != len(gradient):
+            # We resample positions once, when they are loaded; the reference in each forward.
+            gradient = _pulled_back(gradient, len(weights[key]))
+        got = 0.0 if gradient is None else gradient.norm().item()
+        case.check_that(
+            math.isclose(got, expected, rel_tol=rtol, abs_tol=1e-6), f"{key}: {got} != {expected}"
+        )
+
+
+def _pulled_back(gradient: Tensor, rows: int) -> Tensor:
+    """Gradient of the stored position table, from that of the resampled one."""
+    table = torch.zeros(rows, gradient.shape[1], requires_grad=True)
+    side = math.isqrt(len(gradient) - 1)
+    with torch.enable_grad():
+        resample_pos_embed(table, (side, side)).backward(gradient)
+    return table.grad
+
+
+def _head(config: dict[str, Any]) -> dict[str, Any]:
+    return dict(
+        num_classes=config["num_classes"],
+        attn_pooling=config["attn_pooling"],
+        pooler=config["use_pooler"],
+        hidden_ratio=config["head_scale_ratio"],
+        num_views=2 if config.get("use_two_images") else 1,
+    )
+
+
+def head_classify(case: Case) -> None:
+    config = case.config
+    arch = Arch(config["input_dim"], 1, config["num_heads"], config["input_dim"])
+    head = ClassificationHead(arch, **_head(config)).eval()
+    names = {
+        checkpoint.own_name(f"classify_head.{key.removeprefix('classify_head.')}"): value
+        for key, value in case.weights().items()
+    }
+    head.load_state_dict({name.removeprefix("head."): value for name, value in names.items()})
+    views = [
+        (case.inputs[name], case.inputs["padding_mask"])
+        for name in ("features", "features_2")
+        if name in case.inputs
+    ]
+    case.compare("logits", head(views), case.outputs["logits"])
+
+
+def _classifier(case: Case, weights: Tensors) -> OnePeaceClassifier:
+    return OnePeaceClassifier(
+        _backbone(case.config, weights),
+        _head(case.config),
+        pool_over="image" if case.config["use_image_features"] else None,
+    )
+
+
+def _compare_logits(case: Case, model: OnePeaceClassifier) -> None:
+    inputs: Any = _inputs(case)
+    if "src_images_2" in case.inputs:
+        inputs = [inputs, inputs | {"image": (case.inputs["src_images_2"], True)}]
+    case.compare("logits", model(inputs), case.outputs["logits"])
+
+
+def classify(case: Case) -> None:
+    weights = case.weights()
+    _compare_logits(case, _load(_classifier(case, weights), weights))
+
+
+def load_pretrained(case: Case) -> None:
+    """A pretrained file into a fine-tuning model: copied, resampled, decoupled; then forward."""
+    weights = case.weights()
+    retrieval = case.config.get("copy_rel_pos_table") is not None
+    config = _backbone(case.config, weights) | {"rpb": "per_block"}
+    # The heads tell which branches the fine-tuned model has.
+    wanted = {"vl": ("text", "image"), "al": ("text", "audio"), "val": ("text", "image", "audio")}
+    wanted |= {m: (m,) for m in ("text", "image", "audio")}
+    names = wanted[case.config["head_type"]]
+    config["modalities"] = {m: o for m, o in config["modalities"].items() if m in names}
+    if retrieval:
+        model: Any = OnePeaceRetriever(config)
+    else:
+        model = OnePeaceClassifier(
+            config, _head(case.config), "image" if case.config["use_image_features"] else None
+        )
+    _load(model, weights, ("head.",))
+    state = {k.removeprefix("backbone."): v for k, v in model.state_dict().items()}
+    atol = case.manifest["tolerance"].get("transformed_atol")
+    for key, entry in case.manifest["transformed"].items():
+        expected = load_file(case.root / entry["file"])[entry["key"]]
+        case.compare(key, state[checkpoint.own_name(key)], expected, atol=atol)
+    kept = {
+        checkpoint.own_name(key): load_file(case.root / entry["file"])[entry["key"]]
+        for key, entry in case.manifest["kept_initial"].items()
+        if checkpoint.own_name(key)  # index maps are recomputed
+    }
+    model.load_state_dict(kept, strict=False)
+    if retrieval:
+        _compare_embeddings(case, model)
+    else:
+        _compare_logits(case, model)
 
 
 def layer_decay(case: Case) -> None:
@@ -263,8 +493,17 @@ RULES: tuple[tuple[str, Callable[[Case], Any]], ...] = (
     ("abs_pos_resize*", abs_pos_resize),
     ("vision_convert*", vision_convert),
     ("vision_seg_backbone*", vision_seg_backbone),
-    ("encode_image*", encode_image),
+    ("encode_*", encode),
+    ("rpb_token_1d*", rpb_token_1d),
+    ("retrieval_*", retrieval),
+    ("criterion_*_retrieval*", criterion_retrieval),
+    ("head_classify_*", head_classify),
+    ("classify_*", classify),
+    ("load_pretrained_*", load_pretrained),
     ("layer_decay*", layer_decay),
+    ("bpe_text*", rules_data.bpe_text),
+    ("audio_preprocess*", rules_data.audio_preprocess),
+    ("image_preprocess*", rules_data.image_preprocess),
 )
 
 

@@ -1,0 +1,463 @@
+"""Embeddings of images, texts and sounds, from a checkpoint alone.
+
+Shapes: N items, Q queries, D width, h x w patches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmengine.config import Config
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from mmonepeace import checkpoint
+from mmonepeace.datasets import audio_io, image_io
+from mmonepeace.datasets.tokenizer import Tokenizer
+from mmonepeace.models import OnePeaceRetriever
+from mmonepeace.registry import MODELS
+from mmonepeace.spec import MAX_AUDIO_SECONDS, PATCH_SIZE, patch_grid
+
+ImageLike = str | Path | Image.Image | np.ndarray | Tensor
+AudioLike = str | Path | tuple[np.ndarray | Tensor, int]
+Embeddings = np.ndarray | Tensor
+
+DTYPES = {
+    **dict.fromkeys(("fp32", "float32"), torch.float32),
+    **dict.fromkeys(("bf16", "bfloat16"), torch.bfloat16),
+    **dict.fromkeys(("fp16", "float16"), torch.float16),
+}
+READERS = 4  # threads that decode files while the model runs
+
+
+class _Piece(NamedTuple):
+    """Part of an item that goes through the model at once, such as a window of a long sound."""
+
+    item: int
+    inputs: dict[str, Tensor]
+
+
+class Embedder:
+    """Images, texts and sounds as vectors of unit length in one space.
+
+    The result of an item depends on no other item of the call, beyond rounding.
+
+    Args:
+        model: on its device.
+        tokenizer: needed for text only; its ids must be those of the model.
+        image_size: side of the square that images are resized to, in pixels; None takes the size
+            that the model keeps its positions for.
+        keep_ratio: resize to about as many pixels without squashing.
+        batch_size: pieces in one forward pass.
+        window_seconds: longer sounds are cut into windows of this length, at most 20.48.
+        hop_seconds: from the start of one window to that of the next.
+        output: what embeddings come as: float32 "numpy" arrays, or "torch" tensors on the CPU.
+        progress: show a progress bar; None shows one for more than four batches.
+        fingerprint: tells models apart, see `fingerprint`.
+    """
+
+    def __init__(
+        self,
+        model: OnePeaceRetriever,
+        tokenizer: Tokenizer | None = None,
+        *,
+        image_size: int | None = None,
+        keep_ratio: bool = False,
+        batch_size: int = 32,
+        window_seconds: float = MAX_AUDIO_SECONDS,
+        hop_seconds: float = MAX_AUDIO_SECONDS / 2,
+        output: Literal["numpy", "torch"] = "numpy",
+        progress: bool | None = None,
+        fingerprint: str | None = None,
+    ) -> None:
+        if output not in ("numpy", "torch"):
+            raise ValueError(f"output is {output!r}; choose 'numpy' or 'torch'.")
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.keep_ratio = keep_ratio
+        self.batch_size = batch_size
+        self.windows = (window_seconds, hop_seconds)
+        self.output = output
+        self.progress = progress
+        self.fingerprint = fingerprint or fingerprint_of(model.state_dict())
+        adapters = model.backbone.adapters
+        if "image" in adapters:
+            image_size = image_size or PATCH_SIZE * adapters["image"].rpb.side
+        self.image_size = image_size
+        if tokenizer and "text" in adapters:
+            rows = adapters["text"].embed_tokens.num_embeddings
+            if tokenizer.vocab_size > rows:
+                raise ValueError(
+                    f"the tokenizer has {tokenizer.vocab_size} tokens, the model {rows}. Use the "
+                    "tokenizer.json that the model was trained with."
+                )
+        self._loaders: dict[str, Callable[[Any], list[Tensor]]] = {
+            "image": self._load_image,
+            "text": self._load_text,
+            "audio": self._load_audio,
+        }
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        tokenizer: str | Path | Tokenizer | None = None,
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype = "fp32",
+        **options: Any,
+    ) -> Embedder:
+        """Build the model that a file describes.
+
+        Args:
+            path: a checkpoint of any official or own layout: sizes and branches are read from its
+                weights. Or a config (.py) whose `model` is an `OnePeaceRetriever` that names its
+                checkpoint in `init_cfg` or `load_from`.
+            tokenizer: file or object; by default `tokenizer.json` beside the checkpoint.
+            device: by default a GPU if there is one.
+            dtype: "fp32", "bf16", "fp16", or a torch dtype, of weights and activations.
+            options: see `Embedder`.
+
+        Raises:
+            mmonepeace.checkpoint.CheckpointError: if the file cannot be used, or has no
+                projections.
+            ValueError: for an unknown dtype.
+        """
+        wanted = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+        if wanted not in DTYPES.values():
+            raise ValueError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPES)}.")
+        path = Path(path)
+        if path.suffix == ".py":
+            model, path = _from_config(path)
+        else:
+            converted = checkpoint.read_own(path)
+            if not any(name.startswith("projections.") for name in converted.weights):
+                raise checkpoint.CheckpointError(
+                    f"{path}: has no projections, so it gives no embeddings. Use a file of the "
+                    "pretrained or a retrieval model, not one of its vision branch."
+                )
+            # The weights of the file become those of the model: nothing is allocated twice.
+            with torch.device("meta"):
+                model = OnePeaceRetriever(checkpoint.describe(converted.weights, converted.meta))
+            del converted
+            model.load_checkpoint(str(path))
+        if not isinstance(tokenizer, Tokenizer):
+            beside = path.parent / "tokenizer.json"
+            file = tokenizer or (beside if beside.is_file() else None)
+            tokenizer = Tokenizer.from_file(file) if file else None
+        options.setdefault("fingerprint", fingerprint_of(model.state_dict()))
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(model.to(device, wanted), tokenizer, **options)
+
+    # ---------------------------------------------------------------------------- embeddings
+
+    def encode_image(
+        self, images: Iterable[ImageLike], errors: dict[int, str] | None = None
+    ) -> Embeddings:
+        """Embed images.
+
+        Args:
+            images: paths, PIL images, arrays (H, W, 3) or tensors (3, H, W) of uint8 or of floats
+                in 0..1; any sizes.
+            errors: takes index -> reason for what cannot be read; its row is NaN. None raises
+                at the first such item.
+
+        Returns:
+            (N, D) float32 of unit length.
+
+        Raises:
+            ValueError: if an image cannot be read, or the model has no image branch.
+        """
+        return self._encode({"image": images}, errors)
+
+    def encode_text(self, texts: Iterable[str], errors: dict[int, str] | None = None) -> Embeddings:
+        """Embed texts; case is ignored, what exceeds 70 tokens is cut.
+
+        Args:
+            texts: strings.
+            errors: as in `encode_image`.
+
+        Returns:
+            (N, D) float32 of unit length.
+
+        Raises:
+            ValueError: if there is no tokenizer, or the model has no text branch.
+        """
+        return self._encode({"text": texts}, errors)
+
+    def encode_audio(
+        self, clips: Iterable[AudioLike], errors: dict[int, str] | None = None
+    ) -> Embeddings:
+        """Embed sounds of any length.
+
+        A sound longer than a window is cut into overlapping windows, the last one ending with it;
+        the mean of their embeddings, brought to unit length, is its own.
+
+        Args:
+            clips: paths, or pairs of samples (S,) or (S, channels) and their rate in Hz.
+            errors: as in `encode_image`.
+
+        Returns:
+            (N, D) float32 of unit length.
+
+        Raises:
+            ValueError: if a clip cannot be read, or the model has no audio branch.
+        """
+        return self._encode({"audio": clips}, errors)
+
+    def encode_joint(
+        self, errors: dict[int, str] | None = None, **modalities: Iterable[Any]
+    ) -> Embeddings:
+        """Embed items of several modalities that see each other in attention.
+
+        The mean of the projected CLS of all modalities, brought to unit length. The released
+        weights were trained with such joint encodings, but not to compare them by cosine: for
+        search, `combine` of separate embeddings is what the paper does.
+
+        Args:
+            errors: as in `encode_image`.
+            modalities: two or more of text, image, audio, as the other methods take them, all of
+                one length. Of a long sound, the first window is taken.
+
+        Returns:
+            (N, D) float32 of unit length.
+        """
+        return self._encode(modalities, errors)
+
+    def heat_maps(self, image: ImageLike, queries: Embeddings) -> Embeddings:
+        """How much each place of an image is like each query.
+
+        Args:
+            image: see `encode_image`; it is not squashed, and resized to `image_size` squared
+                pixels.
+            queries: (Q, D) embeddings of any modality.
+
+        Returns:
+            (Q, H, W) cosines of the projected patches with the queries, at the image's own size.
+        """
+        picture = image_io.to_rgb(image)
+        resized = image_io.resize(picture, self.image_size, keep_ratio=True)
+        pixels = self._batch({"image": [image_io.to_tensor(resized)]})
+        with torch.inference_mode():
+            features = self.model.backbone.encode(self.model.backbone.embed(pixels))["image"]
+            patches = self.model.project({"image": features[0, 1:]})["image"]
+            cosines = _tensor(queries).to(patches) @ patches.t()
+            grid = patch_grid(*pixels["image"].shape[-2:])
+            maps = F.interpolate(
+                cosines.unflatten(1, grid)[None],
+                size=(picture.height, picture.width),
+                mode="bicubic",
+                align_corners=False,
+            )
+        return self._give(maps[0])
+
+    # ------------------------------------------------------------------------- one item at a time
+
+    def _load_image(self, image: ImageLike) -> list[Tensor]:
+        picture = image_io.resize(image_io.to_rgb(image), self.image_size, self.keep_ratio)
+        return [image_io.to_tensor(picture)]
+
+    def _load_text(self, text: str) -> list[Tensor]:
+        if self.tokenizer is None:
+            raise ValueError(
+                "there is no tokenizer. Put tokenizer.json beside the checkpoint or pass its path; "
+                "tools/convert_tokenizer.py makes one from the official vocabulary files."
+            )
+        if not isinstance(text, str):
+            raise ValueError(f"a text is {text!r}, expected a string.")
+        return [torch.tensor(self.tokenizer.encode([text])[0])]
+
+    def _load_audio(self, clip: AudioLike) -> list[Tensor]:
+        wave = (
+            audio_io.to_mono_16k(np.asarray(clip[0]), clip[1])
+            if isinstance(clip, tuple)
+            else audio_io.load_audio(clip)
+        )
+        # Standardised as a whole, then cut: the official order.
+        windows = audio_io.split_windows(audio_io.standardise(wave), *self.windows)
+        return [torch.from_numpy(audio_io.fit_length(w, max_seconds=None)) for w in windows]
+
+    def _load(self, item: Mapping[str, Any]) -> list[dict[str, Tensor]] | ValueError:
+        """The pieces of an item, or why it has none."""
+        try:
+            parts = {name: self._loaders[name](value) for name, value in item.items()}
+        except ValueError as error:
+            return error
+        if len(parts) > 1:
+            return [{name: pieces[0] for name, pieces in parts.items()}]
+        ((name, pieces),) = parts.items()
+        return [{name: piece} for piece in pieces]
+
+    # ------------------------------------------------------------------------- many items
+
+    def _encode(
+        self, modalities: Mapping[str, Iterable[Any]], errors: dict[int, str] | None
+    ) -> Embeddings:
+        for name in modalities:
+            if name not in self.model.backbone.adapters or name not in self._loaders:
+                raise ValueError(
+                    f"the model has no {name} branch, only {tuple(self.model.backbone.adapters)}."
+                )
+        columns = {name: _listed(name, values) for name, values in modalities.items()}
+        counts = {name: len(values) for name, values in columns.items()}
+        if len(set(counts.values())) != 1:
+            raise ValueError(f"modalities have different numbers of items: {counts}.")
+        rows = zip(*columns.values(), strict=True)
+        items = [dict(zip(columns, row, strict=True)) for row in rows]
+        sums = torch.zeros(len(items), self.model.backbone.arch.embed_dim)
+        pieces: list[_Piece] = []
+        quiet = len(items) <= 4 * self.batch_size if self.progress is None else not self.progress
+        with (
+            ThreadPoolExecutor(READERS) as pool,
+            tqdm(total=len(items), desc="+".join(columns), disable=quiet) as bar,
+        ):
+            for i, loaded in enumerate(_read_ahead(pool, self._load, items, 4 * self.batch_size)):
+                if isinstance(loaded, ValueError):
+                    if errors is None:
+                        raise loaded
+                    errors[i] = str(loaded)
+                    sums[i] = torch.nan
+                else:
+                    pieces += [_Piece(i, inputs) for inputs in loaded]
+                if len(pieces) >= 4 * self.batch_size:
+                    self._add(sums, pieces)
+                    pieces = []
+                bar.update()
+            self._add(sums, pieces)
+        return self._give(F.normalize(sums, dim=1))
+
+    def _add(self, sums: Tensor, pieces: list[_Piece]) -> None:
+        """Run pieces through the model and add their embeddings to those of their items."""
+        groups = defaultdict(list)
+        for piece in pieces:
+            groups[self._group(piece.inputs)].append(piece)
+        for members in groups.values():
+            # Neighbours of like length need little padding.
+            members.sort(key=lambda piece: sum(x.numel() for x in piece.inputs.values()))
+            for start in range(0, len(members), self.batch_size):
+                batch = members[start : start + self.batch_size]
+                inputs = {name: [p.inputs[name] for p in batch] for name in batch[0].inputs}
+                owners = torch.tensor([piece.item for piece in batch])
+                sums.index_add_(0, owners, self._forward(self._batch(inputs)).cpu())
+
+    def _group(self, inputs: Mapping[str, Tensor]) -> tuple[Any, ...]:
+        """What pieces of one batch must have in common, so that they do not influence each other.
+
+        Images have one size. Audio in the official way has one length: there, padding matters.
+        """
+        key: list[Any] = []
+        if "image" in inputs:
+            key.append(inputs["image"].shape)
+        if "audio" in inputs and self.model.backbone.metadata()["audio_padding"] == "compat":
+            key.append(len(inputs["audio"]))
+        return tuple(key)
+
+    def _batch(self, inputs: Mapping[str, list[Tensor]]) -> dict[str, Any]:
+        """What the model takes, on its device, in its dtype."""
+        parameter = self.model.logit_scale
+        batch = self.model.data_preprocessor({"inputs": dict(inputs)})["inputs"]
+
+        def to(x: Any) -> Any:
+            if isinstance(x, tuple):
+                return tuple(map(to, x))
+            # Token ids and masks stay what they are.
+            return x.to(parameter.device, parameter.dtype if x.is_floating_point() else x.dtype)
+
+        return {name: to(value) for name, value in batch.items()}
+
+    @torch.inference_mode()
+    def _forward(self, inputs: dict[str, Any]) -> Tensor:
+        """(B, D) of unit length."""
+        if len(inputs) == 1:
+            return next(iter(self.model(inputs).values()))
+        features = self.model.backbone.encode(self.model.backbone.embed(inputs))
+        projected = self.model.project({name: x[:, 0] for name, x in features.items()})
+        return F.normalize(torch.stack(list(projected.values())).mean(0), dim=1)
+
+    def _give(self, result: Tensor) -> Embeddings:
+        result = result.float().cpu()
+        return result.numpy() if self.output == "numpy" else result
+
+
+def similarity(a: Embeddings, b: Embeddings) -> Embeddings:
+    """(N, M) cosines of two sets of embeddings (N, D) and (M, D)."""
+    return a @ b.T
+
+
+def combine(*embeddings: Embeddings, weights: Sequence[float] | None = None) -> Embeddings:
+    """One query of several: the weighted sum of embeddings, brought to unit length.
+
+    Args:
+        embeddings: each (D,) or (N, D), of any modality.
+        weights: one for each; negative ones take something away. None weighs all alike.
+
+    Raises:
+        ValueError: if numbers differ, or everything cancels out.
+    """
+    weights = [1.0] * len(embeddings) if weights is None else list(weights)
+    if len(weights) != len(embeddings) or not embeddings:
+        raise ValueError(f"{len(embeddings)} embeddings with {len(weights)} weights.")
+    total = sum(_tensor(e) * w for e, w in zip(embeddings, weights, strict=True))
+    if (total.norm(dim=-1) < 1e-6).any():
+        raise ValueError(f"the embeddings cancel out with weights {weights}.")
+    total = F.normalize(total, dim=-1)
+    return total.numpy() if isinstance(embeddings[0], np.ndarray) else total
+
+
+def fingerprint_of(weights: Mapping[str, Tensor]) -> str:
+    """A short name for a set of weights, whatever their order and file format."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        head = weights[name].detach().flatten()[:16].float().cpu()
+        digest.update(f"{name} {tuple(weights[name].shape)}".encode())
+        digest.update(head.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _from_config(path: Path) -> tuple[OnePeaceRetriever, Path]:
+    """The model of a config, and where its weights came from."""
+    config = Config.fromfile(path)
+    source = config.get("load_from") or (config.model.get("init_cfg") or {}).get("checkpoint")
+    model = MODELS.build(config.model)
+    if not isinstance(model, OnePeaceRetriever) or not source:
+        raise ValueError(
+            f"{path}: the model is {type(model).__name__} with weights from {source}; expected an "
+            "OnePeaceRetriever with init_cfg=dict(type='Pretrained', checkpoint=...) or load_from."
+        )
+    model.load_checkpoint(source)
+    return model, Path(source)
+
+
+def _listed(name: str, values: Iterable[Any]) -> list[Any]:
+    single = isinstance(values, str | Path | Image.Image) or (
+        isinstance(values, np.ndarray | Tensor) and values.ndim < 4
+    )
+    if single:
+        raise ValueError(f"{name} is one {type(values).__name__}; give a list, [x] for one item.")
+    return list(values)
+
+
+def _read_ahead(
+    pool: ThreadPoolExecutor, load: Callable[[Any], Any], items: Iterable[Any], ahead: int
+) -> Iterator[Any]:
+    """load(item) for each item, in order, at most `ahead` of them in memory."""
+    pending: deque = deque()
+    for item in items:
+        pending.append(pool.submit(load, item))
+        if len(pending) > ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+def _tensor(x: Embeddings) -> Tensor:
+    return torch.from_numpy(x) if isinstance(x, np.ndarray) else x

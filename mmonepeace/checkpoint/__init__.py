@@ -1,0 +1,47 @@
+"""Checkpoints: safe reading, official and own key names, conversion, fitting weights to a model.
+
+Reading never runs code from a file. Writing is safetensors or a torch file; the official vision
+layout is also written as the pickle its loaders expect.
+"""
+
+from mmonepeace.checkpoint.conversion import (
+    convert_file,
+    read_own,
+    to_official_full,
+    to_official_vision,
+)
+from mmonepeace.checkpoint.describe import describe
+from mmonepeace.checkpoint.fitting import LoadReport, fit_state_dict, key_table, load_model
+from mmonepeace.checkpoint.names import (
+    RECOMPUTED,
+    Conversion,
+    is_vision,
+    official_name,
+    own_name,
+    select_vision,
+    to_own,
+)
+from mmonepeace.checkpoint.reading import CheckpointError, read
+from mmonepeace.checkpoint.writing import write
+
+__all__ = [
+    "RECOMPUTED",
+    "CheckpointError",
+    "Conversion",
+    "LoadReport",
+    "convert_file",
+    "describe",
+    "fit_state_dict",
+    "is_vision",
+    "key_table",
+    "load_model",
+    "official_name",
+    "own_name",
+    "read",
+    "read_own",
+    "select_vision",
+    "to_official_full",
+    "to_official_vision",
+    "to_own",
+    "write",
+]

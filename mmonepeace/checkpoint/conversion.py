@@ -1,0 +1,162 @@
+"""From file to file: official layouts in, ours out, and the way back."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mmonepeace.checkpoint.names import Conversion, official_name, select_vision, to_own
+from mmonepeace.checkpoint.reading import CheckpointError, StateDict, naming, read
+from mmonepeace.checkpoint.writing import Progress, write
+from mmonepeace.layers.position import rpb_index, rpb_index_1d, rpb_side
+from mmonepeace.spec import MAX_POSITIONS
+
+
+def _index_1d(rows: int) -> Tensor:
+    return rpb_index_1d(rows // 2 - 1, MAX_POSITIONS).long()
+
+
+def _index_2d(rows: int) -> Tensor:
+    side = rpb_side(rows)
+    return rpb_index((side, side)).long()
+
+
+# Rows of a relative position table -> the index map that the official code keeps beside it.
+_INDEX_MAPS = {"text": _index_1d, "image": _index_2d, "audio": _index_1d}
+
+
+def _adapter_buffers(weights: StateDict, adapters: str) -> StateDict:
+    """Buffers of the official adapters, by adapter and name, from our tables and positions."""
+    buffers = {}
+    for modality, index_map in _INDEX_MAPS.items():
+        table = weights.get(f"{adapters}.{modality}.rpb.tables.0")
+        if table is not None:
+            buffers[f"{modality}_adapter.rp_bucket"] = index_map(len(table))
+    positions = weights.get(f"{adapters}.image.pos_embed")
+    if positions is not None:
+        buffers["image_adapter.position_idx"] = torch.arange(len(positions))
+    return buffers
+
+
+def _finish(result: Conversion, buffers: StateDict) -> Conversion:
+    result.rows += [("(computed)", name, "") for name in buffers]
+    result.weights.update(buffers)
+    return result
+
+
+def to_official_vision(converted: Conversion) -> Conversion:
+    """Our vision branch in the layout it came from, with the index maps the official code loads.
+
+    A full checkpoint becomes the exported vision layout.
+    """
+    layout = converted.meta["official_layout"].replace("full", "vision")
+    result = Conversion({}, {"official_layout": layout})
+    num_tables = 0
+    for key, value in converted.weights.items():
+        name = official_name(key)
+        assert name is not None, key
+        name = name.replace("encoder_wrapper.fusion_model.", "encoder.")
+        name = name.removeprefix("encoder_wrapper.")
+        if key.startswith("adapters.image.rpb.tables."):
+            block = key.rsplit(".", 1)[1]
+            num_tables += 1
+            if layout == "segmentation":
+                name = f"encoder.layers.{block}.rel_pos_table.weight"
+            elif layout == "classification":
+                name = "image_adapter.rel_pos_table.weight"
+        result.rows.append((key, name, ""))
+        result.weights[name] = value
+    buffers = _adapter_buffers(converted.weights, "adapters")
+    if layout == "segmentation":
+        index = buffers["image_adapter.rp_bucket"]
+        buffers = {f"encoder.layers.{i}.rp_bucket": index for i in range(num_tables)}
+    return _finish(result, buffers)
+
+
+def to_official_full(converted: Conversion) -> Conversion:
+    """Our weights, every modality, in the layout of the official full model, buffers included.
+
+    Raises:
+        CheckpointError: if the metadata is damaged.
+    """
+    weights, meta = converted.weights, converted.meta
+    kept = {"official_cfg": meta["official_cfg"]} if "official_cfg" in meta else {}
+    result = Conversion({}, {"official_layout": "full", **kept})
+    nested = "adapters.audio.pos_conv.0.weight" in weights
+    for key, value in weights.items():
+        name = official_name(key)
+        assert name is not None, key
+        if nested and key.startswith("adapters.audio.pos_conv.") and ".pos_conv.0." not in key:
+            name = name.replace("embed_positions.", "embed_positions.1.")
+        result.rows.append((key, name, ""))
+        result.weights[name] = value
+    buffers: StateDict = {}
+    for wrapper, body in (("encoder_wrapper", ""), ("decoder_wrapper", "decoder.")):
+        if any(key.startswith(f"{body}layers.") for key in weights):
+            found = _adapter_buffers(weights, f"{body}adapters")
+            buffers |= {f"{wrapper}.{name}": value for name, value in found.items()}
+            buffers[f"{wrapper}.fusion_model.version"] = torch.tensor([3.0])
+    try:
+        json.loads(meta.get("official_cfg", "null"))
+        if "official_buffers" in meta:  # as the file we came from had them
+            dtypes = {k: getattr(torch, v) for k, v in json.loads(meta["official_buffers"]).items()}
+            buffers = {k: v.to(dtypes[k]) for k, v in buffers.items() if k in dtypes}
+    except (ValueError, AttributeError, TypeError):
+        raise CheckpointError(
+            "official_cfg or official_buffers in its metadata is damaged."
+        ) from None
+    return _finish(result, buffers)
+
+
+def read_own(path: str | Path) -> Conversion:
+    """Read a checkpoint of any layout under our names.
+
+    Raises:
+        CheckpointError: naming the file, see `read` and `to_own`.
+    """
+    weights, meta = read(path)
+    with naming(path):
+        return to_own(weights, meta)
+
+
+Target = Literal["vision", "official-vision", "full", "official-full"]
+_CONVERSIONS: dict[Target, Callable[[Conversion], Conversion]] = {
+    "vision": select_vision,
+    "official-vision": lambda converted: to_official_vision(select_vision(converted)),
+    "full": lambda converted: converted,
+    "official-full": to_official_full,
+}
+
+
+def convert_file(
+    source: str | Path,
+    out: str | Path | None,
+    target: Target,
+    shard_size: int | None = None,
+    progress: Progress | None = None,
+) -> Conversion:
+    """Convert a checkpoint file; tensors pass from file to file one at a time.
+
+    Args:
+        source: any file that `read` takes.
+        out: file to write, see `write`; None converts without writing.
+        target: "full", every modality and head under our names; "vision", our vision branch
+            alone; "official-full" and "official-vision", the layouts of the official code.
+        shard_size: see `write`.
+        progress: see `write`.
+
+    Returns:
+        the conversion, for its table of keys.
+
+    Raises:
+        CheckpointError: if the source cannot be used or the target not be written.
+    """
+    converted = read_own(source)
+    with naming(source):
+        converted = _CONVERSIONS[target](converted)
+    if out is not None:
+        write(out, converted, shard_size, progress)
+    return converted

@@ -1,0 +1,219 @@
+"""Reading checkpoints of strangers: no code of a file is ever run, tensors stay on disk until used."""
+
+import io
+import json
+import pickle
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+StateDict = dict[str, Tensor]
+
+
+class CheckpointError(Exception):
+    """A file that cannot be used, or weights that do not fit. The message is for the user."""
+
+
+@contextmanager
+def naming(subject: str | Path) -> Iterator[None]:
+    """Put the file, or the parameter, in front of what is said about it."""
+    try:
+        yield
+    except (CheckpointError, ValueError) as error:
+        raise CheckpointError(f"{subject}: {error}") from None
+
+
+# Classes found in official files whose content nobody needs: replaced by inert stand-ins.
+_INERT_PACKAGES = {
+    "argparse", "collections", "datetime", "detectron2", "enum", "fairseq", "fvcore", "mmcv",
+    "mmengine", "numpy", "omegaconf", "one_peace", "pathlib", "typing", "yacs",
+}  # fmt: skip
+_INERT_BUILTINS = {
+    "set", "frozenset", "bytearray", "complex", "slice", "range", "list", "dict", "getattr",
+}  # fmt: skip
+
+
+class _Inert:
+    """Takes the place of an unknown class: accepts everything, does nothing."""
+
+    def __init__(self, *_args: Any, **_kwargs: Any) -> None: ...
+    def __setstate__(self, _state: Any) -> None: ...
+    def __setitem__(self, _key: Any, _value: Any) -> None: ...
+    def append(self, _item: Any) -> None: ...
+    def extend(self, _items: Any) -> None: ...
+
+
+def _load_storage(data: bytes) -> Any:
+    """What raw pickles call on the bytes of a tensor, restricted to weights."""
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+class _Memo(dict):
+    """What an unpickler may meet again; not the bytes of tensors, which would be held twice."""
+
+    def __setitem__(self, index: int, value: Any) -> None:
+        parts = value if isinstance(value, tuple) else (value,)
+        held = any(isinstance(part, bytes) for part in parts)
+        super().__setitem__(index, None if held else value)
+
+
+class _RestrictedUnpickler(pickle._Unpickler):  # the one in Python: the other's memo is its own
+    """Unpickler that knows tensors and containers, and calls nothing else."""
+
+    _ALLOWED: ClassVar = {
+        ("collections", "OrderedDict"): OrderedDict,
+        ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+        ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
+        ("torch.storage", "_load_from_bytes"): _load_storage,
+        ("torch", "Size"): torch.Size,
+        ("_codecs", "encode"): _Inert,  # part of a NumPy number
+    }
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.memo = _Memo()
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in self._ALLOWED:
+            return self._ALLOWED[module, name]
+        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+            return getattr(torch, name)
+        if (module == "torch" and name.endswith("Storage")) or (
+            module == "torch.storage" and name in ("TypedStorage", "UntypedStorage")
+        ):
+            return getattr(torch, name, None) or getattr(torch.storage, name)
+        package = module.split(".")[0]
+        if package in _INERT_PACKAGES or (
+            package in ("builtins", "__builtin__") and name in _INERT_BUILTINS
+        ):
+            return _Inert
+        raise CheckpointError(
+            f"refused: the file wants to call {module}.{name}, which is no part of a checkpoint. "
+            "Nothing was executed."
+        )
+
+
+class _RestrictedPickle:
+    """The face of the pickle module that `torch.load` expects."""
+
+    Unpickler = _RestrictedUnpickler
+
+    @staticmethod
+    def load(file: Any, **_kwargs: Any) -> Any:
+        return _RestrictedUnpickler(file).load()
+
+
+def _read_object(path: Path) -> Any:
+    with path.open("rb") as file:
+        head = file.read(2)
+    if head == b"PK":  # a torch file: the tensors stay on disk until they are used
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except pickle.UnpicklingError:
+            return torch.load(
+                path, map_location="cpu", weights_only=False, mmap=True,
+                pickle_module=_RestrictedPickle,
+            )  # fmt: skip
+    with path.open("rb") as file:
+        content = _RestrictedUnpickler(file).load()
+    if isinstance(content, int):  # the magic number of torch files before 1.6
+        return torch.load(
+            path, map_location="cpu", weights_only=False, pickle_module=_RestrictedPickle
+        )
+    return content
+
+
+def _read_safetensors(path: Path) -> tuple[StateDict, dict[str, str]]:
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:  # mapped: the tensors stay on disk until they are used
+        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+def index_of(path: Path) -> Path:
+    """The file that names the shards of a safetensors file (the Hugging Face convention)."""
+    return path.with_name(f"{path.name}.index.json")
+
+
+def _read_index(path: Path) -> tuple[StateDict, dict[str, Any]]:
+    index = json.loads(path.read_bytes())
+    shard_of = index["weight_map"]
+    shards: dict[str, StateDict] = {}
+    for name in sorted(set(shard_of.values())):
+        if Path(name).name != name or "\\" in name or not name.endswith(".safetensors"):
+            raise CheckpointError(
+                f"refused: shard {name!r} is no safetensors file beside the index."
+            )
+        if not path.with_name(name).is_file():
+            raise CheckpointError(f"shard {name} is missing; it belongs beside the index.")
+        with naming(name):
+            shards[name], _ = _read_safetensors(path.with_name(name))
+    meta = dict(index.get("metadata") or {})
+    meta.pop("total_size", None)
+    return {key: shards[name][key] for key, name in shard_of.items()}, meta
+
+
+def _read_any(path: Path) -> tuple[Any, dict[str, Any]]:
+    """Content and metadata of a file of any format."""
+    if path.suffix == ".json":
+        return _read_index(path)
+    with path.open("rb") as file:
+        head = file.read(9)
+    if head[8:] == b"{":
+        return _read_safetensors(path)
+    content, meta = _read_object(path), {}
+    if isinstance(content, Mapping):
+        if isinstance(content.get("meta"), Mapping):
+            meta = dict(content["meta"])
+        if isinstance(content.get("cfg"), Mapping):  # of fairseq; nobody needs it but fairseq
+            with suppress(TypeError, ValueError, RecursionError):
+                meta["official_cfg"] = json.dumps(content["cfg"])
+        for key in ("model", "state_dict"):
+            if isinstance(content.get(key), Mapping):
+                return content[key], meta
+    return content, meta
+
+
+def read(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
+    """Read the weights of a checkpoint without running code from it.
+
+    Safetensors and torch files are mapped: a tensor takes memory when it is used, not before.
+
+    Args:
+        path: safetensors, also in shards (its own name or that of the index), a torch file (also
+            with a fairseq, mmcv or detectron2 configuration inside), or the raw pickle of the
+            official vision branch.
+
+    Returns:
+        state dict on the CPU as named in the file, and its metadata (empty if none). The
+        configuration of a fairseq file is there as JSON, under `official_cfg`.
+
+    Raises:
+        CheckpointError: with one line naming the file, if it is missing, truncated, hostile, or
+            holds no weights.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors" and not path.exists() and index_of(path).is_file():
+        path = index_of(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file.")
+    try:
+        content, meta = _read_any(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    except Exception as error:  # noqa: BLE001  (a broken file can fail in any way)
+        reason = str(error).strip().split("\n")[0][:160] or type(error).__name__
+        raise CheckpointError(
+            f"{path}: cannot be read, it is truncated or no checkpoint ({reason})."
+        ) from None
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a state dict.")
+    weights = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    if not weights:
+        raise CheckpointError(f"{path}: holds no tensors, so it is no checkpoint of a model.")
+    return weights, meta

@@ -1,0 +1,204 @@
+"""Writing checkpoints: whole or not at all, one tensor in memory at a time."""
+
+import json
+import os
+import pickle
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from mmonepeace.checkpoint.names import Conversion
+from mmonepeace.checkpoint.reading import CheckpointError, StateDict, index_of
+
+Progress = Callable[[int, int], None]  # bytes written so far, bytes of all tensors
+
+_SAFETENSORS_DTYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
+    torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+
+
+class _Counted:
+    """A file that reports what was written to it."""
+
+    def __init__(self, file: BinaryIO, report: Callable[[int], None]) -> None:
+        self.file, self.report = file, report
+
+    def write(self, data: Any) -> int:
+        count = self.file.write(data)
+        self.report(count)
+        return count
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+@contextmanager
+def _appearing(paths: list[Path]) -> Iterator[list[Path]]:
+    """Temporary files that get their names, in order, when the block ends well; else none does."""
+    parts = [path.with_name(f".{path.name}.part") for path in paths]
+    placed: list[Path] = []
+    try:
+        yield parts
+        if len(paths) > 1:
+            paths[-1].unlink(missing_ok=True)  # an old index must not name new shards
+        for part, path in zip(parts, paths, strict=True):
+            part.replace(path)
+            placed.append(path)
+    except BaseException:
+        for path in placed:
+            path.unlink()
+        raise
+    finally:
+        for part in parts:
+            part.unlink(missing_ok=True)
+
+
+def _dump_safetensors(weights: Mapping[str, Tensor], meta: dict[str, str], file: Any) -> None:
+    """Write the safetensors format, which the library itself cannot do with a progress report."""
+    order = sorted(weights, key=lambda name: (-weights[name].element_size(), name))
+    header: dict[str, Any] = {"__metadata__": meta}
+    end = 0
+    for name in order:
+        value = weights[name]
+        if value.dtype not in _SAFETENSORS_DTYPES:
+            raise CheckpointError(f"{name}: safetensors files hold no {value.dtype}. Use .pth.")
+        start, end = end, end + value.nbytes
+        header[name] = {
+            "dtype": _SAFETENSORS_DTYPES[value.dtype],
+            "shape": list(value.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for name in order:
+        file.write(
+            weights[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+        )
+
+
+def _dump_torch(content: dict[str, Any], file: Any) -> None:
+    try:
+        torch.save(content, file)
+    except RuntimeError as error:  # closing the unfinished archive fails too, and hides why
+        raise (error.__context__ or error) from None
+
+
+def _dump_pickle(content: dict[str, Any], file: Any) -> None:
+    pickler = pickle.Pickler(file)
+    pickler.fast = True  # no memory of what was written: it would keep the bytes of every tensor
+    pickler.dump(content)
+
+
+def _alone(weights: StateDict) -> StateDict:
+    """Tensors without the rest of a larger storage, which torch and pickle would write too."""
+    return {
+        name: value
+        if value.is_contiguous() and value.untyped_storage().nbytes() == value.nbytes
+        else value.clone(memory_format=torch.contiguous_format)
+        for name, value in weights.items()
+    }
+
+
+def _split(weights: StateDict, limit: int) -> list[StateDict]:
+    """Shards of at most `limit` bytes; a larger tensor gets one for itself."""
+    shards: list[StateDict] = [{}]
+    size = 0
+    for name, value in weights.items():
+        if shards[-1] and size + value.nbytes > limit:
+            shards.append({})
+            size = 0
+        shards[-1][name] = value
+        size += value.nbytes
+    return shards
+
+
+def _plan(
+    path: Path, converted: Conversion, shard_size: int | None
+) -> dict[Path, Callable[[Any], None]]:
+    """File -> how to fill it. The last one makes the checkpoint exist."""
+    weights, meta = converted.weights, converted.meta
+    own = meta.get("format") == "mmonepeace"
+    if path.suffix == ".safetensors":
+        shards = _split(weights, shard_size) if shard_size else [weights]
+        if len(shards) == 1:
+            return {path: partial(_dump_safetensors, weights, meta)}
+        plan, shard_of = {}, {}
+        for i, shard in enumerate(shards, 1):
+            name = f"{path.stem}-{i:05}-of-{len(shards):05}.safetensors"
+            plan[path.with_name(name)] = partial(_dump_safetensors, shard, meta)
+            shard_of |= dict.fromkeys(shard, name)
+        total = sum(value.nbytes for value in weights.values())
+        index = {"metadata": {**meta, "total_size": total}, "weight_map": shard_of}
+        text = json.dumps(index, indent=2).encode()
+        return {**plan, index_of(path): lambda file: file.write(text)}
+    if shard_size:
+        raise CheckpointError(f"{path}: shards are safetensors files. Use .safetensors.")
+    layout = meta.get("official_layout")
+    if path.suffix in (".pth", ".pt"):
+        if not own and layout == "full":
+            cfg = json.loads(meta.get("official_cfg", "null"))
+            return {
+                path: partial(_dump_torch, {"args": None, "cfg": cfg, "model": _alone(weights)})
+            }
+        key = "state_dict" if own or layout == "segmentation" else "model"
+        return {path: partial(_dump_torch, {key: _alone(weights), "meta": meta})}
+    if path.suffix == ".pkl" and not own and layout != "full":
+        content = {"model": _alone(weights), "__author__": "ofa", "matching_heuristics": True}
+        return {path: partial(_dump_pickle, content)}
+    raise CheckpointError(
+        f"{path}: cannot write {path.suffix or 'a file without suffix'}. Use .safetensors or .pth "
+        "(also .pkl for --to official-vision)."
+    )
+
+
+def write(
+    path: str | Path,
+    converted: Conversion,
+    shard_size: int | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Write weights: `.safetensors`, `.pth` or `.pt` (torch file), `.pkl` (official pickle).
+
+    The file appears whole or not at all.
+
+    Args:
+        path: file to write.
+        converted: weights and metadata.
+        shard_size: bytes of one safetensors file. If the weights are larger, they go to
+            NAME-00001-of-0000N.safetensors and so on, and NAME.safetensors.index.json.
+        progress: called with the bytes written so far, and those of all tensors.
+
+    Raises:
+        CheckpointError: for another suffix, or a full disk.
+    """
+    path = Path(path)
+    plan = _plan(path, converted, shard_size)
+    total = sum(value.nbytes for value in converted.weights.values())
+    done = 0
+
+    def report(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress:
+            progress(min(done, total), total)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with _appearing(list(plan)) as parts:
+            for part, dump in zip(parts, plan.values(), strict=True):
+                with part.open("wb") as file:
+                    dump(_Counted(file, report))
+                    file.flush()
+                    os.fsync(file.fileno())  # a full disk must show before the file has its name
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written ({error}).") from None
+    if path not in plan:
+        path.unlink(missing_ok=True)  # an old whole file would hide the shards

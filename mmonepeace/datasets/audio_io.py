@@ -1,0 +1,138 @@
+"""From sound files to what the model hears: mono float32 at 16 kHz, and a policy of lengths.
+
+A waveform has S samples, (S,). The official order: `load_audio`, `standardise` the whole clip, then
+`fit_length` (or `split_windows`, to hear all of a long one).
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from mmonepeace.spec import LAYER_NORM_EPS, MAX_AUDIO_SECONDS, MIN_AUDIO_SECONDS, SAMPLE_RATE
+
+MAX_CHANNELS = 1024  # of any file; more is an array the wrong way round
+
+
+class AudioError(ValueError):
+    """Sound that cannot be used. The message names the file, the finding and the fix."""
+
+
+def load_audio(path: str | Path) -> np.ndarray:
+    """Decode a file: wav, flac, ogg, mp3 and whatever else libsndfile reads.
+
+    A file that was cut off gives the samples it still holds, where its format lets them be read.
+
+    Returns:
+        (S,) float32 at 16 kHz; integer samples are divided by their full scale.
+
+    Raises:
+        AudioError: if the file is missing, broken or empty, or holds infinities or NaNs.
+    """
+    if not Path(path).is_file():
+        raise AudioError(f"{path}: no such file. Check the path and the data root.")
+    try:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except soundfile.SoundFileError as error:
+        raise AudioError(
+            f"{path} cannot be decoded: {error} Convert it to wav or flac, or leave it out."
+        ) from None
+    try:
+        return to_mono_16k(samples, rate)
+    except AudioError as error:
+        raise AudioError(f"{path}: {error}") from None
+
+
+def to_mono_16k(samples: np.ndarray, rate: int) -> np.ndarray:
+    """Mean over the channels, then the resampler of the official code (soxr, quality HQ).
+
+    Args:
+        samples: (S,) or (S, C), floats, or integers of full scale.
+        rate: their sample rate in Hz.
+
+    Returns:
+        (ceil(S * 16000 / rate),) float32; bit for bit the input if it is mono float32 at 16 kHz.
+
+    Raises:
+        AudioError: for no samples, infinities or NaNs, another shape, or a rate that is none.
+    """
+    if samples.ndim not in (1, 2) or samples.shape[1:] > (MAX_CHANNELS,):
+        raise AudioError(f"expected (samples,) or (samples, channels), got {samples.shape}.")
+    if samples.size == 0:
+        raise AudioError("it holds no samples. Leave it out.")
+    if rate < 1:
+        raise AudioError(f"a sample rate of {rate} Hz is none.")
+    with np.errstate(over="ignore", invalid="ignore"):  # checked in the next line
+        wave = _to_float(samples)
+        wave = wave.mean(1) if wave.ndim == 2 else wave
+    if not np.isfinite(wave).all():
+        bad = int((~np.isfinite(wave)).sum())
+        raise AudioError(f"{bad} of {wave.size} samples are infinite or NaN. Export it again.")
+    if rate == SAMPLE_RATE:
+        return wave
+    resampled = soxr.resample(wave, rate, SAMPLE_RATE, quality="HQ")
+    # The library rounds the length, the official code takes the next integer above.
+    missing = -(-len(wave) * SAMPLE_RATE // rate) - len(resampled)
+    return np.pad(resampled, (0, missing)) if missing > 0 else resampled[: len(resampled) + missing]
+
+
+def standardise(wave: np.ndarray) -> np.ndarray:
+    """Zero mean and unit variance over the whole clip: a layer norm without parameters.
+
+    Silence stays silence.
+    """
+    centred = wave.astype(np.float64)
+    centred -= centred.mean()
+    return (centred / math.sqrt(np.square(centred).mean() + LAYER_NORM_EPS)).astype(np.float32)
+
+
+def fit_length(
+    wave: np.ndarray,
+    max_seconds: float | None = MAX_AUDIO_SECONDS,
+    min_seconds: float = MIN_AUDIO_SECONDS,
+) -> np.ndarray:
+    """Keep the first `max_seconds` (all with None); repeat a short clip up to `min_seconds`."""
+    if max_seconds is not None:
+        wave = wave[: _num_samples(max_seconds)]
+    shortest = _num_samples(min_seconds)
+    return np.resize(wave, shortest) if len(wave) < shortest else wave
+
+
+def split_windows(
+    wave: np.ndarray, window_seconds: float = MAX_AUDIO_SECONDS, hop_seconds: float = 7.5
+) -> list[np.ndarray]:
+    """Cut a clip into windows of equal length that cover all of it.
+
+    Windows start every `hop_seconds`; the last one ends with the clip. A clip that fits into one
+    window is returned whole.
+
+    Raises:
+        ValueError: if a hop would leave a gap.
+    """
+    window, hop = _num_samples(window_seconds), _num_samples(hop_seconds)
+    if not 0 < hop <= window:
+        raise ValueError(
+            f"hop_seconds {hop_seconds} must be above 0 and at most window_seconds "
+            f"{window_seconds}, or parts of the clip are lost."
+        )
+    last = len(wave) - window
+    if last <= 0:
+        return [wave]
+    return [wave[start : start + window] for start in (*range(0, last, hop), last)]
+
+
+def _num_samples(seconds: float) -> int:
+    return round(seconds * SAMPLE_RATE)
+
+
+def _to_float(samples: np.ndarray) -> np.ndarray:
+    """float32; integers scaled to -1..1, unsigned ones with silence in the middle."""
+    if samples.dtype.kind == "f":
+        return samples.astype(np.float32, copy=False)
+    if samples.dtype.kind not in "iu":
+        raise AudioError(f"samples of type {samples.dtype} are neither integers nor floats.")
+    full_scale = 2.0 ** (8 * samples.itemsize - 1)
+    silence = full_scale if samples.dtype.kind == "u" else 0.0
+    return ((samples - silence) / full_scale).astype(np.float32)

@@ -1,0 +1,126 @@
+"""From pictures of any kind to what the model sees: RGB, bicubic, uint8 (3, H, W)."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from mmonepeace.spec import PATCH_SIZE
+
+Picture = str | Path | Image.Image | np.ndarray | Tensor
+
+
+class ImageError(ValueError):
+    """A picture that cannot be used. The message names the file, the finding and the fix."""
+
+
+def to_rgb(image: Picture) -> Image.Image:
+    """Any picture as 8-bit RGB, upright.
+
+    Args:
+        image: one of
+            a path of a file that Pillow reads: the first frame, turned as its EXIF data say;
+            a Pillow image of any mode: transparency is dropped, 16-bit grey is scaled;
+            an array (H, W) or (H, W, 1 | 3 | 4), RGB order, uint8 or floats in 0..1;
+            a tensor (1 | 3, H, W) of the same values.
+
+    Raises:
+        ImageError: if a file is missing, truncated, far too large or no picture, or if an array has
+            another shape or other values.
+    """
+    if isinstance(image, str | Path):
+        return _open(image)
+    if isinstance(image, Image.Image):
+        return _pillow_to_rgb(image)
+    if isinstance(image, Tensor):
+        if image.ndim != 3 or image.shape[0] not in (1, 3):
+            raise ImageError(f"expected a tensor (1 | 3, H, W), got {tuple(image.shape)}.")
+        image = image.detach().cpu().permute(1, 2, 0).numpy()
+    return _array_to_rgb(np.asarray(image))
+
+
+def resize(
+    image: Image.Image,
+    size: int | tuple[int, int],
+    keep_ratio: bool = False,
+    multiple: int = PATCH_SIZE,
+) -> Image.Image:
+    """Antialiased bicubic resizing.
+
+    Args:
+        image: in RGB.
+        size: a side, or (height, width).
+        keep_ratio: False distorts to `size`, as the official code does. True keeps the ratio as
+            well as whole patches allow, in at most about as many of them as `size` has.
+        multiple: with `keep_ratio`, the sides are multiples of it.
+
+    Raises:
+        ValueError: for a size below 1.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    if min(height, width, multiple) < 1:
+        raise ValueError(f"size {size} and multiple {multiple} must be at least 1.")
+    if keep_ratio:
+        area, ratio = height * width, image.height / image.width
+
+        def side(length: float) -> int:
+            # No longer than what remains when the other side is a single patch.
+            return multiple * max(1, round(min(length, area / multiple) / multiple))
+
+        height, width = side(math.sqrt(area * ratio)), side(math.sqrt(area / ratio))
+    return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """An RGB image as (3, H, W) uint8."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def _open(path: str | Path) -> Image.Image:
+    if not Path(path).is_file():
+        raise ImageError(f"{path}: no such file. Check the path and the data root.")
+    try:
+        with Image.open(path) as image:
+            return _pillow_to_rgb(ImageOps.exif_transpose(image))
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from None
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{path}: {error} Scale it down beforehand.") from None
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
+        raise ImageError(f"{path} cannot be read as a picture: {error} Leave it out.") from None
+
+
+def _pillow_to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # Pillow clips these to 0..255
+        grey = np.asarray(image)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise ImageError(
+                f"its grey values are {grey.min()}..{grey.max()}, not 16-bit. Convert it to 8 bits."
+            )
+        return _array_to_rgb(grey / np.float32(65535))
+    if image.mode == "F":
+        return _array_to_rgb(np.asarray(image))
+    if image.mode in ("P", "PA"):  # straight to RGB, Pillow warns about transparent colours
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _array_to_rgb(array: np.ndarray) -> Image.Image:
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or array.size == 0:
+        raise ImageError(f"expected an array (H, W) or (H, W, 1 | 3 | 4), got {array.shape}.")
+    if array.dtype.kind == "f":
+        if not (array.min() >= 0 and array.max() <= 1):  # so that NaN fails
+            raise ImageError(
+                f"float pictures lie in 0..1, this one in {array.min():.4g}..{array.max():.4g}. "
+                "Divide by its white, or convert to uint8."
+            )
+        array = np.rint(array * 255).astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise ImageError(f"expected uint8 or floats in 0..1, got {array.dtype}.")
+    rgb = array[..., :3] if array.shape[2] >= 3 else array.repeat(3, axis=2)
+    return Image.fromarray(np.ascontiguousarray(rgb))

@@ -1,0 +1,285 @@
+"""Byte-level BPE on the `tokenizers` library; nothing else knows how text becomes ids.
+
+Text is lower-cased and gets one space in front, so that the first word is the same token as a later
+one; then come the pieces of GPT-2's byte-pair encoding, and the end token. Every byte has a token:
+nothing is unknown. The strings of the special tokens are ordinary text: `</s>` typed by a user is
+four characters, as in the official code.
+
+A vocabulary is one `tokenizer.json`: of the released models (`build_official`) or of your own
+captions (`train`).
+"""
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import torch
+from tokenizers import decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+
+from mmonepeace.spec import EOS_ID, MAX_TEXT_TOKENS, UNK_ID
+
+SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")  # in the order of their ids
+ALPHABET = pre_tokenizers.ByteLevel.alphabet()  # one printable character per byte
+SPACE = "Ġ"  # that of a space
+
+OFFICIAL_SHA256 = {
+    "dictionary": "2c31c5b236661067fe8626775eb995ef5fe808ac87d2ad4a6ddbef68550f5cc6",
+    "merges": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+    "encoder": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+}
+
+Merges = list[tuple[str, str]]
+
+
+class Tokenizer:
+    """A byte-level BPE with the special ids of every ONE-PEACE vocabulary.
+
+    Args:
+        vocab: token to id; ids run from 0 without gaps, 0..3 are the special tokens, and each of
+            the 256 bytes has a token.
+        merges: pairs of tokens, the most urgent first.
+
+    Raises:
+        ValueError: if `vocab` is none of that, or `merges` needs a token that it lacks.
+    """
+
+    def __init__(self, vocab: dict[str, int], merges: Merges) -> None:
+        _check_vocab(vocab)
+        try:
+            model = models.BPE(vocab=vocab, merges=merges)
+        except Exception as error:  # noqa: BLE001  (the library has no narrower one)
+            raise ValueError(f"the merges do not fit the vocabulary: {error}") from None
+        self._bpe = tokenizers.Tokenizer(model)
+        self._bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        self._bpe.decoder = decoders.ByteLevel()
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> "Tokenizer":
+        """Read a `tokenizer.json`.
+
+        Added tokens and post-processors of the file are left out: they would match special tokens
+        inside a text, and `encode` appends the end token by itself.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file is no byte-level BPE with our special ids.
+        """
+        path = Path(path)
+        fix = "Make one with tools/convert_tokenizer.py or tools/train_tokenizer.py."
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file. {fix}")
+        try:
+            return cls(*_read(json.loads(path.read_text(encoding="utf-8"))))
+        except ValueError as error:
+            raise ValueError(f"{path} is no tokenizer of ours: {error} {fix}") from None
+
+    def save(self, path: str | Path) -> None:
+        """Write a `tokenizer.json`, whole or not at all."""
+        path = Path(path)
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
+        ) as file:
+            try:
+                file.write(self._bpe.to_str(pretty=True))
+                file.close()
+                os.chmod(file.name, 0o644)  # temporary files are private
+                os.replace(file.name, path)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, the special ones included."""
+        return self._bpe.get_vocab_size()
+
+    @cached_property
+    def is_word_start(self) -> Tensor:
+        """(vocab_size,) bool: whether a token begins a word, for whole-word masks.
+
+        Special tokens and the fillers of the official dictionary count as words.
+        """
+        tokens = map(self._bpe.id_to_token, range(self.vocab_size))
+        return torch.tensor(
+            [
+                i <= UNK_ID or token.startswith(SPACE) or bool(re.match(r"madeupword\d", token))
+                for i, token in enumerate(tokens)
+            ]
+        )
+
+    def encode(self, texts: Sequence[str], max_length: int = MAX_TEXT_TOKENS) -> list[list[int]]:
+        """Turn texts into ids, as the official inference code does.
+
+        Args:
+            texts: any strings, the empty one included.
+            max_length: tokens kept of each, the end token not counted.
+
+        Returns:
+            For each text at most `max_length` ids and the end token.
+
+        Raises:
+            TypeError: if `texts` is not a sequence of strings.
+            ValueError: if a text holds half of a surrogate pair, which no encoding can express.
+        """
+        if isinstance(texts, str):
+            raise TypeError(f"encode takes a list of strings: encode([{texts[:20]!r}]).")
+        # One by one: the library's batches are hardly faster on short texts, and the threads they
+        # start make every later fork (a data loader with workers) print a warning.
+        encodings = map(self._bpe.encode, map(_normalise, texts))
+        return [[*encoding.ids[:max_length], EOS_ID] for encoding in encodings]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids, lower-case, without special tokens and the space in front.
+
+        Bytes that are no UTF-8, as at a cut inside a character, become U+FFFD.
+        """
+        return self._bpe.decode([i for i in map(int, ids) if i > UNK_ID]).removeprefix(" ")
+
+
+def clean_caption(text: str) -> str:
+    """The clean-up of captions in the official data sets, on top of that of `encode`.
+
+    Lower-case; no punctuation in front; one space for a tab and for each run of whitespace; none at
+    both ends.
+    """
+    text = re.sub(r"\s{2,}|\t", " ", text.lower().lstrip(",.!?*#:;~"))
+    return text.rstrip("\n").strip(" ")
+
+
+def build_official(
+    dict_path: str | Path, bpe_path: str | Path, encoder_path: str | Path
+) -> Tokenizer:
+    """The tokenizer of the released models, from their three vocabulary files.
+
+    Args:
+        dict_path: `dict.txt`; line n, counted from 0, names the GPT-2 id of our id 4 + n.
+        bpe_path: `vocab.bpe`, GPT-2's merges.
+        encoder_path: `encoder.json`, GPT-2's token to id.
+
+    Raises:
+        ValueError: if the files do not belong together.
+
+    Warns:
+        UserWarning: if a file is not the official one.
+
+    Source: the official dictionary is the one of RoBERTa without its mask token.
+    """
+    paths = {"dictionary": dict_path, "merges": bpe_path, "encoder": encoder_path}
+    contents = {kind: Path(path).read_bytes() for kind, path in paths.items()}
+    for kind, content in contents.items():
+        if hashlib.sha256(content).hexdigest() != OFFICIAL_SHA256[kind]:
+            warnings.warn(
+                f"{paths[kind]} is not the {kind} of the released models: the ids will not fit "
+                "their weights. Download it again if you want to use them.",
+                stacklevel=2,
+            )
+    try:
+        encoder = json.loads(contents["encoder"])
+    except ValueError as error:
+        raise ValueError(f"{encoder_path} is no JSON: {error}") from None
+    gpt2_tokens = {str(i): token for token, i in encoder.items()}
+    vocab = {token: i for i, token in enumerate(SPECIAL_TOKENS)}
+    words = [
+        line.split()[0] for line in contents["dictionary"].decode().splitlines() if line.strip()
+    ]
+    for i, word in enumerate(words, start=len(vocab)):
+        if word.isdecimal() and word not in gpt2_tokens:
+            raise ValueError(f"{dict_path} names GPT-2 id {word}, which {encoder_path} lacks.")
+        vocab[gpt2_tokens.get(word, word)] = i
+    rules = contents["merges"].decode().splitlines()[1:]  # the first line is a version
+    return Tokenizer(vocab, [_pair(rule) for rule in rules if rule])
+
+
+def train(captions: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Learn a vocabulary. The same captions, in any order, give the same one.
+
+    Args:
+        captions: training texts.
+        vocab_size: wanted number of ids; few captions may yield fewer.
+
+    Raises:
+        ValueError: if there is no text, or no room for the special tokens and the 256 bytes.
+    """
+    smallest = len(SPECIAL_TOKENS) + len(ALPHABET)
+    if vocab_size < smallest:
+        raise ValueError(
+            f"vocab_size {vocab_size} is too small: the special tokens and the bytes take "
+            f"{smallest}. Choose some thousands."
+        )
+    texts = [_normalise(caption) for caption in captions if caption.strip()]
+    if not texts:
+        raise ValueError("there are no captions to learn from.")
+    learner = tokenizers.Tokenizer(models.BPE())
+    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,  # a pair seen once teaches nothing
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=ALPHABET,
+        show_progress=False,
+    )
+    learner.train_from_iterator(texts, trainer)
+    return Tokenizer(*_read(json.loads(learner.to_str())))
+
+
+def _normalise(text: str) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"a text is a {type(text).__name__}, not a string: {text!r}.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"the text {text[:40]!r} has half of a surrogate pair at character {error.start}. "
+            'Mend it where it is read, e.g. text.encode("utf-16", "surrogatepass").decode("utf-16",'
+            ' "replace").'
+        ) from None
+    return " " + text.lower()
+
+
+def _pair(rule: str | list[str]) -> tuple[str, str]:
+    """A merge as files write it: `a b`, or in newer ones `["a", "b"]`."""
+    parts = rule.split(" ") if isinstance(rule, str) else rule
+    if len(parts) != 2:
+        raise ValueError(f"the merge {rule!r} is not a pair of tokens.")
+    return parts[0], parts[1]
+
+
+def _check_vocab(vocab: dict[str, int]) -> None:
+    for i, token in enumerate(SPECIAL_TOKENS):
+        if vocab.get(token) != i:
+            raise ValueError(f"{token} must have id {i}, it has {vocab.get(token)}.")
+    lacking = set(ALPHABET) - set(vocab)
+    if lacking:
+        raise ValueError(f"{len(lacking)} of the 256 bytes have no token: it is not byte-level.")
+    if set(vocab.values()) != set(range(len(vocab))):
+        raise ValueError(f"the ids of its {len(vocab)} tokens do not run from 0 without gaps.")
+
+
+def _read(file: Any) -> tuple[dict[str, int], Merges]:
+    """Vocabulary and merges of a parsed `tokenizer.json`, if nothing else shapes its ids."""
+    model = file.get("model") if isinstance(file, dict) else None
+    if not isinstance(model, dict) or not {"vocab", "merges"} <= set(model):
+        raise ValueError("it holds no BPE model.")
+    splitter = file.get("pre_tokenizer") or {}
+    if (
+        splitter.get("type") != "ByteLevel"
+        or splitter.get("add_prefix_space")
+        or not splitter.get("use_regex", True)
+        or file.get("normalizer")
+    ):
+        raise ValueError("it does not split text as GPT-2 does (ByteLevel, no prefix space).")
+    variants = ("dropout", "ignore_merges", "byte_fallback")
+    variants += ("continuing_subword_prefix", "end_of_word_suffix")
+    unsupported = [name for name in variants if model.get(name)]
+    if unsupported:
+        raise ValueError(f"its BPE model has {', '.join(unsupported)}, which we do not support.")
+    return model["vocab"], [_pair(rule) for rule in model["merges"]]

@@ -1,0 +1,78 @@
+"""What every model around the backbone shares."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from mmengine.model import BaseModel
+from torch import nn
+
+from mmonepeace import checkpoint
+from mmonepeace.models.onepeace import load_checkpoint
+from mmonepeace.registry import MODELS
+from mmonepeace.spec import INIT_STD
+
+
+class BackboneModel(BaseModel):
+    """A model with an `OnePeace` as `backbone` and parameters of its own.
+
+    Args:
+        backbone: config of `OnePeace`.
+        data_preprocessor: config; by default `MultimodalDataPreprocessor`.
+        init_cfg: `dict(type="Pretrained", checkpoint=PATH)` with a file of any official or own
+            layout.
+    """
+
+    # Beginnings of parameter names that a checkpoint given in `init_cfg` may lack.
+    may_be_new: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        backbone: dict[str, Any],
+        data_preprocessor: dict[str, Any] | None = None,
+        init_cfg: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            data_preprocessor or dict(type="mmonepeace.MultimodalDataPreprocessor"), init_cfg
+        )
+        self.backbone = MODELS.build({"type": "mmonepeace.OnePeace", **backbone})
+
+    @staticmethod
+    def reset_parameters(module: nn.Module) -> None:
+        """Initialise a head as the official code does: cut normal weights, zero biases."""
+        for name, parameter in module.named_parameters():
+            if parameter.ndim > 1:
+                nn.init.trunc_normal_(parameter, std=INIT_STD, a=-INIT_STD, b=INIT_STD)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    def init_weights(self) -> None:
+        """Load the checkpoint of `init_cfg`, if there is one, or that of the backbone."""
+        if self.init_cfg:
+            self.load_checkpoint(self.init_cfg["checkpoint"], self.may_be_new)
+        else:
+            self.backbone.init_weights()
+        self._is_init = True
+
+    def load_checkpoint(
+        self, path: str, allow_missing: Sequence[str] = ()
+    ) -> checkpoint.LoadReport:
+        """Load a checkpoint of the whole model or of its backbone, see `OnePeace`."""
+        return load_checkpoint(self, path, allow_missing)
+
+    @staticmethod
+    def fill(
+        data_samples: Sequence[Any] | None, field: str, values: Sequence[Any], mode: str
+    ) -> Sequence[Any]:
+        """Finish `forward(mode="predict")`: put a value into each data sample.
+
+        Raises:
+            ValueError: if the mode is another one, or there are no data samples.
+        """
+        if mode != "predict" or data_samples is None:
+            raise ValueError(
+                f"mode is {mode!r}, data_samples are {'' if data_samples else 'not '}given; "
+                "expected 'tensor', or 'predict' with data_samples."
+            )
+        for sample, value in zip(data_samples, values, strict=True):
+            sample.set_field(value, field)
+        return data_samples

@@ -1,0 +1,99 @@
+"""From a list of samples to a batch of every modality, on the model's device.
+
+Shapes: B clips, texts or images; H, W pixels; L tokens; S samples of audio, T of its frames.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.model import BaseDataPreprocessor
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from mmonepeace.registry import MODELS
+from mmonepeace.spec import CLIP_MEAN, CLIP_STD, PAD_ID, num_audio_frames
+
+Samples = Sequence[Tensor] | Tensor
+
+
+@MODELS.register_module()
+class MultimodalDataPreprocessor(BaseDataPreprocessor):
+    """Normalise images, pad texts and audio, stack whatever else there is.
+
+    Args:
+        image_mean: of RGB values in 0..1.
+        image_std: the same.
+        non_blocking: whether copies from pinned memory return at once.
+    """
+
+    def __init__(
+        self,
+        image_mean: Sequence[float] = CLIP_MEAN,
+        image_std: Sequence[float] = CLIP_STD,
+        non_blocking: bool = False,
+    ) -> None:
+        super().__init__(non_blocking)
+        # No buffers: a model cast to half precision would round them.
+        self.image_mean = torch.tensor(image_mean, device="cpu").view(3, 1, 1)
+        self.image_std = torch.tensor(image_std, device="cpu").view(3, 1, 1)
+
+    def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
+        """Make a batch of samples.
+
+        Args:
+            data: `inputs`, a dict with a list of tensors (or a batch of them) per modality, and
+                perhaps `data_samples`.
+            training: no difference.
+
+        Returns:
+            `data_samples` (None without) and `inputs`:
+            image: (B, 3, H, W) float32, normalised, from uint8;
+            text: (B, L) int64, padded at the right;
+            audio: (B, S) waveforms padded with zeros, and (B, T) bool, True where a frame is
+            padding;
+            any other key: stacked.
+
+        Raises:
+            TypeError: if images are not uint8.
+            ValueError: if samples that are not padded differ in size.
+        """
+        data = self.cast_data(data)
+        batch = {"image": self._images, "text": self._texts, "audio": self._audio}
+        inputs = {
+            name: batch[name](samples) if name in batch else _stack(name, samples)
+            for name, samples in data["inputs"].items()
+        }
+        return {"inputs": inputs, "data_samples": data.get("data_samples")}
+
+    def _images(self, samples: Samples) -> Tensor:
+        images = _stack("image", samples)
+        if images.dtype != torch.uint8:
+            raise TypeError(
+                f"images are {images.dtype}, expected uint8 in 0..255: normalisation is done here. "
+                "Load them with LoadImage."
+            )
+        mean, std = self.image_mean.to(images.device), self.image_std.to(images.device)
+        return images.float().div_(255).sub_(mean).div_(std)
+
+    def _texts(self, samples: Samples) -> Tensor:
+        return pad_sequence(samples, batch_first=True, padding_value=PAD_ID)
+
+    def _audio(self, samples: Samples) -> tuple[Tensor, Tensor]:
+        waves_BS = pad_sequence(samples, batch_first=True)
+        frames = torch.tensor([num_audio_frames(len(wave)) for wave in samples])
+        positions = torch.arange(num_audio_frames(waves_BS.shape[1]))
+        pad_BT = positions >= frames[:, None]
+        return waves_BS, pad_BT.to(waves_BS.device)
+
+
+def _stack(name: str, samples: Samples) -> Tensor:
+    if isinstance(samples, Tensor):
+        return samples
+    sizes = sorted({tuple(sample.shape) for sample in samples})
+    if len(sizes) > 1:
+        raise ValueError(
+            f"{name} samples of one batch differ in size: {', '.join(map(str, sizes))}. Make them "
+            "equal, for images with LoadImage(size=..., keep_ratio=False), or use batch_size=1."
+        )
+    return torch.stack(list(samples))

@@ -1,0 +1,141 @@
+"""Embeddings of all modalities in one space.
+
+Shapes: B batch, L tokens (CLS first), D width.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmonepeace import checkpoint
+from mmonepeace.models.base import BackboneModel
+from mmonepeace.models.losses import contrastive
+from mmonepeace.registry import MODELS
+
+LOGIT_SCALE_INIT = math.log(1 / 0.07)
+MAX_LOGIT_SCALE = math.log(100)
+
+
+@MODELS.register_module()
+class OnePeaceRetriever(BackboneModel):
+    """A backbone with a projection per modality: cosine similarity is what it was trained for.
+
+    Args:
+        backbone: config of `OnePeace`, with `final_norm=True` for released weights.
+        label_smoothing: of the contrastive loss.
+        equal_texts_match: samples of a batch whose texts are equal are all right answers for each
+            other. Small data sets need it; the official loss does not know it.
+        data_preprocessor: config; by default `MultimodalDataPreprocessor`.
+        init_cfg: `dict(type="Pretrained", checkpoint=PATH)` with a file of any official or own
+            layout.
+    """
+
+    def __init__(
+        self,
+        backbone: dict[str, Any],
+        label_smoothing: float = 0.0,
+        equal_texts_match: bool = False,
+        data_preprocessor: dict[str, Any] | None = None,
+        init_cfg: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(backbone, data_preprocessor, init_cfg)
+        self.label_smoothing = label_smoothing
+        self.equal_texts_match = equal_texts_match
+        dim = self.backbone.arch.embed_dim
+        self.projections = nn.ModuleDict(
+            {name: nn.Linear(dim, dim) for name in self.backbone.adapters}
+        )
+        self.reset_parameters(self.projections)
+        self.logit_scale = nn.Parameter(torch.tensor(LOGIT_SCALE_INIT))
+
+    def load_checkpoint(
+        self, path: str, allow_missing: Sequence[str] = ()
+    ) -> checkpoint.LoadReport:
+        """Load a checkpoint; a released file may lack the logit scale. See `OnePeace`."""
+        report = super().load_checkpoint(path, ("logit_scale", *allow_missing))
+        if self.logit_scale.is_meta:
+            self.logit_scale = nn.Parameter(torch.tensor(LOGIT_SCALE_INIT, device="cpu"))
+        return report
+
+    def scale(self) -> Tensor:
+        """exp(logit_scale), which never exceeds 100 nor falls below 1."""
+        with torch.no_grad():
+            self.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+        return self.logit_scale.exp()
+
+    def project(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Project features into the common space.
+
+        Args:
+            features: modality -> (..., D) after the final norm, such as CLS or patches.
+
+        Returns:
+            modality -> (..., D) float32 of unit length.
+        """
+        return {
+            name: F.normalize(self.projections[name](x).float(), dim=-1)
+            for name, x in features.items()
+        }
+
+    def forward(
+        self,
+        inputs: Mapping[str, Any],
+        data_samples: Sequence[Any] | None = None,
+        mode: Literal["tensor", "predict", "loss"] = "tensor",
+    ) -> dict[str, Tensor] | Sequence[Any]:
+        """Embed each modality on its own.
+
+        Args:
+            inputs: modality -> input, see `OnePeace.embed`.
+            data_samples: one `BaseDataElement` for each sample, or None.
+            mode: "tensor" returns the embeddings; "predict" puts those of each sample into its
+                data sample as `embeddings`, a dict; "loss" compares every two modalities.
+
+        Returns:
+            modality -> (B, D) float32 of unit length, the data samples, or losses and accuracies
+            by name.
+        """
+        embeddings = {}
+        for name, value in inputs.items():
+            features = self.backbone.encode(self.backbone.embed({name: value}))
+            embeddings |= self.project({name: features[name][:, 0]})
+        if mode == "tensor":
+            return embeddings
+        if mode == "loss":
+            return self._loss(embeddings, data_samples)
+        names = list(embeddings)
+        rows = [
+            dict(zip(names, row, strict=True)) for row in zip(*embeddings.values(), strict=True)
+        ]
+        return self.fill(data_samples, "embeddings", rows, mode)
+
+    def _loss(
+        self, embeddings: Mapping[str, Tensor], data_samples: Sequence[Any] | None
+    ) -> dict[str, Tensor]:
+        pairs = list(combinations(embeddings, 2))
+        if not pairs:
+            raise ValueError(f"inputs are {tuple(embeddings)}; the loss compares two or more.")
+        groups = None
+        if self.equal_texts_match:
+            texts = [sample.text for sample in data_samples or ()]
+            groups = torch.tensor([_number(t) for t in texts], device=self.logit_scale.device)
+        scale = self.scale()
+        results = {"logit_scale": scale.detach()}
+        for a, b in pairs:
+            loss, a_to_b, b_to_a = contrastive(
+                embeddings[a], embeddings[b], scale, self.label_smoothing, groups
+            )
+            results[f"loss_{a}_{b}"] = loss / len(pairs)
+            results |= {f"acc_{a}_to_{b}": a_to_b, f"acc_{b}_to_{a}": b_to_a}
+        return results
+
+
+def _number(text: str) -> int:
+    """The same integer for the same text in every process."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")

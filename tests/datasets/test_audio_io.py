@@ -1,0 +1,177 @@
+import numpy as np
+import pytest
+import soundfile
+
+from mmonepeace.datasets.audio_io import (
+    AudioError,
+    fit_length,
+    load_audio,
+    split_windows,
+    standardise,
+    to_mono_16k,
+)
+from mmonepeace.spec import SAMPLE_RATE
+
+
+def tone(hertz, rate, seconds=1.0):
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)).astype("f4")
+
+
+def noise(*shape):
+    return np.random.default_rng(0).uniform(-0.9, 0.9, shape).astype("f4")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "rate", "atol"),
+    [("wav", 16000, 4e-5), ("flac", 44100, 4e-5), ("ogg", 22050, 0.03), ("mp3", 48000, 0.03)],
+)
+def test_formats_decode_to_the_same_sound(suffix, rate, atol, tmp_path):
+    left, right = tone(440, rate), tone(1000, rate)
+    path = tmp_path / f"clip.{suffix}"
+    soundfile.write(path, np.stack([left, right], 1), rate)
+    wave = load_audio(path)
+    expected = (tone(440, SAMPLE_RATE) + tone(1000, SAMPLE_RATE)) / 2
+    assert wave.dtype == np.float32
+    assert wave.ndim == 1
+    inner = slice(1000, 15000)  # codecs and filters swing at the ends
+    np.testing.assert_allclose(wave[inner], expected[inner], atol=atol)
+
+
+def test_16_khz_is_untouched(tmp_path):
+    samples = np.random.default_rng(0).integers(-32768, 32768, 5000).astype(np.int16)
+    soundfile.write(tmp_path / "clip.wav", samples, SAMPLE_RATE, subtype="PCM_16")
+    expected = samples.astype(np.float32) / 32768
+    assert np.array_equal(load_audio(tmp_path / "clip.wav"), expected)
+    assert np.array_equal(to_mono_16k(samples, SAMPLE_RATE), expected)
+    assert np.array_equal(to_mono_16k(expected[:, None], SAMPLE_RATE), expected)
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 44101, 48000, 96000])
+def test_resampling_keeps_tones_and_lengths(rate):
+    hertz = 0.4 * min(rate, SAMPLE_RATE)  # four fifths of the way to the lower Nyquist frequency
+    samples = tone(hertz, rate, 0.5)
+    wave = to_mono_16k(samples, rate)
+    assert wave.dtype == np.float32
+    assert len(wave) == -(-len(samples) * SAMPLE_RATE // rate)
+    expected = tone(hertz, SAMPLE_RATE, 0.5)
+    inner = slice(1000, 7000)
+    np.testing.assert_allclose(wave[inner], expected[inner], atol=2e-4)
+
+
+@pytest.mark.parametrize("hertz", [8000, 8500, 12000, 21000])
+def test_what_16_khz_cannot_hold_is_removed(hertz):
+    wave = to_mono_16k(tone(hertz, 44100), 44100)
+    assert np.abs(wave[1000:-1000]).max() < 1e-5
+
+
+def test_channels_are_averaged_before_anything_else():
+    stereo = noise(3000, 2)
+    mono = to_mono_16k(stereo.mean(1), 44100)
+    assert np.array_equal(to_mono_16k(stereo, 44100), mono)
+
+
+@pytest.mark.parametrize(
+    ("integers", "expected"),
+    [
+        (np.array([-(2**31), 0, 2**30], np.int32), [-1, 0, 0.5]),
+        (np.array([0, 128, 192], np.uint8), [-1, 0, 0.5]),
+        (np.array([0, 2**15, 2**15 + 2**14], np.uint16), [-1, 0, 0.5]),
+    ],
+)
+def test_integers_are_divided_by_full_scale(integers, expected):
+    assert to_mono_16k(integers, SAMPLE_RATE).tolist() == expected
+
+
+def test_standardising_gives_zero_mean_and_unit_variance():
+    wave = standardise(0.2 * noise(50_000) + 0.3)
+    assert wave.dtype == np.float32
+    assert abs(wave.mean(dtype=float)) < 1e-6
+    assert wave.std(dtype=float) == pytest.approx(1, abs=1e-3)
+
+
+def test_silence_stays_silence_and_loudness_does_not_matter():
+    assert not standardise(np.zeros(100, np.float32)).any()
+    loud = standardise(noise(1000) * np.float32(1e37))
+    assert np.isfinite(loud).all()
+    np.testing.assert_allclose(loud, standardise(noise(1000) * 1e6), atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 3, 15_999, 16_000, 16_001, 240_000, 240_001])
+def test_lengths_are_fitted(count):
+    wave = noise(count)
+    fitted = fit_length(wave)
+    assert len(fitted) == min(max(count, 16_000), 240_000)
+    assert np.array_equal(fitted, np.tile(wave, -(-len(fitted) // count))[: len(fitted)])
+
+
+def test_length_limits_are_arguments():
+    wave = noise(40_000)
+    assert len(fit_length(wave, max_seconds=2)) == 32_000
+    assert np.array_equal(fit_length(wave, max_seconds=None), wave)
+    assert len(fit_length(wave, max_seconds=None, min_seconds=3)) == 48_000
+
+
+@pytest.mark.parametrize("count", [1, 80, 160, 161, 239, 240, 241, 1000, 1601])
+def test_windows_cover_all_of_a_clip(count):
+    seconds = {"window_seconds": 160 / SAMPLE_RATE, "hop_seconds": 80 / SAMPLE_RATE}
+    clip = np.arange(count)
+    windows = split_windows(clip, **seconds)
+    assert np.array_equal(np.unique(np.concatenate(windows)), clip)
+    assert {len(window) for window in windows} == {min(count, 160)}
+    assert windows[0][0] == 0
+    assert windows[-1][-1] == count - 1
+    starts = [window[0] for window in windows]
+    assert starts == sorted(set(starts))
+    assert all(map(np.array_equal, windows, split_windows(clip, **seconds)))
+
+
+def test_windows_with_gaps_are_refused():
+    for hop in (0, -1, 16):
+        with pytest.raises(ValueError, match="at most window_seconds"):
+            split_windows(noise(100), 15, hop)
+
+
+@pytest.mark.parametrize(
+    ("samples", "rate", "message"),
+    [
+        (np.zeros(0), 16000, "no samples"),
+        (np.zeros((0, 2)), 16000, "no samples"),
+        (np.zeros((2, 40000)), 16000, "samples, channels"),
+        (np.zeros((2, 3, 4)), 16000, "samples, channels"),
+        (np.array([0.0, np.nan, np.inf]), 16000, "2 of 3 samples"),
+        (np.array([1e300]), 16000, "1 of 1 samples"),
+        (np.array([True]), 16000, "type bool"),
+        (np.zeros(10), 0, "0 Hz"),
+    ],
+)
+def test_unusable_samples_are_refused(samples, rate, message):
+    with pytest.raises(AudioError, match=message):
+        to_mono_16k(samples, rate)
+
+
+def test_one_sample_of_any_rate_is_a_clip():
+    for rate in (8000, 16000, 44100):
+        wave = fit_length(standardise(to_mono_16k(np.array([0.5]), rate)))
+        assert len(wave) == SAMPLE_RATE
+        assert np.isfinite(wave).all()
+
+
+def test_errors_name_the_file(tmp_path):
+    empty, text, cut, bad = (tmp_path / n for n in ("empty.wav", "text.mp3", "cut.flac", "bad.wav"))
+    soundfile.write(empty, np.zeros(0), 16000)
+    text.write_text("this is no sound")
+    soundfile.write(cut, noise(20_000), 16000)
+    cut.write_bytes(cut.read_bytes()[:9000])
+    soundfile.write(bad, np.array([0.0, np.nan]), 16000, subtype="FLOAT")
+    found = {
+        tmp_path / "none.wav": "no such file",
+        tmp_path: "no such file",
+        empty: "no samples",
+        text: "cannot be decoded",
+        cut: "cannot be decoded",
+        bad: "1 of 2 samples",
+    }
+    for path, message in found.items():
+        with pytest.raises(AudioError, match=message) as caught:
+            load_audio(path)
+        assert str(path) in str(caught.value)

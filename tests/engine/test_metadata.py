@@ -1,0 +1,105 @@
+"""A retriever trained by MMEngine's runner on a table of pictures, captions and sounds."""
+
+import csv
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from mmengine.runner import Runner
+from PIL import Image
+
+from mmonepeace import checkpoint
+from mmonepeace.apis import Embedder
+from mmonepeace.datasets import tokenizer
+from tests.conftest import TINY
+
+CAPTIONS = ["a red square", "a green square", "a blue square", "a grey square"]
+
+
+@pytest.fixture
+def data(tmp_path):
+    rng = np.random.default_rng(0)
+    colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (90, 90, 90)]
+    rows = []
+    for i, (caption, colour) in enumerate(zip(CAPTIONS, colours, strict=True)):
+        Image.new("RGB", (40, 30 + i), colour).save(tmp_path / f"{i}.png")
+        soundfile.write(tmp_path / f"{i}.wav", rng.normal(size=9000 + 900 * i) / 9, 16_000)
+        rows.append((f"{i}.png", caption, f"{i}.wav"))
+    with open(tmp_path / "train.tsv", "w", newline="") as file:
+        csv.writer(file, delimiter="\t").writerows([("image", "caption", "sound"), *rows])
+    tokenizer.train(CAPTIONS, 300).save(tmp_path / "tokenizer.json")
+    return tmp_path
+
+
+def config(data, padding=None, **options):
+    return dict(
+        model=dict(
+            type="mmonepeace.OnePeaceRetriever",
+            equal_texts_match=True,
+            backbone=dict(
+                arch=TINY,
+                img_size=32,
+                final_norm=True,
+                layer_scale_init=0.1,
+                modalities=dict(
+                    text=dict(vocab_size=300, num_buckets=8),
+                    image={},
+                    audio=dict(feature_dim=8, pos_groups=4, padding=padding),
+                ),
+            ),
+        ),
+        train_dataloader=dict(
+            batch_size=4,
+            sampler=dict(type="DefaultSampler", shuffle=True),
+            dataset=dict(
+                type="mmonepeace.PairDataset",
+                data_root=str(data),
+                ann_file="train.tsv",
+                columns=dict(image="image", text="caption", audio="sound"),
+                pipeline=[
+                    dict(type="mmonepeace.LoadImage", size=32),
+                    dict(type="mmonepeace.Tokenize", tokenizer=str(data / "tokenizer.json")),
+                    dict(type="mmonepeace.LoadAudio"),
+                    dict(type="mmonepeace.PackModalities"),
+                ],
+            ),
+        ),
+        optim_wrapper=dict(optimizer=dict(type="AdamW", lr=3e-3)),
+        train_cfg=dict(by_epoch=False, max_iters=12),
+        default_hooks=dict(checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=12)),
+        custom_hooks=[dict(type="mmonepeace.CheckpointMetadataHook")],
+        work_dir=str(data / "run"),
+        log_level="ERROR",
+        **options,
+    )
+
+
+@pytest.mark.parametrize("padding", [None, "compat"])
+def test_a_runner_trains_a_retriever_and_its_checkpoint_says_how(data, padding):
+    runner = Runner(**config(data, padding), experiment_name=f"train_{padding}")
+    first = {k: v.clone() for k, v in runner.model.state_dict().items()}
+    runner.train()
+    history = runner.message_hub.get_scalar("train/loss")
+    assert history.data[0][-1] < history.data[0][0]
+    assert not torch.equal(first["projections.audio.weight"], runner.model.projections["audio"].weight)  # fmt: skip
+    path = data / "run/iter_12.pth"
+    assert checkpoint.read(path)[1]["audio_padding"] == (padding or "masked")
+
+    # The file alone is enough to embed with it.
+    embedder = Embedder.from_checkpoint(path, data / "tokenizer.json", device="cpu")
+    assert embedder.model.backbone.metadata()["audio_padding"] == (padding or "masked")
+    runner.model.eval()
+    batch = runner.model.data_preprocessor(next(iter(runner.train_dataloader)))
+    with torch.no_grad():
+        expected = runner.model(batch["inputs"])["image"]
+    images = [s.metainfo["img_path"] for s in batch["data_samples"]]
+    np.testing.assert_allclose(embedder.encode_image(images), expected, atol=1e-5)
+
+
+def test_going_on_from_a_checkpoint_follows_its_padding(data):
+    Runner(**config(data, "compat"), experiment_name="first").train()
+    options = config(data, load_from=str(data / "run/iter_12.pth"))
+    runner = Runner(**options, experiment_name="second")
+    runner.load_or_resume()
+    assert runner.model.backbone.metadata()["audio_padding"] == "compat"

@@ -1,0 +1,111 @@
+import copy
+
+import pytest
+import torch
+from mmengine.registry import MODELS
+from mmengine.structures import BaseDataElement
+
+from mmonepeace.models import MultimodalDataPreprocessor
+from mmonepeace.spec import CLIP_MEAN, CLIP_STD, PAD_ID, num_audio_frames
+
+
+def images(count, side=16):
+    return [torch.randint(0, 256, (3, side, side), dtype=torch.uint8) for _ in range(count)]
+
+
+def run(**inputs):
+    return MultimodalDataPreprocessor()({"inputs": inputs})["inputs"]
+
+
+def test_images_are_normalised_by_the_clip_statistics():
+    samples = images(2)
+    batch = run(image=samples)["image"]
+    assert batch.dtype == torch.float32
+    for c in range(3):
+        expected = (torch.stack(samples)[:, c] / 255 - CLIP_MEAN[c]) / CLIP_STD[c]
+        torch.testing.assert_close(batch[:, c], expected)
+
+
+def test_other_statistics_are_arguments_of_a_config():
+    config = dict(
+        type="mmonepeace.MultimodalDataPreprocessor", image_mean=[0, 0, 0], image_std=[1, 1, 2]
+    )
+    batch = MODELS.build(config)({"inputs": {"image": images(1)}})["inputs"]["image"]
+    assert batch[:, :2].max() > 0.9
+    assert batch[:, 2].max() <= 0.5
+
+
+def test_a_model_in_half_precision_normalises_no_worse():
+    samples = images(2)
+    half = copy.deepcopy(MultimodalDataPreprocessor()).to(torch.bfloat16)
+    assert half({"inputs": {"image": samples}})["inputs"]["image"].equal(
+        run(image=samples)["image"]
+    )
+
+
+def test_texts_are_padded_at_the_right():
+    rows = [torch.tensor([7, 8, 2]), torch.tensor([2]), torch.tensor([9, 2])]
+    batch = run(text=rows)["text"]
+    assert batch.dtype == torch.int64
+    assert batch.tolist() == [[7, 8, 2], [2, PAD_ID, PAD_ID], [9, 2, PAD_ID]]
+
+
+def test_audio_is_padded_with_zeros_and_frames_are_marked():
+    lengths = [16_000, 24_000, 17_123]
+    clips = [torch.randn(n) for n in lengths]
+    waves, pad = run(audio=clips)["audio"]
+    assert waves.shape == (3, 24_000)
+    assert pad.shape == (3, num_audio_frames(24_000))
+    assert pad.dtype == torch.bool
+    for wave, row, clip in zip(waves, pad, clips, strict=True):
+        assert wave[: len(clip)].equal(clip)
+        assert not wave[len(clip) :].any()
+        frames = num_audio_frames(len(clip))
+        assert not row[:frames].any()
+        assert row[frames:].all()
+
+
+def test_padding_changes_nothing_of_a_sample():
+    short, long = torch.randn(16_000), torch.randn(20_000)
+    alone, _ = run(audio=[short])["audio"]
+    together, _ = run(audio=[long, short])["audio"]
+    assert together[1, :16_000].equal(alone[0])
+
+
+def test_batches_pass_as_lists_do():
+    samples = {
+        "image": images(2),
+        "text": [torch.tensor([5, 2])] * 2,
+        "audio": list(torch.randn(2, 16_000)),
+        "label": [torch.tensor(3), torch.tensor(4)],
+    }
+    from_lists = run(**samples)
+    from_batches = run(**{name: torch.stack(x) for name, x in samples.items()})
+    torch.testing.assert_close(from_lists, from_batches, rtol=0, atol=0)
+    assert from_lists["label"].tolist() == [3, 4]
+    assert not from_batches["audio"][1].any()
+
+
+def test_data_samples_are_optional_and_kept():
+    preprocess = MultimodalDataPreprocessor()
+    assert preprocess({"inputs": {}}) == {"inputs": {}, "data_samples": None}
+    sample = BaseDataElement(metainfo=dict(text="a"))
+    data = {"inputs": {"image": images(1)}, "data_samples": [sample]}
+    assert preprocess(data, training=True)["data_samples"][0].text == "a"
+    assert data["inputs"]["image"][0].dtype == torch.uint8  # the input is not changed
+
+
+def test_sizes_that_do_not_fit_are_named():
+    with pytest.raises(ValueError, match=r"image .*\(3, 16, 16\), \(3, 32, 32\).*LoadImage"):
+        run(image=images(1) + images(1, 32))
+    with pytest.raises(TypeError, match=r"torch\.float32, expected uint8"):
+        run(image=torch.rand(1, 3, 16, 16))
+
+
+@pytest.mark.gpu
+def test_everything_is_on_the_device_of_the_model():
+    preprocess = MultimodalDataPreprocessor().to("cuda")
+    clips = [torch.randn(16_000), torch.randn(20_000)]
+    inputs = preprocess({"inputs": {"image": images(2), "audio": clips}})["inputs"]
+    assert inputs["image"].is_cuda
+    assert all(part.is_cuda for part in inputs["audio"])

@@ -1,0 +1,36 @@
+"""Turn the official vocabulary files into one tokenizer.json.
+
+Run:  python tools/convert_tokenizer.py --dict dict.txt --bpe vocab.bpe --encoder encoder.json OUT
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mmonepeace.datasets.tokenizer import build_official
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dict", required=True, type=Path, help="the official numbering")
+    parser.add_argument("--bpe", required=True, type=Path, help="GPT-2's merges")
+    parser.add_argument("--encoder", required=True, type=Path, help="GPT-2's token to id")
+    parser.add_argument("out", metavar="OUT", type=Path)
+    args = parser.parse_args()
+    try:
+        tokenizer = build_official(args.dict, args.bpe, args.encoder)
+        tokenizer.save(args.out)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{args.out}: {tokenizer.vocab_size} ids.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""Learn a byte-level BPE from captions.
+
+Run:  python tools/train_tokenizer.py captions.txt tokenizer.json --vocab-size 8000
+      python tools/train_tokenizer.py train.tsv tokenizer.json --vocab-size 8000
+
+CAPTIONS is a text file with one caption a line, or a .tsv with a header line and a column of them.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mmonepeace.datasets.tokenizer import train
+
+
+def read_captions(path: Path, column: str) -> Iterator[str]:
+    """The captions of a file."""
+    with path.open(encoding="utf-8") as file:
+        if path.suffix != ".tsv":
+            yield from file
+            return
+        header = next(file, "").rstrip("\n").split("\t")
+        if column not in header:
+            raise ValueError(f"{path} has no column {column!r}, only {header}. Name one: --column.")
+        index = header.index(column)
+        for number, line in enumerate(file, start=2):
+            fields = line.rstrip("\n").split("\t")
+            if len(fields) != len(header):
+                raise ValueError(
+                    f"{path}, line {number}: {len(fields)} fields, the header has {len(header)}."
+                )
+            yield fields[index]
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("captions", metavar="CAPTIONS", type=Path)
+    parser.add_argument("out", metavar="OUT", type=Path)
+    parser.add_argument("--vocab-size", type=int, required=True)
+    parser.add_argument("--column", default="caption", help="of a .tsv (default: %(default)s)")
+    args = parser.parse_args()
+    try:
+        tokenizer = train(read_captions(args.captions, args.column), args.vocab_size)
+        tokenizer.save(args.out)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{args.out}: {tokenizer.vocab_size} ids.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
