@@ -1,14 +1,21 @@
 """What users call: embeddings, search, zero-shot classification."""
 
+from mmonepeace.apis.building import build_index, embedder_of, find_files
 from mmonepeace.apis.embedder import Embedder, combine, similarity
+from mmonepeace.apis.gallery import write_gallery
 from mmonepeace.apis.index import EmbeddingIndex, search
-from mmonepeace.apis.zero_shot import ZeroShotClassifier
+from mmonepeace.apis.zero_shot import ZeroShotClassifier, evaluate
 
 __all__ = [
     "Embedder",
     "EmbeddingIndex",
     "ZeroShotClassifier",
+    "build_index",
     "combine",
+    "embedder_of",
+    "evaluate",
+    "find_files",
     "search",
     "similarity",
+    "write_gallery",
 ]

@@ -4,7 +4,7 @@ Shapes: N items, Q queries, D width.
 """
 
 import json
-from collections.abc import Sequence
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,28 @@ FORMAT = "mmonepeace-index"
 CHUNK = 65_536  # rows compared at once
 
 
-def search(queries: np.ndarray, embeddings: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def search(
+    queries: np.ndarray, embeddings: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
     """The most similar rows for each query.
 
     Args:
         queries: (Q, D) or (D,) of unit length.
-        embeddings: (N, D) of unit length; NaN rows are never found.
+        embeddings: (N, D) of unit length; NaN rows come last, with a score of minus infinity.
         k: how many; fewer if there are fewer rows.
 
     Returns:
         scores (Q, k), best first, and their rows (Q, k).
+
+    Raises:
+        ValueError: if k is below 1, or widths differ.
     """
     queries = torch.from_numpy(np.atleast_2d(queries)).float()
+    if k < 1 or queries.shape[1] != embeddings.shape[1]:
+        raise ValueError(
+            f"k is {k}, queries have {queries.shape[1]} numbers, embeddings {embeddings.shape[1]}; "
+            "expected k of at least 1, and queries of the model that made the embeddings."
+        )
     scores = torch.empty(len(queries), 0)
     rows = torch.empty(len(queries), 0, dtype=torch.long)
     for start in range(0, len(embeddings), CHUNK):
@@ -48,27 +58,40 @@ class EmbeddingIndex:
 
     Attributes:
         embeddings: (N, D) float32 of unit length.
-        items: for each row, its `modality` and its `path` or `text`.
+        items: for each row, its `modality` and its `text`, or its `path` from `folder`.
         meta: `checkpoint` they were made with, its `fingerprint`, and anything else.
+        folder: where the paths of items start. It is not saved: for a loaded index it is the folder
+            of the file, so an index that moves together with its data stays whole.
     """
 
     embeddings: np.ndarray
     items: list[dict[str, Any]]
     meta: dict[str, str] = field(default_factory=dict)
+    folder: Path = Path()
 
     def __post_init__(self) -> None:
         if len(self.embeddings) != len(self.items):
             raise ValueError(f"{len(self.embeddings)} embeddings for {len(self.items)} items.")
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file; it appears whole or not at all."""
+        """Write a safetensors file; it appears whole or not at all.
+
+        Raises:
+            OSError: if the disk is full or the folder cannot be written to.
+        """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.part")
-        meta = {**self.meta, "format": FORMAT, "items": json.dumps(self.items, ensure_ascii=False)}
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+        # A tensor: the header, where metadata go, is limited to 100 MB.
+        items = np.frombuffer(json.dumps(self.items).encode(), np.uint8)
+        tensors = {"embeddings": np.ascontiguousarray(self.embeddings), "items": items}
         try:
-            save_file({"embeddings": np.ascontiguousarray(self.embeddings)}, temporary, meta)
+            save_file(tensors, temporary, {**self.meta, "format": FORMAT})
+            with open(temporary, "r+b") as file:
+                os.fsync(file.fileno())
             temporary.replace(path)
+        except SafetensorError as error:  # a full disk
+            raise OSError(f"{path} cannot be written: {error}") from None
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -84,25 +107,26 @@ class EmbeddingIndex:
                 meta = file.metadata() or {}
                 if meta.pop("format", None) != FORMAT:
                     raise ValueError(f"{path}: is no index. Make one with tools/embed.py.")
-                return cls(file.get_tensor("embeddings"), json.loads(meta.pop("items")), meta)
+                items = json.loads(file.get_tensor("items").tobytes())
+                return cls(
+                    file.get_tensor("embeddings"), items, meta, Path(path).resolve().parent
+                )
         except (OSError, SafetensorError) as error:
-            raise ValueError(f"{path}: cannot be read as an index ({error}).") from None
+            raise ValueError(
+                f"{path} cannot be read as an index: {error}. Make one with tools/embed.py."
+            ) from None
+
+    def content(self, item: dict[str, Any]) -> str | Path:
+        """What an item stands for: its text, or the path of its file."""
+        return item["text"] if "text" in item else self.folder / item["path"]
 
     def select(self, modality: str) -> "EmbeddingIndex":
         """The items of one modality."""
         rows = [i for i, item in enumerate(self.items) if item["modality"] == modality]
-        return EmbeddingIndex(self.embeddings[rows], [self.items[i] for i in rows], self.meta)
+        items = [self.items[i] for i in rows]
+        return EmbeddingIndex(self.embeddings[rows], items, self.meta, self.folder)
 
     def search(self, query: np.ndarray, k: int) -> list[tuple[float, dict[str, Any]]]:
         """The best items for one query (D,), with their cosines."""
         scores, rows = search(query, self.embeddings, k)
         return [(float(s), self.items[r]) for s, r in zip(scores[0], rows[0], strict=True)]
-
-
-def merge(parts: Sequence[EmbeddingIndex], meta: dict[str, str]) -> EmbeddingIndex:
-    """One index of several."""
-    return EmbeddingIndex(
-        np.concatenate([part.embeddings for part in parts]),
-        [item for part in parts for item in part.items],
-        meta,
-    )

@@ -3,8 +3,9 @@
 Shapes: N items, C classes, D width.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -22,13 +23,14 @@ class ZeroShotClassifier:
 
     Args:
         embedder: with a text branch.
-        classes: names.
+        classes: different names.
         modality: of what will be classified.
         templates: sentences with `{}` for the name; a class is the mean of their embeddings. None
             takes the usual ones of the modality.
 
     Raises:
-        ValueError: if there are no classes, or a template lacks `{}`.
+        ValueError: if the modality is another one, names are missing or equal, or a template lacks
+            `{}`.
     """
 
     def __init__(
@@ -38,12 +40,18 @@ class ZeroShotClassifier:
         modality: Literal["image", "audio"] = "image",
         templates: Sequence[str] | None = None,
     ) -> None:
+        if modality not in TEMPLATES:
+            raise ValueError(f"modality is {modality!r}; choose one of {', '.join(TEMPLATES)}.")
         templates = TEMPLATES[modality] if templates is None else templates
+        if isinstance(classes, str) or isinstance(templates, str):
+            raise ValueError("classes and templates are lists of strings; one is a string.")
+        twice = [name for name, count in Counter(classes).items() if count > 1]
         wrong = [t for t in templates if "{}" not in t]
-        if not classes or not templates or wrong:
+        if not classes or twice or not templates or wrong:
             raise ValueError(
-                f"{len(classes)} classes, {len(templates)} templates, of which {wrong} lack {{}}; "
-                "expected class names and sentences such as 'a photo of a {}'."
+                f"{len(classes)} classes, of which {twice} occur twice; {len(templates)} "
+                f"templates, of which {wrong} lack {{}}; expected different class names, and "
+                "sentences such as 'a photo of a {}'."
             )
         self.embedder, self.classes, self.modality = embedder, list(classes), modality
         texts = [template.replace("{}", name) for name in classes for template in templates]
@@ -65,3 +73,68 @@ class ZeroShotClassifier:
         cosines = torch.as_tensor(np.asarray(encode(items, errors)) @ self.class_embeddings.T)
         scale = self.embedder.model.scale().float().cpu()
         return (scale * cosines).softmax(1).detach().numpy()
+
+
+class Evaluation(NamedTuple):
+    """How well predictions agree with labels; shares are of 1.
+
+    Attributes:
+        top1: share of items whose best class is right.
+        top5: share of items with the right class among the best five; None for up to five classes.
+        mean: top1, but each class that occurs counts alike.
+        chance: top1 of a guess.
+        majority: top1 of always naming the most frequent class.
+        classes: name -> (right, all), for classes that occur.
+        confusions: (truth, prediction, count), the most frequent first.
+    """
+
+    top1: float
+    top5: float | None
+    mean: float
+    chance: float
+    majority: float
+    classes: dict[str, tuple[int, int]]
+    confusions: list[tuple[str, str, int]]
+
+
+def evaluate(
+    probabilities: np.ndarray, labels: Sequence[str], classes: Sequence[str]
+) -> Evaluation:
+    """Compare predictions with labels.
+
+    Args:
+        probabilities: (N, C), of `ZeroShotClassifier.predict`, without NaN rows.
+        labels: N names out of `classes`.
+        classes: C names.
+
+    Raises:
+        ValueError: if there are no items, or a label is no class.
+    """
+    unknown = sorted(set(labels) - set(classes))
+    if unknown or not len(probabilities) or np.isnan(probabilities).any():
+        raise ValueError(
+            f"{len(probabilities)} predictions, with NaN or without; labels that are no class: "
+            f"{', '.join(unknown[:5]) or 'none'}. Expected readable items with labels out of the "
+            f"{len(classes)} classes."
+        )
+    truth = np.array([classes.index(label) for label in labels])
+    ranked = np.argsort(-probabilities, axis=1, kind="stable")
+    right = ranked[:, 0] == truth
+    totals = Counter(labels)
+    per_class = {
+        name: (int(right[truth == i].sum()), totals[name])
+        for i, name in enumerate(classes)
+        if name in totals
+    }
+    wrong = Counter(
+        (classes[t], classes[p]) for t, p in zip(truth[~right], ranked[~right, 0], strict=True)
+    )
+    return Evaluation(
+        top1=float(right.mean()),
+        top5=float((ranked[:, :5] == truth[:, None]).any(1).mean()) if len(classes) > 5 else None,
+        mean=float(np.mean([good / count for good, count in per_class.values()])),
+        chance=1 / len(classes),
+        majority=max(totals.values()) / len(labels),
+        classes=per_class,
+        confusions=[(t, p, count) for (t, p), count in wrong.most_common()],
+    )

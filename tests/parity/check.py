@@ -464,12 +464,9 @@ def layer_decay(case: Case) -> None:
         model = OnePeace(Arch(8, depth, 1, 8), rpb="per_block" if per_block else "shared")
         in_backbone = family in ("segmentation", "detection")
         for name, want in expected.items():
-            own = checkpoint.own_name(name.removeprefix("decoder_wrapper."))
-            if own and name.startswith("decoder_wrapper."):
-                own = f"decoder.{own}"
-            elif own and in_backbone and name.startswith("backbone."):
+            own = checkpoint.own_name(name) or name
+            if own != name and in_backbone and name.startswith("backbone."):
                 own = f"backbone.{own}"
-            own = own or name
             prefix = "backbone." if in_backbone else ""
             group = rule.group(
                 own,
