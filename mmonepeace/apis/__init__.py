@@ -1,9 +1,10 @@
 """What users call: embeddings, search, zero-shot classification."""
 
-from mmonepeace.apis.building import build_index, embedder_of, find_files
+from mmonepeace.apis.building import build_index, embedder_of
 from mmonepeace.apis.embedder import Embedder, combine, similarity
 from mmonepeace.apis.gallery import write_gallery
 from mmonepeace.apis.index import EmbeddingIndex, search
+from mmonepeace.apis.sources import find_files, read_table, read_texts
 from mmonepeace.apis.zero_shot import ZeroShotClassifier, evaluate
 
 __all__ = [
@@ -15,6 +16,8 @@ __all__ = [
     "embedder_of",
     "evaluate",
     "find_files",
+    "read_table",
+    "read_texts",
     "search",
     "similarity",
     "write_gallery",

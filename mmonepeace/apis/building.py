@@ -15,10 +15,6 @@ import numpy as np
 from mmonepeace.apis.embedder import Embedder
 from mmonepeace.apis.index import EmbeddingIndex
 
-SUFFIXES = {
-    "image": {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm"},
-    "audio": {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au"},
-}
 # What the embedding of an item depends on, beside the item; keys of the index's `meta`.
 SETTINGS = {
     "text": ("fingerprint", "dtype", "tokenizer_fingerprint"),
@@ -50,31 +46,6 @@ class Built:
     dropped: int
     outdated: int
     failed: dict[str, str]
-
-
-def find_files(folder: str | Path, modality: str, errors: dict[str, str]) -> list[Path]:
-    """The images or sounds in a folder and its subfolders, sorted; hidden ones are left out.
-
-    Args:
-        folder: where to look.
-        modality: a key of `SUFFIXES`.
-        errors: takes path -> reason for subfolders that cannot be entered.
-
-    Raises:
-        ValueError: if there is no folder, or no such file in it.
-    """
-    if not Path(folder).is_dir():
-        raise ValueError(f"{folder} is no folder.")
-    found = []
-    walk = os.walk(folder, onerror=lambda e: errors.update({e.filename: e.strerror}))
-    for parent, folders, names in walk:
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths = (Path(parent, name) for name in names if not name.startswith("."))
-        found += [path for path in paths if path.suffix.lower() in SUFFIXES[modality]]
-    if not found:
-        wanted = " ".join(sorted(SUFFIXES[modality]))
-        raise ValueError(f"{folder} has no {modality} files: none ends with one of {wanted}.")
-    return sorted(found)
 
 
 def settings(embedder: Embedder) -> dict[str, str]:
@@ -134,7 +105,8 @@ def build_index(
             except OSError as error:
                 failed[str(value)] = f"{value}: {error.strerror}"
     old = EmbeddingIndex.load(out) if out.exists() else None
-    rows = {key: row for key, row in _known(old, meta).items() if key in wanted}
+    reusable = _known(old, meta)
+    rows = dict(reusable)
     for file in sorted(parts.glob("*.safetensors")):
         try:
             rows |= _known(EmbeddingIndex.load(file), meta)
@@ -169,7 +141,7 @@ def build_index(
     names = {_name(item) for item, _ in wanted.values()}
     before = old.items if old else []
     dropped = sum(_name(item) not in names for item in before)
-    outdated = len(before) - len(_known(old, meta))
+    outdated = len(before) - len(reusable)
     return Built(index, len(rows) - kept, kept, dropped, outdated, failed)
 
 
@@ -196,9 +168,9 @@ def embedder_of(
         raise ValueError(f"the index was made with {path}, which is gone. Name it: --checkpoint.")
     embedder = Embedder.from_checkpoint(
         path,
-        tokenizer or meta.get("tokenizer"),
         device=device,
         dtype=meta["dtype"],
+        tokenizer=tokenizer or meta.get("tokenizer"),
         image_size=int(meta["image_size"] or 0) or None,
         keep_ratio=meta["keep_ratio"] == "1",
         window_seconds=float(meta["window_seconds"]),

@@ -110,10 +110,9 @@ class Embedder:
     def from_checkpoint(
         cls,
         path: str | Path,
-        tokenizer: str | Path | Tokenizer | None = None,
-        *,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype = "fp32",
+        tokenizer: str | Path | Tokenizer | None = None,
         **options: Any,
     ) -> Embedder:
         """Build the model that a file describes.
@@ -122,9 +121,9 @@ class Embedder:
             path: a checkpoint of any official or own layout: sizes and branches are read from its
                 weights. Or a config (.py) whose `model` is an `OnePeaceRetriever` that names its
                 checkpoint in `init_cfg` or `load_from`.
-            tokenizer: file or object; by default `tokenizer.json` beside the checkpoint.
             device: by default a GPU if there is one.
             dtype: "fp32", "bf16", "fp16", or a torch dtype, of weights and activations.
+            tokenizer: file or object; by default `tokenizer.json` beside the checkpoint.
             options: see `Embedder`.
 
         Raises:
@@ -273,7 +272,7 @@ class Embedder:
                 "tools/convert_tokenizer.py makes one from the official vocabulary files."
             )
         if not isinstance(text, str):
-            raise ValueError(f"a text is {text!r}, expected a string.")
+            raise TypeError(f"a text is {text!r}, expected a string.")
         return [torch.tensor(self.tokenizer.encode([text])[0])]
 
     def _load_audio(self, clip: AudioLike) -> list[Tensor]:
@@ -320,7 +319,7 @@ class Embedder:
             ThreadPoolExecutor(READERS) as pool,
             tqdm(total=len(items), desc="+".join(columns), disable=quiet) as bar,
         ):
-            for i, loaded in enumerate(_read_ahead(pool, self._load, items, 4 * self.batch_size)):
+            for i, loaded in enumerate(_read_ahead(pool, self._load, items, 2 * READERS)):
                 if isinstance(loaded, ValueError):
                     if errors is None:
                         raise loaded

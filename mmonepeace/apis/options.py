@@ -1,33 +1,35 @@
-"""What the command lines of embedding tools share: options of the model, and tables."""
+"""What the command lines of embedding tools share: options of the model, errors, tables."""
 
 import shutil
 import sys
-from argparse import ArgumentParser, Namespace
-from collections.abc import Iterable, Sequence
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mmonepeace.apis.embedder import DTYPES, Embedder
+from mmonepeace.checkpoint import CheckpointError
 
 
 def add_model_options(parser: ArgumentParser) -> None:
-    """Options that tell how to build an `Embedder`."""
+    """Arguments that tell how to build an `Embedder`."""
+    parser.add_argument("checkpoint", metavar="CKPT", help="file, or work directory with one")
     parser.add_argument("--tokenizer", type=Path, help="default: tokenizer.json beside CKPT")
-    parser.add_argument("--device", help="default: a GPU if there is one")
+    parser.add_argument("--device", type=device, help="default: a GPU if there is one")
     parser.add_argument("--dtype", default="fp32", choices=DTYPES)
     parser.add_argument("--batch-size", type=positive, default=32)
     parser.add_argument("--image-size", type=positive, help="pixels; default: the model's own")
     parser.add_argument("--keep-ratio", action="store_true", help="do not squash to a square")
 
 
-def build_embedder(path: str, args: Namespace, **options: Any) -> Embedder:
-    """The embedder that the options describe."""
+def build_embedder(path: str | Path, args: Namespace, **options: Any) -> Embedder:
+    """The embedder that `add_model_options` describe, of a checkpoint file."""
     return Embedder.from_checkpoint(
         path,
         args.tokenizer,
-        device=check_device(args.device),
+        device=args.device,
         dtype=args.dtype,
         batch_size=args.batch_size,
         image_size=args.image_size,
@@ -36,51 +38,68 @@ def build_embedder(path: str, args: Namespace, **options: Any) -> Embedder:
     )
 
 
-def check_device(device: str | None) -> str | None:
-    """The device, if it is here.
-
-    Raises:
-        ValueError: if it is not.
-    """
+def device(text: str) -> str:
+    """A device that is here."""
     try:
-        torch.empty(0, device=device)
+        torch.empty(0, device=text)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"--device {device} cannot be used: {reason}") from None
-    return device
+        raise ArgumentTypeError(f"{text} cannot be used: {str(error).splitlines()[0]}") from None
+    return text
 
 
 def positive(text: str) -> int:
     """A whole number of at least 1."""
-    number = int(text)
-    if number < 1:
-        raise ValueError(f"{number} is below 1")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[Any]], numbers: str = "") -> str:
+def exit_code(run: Callable[[], None], *expected: type[Exception]) -> int:
+    """Run a tool: 0, or 2 after a line about what the user can mend.
+
+    Args:
+        run: the tool.
+        expected: such errors, beside those of checkpoints, values and files.
+    """
+    try:
+        run()
+    except torch.OutOfMemoryError as error:
+        reason = str(error).split(".")[0]
+        print(f"error: {reason}. Try a smaller --batch-size or --dtype bf16.", file=sys.stderr)
+        return 2
+    except (CheckpointError, ValueError, OSError, *expected) as error:
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def list_failed(reasons: Iterable[str]) -> None:
+    """Say what was left out and why."""
+    for reason in reasons:
+        print(f"left out: {printable(reason)}", file=sys.stderr)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]], align: str = "") -> str:
     """A text table without lines.
 
     Args:
         header: names of the columns.
         rows: cells.
-        numbers: one letter for each column that is aligned another way, as `r` in "r l".
+        align: a letter for each of the first columns, such as "rrl"; the others are left-aligned.
     """
     from prettytable import PrettyTable
 
     drawn = PrettyTable(list(header), border=False, preserve_internal_border=False)
     drawn.left_padding_width, drawn.right_padding_width = 0, 2
-    drawn.align = "l"
-    for name, side in zip(header, numbers.split(), strict=False):
+    for name, side in zip(header, align.ljust(len(header), "l"), strict=True):
         drawn.align[name] = side
     if sys.stdout.isatty():
         drawn.max_table_width = shutil.get_terminal_size().columns
-    for row in rows:
-        drawn.add_row([printable(str(cell)) for cell in row])
+    drawn.add_rows([printable(str(cell)) for cell in row] for row in rows)
     return "\n".join(line.rstrip() for line in drawn.get_string().splitlines())
 
 
 def printable(text: str) -> str:
     """Text for a terminal: file names may hold bytes that are no characters, and control codes."""
     clean = text.encode(errors="replace").decode()
-    return "".join(c if c.isprintable() else " " for c in clean)
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in clean)

@@ -117,7 +117,8 @@ def evaluate(
             f"{', '.join(unknown[:5]) or 'none'}. Expected readable items with labels out of the "
             f"{len(classes)} classes."
         )
-    truth = np.array([classes.index(label) for label in labels])
+    position = {name: i for i, name in enumerate(classes)}
+    truth = np.array([position[label] for label in labels])
     ranked = np.argsort(-probabilities, axis=1, kind="stable")
     right = ranked[:, 0] == truth
     totals = Counter(labels)

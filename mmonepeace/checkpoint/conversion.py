@@ -41,6 +41,13 @@ def _adapter_buffers(weights: StateDict, adapters: str) -> StateDict:
     return buffers
 
 
+def _official(key: str) -> str:
+    name = official_name(key)
+    if name is None:
+        raise CheckpointError(f"{key} has no official name: the official code has no such part.")
+    return name
+
+
 def _finish(result: Conversion, buffers: StateDict) -> Conversion:
     result.rows += [("(computed)", name, "") for name in buffers]
     result.weights.update(buffers)
@@ -56,9 +63,7 @@ def to_official_vision(converted: Conversion) -> Conversion:
     result = Conversion({}, {"official_layout": layout})
     num_tables = 0
     for key, value in converted.weights.items():
-        name = official_name(key)
-        assert name is not None, key
-        name = name.replace("encoder_wrapper.fusion_model.", "encoder.")
+        name = _official(key).replace("encoder_wrapper.fusion_model.", "encoder.")
         name = name.removeprefix("encoder_wrapper.")
         if key.startswith("adapters.image.rpb.tables."):
             block = key.rsplit(".", 1)[1]
@@ -87,8 +92,7 @@ def to_official_full(converted: Conversion) -> Conversion:
     result = Conversion({}, {"official_layout": "full", **kept})
     nested = "adapters.audio.pos_conv.0.weight" in weights
     for key, value in weights.items():
-        name = official_name(key)
-        assert name is not None, key
+        name = _official(key)
         if nested and key.startswith("adapters.audio.pos_conv.") and ".pos_conv.0." not in key:
             name = name.replace("embed_positions.", "embed_positions.1.")
         result.rows.append((key, name, ""))

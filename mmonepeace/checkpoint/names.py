@@ -91,6 +91,11 @@ _OFFICIAL_PREFIX = re.compile(
 )
 # What an encoder and the decoder consist of; everything else stands beside them.
 _BODY = re.compile(r"(adapters|(?P<fusion>layers|norms))\.")
+# Own names, also of modalities that the official code does not know.
+_OWN = re.compile(
+    r"(decoder\.)?(adapters|layers|norms)\."
+    r"|(projections|head|decoder_embeds|mask_heads|mask_tokens)\.|logit_scale$"
+)
 # Deterministic index maps and a version number: recomputed, never trusted.
 RECOMPUTED = "index map, recomputed"
 _BUFFER = re.compile(r"(.*\.)?(rp_bucket(_window)?|position_idx|version)")
@@ -165,7 +170,7 @@ def to_own(weights: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None)
     for key, value in weights.items():
         if own:
             name = re.sub(r"^backbone\.(?=(adapters|layers|norms)\.)", "", key)
-            name = name if official_name(name) else None
+            name = name if _OWN.match(name) else None
         else:
             name = own_name(key)
         reason = RECOMPUTED if _BUFFER.fullmatch(key) else "no part of the model"

@@ -87,7 +87,7 @@ def test_a_runner_trains_a_retriever_and_its_checkpoint_says_how(data, padding):
     assert checkpoint.read(path)[1]["audio_padding"] == (padding or "masked")
 
     # The file alone is enough to embed with it.
-    embedder = Embedder.from_checkpoint(path, data / "tokenizer.json", device="cpu")
+    embedder = Embedder.from_checkpoint(path, "cpu", tokenizer=data / "tokenizer.json")
     assert embedder.model.backbone.metadata()["audio_padding"] == (padding or "masked")
     runner.model.eval()
     batch = runner.model.data_preprocessor(next(iter(runner.train_dataloader)))

@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from mmonepeace import checkpoint
 from mmonepeace.layers import adapters
 from mmonepeace.layers.adapters import Adapter
 from mmonepeace.layers.position import RelativePositionBias1D
@@ -201,7 +202,7 @@ class Series(Adapter):
         return self.assemble(self.proj(steps_BT[..., None]), 0, bias).keep(keep_BP)
 
 
-def test_a_fourth_modality_is_one_class_and_one_entry(monkeypatch):
+def test_a_fourth_modality_is_one_class_and_one_entry(monkeypatch, tmp_path):
     monkeypatch.setitem(adapters.ADAPTERS, "series", Series)
     names = (*OPTIONS, "series")
     for rpb in ("shared", "per_block"):
@@ -216,6 +217,11 @@ def test_a_fourth_modality_is_one_class_and_one_entry(monkeypatch):
     retriever = make(names, OnePeaceRetriever)
     embeddings = retriever(inputs)
     torch.testing.assert_close(embeddings["series"].norm(dim=1), torch.ones(3))
+    path = tmp_path / "own.safetensors"
+    checkpoint.write(path, checkpoint.Conversion(retriever.state_dict(), {"format": "mmonepeace"}))
+    again = make(names, OnePeaceRetriever)
+    again.load_checkpoint(path)
+    assert torch.equal(again(inputs)["series"], embeddings["series"])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,81 @@
+"""Embed folders of images and sounds and a file of texts into one index, for tools/search.py.
+
+Run:  python tools/embed.py CKPT --images DIR --out index.safetensors
+      python tools/embed.py CKPT --images DIR --audios DIR --texts captions.tsv --out index.safetensors
+
+CKPT is a checkpoint of any layout, or a work directory with one. The index mirrors what the command
+names: run it again and only new and changed files are embedded, vanished ones leave the index. A run
+that was stopped, by whatever, goes on where it was: what is done lies in OUT.parts/ until OUT is
+complete. Paths are stored relative to OUT, so index and data can move together.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tqdm import tqdm
+
+from mmonepeace.apis import build_index, find_files, read_texts
+from mmonepeace.apis.options import add_model_options, build_embedder, exit_code, list_failed
+from mmonepeace.engine.preflight import PreflightError, find_checkpoint
+
+
+def parse() -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_model_options(parser)
+    parser.add_argument("--images", type=Path, metavar="DIR", help="with its subfolders")
+    parser.add_argument("--audios", type=Path, metavar="DIR", help="with its subfolders")
+    parser.add_argument("--texts", type=Path, metavar="FILE", help="one a line, or a .tsv")
+    parser.add_argument("--text-column", default="caption", help="of the .tsv")
+    parser.add_argument("--out", type=Path, required=True, help="the index, a .safetensors")
+    args = parser.parse_args()
+    if not (args.images or args.audios or args.texts):
+        parser.error("name what to embed: --images, --audios, --texts")
+    return args
+
+
+def run() -> None:
+    """Embed, and say what was done."""
+    args = parse()
+    unread: dict[str, str] = {}
+    sources = {}
+    if args.texts:
+        sources["text"] = read_texts(args.texts, args.text_column)
+    for modality, folder in (("image", args.images), ("audio", args.audios)):
+        if folder:
+            sources[modality] = find_files(folder, modality, unread)
+    path = Path(find_checkpoint(args.checkpoint)).resolve()
+    embedder = build_embedder(path, args, progress=False)
+    meta = {"checkpoint": str(path)}
+    if args.tokenizer:
+        meta["tokenizer"] = str(args.tokenizer.resolve())
+    with tqdm(unit=" items", disable=None) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        built = build_index(embedder, args.out, sources, meta, progress)
+    failed = unread | built.failed
+    counts = {m: sum(i["modality"] == m for i in built.index.items) for m in sources}
+    shown = ", ".join(f"{count:,} {m}" for m, count in counts.items())
+    print(
+        f"{args.out}: {shown} items. {built.embedded:,} embedded, {built.kept:,} kept, "
+        f"{built.dropped:,} no longer there and dropped, {len(failed):,} failed."
+    )
+    if built.outdated:
+        print(f"{built.outdated:,} old ones were of another model or other options: made again.")
+    list_failed(failed.values())
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(exit_code(run, PreflightError))
+    except KeyboardInterrupt:
+        print("\nstopped: the same command goes on from here.", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,87 @@
+"""Search an index of tools/embed.py by texts, images and sounds, or by all of them at once.
+
+Run:  python tools/search.py index.safetensors --text "a dog in the snow" --html found.html
+      python tools/search.py index.safetensors --image beach.jpg --audio rain.ogg --in image
+      python tools/search.py index.safetensors --image me.jpg --text glasses --weights 1 -0.5
+
+The query is the weighted sum of the embeddings of all parts. Weights have the order of the parts on
+the command line; a negative one takes something away.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mmonepeace.apis import EmbeddingIndex, combine, embedder_of, write_gallery
+from mmonepeace.apis.gallery import Entry
+from mmonepeace.apis.options import device, exit_code, positive, printable, table
+from mmonepeace.engine.preflight import PreflightError, find_checkpoint
+
+MODALITIES = ("text", "image", "audio")
+
+
+def parse() -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("index", type=Path, metavar="INDEX")
+    for modality in MODALITIES:
+        parser.add_argument(
+            f"--{modality}",
+            dest="parts",
+            action="append",
+            metavar="TEXT" if modality == "text" else "FILE",
+            # One list for all, so that their order is that of the command line.
+            type=lambda value, modality=modality: (modality, value),
+            help="part of the query; may be repeated",
+        )
+    parser.add_argument("--weights", type=float, nargs="+", metavar="W", help="one for each part")
+    parser.add_argument("--in", dest="modality", choices=MODALITIES, help="find these only")
+    parser.add_argument("--k", type=positive, default=5, help="number of results")
+    parser.add_argument("--html", type=Path, metavar="OUT", help="write a page with the results")
+    parser.add_argument("--checkpoint", metavar="CKPT", help="instead of the recorded one")
+    parser.add_argument("--tokenizer", type=Path, help="instead of the recorded one")
+    parser.add_argument("--device", type=device, help="default: a GPU if there is one")
+    args = parser.parse_args()
+    if not args.parts:
+        parser.error("name what to search for: --text, --image, --audio")
+    args.weights = args.weights or [1.0] * len(args.parts)
+    if len(args.weights) != len(args.parts):
+        parser.error(f"{len(args.weights)} weights for {len(args.parts)} parts of the query")
+    return args
+
+
+def run() -> None:
+    """Search, print, and write the page."""
+    args = parse()
+    index = EmbeddingIndex.load(args.index)
+    shown = index.select(args.modality) if args.modality else index
+    if not shown.items:
+        raise ValueError(f"{args.index} has no {args.modality} items.")
+    checkpoint = find_checkpoint(args.checkpoint) if args.checkpoint else None
+    embedder = embedder_of(index, checkpoint, args.tokenizer, args.device)
+    parts = [getattr(embedder, f"encode_{modality}")([value])[0] for modality, value in args.parts]
+    found = shown.search(combine(*parts, weights=args.weights), args.k)
+    results = [Entry(score, item["modality"], shown.content(item)) for score, item in found]
+    rows = [
+        (i, f"{score:.4f}", item["modality"], item.get("text") or item["path"])
+        for i, (score, item) in enumerate(found, 1)
+    ]
+    print(table(("rank", "cosine", "in", "what"), rows, "rr"))
+    if args.html:
+        query = [Entry(w, *part) for w, part in zip(args.weights, args.parts, strict=True)]
+        source = Path(checkpoint or index.meta["checkpoint"])
+        facts = {
+            "Checkpoint": f"{source.parent.name}/{source.name}",
+            "Index": f"{args.index.name}, {len(shown.items):,} items",
+            "k": str(args.k),
+        }
+        write_gallery(args.html, query, results, facts)
+        print(f"the results are drawn in {printable(str(args.html))}")
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(run, PreflightError))

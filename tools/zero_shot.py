@@ -1,0 +1,109 @@
+"""Classify images or sounds by the names of classes alone, and measure it on a table of labels.
+
+Run:  python tools/zero_shot.py CKPT --images DIR --classes cat,dog,bird
+      python tools/zero_shot.py CKPT --audios a.ogg b.ogg --classes-file names.txt --top 5
+      python tools/zero_shot.py CKPT --tsv val.tsv --path-column image --label-column group
+
+Paths of the table are relative to --root, by default the table's folder; its labels are the classes
+unless some are named.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+
+from mmonepeace.apis import ZeroShotClassifier, evaluate, read_table, read_texts
+from mmonepeace.apis.options import (
+    add_model_options, build_embedder, exit_code, list_failed, positive, printable, table,
+)  # fmt: skip
+from mmonepeace.apis.sources import list_files
+from mmonepeace.engine.preflight import PreflightError, find_checkpoint
+
+WORST_CLASSES, CONFUSIONS = 20, 10  # lines shown
+
+
+def parse() -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_model_options(parser)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--images", nargs="+", type=Path, metavar="PATH", help="files, folders")
+    source.add_argument("--audios", nargs="+", type=Path, metavar="PATH", help="files, folders")
+    source.add_argument("--tsv", type=Path, help="table of paths and labels")
+    parser.add_argument("--path-column", default="image")
+    parser.add_argument("--label-column", default="label")
+    parser.add_argument("--root", type=Path, help="of the table's paths")
+    names = parser.add_mutually_exclusive_group()
+    names.add_argument("--classes", metavar="A,B,C")
+    names.add_argument("--classes-file", type=Path, metavar="FILE", help="a name per line")
+    parser.add_argument("--template", action="append", help="'a photo of a {}'; may be repeated")
+    parser.add_argument("--top", type=positive, default=3, help="classes shown for each item")
+    parser.add_argument("--out", type=Path, metavar="TSV", help="write all predictions")
+    args = parser.parse_args()
+    if not (args.tsv or args.classes or args.classes_file):
+        parser.error("name the classes: --classes or --classes-file")
+    return args
+
+
+def report(probabilities: np.ndarray, labels: list[str], classes: list[str]) -> None:
+    """Print how good the predictions are."""
+    found = evaluate(probabilities, labels, classes)
+    top5 = "" if found.top5 is None else f", top-5 {found.top5:.2%}"
+    print(f"{len(labels):,} items, {len(classes):,} classes: top-1 {found.top1:.2%}{top5}")
+    print(f"a guess {found.chance:.2%}, always the most frequent class {found.majority:.2%}")
+    print(f"mean over the classes that occur {found.mean:.2%}\n")
+    worst = sorted(found.classes.items(), key=lambda c: (c[1][0] / c[1][1], -c[1][1]))
+    rows = [(name, f"{good / n:.1%}", good, n) for name, (good, n) in worst[:WORST_CLASSES]]
+    print(table(("class", "top-1", "right", "of"), rows, "lrrr"))
+    if len(worst) > len(rows):
+        print(f"... and {len(worst) - len(rows):,} better ones")
+    if found.confusions:
+        print("\n" + table(("taken", "for", "times"), found.confusions[:CONFUSIONS], "llr"))
+
+
+def run() -> None:
+    """Classify, then list or measure."""
+    args, unread, labels = parse(), {}, None
+    if args.tsv:
+        columns = args.path_column, args.label_column
+        modality, paths, labels = read_table(args.tsv, *columns, args.root)
+    else:
+        modality = "image" if args.images else "audio"
+        paths = list_files(args.images or args.audios, modality, unread)
+    names = read_texts(args.classes_file) if args.classes_file else sorted(set(labels or ()))
+    names = [name.strip() for name in args.classes.split(",")] if args.classes else names
+    embedder = build_embedder(find_checkpoint(args.checkpoint), args)
+    classifier = ZeroShotClassifier(embedder, names, modality, args.template)
+    errors: dict[int, str] = {}
+    probabilities = classifier.predict(paths, errors)
+    good = [i for i in range(len(paths)) if i not in errors]
+    if not good:
+        raise ValueError(f"none of {len(paths)} items can be read; the first: {errors[0]}")
+    best = np.argsort(-probabilities[good], axis=1, kind="stable")[:, : args.top]
+    header = [modality, *(["label"] if labels else [])]
+    header += [f"{name}{r}" for r in range(1, best.shape[1] + 1) for name in ("class", "p")]
+    rows = [
+        [str(paths[i]), *([labels[i]] if labels else [])]
+        + [cell for c in ranked for cell in (names[c], f"{probabilities[i, c]:.3f}")]
+        for i, ranked in zip(good, best, strict=True)
+    ]
+    if labels:
+        report(probabilities[good], [labels[i] for i in good], names)
+    else:
+        print(table(header, rows))
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        lines = ("\t".join(map(printable, row)) for row in (header, *rows))
+        args.out.write_text("\n".join([*lines, ""]), encoding="utf-8")
+        print(f"\n{len(rows):,} predictions are in {args.out}")
+    list_failed([*unread.values(), *errors.values()])
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(run, PreflightError))
