@@ -34,6 +34,8 @@ AUDIO_CONVS = ((10, 5), *((3, 2),) * 4, *((2, 2),) * 2)  # (kernel, stride), wav
 AUDIO_FEATURE_DIM = 512
 AUDIO_RPB_BUCKETS = 512
 
+DECODER_POSITIONS = {"text": TEXT_POSITIONS, "audio": 1026}  # images: those of the encoder
+
 MAX_POSITIONS = 1024  # reach of the 1-D relative positions, CLS included
 
 
@@ -52,6 +54,7 @@ class Arch:
     ffn_dim: int
     stem: Literal["hmlp", "conv"] = "hmlp"  # conv: one 16 x 16 convolution without bias
     sub_norm: bool = True  # LayerNorm between the heads and the output projection
+    ffn_norm: bool = True  # LayerNorm in the middle of the FFN
     head_scale: bool = False  # one learned factor per head
     post_attn_norm: bool = False  # LayerNorm after the output projection
     embed_norm: bool = False  # LayerNorm on the embeddings, before positions
@@ -76,6 +79,9 @@ ARCHS = {
     "large": Arch(1024, 24, 16, 4096),
     "giant": Arch(1536, 40, 24, 6144),  # the released one
 }
+
+
+DECODER_ARCH = Arch(768, 2, 12, 2048)  # of pretraining
 
 
 def get_arch(arch: str | dict[str, Any] | Arch) -> Arch:

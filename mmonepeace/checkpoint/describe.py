@@ -100,6 +100,7 @@ def describe(
         ffn_dim=shapes(f"layers.0.ffn.{first}.gate.weight")[0],
         stem="conv" if shapes.have("adapters.image.stem.weight") else "hmlp",
         sub_norm=shapes.have("layers.0.attn.norm."),
+        ffn_norm=shapes.have(f"layers.0.ffn.{first}.norm."),
         head_scale=shapes.have("layers.0.attn.head_scale"),
         post_attn_norm=shapes.have("layers.0.post_attn_norm."),
         embed_norm=shapes.have("adapters.", ".embed_norm.weight"),

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmonepeace.layers.position import (
+    Grid,
     RelativePositionBias1D,
     RelativePositionBias2D,
     resample_pos_embed,
@@ -57,6 +58,10 @@ class Adapter(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.embed_norm = nn.LayerNorm(dim, LAYER_NORM_EPS) if arch.embed_norm else nn.Identity()
         self.type_embed = nn.Parameter(torch.zeros(1, 1, dim)) if arch.type_embed else None
+
+    def grid(self, *_inputs: Any) -> Grid | None:
+        """Rows and columns of the tokens behind CLS; None if they are a sequence."""
+        return None
 
     def metadata(self) -> dict[str, str]:
         """What a checkpoint must say besides the weights."""
@@ -198,6 +203,10 @@ class ImageAdapter(Adapter):
         self.type_embed_2 = nn.Parameter(torch.zeros(1, 1, dim)) if arch.type_embed else None
         self.rpb = RelativePositionBias2D(side, arch.num_heads, num_tables)
 
+    def grid(self, images_B3HW: Tensor, *_: Any) -> Grid:
+        """Rows and columns of patches."""
+        return patch_grid(*images_B3HW.shape[-2:])
+
     def forward(
         self, images_B3HW: Tensor, second: bool = False, keep_BP: Tensor | None = None
     ) -> Tokens:
@@ -223,7 +232,7 @@ class ImageAdapter(Adapter):
                 "width). Add the batch dimension, convert grey or RGBA pictures to RGB."
             )
         height, width = images_B3HW.shape[-2:]
-        grid = patch_grid(height, width)
+        grid = self.grid(images_B3HW)
         pad = (0, grid[1] * PATCH_SIZE - width, 0, grid[0] * PATCH_SIZE - height)
         if any(pad):
             images_B3HW = F.pad(images_B3HW, pad)

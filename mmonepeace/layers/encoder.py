@@ -16,13 +16,18 @@ from mmonepeace.spec import LAYER_NORM_EPS, Arch
 
 
 class GeGLU(nn.Module):
-    """Gated FFN: down(norm(gelu(gate x) * up x)); GELU is the exact one."""
+    """Gated FFN: down(norm(gelu(gate x) * up x)); GELU is the exact one.
 
-    def __init__(self, dim: int, hidden: int) -> None:
+    Args:
+        arch: widths and variants.
+    """
+
+    def __init__(self, arch: Arch) -> None:
         super().__init__()
+        dim, hidden = arch.embed_dim, arch.ffn_dim
         self.gate = nn.Linear(dim, hidden, bias=False)
         self.up = nn.Linear(dim, hidden, bias=False)
-        self.norm = nn.LayerNorm(hidden, LAYER_NORM_EPS)
+        self.norm = nn.LayerNorm(hidden, LAYER_NORM_EPS) if arch.ffn_norm else nn.Identity()
         self.down = nn.Linear(hidden, dim)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
@@ -99,7 +104,7 @@ class EncoderLayer(nn.Module):
             nn.LayerNorm(dim, LAYER_NORM_EPS) if arch.post_attn_norm else nn.Identity()
         )
         self.norm2 = nn.LayerNorm(dim, LAYER_NORM_EPS)
-        self.ffn = nn.ModuleDict({name: GeGLU(dim, arch.ffn_dim) for name in modalities})
+        self.ffn = nn.ModuleDict({name: GeGLU(arch) for name in modalities})
         self.drop_path = DropPath(drop_path_rate)
         self.gamma_1 = self.gamma_2 = None
         if layer_scale_init is not None:

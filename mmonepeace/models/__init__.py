@@ -3,6 +3,13 @@
 from mmonepeace.models.classifier import OnePeaceClassifier
 from mmonepeace.models.onepeace import OnePeace
 from mmonepeace.models.preprocessor import MultimodalDataPreprocessor
+from mmonepeace.models.pretrainer import OnePeacePretrainer
 from mmonepeace.models.retriever import OnePeaceRetriever
 
-__all__ = ["MultimodalDataPreprocessor", "OnePeace", "OnePeaceClassifier", "OnePeaceRetriever"]
+__all__ = [
+    "MultimodalDataPreprocessor",
+    "OnePeace",
+    "OnePeaceClassifier",
+    "OnePeacePretrainer",
+    "OnePeaceRetriever",
+]

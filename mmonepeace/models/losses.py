@@ -1,13 +1,15 @@
 """Losses, in float32.
 
-Shapes: B samples of this process, N of all processes, D width.
+Shapes: B samples of this process, N of all processes, L tokens (CLS first), P kept ones, D width.
 """
 
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch import distributed as dist
+from torch.utils.checkpoint import checkpoint
 
 
 class ContrastiveResult(NamedTuple):
@@ -18,14 +20,47 @@ class ContrastiveResult(NamedTuple):
     b_to_a: Tensor
 
 
-def gather(x: Tensor) -> Tensor:
-    """Rows of all processes, in the order of their ranks, without gradient."""
-    x = x.detach().contiguous()
-    if not (dist.is_available() and dist.is_initialized()):
-        return x
+Gather = Literal["official", "full"]
+
+
+class _GatherWithGradient(torch.autograd.Function):
+    """Rows of all processes; the gradient of each row is the sum of all processes' gradients."""
+
+    @staticmethod
+    def forward(_context: Any, x: Tensor) -> Tensor:
+        return _gathered(x)
+
+    @staticmethod
+    def backward(_context: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)
+        return gradient.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def _is_distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _gathered(x: Tensor) -> Tensor:
     everyone = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-    dist.all_gather(everyone, x)
+    dist.all_gather(everyone, x.contiguous())
     return torch.cat(everyone)
+
+
+def gather(x: Tensor, how: Gather = "official") -> Tensor:
+    """Rows of all processes, in the order of their ranks.
+
+    Args:
+        x: rows of this process; all have the same number.
+        how: "official", without gradient, the own rows included; "full", with it. Averaged over
+            processes, as data parallel training does, the latter is the gradient of the loss over
+            the global batch.
+    """
+    if how == "official":
+        x = x.detach()
+    if not _is_distributed():
+        return x
+    return _GatherWithGradient.apply(x) if x.requires_grad else _gathered(x)
 
 
 def contrastive(
@@ -34,11 +69,12 @@ def contrastive(
     scale: Tensor,
     label_smoothing: float = 0.0,
     groups_B: Tensor | None = None,
+    how: Gather = "official",
 ) -> ContrastiveResult:
     """Symmetric contrastive loss over the pairs of all processes.
 
-    Each sample is compared with the gathered ones, which carry no gradient, its own counterpart
-    included: each direction trains its own side and the scale.
+    In the official way each sample is compared with gathered ones that carry no gradient, its own
+    counterpart included: each direction trains its own side and the scale.
 
     Args:
         a_BD: embeddings of one modality, unit length; every process has the same number.
@@ -47,13 +83,14 @@ def contrastive(
         label_smoothing: weight that goes to all others of the N samples, in equal parts.
         groups_B: integers; samples with the same one are all right answers for each other, as
             equal captions are. None: only the counterpart is.
+        how: whether gradient flows through the gathered samples, see `gather`.
 
     Source: the official contrastive criterion.
     """
     a_BD, b_BD, scale = a_BD.float(), b_BD.float(), scale.float()
-    a_ND, b_ND = gather(a_BD), gather(b_BD)
+    a_ND, b_ND = gather(a_BD, how), gather(b_BD, how)
     own = torch.arange(len(a_BD), device=a_BD.device)
-    if dist.is_available() and dist.is_initialized():
+    if _is_distributed():
         own = own + dist.get_rank() * len(a_BD)
     if groups_B is None:
         right_BN = torch.zeros(len(a_BD), len(a_ND), dtype=torch.bool, device=a_BD.device)
@@ -70,3 +107,54 @@ def contrastive(
         best = logits_BN.argmax(1, keepdim=True)
         shares.append(right_BN.gather(1, best).float().mean())
     return ContrastiveResult(sum(losses) / 2, *shares)
+
+
+def denoising_contrastive(
+    student_BLD: Tensor,
+    teacher_BLD: Tensor,
+    keep_BP: Tensor,
+    pad_BL: Tensor | None = None,
+    scale: float = 2.5,
+    label_smoothing: float = 0.1,
+    max_logits: int = 2**26,
+) -> Tensor:
+    """Each masked token must be told from all tokens of the batch, CLS and padding left out.
+
+    Args:
+        student_BLD: reconstructions; gradient flows.
+        teacher_BLD: targets of the whole input, without gradient.
+        keep_BP: positions that were not masked, CLS included, -1 is padding.
+        pad_BL: True where a token is padding, or None.
+        scale: factor of the cosines.
+        label_smoothing: weight of all other tokens together.
+        max_logits: entries of the (masked, all) matrix that exist at once; beyond it, parts are
+            computed again in the backward pass, to the same result.
+
+    Returns:
+        mean over the masked tokens; 0 if there is none.
+
+    Source: the official denoising criterion.
+    """
+    length = student_BLD.shape[1]
+    index_BP = keep_BP.masked_fill(keep_BP < 0, length)
+    kept_BL = torch.zeros(len(keep_BP), length + 1, dtype=torch.bool, device=keep_BP.device)
+    kept_BL = kept_BL.scatter(1, index_BP, True)[:, 1:length]
+    valid_BL = torch.ones_like(kept_BL) if pad_BL is None else ~pad_BL[:, 1:]
+    masked_BL = valid_BL & ~kept_BL
+    student = F.normalize(student_BLD[:, 1:][masked_BL].float(), dim=1)
+    teacher = F.normalize(teacher_BLD[:, 1:][valid_BL].float(), dim=1)
+    target = (valid_BL.flatten().cumsum(0) - 1)[masked_BL.flatten()]
+    if not len(student):
+        return student_BLD.sum() * 0.0
+    other = label_smoothing / max(len(teacher) - 1, 1)
+
+    def total(student: Tensor, target: Tensor) -> Tensor:
+        log_p = (scale * student @ teacher.t()).log_softmax(1)
+        right = log_p.gather(1, target[:, None]).sum()
+        return -(1 - label_smoothing - other) * right - other * log_p.sum()
+
+    rows = max(max_logits // len(teacher), 1)
+    if len(student) <= rows:
+        return total(student, target) / len(student)
+    parts = zip(student.split(rows), target.split(rows), strict=True)
+    return sum(checkpoint(total, *part, use_reentrant=False) for part in parts) / len(student)

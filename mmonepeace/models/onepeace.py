@@ -268,8 +268,8 @@ class OnePeace(BaseModule):
         parts = []
         for name, adapter in self.adapters.items():
             if name in inputs:
-                value = inputs[name] if isinstance(inputs[name], tuple) else (inputs[name],)
-                parts.append(adapter(*value, keep_BP=keep.get(name) if keep else None))
+                keep_BP = keep.get(name) if keep else None
+                parts.append(adapter(*as_arguments(inputs[name]), keep_BP=keep_BP))
         return Tokens.join(parts)
 
     def encode(self, tokens: Tokens) -> dict[str, Tensor]:
@@ -304,6 +304,11 @@ class OnePeace(BaseModule):
         if "image" in self.norms and last in self.out_indices:
             outputs[-1] = self.norms["image"](outputs[-1])
         return tuple(x[:, 1:].transpose(1, 2).unflatten(2, grid) for x in outputs)
+
+
+def as_arguments(value: Tensor | tuple[Any, ...]) -> tuple[Any, ...]:
+    """An input as the arguments of its adapter."""
+    return value if isinstance(value, tuple) else (value,)
 
 
 def load_checkpoint(

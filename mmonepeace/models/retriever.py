@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mmonepeace import checkpoint
 from mmonepeace.models.base import BackboneModel
-from mmonepeace.models.losses import contrastive
+from mmonepeace.models.losses import Gather, contrastive
 from mmonepeace.registry import MODELS
 
 LOGIT_SCALE_INIT = math.log(1 / 0.07)
@@ -29,6 +29,7 @@ class OnePeaceRetriever(BackboneModel):
     Args:
         backbone: config of `OnePeace`, with `final_norm=True` for released weights.
         label_smoothing: of the contrastive loss.
+        gather: over processes, "official" without or "full" with gradient, see `losses.gather`.
         equal_texts_match: samples of a batch whose texts are equal are all right answers for each
             other. Small data sets need it; the official loss does not know it.
         data_preprocessor: config; by default `MultimodalDataPreprocessor`.
@@ -40,12 +41,14 @@ class OnePeaceRetriever(BackboneModel):
         self,
         backbone: dict[str, Any],
         label_smoothing: float = 0.0,
+        gather: Gather = "official",
         equal_texts_match: bool = False,
         data_preprocessor: dict[str, Any] | None = None,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(backbone, data_preprocessor, init_cfg)
         self.label_smoothing = label_smoothing
+        self.gather = gather
         self.equal_texts_match = equal_texts_match
         dim = self.backbone.arch.embed_dim
         self.projections = nn.ModuleDict(
@@ -129,7 +132,7 @@ class OnePeaceRetriever(BackboneModel):
         results = {"logit_scale": scale.detach()}
         for a, b in pairs:
             loss, a_to_b, b_to_a = contrastive(
-                embeddings[a], embeddings[b], scale, self.label_smoothing, groups
+                embeddings[a], embeddings[b], scale, self.label_smoothing, groups, self.gather
             )
             results[f"loss_{a}_{b}"] = loss / len(pairs)
             results |= {f"acc_{a}_to_{b}": a_to_b, f"acc_{b}_to_{a}": b_to_a}

@@ -22,8 +22,8 @@ def test_attention_is_softmax_of_scaled_products_plus_bias():
 
 
 def test_geglu_gates_with_the_exact_gelu():
-    ffn = GeGLU(6, 10)
-    x = torch.randn(2, 3, 6)
+    ffn = GeGLU(Arch(8, 1, 1, 10))
+    x = torch.randn(2, 3, 8)
     gate = ffn.gate(x)
     hidden = 0.5 * gate * (1 + torch.erf(gate / 2**0.5)) * ffn.up(x)
     torch.testing.assert_close(ffn(x), ffn.down(ffn.norm(hidden)))

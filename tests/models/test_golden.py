@@ -10,7 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmonepeace.models import OnePeace, OnePeaceClassifier, OnePeaceRetriever
+from mmonepeace.models import (
+    OnePeace,
+    OnePeaceClassifier,
+    OnePeacePretrainer,
+    OnePeaceRetriever,
+)
 from tests import official
 
 SIZE = {"dim": 48, "ffn": 96, "depth": 3, "heads": 4, "side": 4, "vocab": 100}
@@ -168,3 +173,102 @@ def test_the_exported_vision_branch_under_a_linear_classifier(tmp_path):
         [0.254742, -1.007060, 0.288314, 0.117189, -1.664640],
     ]
     torch.testing.assert_close(logits, torch.tensor(expected), atol=1e-5, rtol=0)
+
+
+# ------------------------------------------------------------------------------- pretraining
+
+DECODER = {"embed_dim": 32, "depth": 2, "num_heads": 4, "ffn_dim": 64}
+IMAGE_KEEP = [
+    [0, 1, 4, 6, 9, 10, 12, 14, 15],
+    [0, 2, 3, 5, 7, 8, 11, 13, 16],
+]
+
+
+def padded(rows):
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[-1] * (width - len(row))] for row in rows])
+
+
+def audio_keep(*masked):
+    """Positions outside a range of masked ones, of two clips of 49 and 30 frames."""
+    rows = [
+        [i for i in range(frames + 1) if not start <= i <= end]
+        for frames, (start, end) in zip((49, 30), masked, strict=True)
+    ]
+    return padded(rows)
+
+
+KEEPS = {
+    ("text", "image"): {
+        "alone": {"text": padded([[0, 1, 3, 5], [0, 2, 3]]), "image": torch.tensor(IMAGE_KEEP)},
+        "joint": {
+            "text": padded([[0, 2, 3, 4, 5], [0, 1, 3]]),
+            "image": torch.tensor(IMAGE_KEEP[::-1]),
+        },
+    },
+    ("text", "audio"): {
+        "alone": {"audio": audio_keep((5, 29), (3, 17))},
+        "joint": {
+            "text": padded([[0, 2, 3, 4, 5], [0, 1, 3]]),
+            "audio": audio_keep((20, 41), (10, 22)),
+        },
+    },
+}
+STUDENTS = {
+    ("text", "image"): {
+        "alone": {
+            "text": ("-1.359846 0.805928 0.003276 1.097618", 6.31176, 356.74974),
+            "image": ("-0.773958 -0.513965 -0.578548 0.397781", -172.79732, 1008.17060),
+        },
+        "joint": {
+            "text": ("-0.138349 -1.063812 0.016987 1.216658", -53.89882, 398.61061),
+            "image": ("-1.172886 0.105203 -0.177826 -0.018921", -60.52904, 1138.23438),
+        },
+    },
+    ("text", "audio"): {
+        "alone": {"audio": ("-0.712861 -0.902715 -0.014393 1.528093", -53.40767, 3018.50186)}
+    },
+}
+LOSSES = {
+    ("text", "image"): {
+        "loss_text_image": 1.047400,
+        "loss_denoise_text": 0.5 * 2.153913,
+        "loss_denoise_image": 3.530944,
+        "loss_denoise_joint_text": 0.5 * 2.404993,
+        "loss_denoise_joint_image": 0.5 * 3.571594,
+        "total": 8.643594,
+    },
+    ("text", "audio"): {
+        "loss_text_audio": 1.143214,
+        "loss_denoise_audio": 4.461421,
+        "loss_denoise_joint_text": 0.5 * 1.999898,
+        "loss_denoise_joint_audio": 0.5 * 4.388501,
+        "total": 8.798834,
+    },
+}
+
+
+@pytest.mark.parametrize("modalities", LOSSES, ids="+".join)
+def test_students_and_losses_of_a_pretraining_step(modalities, tmp_path):
+    shapes = official.pretraining(modalities, decoder=(32, 64, 2), **SIZE)
+    model = build(
+        shapes,
+        modalities,
+        tmp_path,
+        OnePeacePretrainer,
+        stage="vl" if "image" in modalities else "al",
+        decoder=DECODER,
+        mask_padding=False,
+    )
+    model.logit_scale.fill_(math.log(1 / 0.07))
+    keeps = KEEPS[modalities]
+    for view, students in STUDENTS[modalities].items():
+        inputs = {name: INPUTS[name] for name in students}
+        together = [inputs] if view == "joint" else [{n: x} for n, x in inputs.items()]
+        for part in together:
+            for name, student in model.reconstruct(part, keeps[view]).items():
+                agrees(student, *students[name])
+    losses = model(INPUTS, keeps=keeps, mode="loss")
+    losses["total"] = sum(value for name, value in losses.items() if name.startswith("loss"))
+    for name, expected in LOSSES[modalities].items():
+        assert losses[name].item() == pytest.approx(expected, abs=1e-5)

@@ -1,8 +1,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import distributed as dist
+from torch import multiprocessing as mp
 
-from mmonepeace.models.losses import contrastive
+from mmonepeace.models.losses import contrastive, denoising_contrastive
 
 
 def unit(*shape):
@@ -51,3 +53,69 @@ def test_one_pair_alone_has_a_finite_loss(smoothing):
 def test_half_precision_embeddings_are_compared_in_full_precision():
     a, b = unit(4, 6).detach().bfloat16(), unit(4, 6).detach().bfloat16()
     assert contrastive(a, b, torch.tensor(3.0)).loss.dtype == torch.float32
+
+
+def _two_ranks(rank, folder, a, b, how):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    x, y = (t.chunk(2)[rank].clone().requires_grad_() for t in (a, b))
+    loss = contrastive(x, y, torch.tensor(5.0), how=how).loss
+    loss.backward()
+    torch.save([loss.detach(), x.grad, y.grad], f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("how", ["official", "full"])
+def test_two_processes_are_one_with_the_whole_batch(how, tmp_path):
+    a, b = unit(6, 5).detach(), unit(6, 5).detach()
+    mp.spawn(_two_ranks, (str(tmp_path), a, b, how), nprocs=2)
+    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    whole = [a.clone().requires_grad_(), b.clone().requires_grad_()]
+    loss = contrastive(*whole, torch.tensor(5.0), how=how).loss
+    loss.backward()
+    torch.testing.assert_close(sum(r[0] for r in ranks) / 2, loss.detach())
+    for i, x in enumerate(whole, 1):
+        # Data parallel training averages over processes.
+        torch.testing.assert_close(torch.cat([r[i] for r in ranks]) / 2, x.grad)
+
+
+def pairs_of_features(batch=3, length=7, dim=5):
+    keep = torch.tensor([[0, 2, 3, -1], [0, 1, 4, 6], [0, 1, 2, 3]])
+    pad = torch.zeros(batch, length, dtype=torch.bool)
+    pad[0, 5:] = True
+    return torch.randn(batch, length, dim), torch.randn(batch, length, dim), keep, pad
+
+
+def test_denoising_is_a_smoothed_cross_entropy_over_all_real_tokens():
+    student, teacher, keep, pad = pairs_of_features()
+    places = [(b, i) for b in range(3) for i in range(1, 7) if not pad[b, i]]
+    masked = [(b, i) for b, i in places if i not in keep[b]]
+    assert len(masked) == 2 + 3 + 3
+    u = F.normalize(torch.stack([student[p] for p in masked]), dim=1)
+    v = F.normalize(torch.stack([teacher[p] for p in places]), dim=1)
+    target = torch.full((len(masked), len(places)), 0.1 / (len(places) - 1))
+    for row, place in enumerate(masked):
+        target[row, places.index(place)] = 0.9
+    expected = F.cross_entropy(2.5 * u @ v.t(), target)
+    torch.testing.assert_close(denoising_contrastive(student, teacher, keep, pad), expected)
+
+
+def test_parts_give_the_same_value_and_gradient():
+    student, teacher, keep, pad = pairs_of_features()
+    results = []
+    for max_logits in (2**26, 20, 1):
+        x = student.clone().requires_grad_()
+        loss = denoising_contrastive(x, teacher, keep, pad, max_logits=max_logits)
+        loss.backward()
+        results.append((loss.detach(), x.grad))
+    for loss, gradient in results[1:]:
+        torch.testing.assert_close(loss, results[0][0])
+        torch.testing.assert_close(gradient, results[0][1])
+
+
+def test_nothing_masked_gives_zero_with_a_gradient():
+    student = torch.randn(2, 3, 4, requires_grad=True)
+    loss = denoising_contrastive(student, torch.randn(2, 3, 4), torch.tensor([[0, 1, 2]] * 2))
+    loss.backward()
+    assert loss == 0
+    assert not student.grad.any()

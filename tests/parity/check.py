@@ -31,9 +31,14 @@ from mmonepeace import checkpoint
 from mmonepeace.engine.optim import LayerDecayRule
 from mmonepeace.layers.heads import ClassificationHead
 from mmonepeace.layers.position import resample_pos_embed, resample_rpb, rpb_index, rpb_index_1d
-from mmonepeace.models import OnePeace, OnePeaceClassifier, OnePeaceRetriever
+from mmonepeace.models import (
+    OnePeace,
+    OnePeaceClassifier,
+    OnePeacePretrainer,
+    OnePeaceRetriever,
+)
 from mmonepeace.spec import Arch
-from tests.parity import rules_data
+from tests.parity import rules_data, rules_distributed
 
 Tensors = dict[str, Tensor]
 
@@ -202,6 +207,7 @@ def _arch(encoder: dict[str, Any]) -> Arch:
         encoder["ffn_embed_dim"],
         stem={"hmlp": "hmlp", "mlp": "conv"}[image["vision_encoder_type"]],
         sub_norm=encoder["magneto_scale_attn"],
+        ffn_norm=encoder["scale_fc"],
         head_scale=encoder["scale_heads"],
         post_attn_norm=encoder["scale_attn"],
         embed_norm=image["layernorm_embedding"],
@@ -334,6 +340,12 @@ def criterion_retrieval(case: Case) -> None:
         if match := re.fullmatch(r"log\.(.)2(.)_ncorrect", key):
             share = losses[f"acc_{letters[match[1]]}_to_{letters[match[2]]}"]
             case.compare(key, share * number, expected)
+    _compare_gradients(case, model)
+
+
+def _compare_gradients(case: Case, model: Any) -> None:
+    """The norm of each gradient; absent or zero ones included."""
+    weights = case.weights()
     gradients = {n.removeprefix("backbone."): p.grad for n, p in model.named_parameters()}
     rtol = case.manifest["tolerance"]["grad_norm_rtol"]
     for key, expected in case.manifest["grad_norms"].items():
@@ -355,6 +367,131 @@ def _pulled_back(gradient: Tensor, rows: int) -> Tensor:
     with torch.enable_grad():
         resample_pos_embed(table, (side, side)).backward(gradient)
     return table.grad
+
+
+def _pretrainer(case: Case, stage: str) -> OnePeacePretrainer:
+    weights, decoder = case.weights(), case.config["decoder"]
+    arch = dict(
+        embed_dim=decoder["embed_dim"],
+        depth=decoder["layers"],
+        num_heads=decoder["attention_heads"],
+        ffn_dim=decoder["ffn_embed_dim"],
+        sub_norm=decoder["magneto_scale_attn"],
+        ffn_norm=decoder["scale_fc"],
+        head_scale=decoder["scale_heads"],
+        post_attn_norm=decoder["scale_attn"],
+    )
+    criterion = case.config.get("criterion", {})
+    model = OnePeacePretrainer(
+        _backbone(case.config, weights),
+        stage,
+        arch,
+        decoder_layer_scale_init=0.01 if decoder["use_layer_scale"] else None,
+        denoising_scale=criterion.get("dcl_logit_scale", 2.5),
+        denoising_smoothing=criterion.get("label_smoothing", 0.1),
+        mask_padding=False,
+    )
+    return _load(model, weights)
+
+
+def _kept(case: Case, names: Any, prefix: str) -> Tensors:
+    keys = {name: f"{prefix}{name}_preserve_ids" for name in names}
+    return {name: case.inputs[key] for name, key in keys.items() if key in case.inputs}
+
+
+def masked(case: Case) -> None:
+    """What the decoder makes of kept tokens."""
+    inputs = _inputs(case)
+    stage = "al" if "audio" in inputs else "vl"
+    keep = _kept(case, inputs, f"{stage}_" if len(inputs) > 1 else "")
+    model = _pretrainer(case, stage)
+    kept = model.backbone.embed(inputs, keep)
+    got = model.reconstruct(inputs, keep)
+    for name, features in model.backbone.encode(kept).items():
+        case.compare(
+            f"inter.encoder.{name}_features",
+            features,
+            case.outputs[f"inter.encoder.{name}_features"],
+            where=keep[name] >= 0,
+        )
+        valid = case.inputs.get(f"{name}_valid")
+        case.compare(f"{name}_features", got[name], case.outputs[f"{name}_features"], where=valid)
+
+
+def pretraining_loss(case: Case) -> None:
+    """Components, and the gradient of every parameter."""
+    inputs = _inputs(case)
+    stage = "al" if "audio" in inputs else "vl"
+    model = _pretrainer(case, stage)
+    keeps = {"alone": _kept(case, inputs, ""), "joint": _kept(case, inputs, f"{stage}_")}
+    with torch.enable_grad():
+        losses = model(inputs, keeps=keeps, mode="loss")
+        total = sum(value for name, value in losses.items() if name.startswith("loss"))
+        total.backward()
+    other = model.stage.pair[1]
+    weights = {n: w for n, w in case.config["criterion"].items() if n.endswith("_alpha")}
+    parts = {
+        "loss": total,
+        f"{other[0]}tc_loss": losses[f"loss_text_{other}"],
+        "logit_scale_exp": losses["logit_scale"],
+        f"{other[0]}2t_ncorrect": losses[f"acc_{other}_to_text"] * len(inputs["text"]),
+        f"t2{other[0]}_ncorrect": losses[f"acc_text_to_{other}"] * len(inputs["text"]),
+    }
+    for name in losses:
+        if match := re.fullmatch(r"loss_denoise_(joint_)?(\w+)", name):
+            key = f"dcl_{f'{stage}_' if match[1] else ''}{match[2]}"
+            parts[f"{key}_loss"] = losses[name] / weights[f"{key}_alpha"]
+    for name, value in parts.items():
+        case.compare(name, value.detach(), case.outputs[f"component.{name}"])
+    _compare_gradients(case, model)
+    gradients = {n.removeprefix("backbone."): p.grad for n, p in model.named_parameters()}
+    for key, entry in case.manifest["grads"].items():
+        expected = load_file(case.root / entry["file"])[entry["key"]]
+        got = gradients[checkpoint.own_name(key)]
+        error = ((got - expected).norm() / expected.norm().clamp(min=1e-12)).item()
+        allowed = case.manifest["tolerance"]["grad_relative_l2"]
+        case.check_that(error <= allowed, f"gradient of {key} is off by {error:.2e}")
+
+
+def load_stage1_into_stage2(case: Case) -> None:
+    """Which parameters of stage two come from stage one, and which are trained."""
+    facts, arch = case.manifest, dict(embed_dim=32, depth=2, num_heads=4, ffn_dim=48)
+    decoder = dict(embed_dim=16, depth=1, num_heads=2, ffn_dim=16)
+    modalities = {"text": {"vocab_size": 10}, "image": {}, "audio": {"feature_dim": 8}}
+
+    def build(stage: str, *names: str) -> OnePeacePretrainer:
+        chosen = {name: modalities[name] for name in names}
+        return OnePeacePretrainer(
+            dict(arch=arch, modalities=chosen, img_size=64, final_norm=True), stage, decoder
+        )
+
+    first, second = build("vl", "text", "image"), build("al", "text", "audio")
+    for parameter in first.parameters():
+        parameter.data.fill_(0.5)
+    before = {name: value.clone() for name, value in second.state_dict().items()}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "one.safetensors"
+        own = {n.removeprefix("backbone."): v for n, v in first.state_dict().items()}
+        checkpoint.write(path, checkpoint.Conversion(own, {"format": "mmonepeace"}))
+        second.load_stage_one(str(path))
+    after = {n.removeprefix("backbone."): v for n, v in second.state_dict().items()}
+    kept = {
+        n.removeprefix("backbone.") for n, v in before.items()
+        if torch.equal(v, second.state_dict()[n])
+    }  # fmt: skip
+    trained = {n.removeprefix("backbone.") for n, p in second.named_parameters() if p.requires_grad}
+    for key, source in facts["key_source"].items():
+        own = checkpoint.own_name(key)
+        if own in after:
+            same = own in kept
+            case.check_that(
+                same == (source != "copied") or own == "logit_scale", f"{key}: {source}"
+            )
+    for key in facts["trainable"]:
+        own = checkpoint.own_name(key)
+        case.check_that(own not in after or own in trained, f"{key} is frozen")
+    for key in facts["frozen"]:
+        case.check_that(checkpoint.own_name(key) not in trained, f"{key} is trained")
 
 
 def _head(config: dict[str, Any]) -> dict[str, Any]:
@@ -494,6 +631,10 @@ RULES: tuple[tuple[str, Callable[[Case], Any]], ...] = (
     ("rpb_token_1d*", rpb_token_1d),
     ("retrieval_*", retrieval),
     ("criterion_*_retrieval*", criterion_retrieval),
+    ("masked_*", masked),
+    ("loss_stage*", pretraining_loss),
+    ("contrastive_gather*", rules_distributed.contrastive_gather),
+    ("load_stage1_into_stage2*", load_stage1_into_stage2),
     ("head_classify_*", head_classify),
     ("classify_*", classify),
     ("load_pretrained_*", load_pretrained),

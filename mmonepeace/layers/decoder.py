@@ -1,0 +1,115 @@
+"""The light decoder of pretraining: from kept tokens to features of whole sequences.
+
+Shapes: B batch, L tokens (CLS first), P kept tokens, E width of the encoder, D of the decoder.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from mmonepeace.layers.encoder import FusionEncoder
+from mmonepeace.layers.position import Grid, resample_pos_embed
+from mmonepeace.layers.tokens import Tokens
+from mmonepeace.spec import LAYER_NORM_EPS, Arch
+
+
+class DecoderAdapter(nn.Module):
+    """Learned positions of one modality.
+
+    Args:
+        dim: width of the decoder.
+        num_positions: rows of the table, CLS included.
+    """
+
+    def __init__(self, dim: int, num_positions: int) -> None:
+        super().__init__()
+        self.pos_embed = nn.Parameter(torch.zeros(num_positions, dim))
+
+    def forward(self, length: int, grid: Grid | None) -> Tensor:
+        """(L, D) for a sequence; of an image, whose rows behind CLS are a grid, for its grid.
+
+        Raises:
+            ValueError: if the sequence is longer than the table.
+        """
+        if grid is not None:
+            return resample_pos_embed(self.pos_embed, grid)
+        if length > len(self.pos_embed):
+            raise ValueError(
+                f"a sequence of {length} tokens exceeds the {len(self.pos_embed)} positions of the "
+                "decoder. Cut it where it is loaded."
+            )
+        return self.pos_embed[:length]
+
+
+class Decoder(nn.Module):
+    """A small Transformer without relative positions.
+
+    Args:
+        arch: its widths.
+        num_positions: modality -> rows of its position table.
+        layer_scale_init: initial LayerScale; None leaves it out, as the released recipes do.
+        mask_padding: padded tokens are hidden from attention. The official decoder sees them (as
+            zeros), so that its outputs depend on the padded length of the batch.
+    """
+
+    def __init__(
+        self,
+        arch: Arch,
+        num_positions: Mapping[str, int],
+        layer_scale_init: float | None = None,
+        mask_padding: bool = True,
+    ) -> None:
+        super().__init__()
+        self.mask_padding = mask_padding
+        self.adapters = nn.ModuleDict(
+            {name: DecoderAdapter(arch.embed_dim, rows) for name, rows in num_positions.items()}
+        )
+        self.layers = FusionEncoder(arch, num_positions, layer_scale_init=layer_scale_init)
+        self.norms = nn.ModuleDict(
+            {name: nn.LayerNorm(arch.embed_dim, LAYER_NORM_EPS) for name in num_positions}
+        )
+
+    def forward(
+        self,
+        x: Mapping[str, Tensor],
+        grids: Mapping[str, Grid | None],
+        pads: Mapping[str, Tensor | None],
+    ) -> dict[str, Tensor]:
+        """Decode one or more modalities together.
+
+        Args:
+            x: modality -> (B, L, D), in the order of a joint sequence.
+            grids: modality -> grid of patches, or None.
+            pads: modality -> (B, L), True where a token is padding, or None.
+
+        Returns:
+            modality -> (B, L, D).
+        """
+        parts = []
+        for name, value in x.items():
+            value = value + self.adapters[name](value.shape[1], grids[name])
+            parts.append(Tokens.of(name, value, None, True, pads[name]))
+        tokens = Tokens.join(parts)
+        if not self.mask_padding:
+            tokens.pad_BL = None
+        out = self.layers(tokens, [len(self.layers) - 1])[0]
+        return {name: self.norms[name](part) for name, part in tokens.split(out).items()}
+
+
+def restore(x_BPD: Tensor, keep_BP: Tensor, length: int, filler_1D: Tensor) -> Tensor:
+    """Put kept tokens back in their places, and a filler in all others.
+
+    Args:
+        x_BPD: kept tokens.
+        keep_BP: their positions; -1 is padding, and goes nowhere.
+        length: tokens of the whole sequence.
+        filler_1D: for the places between.
+
+    Returns:
+        (B, L, D).
+    """
+    # Padding is written behind the end, and cut off.
+    index = keep_BP.masked_fill(keep_BP < 0, length)[..., None].expand_as(x_BPD)
+    whole = filler_1D.to(x_BPD.dtype).expand(len(x_BPD), length + 1, -1)
+    return whole.scatter(1, index, x_BPD)[:, :length]

@@ -1,0 +1,222 @@
+"""Pretraining: cross-modal contrast, and denoising contrast of masked tokens.
+
+Shapes: B batch, L tokens (CLS first), P kept tokens, D width.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mmonepeace import checkpoint
+from mmonepeace.layers.decoder import Decoder, restore
+from mmonepeace.layers.tokens import Tokens
+from mmonepeace.models.losses import denoising_contrastive
+from mmonepeace.models.onepeace import as_arguments
+from mmonepeace.models.retriever import LOGIT_SCALE_INIT, OnePeaceRetriever
+from mmonepeace.registry import MODELS
+from mmonepeace.spec import DECODER_ARCH, DECODER_POSITIONS, Arch, get_arch
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage of pretraining does with a pair of modalities.
+
+    Attributes:
+        pair: the modalities; text first.
+        alone: those whose masked input alone has a student.
+        joint_teacher: that student learns from the joint encoding; otherwise from the whole input
+            alone.
+        frozen: train only what belongs to the second modality, the decoder and the logit scale.
+        weights: of the denoising losses, by modality of a lone student, and "joint" for both.
+    """
+
+    pair: tuple[str, str]
+    alone: tuple[str, ...]
+    joint_teacher: bool
+    frozen: bool
+    weights: Mapping[str, float]
+
+
+# Source: the official criteria. The audio student learns from the joint teacher in the code; the
+# paper describes the lone one.
+STAGES = {
+    "vl": Stage(
+        pair=("text", "image"),
+        alone=("text", "image"),
+        joint_teacher=False,
+        frozen=False,
+        weights={"text": 0.5, "image": 1.0, "joint": 0.5},
+    ),
+    "al": Stage(
+        pair=("text", "audio"),
+        alone=("audio",),
+        joint_teacher=True,
+        frozen=True,
+        weights={"audio": 1.0, "joint": 0.5},
+    ),
+}
+
+
+@MODELS.register_module()
+class OnePeacePretrainer(OnePeaceRetriever):
+    """A retriever with a light decoder, trained on pairs.
+
+    Each step encodes whole inputs alone (contrast, and targets without gradient), whole inputs
+    together (targets), and masked inputs alone and together, whose hidden tokens the decoder must
+    tell from all others of the batch.
+
+    Args:
+        backbone: config of `OnePeace`; its modalities must hold those of the stage.
+        stage: "vl", image and text; "al", audio and text, where all that stage one trained stays
+            as it is.
+        decoder: widths of the decoder, see `spec.Arch`.
+        decoder_layer_scale_init: see `layers.decoder.Decoder`.
+        denoising_scale: factor of the cosines in the denoising loss.
+        denoising_smoothing: its label smoothing.
+        mask_padding: see `layers.decoder.Decoder`.
+        max_logits: entries of the denoising logits that are in memory at once.
+        kwargs: of `OnePeaceRetriever`.
+    """
+
+    def __init__(
+        self,
+        backbone: dict[str, Any],
+        stage: Literal["vl", "al"] = "vl",
+        decoder: str | dict[str, Any] | Arch = DECODER_ARCH,
+        decoder_layer_scale_init: float | None = None,
+        denoising_scale: float = 2.5,
+        denoising_smoothing: float = 0.1,
+        mask_padding: bool = True,
+        max_logits: int = 2**26,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(backbone, **kwargs)
+        if stage not in STAGES:
+            raise ValueError(f"stage is {stage!r}; choose one of {', '.join(STAGES)}.")
+        self.stage = STAGES[stage]
+        adapters = self.backbone.adapters
+        missing = [name for name in self.stage.pair if name not in adapters]
+        if missing:
+            raise ValueError(
+                f"stage {stage!r} needs {' and '.join(self.stage.pair)}, the backbone has "
+                f"{', '.join(adapters)}. Add them to its modalities."
+            )
+        arch, dim = get_arch(decoder), self.backbone.arch.embed_dim
+        width = arch.embed_dim
+        rows = {n: DECODER_POSITIONS.get(n) or len(adapters[n].pos_embed) for n in self.stage.pair}
+        self.decoder = Decoder(arch, rows, decoder_layer_scale_init, mask_padding)
+        self.decoder_embeds = nn.ModuleDict({n: nn.Linear(dim, width) for n in rows})
+        self.mask_tokens = nn.ParameterDict({n: torch.zeros(1, width) for n in rows})
+        self.mask_heads = nn.ModuleDict({n: nn.Linear(width, dim) for n in rows})
+        for module in (self.decoder, self.decoder_embeds, self.mask_tokens, self.mask_heads):
+            self.reset_parameters(module)
+        self.denoising = {
+            "scale": denoising_scale,
+            "label_smoothing": denoising_smoothing,
+            "max_logits": max_logits,
+        }
+        if self.stage.frozen:
+            self._freeze()
+
+    def _freeze(self) -> None:
+        new = self.stage.pair[1]
+        for name, parameter in self.named_parameters():
+            if not name.startswith(("decoder", "mask_", "logit_scale")):
+                parameter.requires_grad_(new in name.split("."))
+
+    def load_stage_one(self, path: str) -> checkpoint.LoadReport:
+        """Start the second stage from the first: everything but the new modality's own parts.
+
+        The logit scale begins anew.
+
+        Args:
+            path: checkpoint of stage one, official or ours.
+        """
+        new = self.stage.pair[1]
+        names = (name.removeprefix("backbone.") for name in self.state_dict())
+        report = self.load_checkpoint(path, [name for name in names if new in name.split(".")])
+        with torch.no_grad():
+            self.logit_scale.fill_(LOGIT_SCALE_INIT)
+        return report
+
+    def forward(
+        self,
+        inputs: Mapping[str, Any],
+        data_samples: Sequence[Any] | None = None,
+        keeps: Mapping[str, Mapping[str, Tensor]] | None = None,
+        mode: Literal["tensor", "predict", "loss"] = "tensor",
+    ) -> Any:
+        """Losses of a step, or what a retriever gives.
+
+        Args:
+            inputs: modality -> input, see `OnePeace.embed`.
+            data_samples: as for `OnePeaceRetriever`.
+            keeps: for "loss": "alone" and "joint" -> modality -> positions that are not masked,
+                (B, P) as `Tokens.keep` takes them.
+            mode: see `OnePeaceRetriever`.
+        """
+        if mode != "loss":
+            return super().forward(inputs, data_samples, mode)
+        stage, backbone = self.stage, self.backbone
+        whole: dict[str, Tokens] = {}
+        features: dict[str, Tensor] = {}
+        for name in stage.pair:
+            trains = not stage.frozen or name == stage.pair[1]
+            with torch.set_grad_enabled(torch.is_grad_enabled() and trains):
+                whole[name] = backbone.embed({name: inputs[name]})
+                features |= backbone.encode(whole[name])
+        embeddings = self.project({name: x[:, 0] for name, x in features.items()})
+        results = self._loss(embeddings, data_samples)
+        with torch.no_grad():
+            together = backbone.encode(Tokens.join([whole[name] for name in stage.pair]))
+        views = [("alone", (name,)) for name in stage.alone] + [("joint", stage.pair)]
+        for view, names in views:
+            students = self.reconstruct({n: inputs[n] for n in names}, keeps[view], whole)
+            for name in names:
+                joint = view == "joint"
+                teacher = together if joint or stage.joint_teacher else features
+                loss = denoising_contrastive(
+                    students[name],
+                    teacher[name].detach(),
+                    keeps[view][name],
+                    whole[name].pad_BL,
+                    **self.denoising,
+                )
+                key = f"{'joint_' if joint else ''}{name}"
+                results[f"loss_denoise_{key}"] = stage.weights["joint" if joint else name] * loss
+        return results
+
+    def reconstruct(
+        self,
+        inputs: Mapping[str, Any],
+        keep: Mapping[str, Tensor],
+        whole: Mapping[str, Tokens] | None = None,
+    ) -> dict[str, Tensor]:
+        """Encode kept tokens and decode whole sequences: what the masked tokens are taken for.
+
+        Args:
+            inputs: modality -> input, encoded together.
+            keep: modality -> positions kept.
+            whole: modality -> tokens of the whole input, where they are known already.
+
+        Returns:
+            modality -> (B, L, D).
+        """
+        if whole is None:
+            whole = {name: self.backbone.embed({name: value}) for name, value in inputs.items()}
+        kept = self.backbone.encode(self.backbone.embed(inputs, keep))
+        x = {
+            name: restore(
+                self.decoder_embeds[name](value),
+                keep[name],
+                whole[name].x_BLD.shape[1],
+                self.mask_tokens[name],
+            )
+            for name, value in kept.items()
+        }
+        grids = {name: self.backbone.adapters[name].grid(*as_arguments(inputs[name])) for name in x}
+        decoded = self.decoder(x, grids, {name: whole[name].pad_BL for name in x})
+        return {name: self.mask_heads[name](value) for name, value in decoded.items()}

@@ -1,0 +1,49 @@
+"""Parity rules that take several processes."""
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch import distributed as dist
+from torch import multiprocessing as mp
+
+from mmonepeace.models.losses import contrastive
+
+if TYPE_CHECKING:
+    from tests.parity.check import Case
+
+
+def _rank(rank: int, world: int, folder: str, inputs: dict[str, Tensor]) -> None:
+    """Loss and gradients of one process, written to a file."""
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=world)
+    torch.set_num_threads(1)
+    image, text = (inputs[f"{m}_logits"][rank].requires_grad_() for m in ("image", "text"))
+    scale = inputs["logit_scale"].clone().requires_grad_()
+    with torch.enable_grad():
+        # The stored values compare each modality with its own gathered rows: their gradients lie
+        # in the span of the same modality. Our loss of a modality with itself is the same thing.
+        images, texts = (contrastive(x, x, scale.exp()) for x in (image, text))
+        loss = (images.loss + texts.loss) / 2
+        loss.backward()
+    values = {
+        "loss": loss.detach(),
+        "i2t_ncorrect": images.a_to_b * len(image),
+        "t2i_ncorrect": texts.a_to_b * len(text),
+        "grad_image_logits": image.grad,
+        "grad_text_logits": text.grad,
+        "grad_logit_scale": scale.grad,
+    }
+    save_file(values, f"{folder}/{rank}.safetensors")
+    dist.destroy_process_group()
+
+
+def contrastive_gather(case: "Case") -> None:
+    world = case.config["world_size"]
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(_rank, (world, folder, case.inputs), nprocs=world)
+        ranks = [load_file(Path(folder) / f"{rank}.safetensors") for rank in range(world)]
+    for name, expected in case.outputs.items():
+        case.compare(name, torch.stack([values[name] for values in ranks]), expected)
