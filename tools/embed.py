@@ -59,6 +59,7 @@ def run() -> None:
         def progress(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
+            bar.refresh()
 
         built = build_index(embedder, args.out, sources, meta, progress)
     failed = unread | built.failed

@@ -3,27 +3,55 @@
 Run:  python tools/heatmap.py CKPT street.jpg --text sky --text "a red car" --out heatmap.png
       python tools/heatmap.py CKPT farm.jpg --audio rooster.ogg --image-size 512
 
-Each panel shows the cosine of the query with each patch of the image. The colours of all panels
-have one scale; its middle half is what most patches have, so look at differences, not at colours
-alone.
+A panel shows the cosine of a query with each patch of the image; all panels have one colour scale.
 """
 
 import argparse
 import sys
-import textwrap
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
 import numpy as np
-from matplotlib import pyplot as plt
-from PIL import Image
 
-from mmonepeace.apis.options import add_model_options, build_embedder, exit_code, printable
-from mmonepeace.datasets import image_io
+from mmonepeace.apis.heat_map import draw_heat_maps
+from mmonepeace.apis.options import (
+    add_model_options,
+    add_query_options,
+    build_embedder,
+    exit_code,
+    printable,
+    table,
+)  # fmt: skip
 from mmonepeace.engine.preflight import PreflightError, find_checkpoint
 
+
+def run() -> None:
+    """Draw, and say where each query is strongest."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_model_options(parser)
+    parser.add_argument("image", metavar="IMAGE", type=Path)
+    add_query_options(parser)
+    parser.add_argument("--out", type=Path, default=Path("heatmap.png"))
+    args = parser.parse_args()
+    if not args.parts:
+        parser.error("name what to look for: --text, --audio, --image")
+    embedder = build_embedder(find_checkpoint(args.checkpoint), args)
+    queries = [
+        getattr(embedder, f"encode_{modality}")([value])[0] for modality, value in args.parts
+    ]
+    maps = embedder.heat_maps(args.image, np.stack(queries))
+    names = [value if modality == "text" else Path(value).name for modality, value in args.parts]
+    draw_heat_maps(args.out, args.image, maps, names)
+    rows = []
+    for name, values in zip(names, maps, strict=True):
+        y, x = np.unravel_index(values.argmax(), values.shape)
+        rows.append((name, f"{values.min():.3f}", f"{values.max():.3f}", f"x {x}, y {y}"))
+    print(table(("query", "lowest", "highest", "at pixel"), rows, "lrrl"))
+    print(f"the maps are drawn in {printable(str(args.out))}")
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(run, PreflightError))

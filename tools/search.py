@@ -9,6 +9,7 @@ the command line; a negative one takes something away.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -16,10 +17,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmonepeace.apis import EmbeddingIndex, combine, embedder_of, write_gallery
 from mmonepeace.apis.gallery import Entry
-from mmonepeace.apis.options import device, exit_code, positive, printable, table
+from mmonepeace.apis.options import (
+    QUERY,
+    add_query_options,
+    device,
+    exit_code,
+    positive,
+    printable,
+    table,
+)
 from mmonepeace.engine.preflight import PreflightError, find_checkpoint
-
-MODALITIES = ("text", "image", "audio")
 
 
 def parse() -> argparse.Namespace:
@@ -28,18 +35,9 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("index", type=Path, metavar="INDEX")
-    for modality in MODALITIES:
-        parser.add_argument(
-            f"--{modality}",
-            dest="parts",
-            action="append",
-            metavar="TEXT" if modality == "text" else "FILE",
-            # One list for all, so that their order is that of the command line.
-            type=lambda value, modality=modality: (modality, value),
-            help="part of the query; may be repeated",
-        )
+    add_query_options(parser)
     parser.add_argument("--weights", type=float, nargs="+", metavar="W", help="one for each part")
-    parser.add_argument("--in", dest="modality", choices=MODALITIES, help="find these only")
+    parser.add_argument("--in", dest="modality", choices=QUERY, help="find these only")
     parser.add_argument("--k", type=positive, default=5, help="number of results")
     parser.add_argument("--html", type=Path, metavar="OUT", help="write a page with the results")
     parser.add_argument("--checkpoint", metavar="CKPT", help="instead of the recorded one")
@@ -54,6 +52,13 @@ def parse() -> argparse.Namespace:
     return args
 
 
+def short(content: str | Path) -> str:
+    """A text, or the shorter way to a file, from here or from the root."""
+    if isinstance(content, str):
+        return content
+    return min(os.path.normpath(content), os.path.relpath(content), key=len)
+
+
 def run() -> None:
     """Search, print, and write the page."""
     args = parse()
@@ -66,10 +71,7 @@ def run() -> None:
     parts = [getattr(embedder, f"encode_{modality}")([value])[0] for modality, value in args.parts]
     found = shown.search(combine(*parts, weights=args.weights), args.k)
     results = [Entry(score, item["modality"], shown.content(item)) for score, item in found]
-    rows = [
-        (i, f"{score:.4f}", item["modality"], item.get("text") or item["path"])
-        for i, (score, item) in enumerate(found, 1)
-    ]
+    rows = [(i, f"{e.number:.4f}", e.modality, short(e.content)) for i, e in enumerate(results, 1)]
     print(table(("rank", "cosine", "in", "what"), rows, "rr"))
     if args.html:
         query = [Entry(w, *part) for w, part in zip(args.weights, args.parts, strict=True)]

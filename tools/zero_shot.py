@@ -18,12 +18,16 @@ import numpy as np
 
 from mmonepeace.apis import ZeroShotClassifier, evaluate, read_table, read_texts
 from mmonepeace.apis.options import (
-    add_model_options, build_embedder, exit_code, list_failed, positive, printable, table,
+    add_model_options,
+    build_embedder,
+    exit_code,
+    list_failed,
+    positive,
+    printable,
+    table,
 )  # fmt: skip
 from mmonepeace.apis.sources import list_files
 from mmonepeace.engine.preflight import PreflightError, find_checkpoint
-
-WORST_CLASSES, CONFUSIONS = 20, 10  # lines shown
 
 
 def parse() -> argparse.Namespace:
@@ -49,22 +53,6 @@ def parse() -> argparse.Namespace:
     if not (args.tsv or args.classes or args.classes_file):
         parser.error("name the classes: --classes or --classes-file")
     return args
-
-
-def report(probabilities: np.ndarray, labels: list[str], classes: list[str]) -> None:
-    """Print how good the predictions are."""
-    found = evaluate(probabilities, labels, classes)
-    top5 = "" if found.top5 is None else f", top-5 {found.top5:.2%}"
-    print(f"{len(labels):,} items, {len(classes):,} classes: top-1 {found.top1:.2%}{top5}")
-    print(f"a guess {found.chance:.2%}, always the most frequent class {found.majority:.2%}")
-    print(f"mean over the classes that occur {found.mean:.2%}\n")
-    worst = sorted(found.classes.items(), key=lambda c: (c[1][0] / c[1][1], -c[1][1]))
-    rows = [(name, f"{good / n:.1%}", good, n) for name, (good, n) in worst[:WORST_CLASSES]]
-    print(table(("class", "top-1", "right", "of"), rows, "lrrr"))
-    if len(worst) > len(rows):
-        print(f"... and {len(worst) - len(rows):,} better ones")
-    if found.confusions:
-        print("\n" + table(("taken", "for", "times"), found.confusions[:CONFUSIONS], "llr"))
 
 
 def run() -> None:
@@ -94,7 +82,8 @@ def run() -> None:
         for i, ranked in zip(good, best, strict=True)
     ]
     if labels:
-        report(probabilities[good], [labels[i] for i in good], names)
+        print(f"{len(good):,} items, {len(names):,} classes")
+        print(evaluate(probabilities[good], [labels[i] for i in good], names).report())
     else:
         print(table(header, rows))
     if args.out:

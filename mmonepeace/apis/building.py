@@ -116,6 +116,7 @@ def build_index(
     kept = len(rows)
     todo = [entry for key, entry in wanted.items() if key not in rows]
     done = 0
+    progress(done, len(todo))
     for modality in sources:
         entries = [entry for entry in todo if entry[0]["modality"] == modality]
         start, count = 0, embedder.batch_size

@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mmonepeace import checkpoint
+from mmonepeace.apis.index import search
 from mmonepeace.datasets import audio_io, image_io
 from mmonepeace.datasets.tokenizer import Tokenizer
 from mmonepeace.models import OnePeaceRetriever
@@ -37,6 +38,31 @@ DTYPES = {
     **dict.fromkeys(("fp16", "float16"), torch.float16),
 }
 READERS = 4  # threads that decode files while the model runs
+
+
+def similarity(a: Embeddings, b: Embeddings) -> Embeddings:
+    """(N, M) cosines of two sets of embeddings (N, D) and (M, D)."""
+    return a @ b.T
+
+
+def combine(*embeddings: Embeddings, weights: Sequence[float] | None = None) -> Embeddings:
+    """One query of several: the weighted sum of embeddings, brought to unit length.
+
+    Args:
+        embeddings: each (D,) or (N, D), of any modality.
+        weights: one for each; negative ones take something away. None weighs all alike.
+
+    Raises:
+        ValueError: if numbers differ, or everything cancels out.
+    """
+    weights = [1.0] * len(embeddings) if weights is None else list(weights)
+    if len(weights) != len(embeddings) or not embeddings:
+        raise ValueError(f"{len(embeddings)} embeddings with {len(weights)} weights.")
+    total = sum(_tensor(e) * w for e, w in zip(embeddings, weights, strict=True))
+    if (total.norm(dim=-1) < 1e-6).any():
+        raise ValueError(f"the embeddings cancel out with weights {weights}.")
+    total = F.normalize(total, dim=-1)
+    return total.numpy() if isinstance(embeddings[0], np.ndarray) else total
 
 
 class _Piece(NamedTuple):
@@ -158,6 +184,10 @@ class Embedder:
         return cls(model.to(device, wanted), tokenizer, **options)
 
     # ---------------------------------------------------------------------------- embeddings
+
+    similarity = staticmethod(similarity)
+    combine = staticmethod(combine)
+    search = staticmethod(search)
 
     def encode_image(
         self, images: Iterable[ImageLike], errors: dict[int, str] | None = None
@@ -385,31 +415,6 @@ class Embedder:
     def _give(self, result: Tensor) -> Embeddings:
         result = result.float().cpu()
         return result.numpy() if self.output == "numpy" else result
-
-
-def similarity(a: Embeddings, b: Embeddings) -> Embeddings:
-    """(N, M) cosines of two sets of embeddings (N, D) and (M, D)."""
-    return a @ b.T
-
-
-def combine(*embeddings: Embeddings, weights: Sequence[float] | None = None) -> Embeddings:
-    """One query of several: the weighted sum of embeddings, brought to unit length.
-
-    Args:
-        embeddings: each (D,) or (N, D), of any modality.
-        weights: one for each; negative ones take something away. None weighs all alike.
-
-    Raises:
-        ValueError: if numbers differ, or everything cancels out.
-    """
-    weights = [1.0] * len(embeddings) if weights is None else list(weights)
-    if len(weights) != len(embeddings) or not embeddings:
-        raise ValueError(f"{len(embeddings)} embeddings with {len(weights)} weights.")
-    total = sum(_tensor(e) * w for e, w in zip(embeddings, weights, strict=True))
-    if (total.norm(dim=-1) < 1e-6).any():
-        raise ValueError(f"the embeddings cancel out with weights {weights}.")
-    total = F.normalize(total, dim=-1)
-    return total.numpy() if isinstance(embeddings[0], np.ndarray) else total
 
 
 def fingerprint_of(weights: Mapping[str, Tensor]) -> str:

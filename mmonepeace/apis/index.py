@@ -13,19 +13,21 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+from torch import Tensor
 
 FORMAT = "mmonepeace-index"
 CHUNK = 65_536  # rows compared at once
 
 
 def search(
-    queries: np.ndarray, embeddings: np.ndarray, k: int
+    query: np.ndarray | Tensor, index: "np.ndarray | Tensor | EmbeddingIndex", k: int = 5
 ) -> tuple[np.ndarray, np.ndarray]:
     """The most similar rows for each query.
 
     Args:
-        queries: (Q, D) or (D,) of unit length.
-        embeddings: (N, D) of unit length; NaN rows come last, with a score of minus infinity.
+        query: (Q, D) or (D,) of unit length.
+        index: (N, D) of unit length, or an index; NaN rows come last, with a score of minus
+            infinity.
         k: how many; fewer if there are fewer rows.
 
     Returns:
@@ -34,7 +36,8 @@ def search(
     Raises:
         ValueError: if k is below 1, or widths differ.
     """
-    queries = torch.from_numpy(np.atleast_2d(queries)).float()
+    queries = torch.from_numpy(np.atleast_2d(np.asarray(query))).float()
+    embeddings = np.asarray(getattr(index, "embeddings", index))
     if k < 1 or queries.shape[1] != embeddings.shape[1]:
         raise ValueError(
             f"k is {k}, queries have {queries.shape[1]} numbers, embeddings {embeddings.shape[1]}; "
@@ -90,8 +93,8 @@ class EmbeddingIndex:
             with open(temporary, "r+b") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)
-        except SafetensorError as error:  # a full disk
-            raise OSError(f"{path} cannot be written: {error}") from None
+        except (SafetensorError, OSError) as error:
+            raise OSError(f"{path} cannot be written: {error}. Is the disk full?") from None
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -108,9 +111,7 @@ class EmbeddingIndex:
                 if meta.pop("format", None) != FORMAT:
                     raise ValueError(f"{path}: is no index. Make one with tools/embed.py.")
                 items = json.loads(file.get_tensor("items").tobytes())
-                return cls(
-                    file.get_tensor("embeddings"), items, meta, Path(path).resolve().parent
-                )
+                return cls(file.get_tensor("embeddings"), items, meta, Path(path).resolve().parent)
         except (OSError, SafetensorError) as error:
             raise ValueError(
                 f"{path} cannot be read as an index: {error}. Make one with tools/embed.py."

@@ -1,5 +1,6 @@
 """What the command lines of embedding tools share: options of the model, errors, tables."""
 
+import os
 import shutil
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
@@ -14,7 +15,7 @@ from mmonepeace.checkpoint import CheckpointError
 
 
 def add_model_options(parser: ArgumentParser) -> None:
-    """Arguments that tell how to build an `Embedder`."""
+    """Options that tell how to build an `Embedder`."""
     parser.add_argument("checkpoint", metavar="CKPT", help="file, or work directory with one")
     parser.add_argument("--tokenizer", type=Path, help="default: tokenizer.json beside CKPT")
     parser.add_argument("--device", type=device, help="default: a GPU if there is one")
@@ -24,11 +25,28 @@ def add_model_options(parser: ArgumentParser) -> None:
     parser.add_argument("--keep-ratio", action="store_true", help="do not squash to a square")
 
 
+QUERY = {"text": "TEXT", "image": "FILE", "audio": "FILE"}
+
+
+def add_query_options(parser: ArgumentParser) -> None:
+    """--text, --image and --audio, which may be repeated: `parts`, (modality, value) in order."""
+    for modality, metavar in QUERY.items():
+        parser.add_argument(
+            f"--{modality}",
+            dest="parts",
+            action="append",
+            metavar=metavar,
+            # One list for all of them keeps the order of the command line.
+            type=lambda value, modality=modality: (modality, value),
+            help="part of the query; may be repeated",
+        )
+
+
 def build_embedder(path: str | Path, args: Namespace, **options: Any) -> Embedder:
     """The embedder that `add_model_options` describe, of a checkpoint file."""
     return Embedder.from_checkpoint(
         path,
-        args.tokenizer,
+        tokenizer=args.tokenizer,
         device=args.device,
         dtype=args.dtype,
         batch_size=args.batch_size,
@@ -63,10 +81,14 @@ def exit_code(run: Callable[[], None], *expected: type[Exception]) -> int:
     """
     try:
         run()
+        sys.stdout.flush()
     except torch.OutOfMemoryError as error:
         reason = str(error).split(".")[0]
         print(f"error: {reason}. Try a smaller --batch-size or --dtype bf16.", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (CheckpointError, ValueError, OSError, *expected) as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
@@ -95,7 +117,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]], align: str = "")
         drawn.align[name] = side
     if sys.stdout.isatty():
         drawn.max_table_width = shutil.get_terminal_size().columns
-    drawn.add_rows([printable(str(cell)) for cell in row] for row in rows)
+    drawn.add_rows([[printable(str(cell)) for cell in row] for row in rows])
     return "\n".join(line.rstrip() for line in drawn.get_string().splitlines())
 
 

@@ -4,7 +4,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from mmonepeace.datasets import PairDataset
+from mmonepeace.datasets.manifest import read_manifest
+
+TABLES = (".tsv", ".jsonl")
 
 SUFFIXES = {
     "image": {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm"},
@@ -49,7 +51,7 @@ def list_files(paths: Iterable[Path], modality: str, errors: dict[str, str]) -> 
 
 
 def read_texts(path: str | Path, column: str = "caption") -> list[str]:
-    """Different texts of a file in its order: a line each, or of a .tsv the values of a column.
+    """Different texts of a file in its order: a line each, or the column of a table (.tsv, .jsonl).
 
     Raises:
         OSError: if there is no such file.
@@ -57,9 +59,8 @@ def read_texts(path: str | Path, column: str = "caption") -> list[str]:
     """
     path = Path(path)
     try:
-        if path.suffix.lower() == ".tsv":
-            rows = PairDataset(str(path), {"text": column}, lazy_init=True).load_data_list()
-            texts = [row["text"] for row in rows]
+        if path.suffix.lower() in TABLES:
+            texts = [row["text"] for row in read_manifest(path, {"text": column})]
         else:
             texts = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
@@ -73,7 +74,7 @@ def read_texts(path: str | Path, column: str = "caption") -> list[str]:
 def read_table(
     path: str | Path, path_column: str, label_column: str, root: str | Path | None = None
 ) -> tuple[str, list[str], list[str]]:
-    """Labelled files of a .tsv with a header line; rows that lack one of the two are left out.
+    """Labelled files of a .tsv or .jsonl; rows that lack one of the two columns are left out.
 
     Args:
         path: the table.
@@ -88,17 +89,14 @@ def read_table(
         OSError: if there is no such file.
         ValueError: if it has no such columns or rows, or the files are neither images nor sounds.
     """
-    table = PairDataset(
-        str(path),
-        {"image": path_column, "text": label_column},
-        data_prefix=dict(path=str(root or Path(path).parent)),
-        lazy_init=True,
-    )
-    rows = table.load_data_list()
-    suffixes = {Path(row["img_path"]).suffix.lower() for row in rows}
+    columns = {"image": path_column, "text": label_column}  # or sounds, as their names will tell
+    rows = read_manifest(path, columns)
+    folder = Path(root or Path(path).parent)
+    paths, labels = [str(folder / r["image"]) for r in rows], [r["text"] for r in rows]
+    suffixes = {Path(p).suffix.lower() for p in paths}
     for modality, known in SUFFIXES.items():
         if suffixes <= known:
-            return modality, [row["img_path"] for row in rows], [row["text"] for row in rows]
+            return modality, paths, labels
     raise ValueError(
         f"{path}: files of column {path_column} end with {', '.join(sorted(suffixes)[:5])}; "
         "expected images only, or sounds only."

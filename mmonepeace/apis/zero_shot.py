@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from mmonepeace.apis.embedder import Embedder
+from mmonepeace.apis.options import table
 
 TEMPLATES = {
     "image": ("a photo of a {}", "a picture of a {}", "{}"),
@@ -31,6 +32,7 @@ class ZeroShotClassifier:
     Raises:
         ValueError: if the modality is another one, names are missing or equal, or a template lacks
             `{}`.
+        TypeError: if names or templates are a single string.
     """
 
     def __init__(
@@ -44,7 +46,7 @@ class ZeroShotClassifier:
             raise ValueError(f"modality is {modality!r}; choose one of {', '.join(TEMPLATES)}.")
         templates = TEMPLATES[modality] if templates is None else templates
         if isinstance(classes, str) or isinstance(templates, str):
-            raise ValueError("classes and templates are lists of strings; one is a string.")
+            raise TypeError("classes and templates are lists of strings; one is a string.")
         twice = [name for name, count in Counter(classes).items() if count > 1]
         wrong = [t for t in templates if "{}" not in t]
         if not classes or twice or not templates or wrong:
@@ -75,6 +77,9 @@ class ZeroShotClassifier:
         return (scale * cosines).softmax(1).detach().numpy()
 
 
+WORST_CLASSES, CONFUSIONS = 20, 10  # lines of a report
+
+
 class Evaluation(NamedTuple):
     """How well predictions agree with labels; shares are of 1.
 
@@ -95,6 +100,23 @@ class Evaluation(NamedTuple):
     majority: float
     classes: dict[str, tuple[int, int]]
     confusions: list[tuple[str, str, int]]
+
+    def report(self) -> str:
+        """A text with the main numbers, the classes from the worst on, and the confusions."""
+        top5 = "" if self.top5 is None else f", top-5 {self.top5:.2%}"
+        lines = [
+            f"top-1 {self.top1:.2%}{top5}, mean over classes {self.mean:.2%}",
+            f"for comparison: a guess {self.chance:.2%}, the most frequent class {self.majority:.2%}",
+        ]
+        worst = sorted(self.classes.items(), key=lambda c: (c[1][0] / c[1][1], -c[1][1]))
+        rows = [(name, f"{good / n:.1%}", good, n) for name, (good, n) in worst[:WORST_CLASSES]]
+        lines += ["", table(("class", "top-1", "right", "of"), rows, "lrrr")]
+        if len(worst) > len(rows):
+            lines.append(f"... and {len(worst) - len(rows):,} better ones")
+        if self.confusions:
+            confusions = self.confusions[:CONFUSIONS]
+            lines += ["", table(("was", "taken for", "times"), confusions, "llr")]
+        return "\n".join(lines)
 
 
 def evaluate(

@@ -11,7 +11,7 @@ def test_sizes_of_a_full_file():
     converted = checkpoint.to_own(official.full(side=6))
     assert describe(converted.weights, converted.meta) == dict(
         arch=dict(
-            embed_dim=32, depth=2, num_heads=2, ffn_dim=48, stem="hmlp", sub_norm=True,
+            embed_dim=32, depth=2, num_heads=2, ffn_dim=48, stem="hmlp", sub_norm=True, ffn_norm=True,
             head_scale=False, post_attn_norm=False, embed_norm=False, type_embed=False,
         ),
         modalities=dict(
@@ -31,11 +31,11 @@ def test_sizes_of_a_full_file():
 
 ARCH = dict(embed_dim=32, depth=2, num_heads=4, ffn_dim=40)
 PLAIN = dict(
-    stem="hmlp", sub_norm=True, head_scale=False, post_attn_norm=False, embed_norm=False,
+    stem="hmlp", sub_norm=True, ffn_norm=True, head_scale=False, post_attn_norm=False, embed_norm=False,
     type_embed=False,
 )  # fmt: skip
 FLAGS = dict(
-    stem="conv", sub_norm=False, head_scale=True, post_attn_norm=True, embed_norm=True,
+    stem="conv", sub_norm=False, ffn_norm=True, head_scale=True, post_attn_norm=True, embed_norm=True,
     type_embed=True,
 )  # fmt: skip
 TEXT = dict(vocab_size=20, num_positions=40, num_buckets=8)

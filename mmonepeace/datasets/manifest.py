@@ -1,0 +1,84 @@
+"""Manifests: tables of samples, one a line. A modality's value is a text or the path of a file."""
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+MODALITIES = ("image", "text", "audio")
+
+Row = dict[str, str]
+
+
+class ManifestError(ValueError):
+    """A manifest that cannot be used. The message names the file, the finding and the fix."""
+
+
+def read_manifest(path: str | Path, columns: Mapping[str, str]) -> list[Row]:
+    """Read a .jsonl (one object a line), or else a tab-separated table (a header, no quoting).
+
+    Args:
+        path: the manifest.
+        columns: modality -> its column, such as `dict(image="image", text="caption")`.
+
+    Returns:
+        modality -> value, for each row that has all of them.
+
+    Raises:
+        ManifestError: if a modality is unknown, a column is missing, a line is no JSON object, a value
+            is no string, or no row is left.
+    """
+    unknown = set(columns) - set(MODALITIES)
+    if unknown or not columns:
+        raise ManifestError(f"columns are for {tuple(columns)}; choose from {MODALITIES}.")
+    lines = _read_jsonl if Path(path).suffix == ".jsonl" else _read_tsv
+    with open(path, encoding="utf-8", newline="") as file:
+        try:
+            return _rows(lines(file), columns)
+        except (ValueError, csv.Error) as error:
+            raise ManifestError(f"{path}: {error}") from None
+
+
+def _rows(records: Iterator[dict[str, Any]], columns: Mapping[str, str]) -> list[Row]:
+    names: dict[str, None] = {}  # as a set that keeps the order
+    rows = []
+    for number, record in enumerate(records, start=1):
+        names |= dict.fromkeys(record)
+        row = {modality: record.get(column) for modality, column in columns.items()}
+        if not all(row.values()):
+            continue
+        for modality, value in row.items():
+            if not isinstance(value, str):
+                raise ManifestError(
+                    f"line {number}: {columns[modality]} is {value!r}, expected a string."
+                )
+        rows.append(row)
+    missing = sorted(set(columns.values()) - set(names))
+    if missing:
+        raise ManifestError(
+            f"there is no column {', '.join(missing)}; there is {', '.join(names) or 'nothing'}. "
+            "Name those of this manifest in columns."
+        )
+    if not rows:
+        raise ManifestError(f"no row has {' and '.join(columns.values())}.")
+    return rows
+
+
+def _read_tsv(file: Any) -> Iterator[dict[str, Any]]:
+    table = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE, restkey="")
+    yield dict.fromkeys(table.fieldnames or (), "")  # columns of a table without rows
+    yield from table
+
+
+def _read_jsonl(file: Any) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(file, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise ManifestError(f"line {number} is no JSON: {error}") from None
+        if not isinstance(record, dict):
+            raise ManifestError(f"line {number} is {type(record).__name__}, expected an object.")
+        yield record

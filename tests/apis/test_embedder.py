@@ -1,0 +1,221 @@
+import functools
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mmonepeace import checkpoint
+from mmonepeace.apis import Embedder, combine, similarity
+from mmonepeace.datasets import audio_io
+from tests.apis.conftest import TEXTS
+from tests.checkpoint import official
+
+ITEMS = {
+    "text": [*TEXTS, "", "rain " * 90],
+    "image": [np.random.default_rng(i).random((30 + 9 * i, 50, 3)) for i in range(6)],
+    "audio": [(np.random.default_rng(i).standard_normal(1500 + 1700 * i), 16000) for i in range(6)],
+}
+MODALITIES = pytest.mark.parametrize("modality", ITEMS)
+
+
+def encode(embedder, modality, items, **options):
+    return getattr(embedder, f"encode_{modality}")(items, **options)
+
+
+@functools.cache
+def load(path, **options):
+    return Embedder.from_checkpoint(path, device="cpu", **options)
+
+
+@MODALITIES
+def test_embeddings_have_unit_length_and_differ(embedder, modality):
+    found = encode(embedder, modality, ITEMS[modality])
+    assert found.dtype == np.float32
+    assert found.shape == (6, 32)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    assert np.abs(found[:1] - found[1:]).max(1).min() > 0.1
+
+
+@MODALITIES
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_neighbours_order_and_batch_size_change_nothing(embedder, checkpoint_file, modality, batch_size):  # fmt: skip
+    items = ITEMS[modality]
+    expected = encode(embedder, modality, items)
+    other = load(checkpoint_file, batch_size=batch_size)
+    np.testing.assert_allclose(encode(other, modality, items[::-1])[::-1], expected, atol=1e-5)
+    np.testing.assert_allclose(encode(other, modality, items[2:3])[0], expected[2], atol=1e-5)
+
+
+def test_images_of_different_shapes_keep_their_ratio_and_mix(checkpoint_file):
+    embedder = load(checkpoint_file, keep_ratio=True, image_size=96)
+    wide, high = np.zeros((40, 160, 3), np.uint8), np.full((160, 40, 3), 200, np.uint8)
+    both = embedder.encode_image([wide, high, wide])
+    np.testing.assert_allclose(both[0], both[2], atol=1e-5)
+    np.testing.assert_allclose(both[1], embedder.encode_image([high])[0], atol=1e-5)
+
+
+def test_a_long_sound_is_the_mean_of_its_windows(checkpoint_file):
+    embedder = load(checkpoint_file, window_seconds=1.0, hop_seconds=0.5)
+    wave = np.random.default_rng(0).standard_normal(40_000).astype(np.float32)
+    windows = audio_io.split_windows(audio_io.standardise(wave), 1.0, 0.5)
+    assert len(windows) == 4
+    # The windows as sounds of their own would be standardised again.
+    inputs = embedder._batch({"audio": [torch.from_numpy(w) for w in windows]})
+    mean = embedder._forward(inputs).mean(0)
+    expected = torch.nn.functional.normalize(mean, dim=0).numpy()
+    found = embedder.encode_audio([(wave, 16000)])[0]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_the_same_embeddings_from_file_array_and_tensor(embedder, data):
+    path = data / "images/a.png"
+    picture = Image.open(path).convert("RGB")
+    array = np.asarray(picture)
+    tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
+    rows = embedder.encode_image([str(path), path, picture, array, tensor])
+    np.testing.assert_allclose(rows, np.tile(rows[0], (5, 1)), atol=1e-6)
+
+
+@MODALITIES
+def test_what_cannot_be_read_is_named_and_the_rest_is_right(embedder, modality):
+    bad, words = {
+        "text": ("half \ud800", "half of a surrogate pair"),
+        "image": ("gone.png", "gone.png: no such file"),
+        "audio": ("gone.wav", "gone.wav: no such file"),
+    }[modality]
+    good = ITEMS[modality][:2]
+    errors = {}
+    found = encode(embedder, modality, [good[0], bad, good[1]], errors=errors)
+    assert list(errors) == [1]
+    assert words in errors[1]
+    assert np.isnan(found[1]).all()
+    np.testing.assert_allclose(found[[0, 2]], encode(embedder, modality, good), atol=1e-5)
+    with pytest.raises(ValueError, match=words):
+        encode(embedder, modality, [good[0], bad])
+
+
+@pytest.mark.parametrize("modality", ["image", "audio", "text"])
+def test_nothing_in_nothing_out(embedder, modality):
+    assert encode(embedder, modality, []).shape == (0, 32)
+
+
+@pytest.mark.parametrize("item", ["a.png", np.zeros((8, 8, 3)), torch.zeros(3, 8, 8)])
+def test_one_item_instead_of_a_list_is_an_error(embedder, item):
+    with pytest.raises(ValueError, match=r"give a list, \[x\]"):
+        embedder.encode_image(item)
+
+
+def test_text_needs_a_tokenizer(checkpoint_file, tmp_path):
+    alone = tmp_path / "alone.safetensors"
+    alone.write_bytes(checkpoint_file.read_bytes())
+    embedder = load(alone)
+    assert embedder.encode_image(ITEMS["image"][:1]).shape == (1, 32)
+    with pytest.raises(ValueError, match=r"no tokenizer. Put tokenizer\.json beside"):
+        embedder.encode_text(["rain"])
+    given = load(alone, tokenizer=checkpoint_file.with_name("tokenizer.json"))
+    assert given.encode_text(["rain"]).shape == (1, 32)
+
+
+def test_an_absent_branch_is_named(embedder, monkeypatch):
+    monkeypatch.delitem(embedder.model.backbone.adapters._modules, "audio")
+    with pytest.raises(ValueError, match=r"no audio branch, only \('text', 'image'\)"):
+        embedder.encode_audio(ITEMS["audio"])
+
+
+def test_unknown_dtype_and_output_are_errors(checkpoint_file):
+    with pytest.raises(ValueError, match="dtype is 'int8'; choose one of fp32"):
+        load(checkpoint_file, dtype="int8")
+    with pytest.raises(ValueError, match="output is 'list'"):
+        load(checkpoint_file, output="list")
+
+
+@MODALITIES
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_half_precision_is_close(embedder, checkpoint_file, modality, dtype):
+    found = encode(load(checkpoint_file, dtype=dtype), modality, ITEMS[modality])
+    cosines = (found * encode(embedder, modality, ITEMS[modality])).sum(1)
+    assert (cosines > 0.98).all()
+
+
+def test_the_fingerprint_tells_weights_not_files_or_types(embedder, checkpoint_file, tmp_path):
+    assert load(checkpoint_file, dtype="bf16").fingerprint == embedder.fingerprint
+    converted = checkpoint.read_own(checkpoint_file)
+    copy = tmp_path / "copy.pth"
+    checkpoint.write(copy, converted)
+    assert load(copy).fingerprint == embedder.fingerprint
+    changed = tmp_path / "changed.pth"
+    converted.weights["projections.text.bias"] = converted.weights["projections.text.bias"] + 1
+    checkpoint.write(changed, converted)
+    assert load(changed).fingerprint != embedder.fingerprint
+
+
+def test_an_official_file_without_config_is_as_good_as_ours(tmp_path):
+    weights = official.full(vocab_size=280)
+    torch.save({"model": weights, "cfg": None}, tmp_path / "one-peace.pt")
+    checkpoint.convert_file(tmp_path / "one-peace.pt", tmp_path / "ours.safetensors", "full")
+    theirs, ours = (load(tmp_path / n) for n in ("one-peace.pt", "ours.safetensors"))
+    assert theirs.fingerprint == ours.fingerprint
+    for modality in ("image", "audio"):
+        items = ITEMS[modality][:2]
+        found = encode(theirs, modality, items)
+        np.testing.assert_array_equal(found, encode(ours, modality, items))
+
+
+def test_a_file_without_projections_is_refused(checkpoint_file, tmp_path):
+    vision = tmp_path / "vision.safetensors"
+    checkpoint.convert_file(checkpoint_file, vision, "vision")
+    with pytest.raises(checkpoint.CheckpointError, match="no projections"):
+        load(vision)
+
+
+def test_torch_and_numpy_output_agree(embedder, checkpoint_file):
+    tensor = load(checkpoint_file, output="torch").encode_text(TEXTS)
+    assert isinstance(tensor, torch.Tensor)
+    np.testing.assert_allclose(tensor.numpy(), embedder.encode_text(TEXTS), atol=1e-6)
+
+
+def test_combine_weighs_and_normalises(embedder):
+    a, b = embedder.encode_text(TEXTS[:2])
+    np.testing.assert_allclose(combine(a), a, atol=1e-6)
+    np.testing.assert_allclose(combine(a, b), (a + b) / np.linalg.norm(a + b), atol=1e-6)
+    less = 2 * a - 0.5 * b
+    found = combine(a, b, weights=[2, -0.5])
+    np.testing.assert_allclose(found, less / np.linalg.norm(less), atol=1e-6)
+    with pytest.raises(ValueError, match="cancel out"):
+        combine(a, a, weights=[1, -1])
+    np.testing.assert_allclose(similarity(a[None], np.stack([a, b])), [[1, a @ b]], atol=1e-6)
+    with pytest.raises(ValueError, match="2 embeddings with 1 weights"):
+        combine(a, b, weights=[1])
+
+
+def test_joint_embeddings_see_all_their_inputs(embedder):
+    images, texts = ITEMS["image"][:2], TEXTS[:2]
+    joint = embedder.encode_joint(image=images, text=texts)
+    np.testing.assert_allclose(np.linalg.norm(joint, axis=1), 1, atol=1e-5)
+    swapped = embedder.encode_joint(image=images, text=texts[::-1])
+    assert np.abs(joint - swapped).max() > 1e-3
+    with pytest.raises(ValueError, match="different numbers of items"):
+        embedder.encode_joint(image=images, text=texts[:1])
+
+
+def test_heat_maps_have_the_size_of_the_image(embedder):
+    queries = embedder.encode_text(TEXTS[:3])
+    maps = embedder.heat_maps(np.zeros((37, 91, 3), np.uint8), queries)
+    assert maps.shape == (3, 37, 91)
+    assert np.isfinite(maps).all()
+
+
+def test_a_heat_map_peaks_where_the_query_is(checkpoint_file, monkeypatch):
+    """Patches are replaced by known ones: the query's own at one place, its opposite elsewhere."""
+    embedder = load(checkpoint_file, image_size=64)
+    query = np.eye(32, dtype=np.float32)[:1]
+    grid = torch.full((4, 4, 32), 0.0)
+    grid[..., 0] = -1
+    grid[2, 1, 0] = 1  # third row, second column
+    monkeypatch.setattr(embedder.model, "project", lambda _: {"image": grid.flatten(0, 1)})
+    maps = embedder.heat_maps(np.zeros((100, 100, 3), np.uint8), query)
+    y, x = np.unravel_index(maps[0].argmax(), maps[0].shape)
+    assert abs(y - 62) <= 3
+    assert abs(x - 37) <= 3
+    assert maps[0, :25].max() < 0

@@ -1,0 +1,204 @@
+"""The command lines of embedding: embed, search, zero_shot, heatmap."""
+
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+
+from mmonepeace.apis import EmbeddingIndex
+from tests.apis.conftest import TEXTS, write_data, write_model
+from tests.conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("tool_model"))
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_data(tmp_path / "data")
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """A tool in this process: exit code, stdout, stderr."""
+
+    def run(tool, *arguments):
+        monkeypatch.setattr(sys, "path", sys.path[:])
+        monkeypatch.setattr(sys, "argv", [tool, *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(ROOT / "tools" / tool), run_name="__main__")
+        return end.value.code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def embed(run, model, data):
+    """`embed.py` on the pictures, sounds and texts of `data`."""
+    out = data / "index.safetensors"
+    folders = ["--images", data / "images", "--audios", data / "audios"]
+    texts = ["--texts", data / "texts.txt"]
+    return lambda *options: run("embed.py", model, *folders, *texts, "--out", out, *options)
+
+
+def test_embedding_lists_what_failed_and_does_nothing_twice(embed, data):
+    code, out, err = embed()
+    assert code == 0
+    assert "4 text, 5 image, 3 audio items. 12 embedded, 0 kept, 0 no longer there" in out
+    assert "2 failed" in out
+    left_out = [line for line in err.splitlines() if line.startswith("left out: ")]
+    assert ["broken.png" in left_out[0], "broken.wav" in left_out[1]] == [True, True]
+    code, out, _ = embed()
+    assert code == 0
+    assert "0 embedded, 12 kept, 0 no longer there" in out
+    (data / "images/a.png").unlink()
+    assert "0 embedded, 11 kept, 1 no longer there" in embed()[1]
+    code, out, _ = embed("--image-size", 32)
+    assert "4 embedded, 7 kept" in out
+    assert "4 old ones were of another model or other options" in out
+
+
+def test_a_killed_run_goes_on(model, tmp_path, run):
+    texts, out = tmp_path / "many.txt", tmp_path / "index.safetensors"
+    texts.write_text("\n".join(f"text number {i}" for i in range(1500)))
+    arguments = [model, "--texts", texts, "--out", out, "--batch-size", 1]
+    command = [sys.executable, ROOT / "tools/embed.py", *arguments, "--device", "cpu"]
+    parts = tmp_path / "index.safetensors.parts"
+    with subprocess.Popen([*map(str, command)], stderr=subprocess.DEVNULL) as process:
+        while len(list(parts.glob("*.safetensors"))) < 2 and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert not out.exists()
+    kept = sum(len(EmbeddingIndex.load(part).items) for part in parts.glob("*.safetensors"))
+    assert 1 < kept < 1500
+    arguments[-1] = 64
+    code, told, _ = run("embed.py", *arguments)
+    assert code == 0
+    assert f"{1500 - kept:,} embedded, {kept:,} kept" in told
+    assert [i["text"] for i in EmbeddingIndex.load(out).items] == texts.read_text().split("\n")
+    assert not parts.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--texts", "gone.txt"], "gone.txt"),
+        (["--images", "gone"], "gone is no folder"),
+        (["--images", "{model}"], "has no image files"),
+        (["--texts", "{data}/texts.txt", "--tokenizer", "gone.json"], "gone.json: no such file"),
+    ],
+)
+def test_mistakes_of_embedding_are_one_line(run, model, data, options, words):
+    options = [o.format(data=data, model=model.parent) for o in options]
+    code, out, err = run("embed.py", model, *options, "--out", data / "i.safetensors")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert words in err
+    assert len(err.splitlines()) == 1
+
+
+def test_an_item_is_found_by_itself(embed, run, data):
+    embed()
+    index = data / "index.safetensors"
+    queries = [("image", data / "images/deep/c.PNG"), ("audio", data / "audios/y.flac")]
+    for modality, value in [*queries, ("text", TEXTS[1])]:
+        code, out, _ = run("search.py", index, f"--{modality}", value, "--k", 3)
+        header, first, *others = out.splitlines()
+        assert code == 0
+        assert header.split() == ["rank", "cosine", "in", "what"]
+        assert first.split(maxsplit=3)[:3] == ["1", "1.0000", modality]
+        assert first.endswith(os.path.basename(value))
+        assert len(others) == 2
+
+
+def test_parts_of_a_query_keep_their_order_and_weights(embed, run, data):
+    embed()
+    index, picture = data / "index.safetensors", data / "images/a.png"
+    query = ["--text", TEXTS[0], "--image", picture, "--text", TEXTS[2]]
+    _, out, _ = run("search.py", index, *query, "--weights", 0, 1, 0, "--k", 1)
+    assert "1.0000  image" in out
+    _, out, _ = run("search.py", index, *query, "--weights", 0, -1, 0, "--k", 12)
+    assert "-1.0000  image" in out.splitlines()[-1]
+    _, out, _ = run("search.py", index, *query, "--in", "audio", "--k", 50)
+    assert [line.split()[2] for line in out.splitlines()[1:]] == ["audio"] * 3
+    code, _, err = run("search.py", index, *query, "--weights", 1)
+    assert code == 2
+    assert "1 weights for 3 parts" in err
+
+
+def test_a_moved_index_draws_its_results(embed, run, data, tmp_path):
+    embed()
+    data.rename(tmp_path / "moved")
+    page = tmp_path / "moved/found.html"
+    query = ["--text", "a <b> cat", "--k", 12, "--html", page]
+    code, out, _ = run("search.py", tmp_path / "moved/index.safetensors", *query)
+    assert code == 0
+    assert f"the results are drawn in {page}" in out
+    html = page.read_text(encoding="utf-8")
+    assert html.count("data:image/jpeg") == 5
+    assert html.count("<audio") == 3
+    assert "no such file" not in html
+    assert "a &lt;b&gt; cat" in html
+
+
+def test_another_checkpoint_is_refused(embed, run, data, tmp_path):
+    embed()
+    other = write_model(tmp_path / "other", seed=1)
+    query = ["--text", "rain", "--checkpoint", other]
+    code, out, err = run("search.py", data / "index.safetensors", *query)
+    assert (code, out) == (2, "")
+    assert "made with another checkpoint" in err
+    assert "--checkpoint" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_zero_shot_of_a_folder(run, model, data):
+    classes = ["--classes", "dog, cat,red chair", "--top", 2]
+    code, out, err = run("zero_shot.py", model, "--images", data / "images", *classes)
+    assert code == 0
+    assert len(out.splitlines()) == 6  # a header and five that can be read
+    assert "left out: " in err
+    assert "broken.png" in err
+    code, _, err = run("zero_shot.py", model, "--audios", data / "audios/x.wav")
+    assert code == 2
+    assert "--classes" in err
+
+
+def test_zero_shot_of_a_table_is_measured(run, model, data):
+    table, out_file = data / "val.tsv", data / "new/predictions.tsv"
+    rows = [("a.png", "cat"), ("b.jpg", "dog"), ("deep/e.bmp", "cat"), ("broken.png", "dog")]
+    table.write_text("image\tkind\n" + "".join(f"{a}\t{b}\n" for a, b in rows))
+    columns = ["--path-column", "image", "--label-column", "kind", "--root", data / "images"]
+    code, out, err = run("zero_shot.py", model, "--tsv", table, *columns, "--out", out_file)
+    assert code == 0, err
+    assert "3 items, 2 classes" in out
+    header, *lines = [line.split("\t") for line in out_file.read_text().splitlines()]
+    assert header == ["image", "label", "class1", "p1", "class2", "p2"]
+    right = sum(line[1] == line[2] for line in lines)
+    assert len(lines) == 3
+    assert f"top-1 {right / 3:.2%}" in out
+    assert "a guess 50.00%, the most frequent class 66.67%" in out
+    code, _, err = run("zero_shot.py", model, "--tsv", table, "--label-column", "gone")
+    assert code == 2
+    assert "no column gone; there is image, kind" in err
+
+
+def test_heat_maps_are_drawn(run, model, data):
+    queries = ["--text", "a dog", "--audio", data / "audios/x.wav", "--image-size", 64]
+    out = data / "new/maps.png"
+    code, told, err = run("heatmap.py", model, data / "images/b.jpg", *queries, "--out", out)
+    assert code == 0, err
+    assert [line.split()[0] for line in told.splitlines()[1:3]] == ["a", "x.wav"]
+    assert Image.open(out).width > 1000
+    code, _, err = run("heatmap.py", model, data / "images/broken.png", *queries)
+    assert code == 2
+    assert "broken.png" in err
