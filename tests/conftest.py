@@ -12,10 +12,16 @@ TINY = {"embed_dim": 32, "depth": 3, "num_heads": 2, "ffn_dim": 48}
 
 
 def randomise(model: torch.nn.Module) -> torch.nn.Module:
-    """Parameters away from their initial values, so that each one matters."""
+    """Random weights under which each parameter matters, and the output depends on the input."""
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             parameter.uniform_(-0.3, 0.3)
+            if "gamma" in name or (parameter.ndim == 1 and name.endswith("weight")):
+                parameter.add_(1)
+            elif parameter.ndim > 1:
+                parameter.mul_(0.2 if "cls" in name else 2)
+            elif name.endswith("bias"):
+                parameter.mul_(0.3)
     return model
 
 

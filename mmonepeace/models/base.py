@@ -7,7 +7,8 @@ from mmengine.model import BaseModel
 from torch import nn
 
 from mmonepeace import checkpoint
-from mmonepeace.models.onepeace import load_checkpoint
+from mmonepeace.models.onepeace import OnePeace, load_checkpoint
+from mmonepeace.models.preprocessor import MultimodalDataPreprocessor
 from mmonepeace.registry import MODELS
 from mmonepeace.spec import INIT_STD
 
@@ -31,10 +32,9 @@ class BackboneModel(BaseModel):
         data_preprocessor: dict[str, Any] | None = None,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(
-            data_preprocessor or dict(type="mmonepeace.MultimodalDataPreprocessor"), init_cfg
-        )
-        self.backbone = MODELS.build({"type": "mmonepeace.OnePeace", **backbone})
+        # Classes, not names: looking a name up would import every model, mmseg's too.
+        super().__init__(data_preprocessor or dict(type=MultimodalDataPreprocessor), init_cfg)
+        self.backbone = MODELS.build({"type": OnePeace, **backbone})
 
     @staticmethod
     def reset_parameters(module: nn.Module) -> None:

@@ -12,24 +12,10 @@ from mmonepeace import checkpoint
 from mmonepeace.apis import Embedder
 from mmonepeace.datasets.tokenizer import train
 from mmonepeace.models import OnePeaceRetriever
-from tests.conftest import TINY
+from tests.conftest import TINY, randomise
 
 TEXTS = ["a dog barks", "a cat sleeps on a red chair", "rain", "two birds sing in the old tree"]
 AUDIO = {"feature_dim": 8, "num_buckets": 16, "pos_depth": 2, "pos_kernel": 5, "pos_groups": 4}
-
-
-def liven(model: torch.nn.Module) -> torch.nn.Module:
-    """Random weights under which the embedding depends on the input, not on biases alone."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.uniform_(-0.3, 0.3)
-            if "gamma" in name or (parameter.ndim == 1 and name.endswith("weight")):
-                parameter.add_(1)
-            elif parameter.ndim > 1:
-                parameter.mul_(0.2 if "cls" in name else 2)
-            elif name.endswith("bias"):
-                parameter.mul_(0.3)
-    return model
 
 
 def write_model(folder: Path, seed: int = 0) -> Path:
@@ -41,7 +27,7 @@ def write_model(folder: Path, seed: int = 0) -> Path:
     text = {"vocab_size": tokenizer.vocab_size, "num_buckets": 8}
     modalities = {"text": text, "image": {}, "audio": AUDIO}
     backbone = dict(arch=TINY, modalities=modalities, img_size=64, final_norm=True)
-    model = liven(OnePeaceRetriever(backbone))
+    model = randomise(OnePeaceRetriever(backbone))
     converted = checkpoint.to_own(model.state_dict(), {"format": "mmonepeace"})
     checkpoint.write(folder / "model.safetensors", converted)
     return folder / "model.safetensors"

@@ -222,7 +222,7 @@ def test_bfloat16_stays_close_to_float32():
         mixed = model(image)[0]
     half = copy.deepcopy(model).bfloat16()(image.bfloat16())[0]
     for other in (mixed.float(), half.float()):
-        assert (other - exact).norm() / exact.norm() < 0.03
+        assert (other - exact).norm() / exact.norm() < 0.06
 
 
 @pytest.mark.gpu
