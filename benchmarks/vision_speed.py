@@ -7,6 +7,7 @@ see the same machine; the table gives medians and their ratio.
 """
 
 import argparse
+import os
 import platform
 import statistics
 import subprocess
@@ -66,7 +67,7 @@ def main() -> None:
                 subprocess.Popen(
                     [sys.executable, "-c", WORKER, args.arch, *map(str, sizes)],
                     cwd=tree,
-                    env={"PYTHONPATH": str(tree), "PATH": ""},
+                    env={**os.environ, "PYTHONPATH": str(tree)},
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     text=True,
