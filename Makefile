@@ -10,7 +10,9 @@ KEY := $(shell cat requirements/lock-*.txt | sha256sum | cut -c1-12)
 VENV := $(CACHE)/venv-$(KEY)
 PY := $(VENV)/bin/python
 MMCV := $(shell grep -h '^onedl-mmcv==' requirements/lock-base.txt)
-WHEELS := $(CACHE)/wheels-$(KEY)
+# The wheel depends on what it is built with, not on every line of the lock files.
+WHEEL_KEY := $(shell grep -hE '^(torch|onedl-mmcv|setuptools|ninja)=' requirements/lock-*.txt | sha256sum | cut -c1-12)
+WHEELS := $(CACHE)/wheels-$(WHEEL_KEY)
 
 DEMO := configs/tiny/onepeace-tiny_upernet_emoji-128.py
 DEMO_DATA := data/emoji_scenes
