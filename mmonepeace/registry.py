@@ -18,6 +18,7 @@ def _child(parent: Registry, locations: list[str]) -> Registry:
 
 MODELS = _child(mmengine_registry.MODELS, _MODEL_LOCATIONS)
 DATASETS = _child(mmengine_registry.DATASETS, ["mmonepeace.datasets"])
+DATA_SAMPLERS = _child(mmengine_registry.DATA_SAMPLERS, ["mmonepeace.datasets"])
 TRANSFORMS = _child(mmengine_registry.TRANSFORMS, ["mmonepeace.datasets"])
 HOOKS = _child(mmengine_registry.HOOKS, ["mmonepeace.engine"])
 OPTIM_WRAPPERS = _child(mmengine_registry.OPTIM_WRAPPERS, ["mmonepeace.engine"])

@@ -5,6 +5,7 @@ A waveform has S samples, (S,). The official order: `load_audio`, `standardise` 
 """
 
 import math
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,8 @@ class AudioError(ValueError):
     """Sound that cannot be used. The message names the file, the finding and the fix."""
 
 
-def load_audio(path: str | Path) -> np.ndarray:
-    """Decode a file: wav, flac, ogg, mp3 and whatever else libsndfile reads.
+def load_audio(path: str | Path | bytes) -> np.ndarray:
+    """Decode a file, or the bytes of one: wav, flac, ogg, mp3 and what else libsndfile reads.
 
     A file that was cut off gives the samples it still holds, where its format lets them be read.
 
@@ -31,10 +32,15 @@ def load_audio(path: str | Path) -> np.ndarray:
     Raises:
         AudioError: if the file is missing, broken or empty, or holds infinities or NaNs.
     """
-    if not Path(path).is_file():
+    source: str | Path | BytesIO
+    if isinstance(path, bytes):
+        source, path = BytesIO(path), "a sound in memory"
+    elif not Path(path).is_file():
         raise AudioError(f"{path}: no such file. Check the path and the data root.")
+    else:
+        source = path
     try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        samples, rate = soundfile.read(source, dtype="float32", always_2d=True)
     except soundfile.SoundFileError as error:
         raise AudioError(
             f"{path} cannot be decoded: {error} Convert it to wav or flac, or leave it out."

@@ -1,6 +1,7 @@
 """From pictures of any kind to what the model sees: RGB, bicubic, uint8 (3, H, W)."""
 
 import math
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from mmonepeace.spec import PATCH_SIZE
 
-Picture = str | Path | Image.Image | np.ndarray | Tensor
+Picture = str | Path | bytes | Image.Image | np.ndarray | Tensor
 
 
 class ImageError(ValueError):
@@ -22,7 +23,8 @@ def to_rgb(image: Picture) -> Image.Image:
 
     Args:
         image: one of
-            a path of a file that Pillow reads: the first frame, turned as its EXIF data say;
+            a path of a file that Pillow reads, or its bytes: the first frame, turned as its EXIF
+            data say;
             a Pillow image of any mode: transparency is dropped, 16-bit grey is scaled;
             an array (H, W) or (H, W, 1 | 3 | 4), RGB order, uint8 or floats in 0..1;
             a tensor (1 | 3, H, W) of the same values.
@@ -31,7 +33,7 @@ def to_rgb(image: Picture) -> Image.Image:
         ImageError: if a file is missing, truncated, far too large or no picture, or if an array has
             another shape or other values.
     """
-    if isinstance(image, str | Path):
+    if isinstance(image, str | Path | bytes):
         return _open(image)
     if isinstance(image, Image.Image):
         return _pillow_to_rgb(image)
@@ -79,11 +81,16 @@ def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
-def _open(path: str | Path) -> Image.Image:
-    if not Path(path).is_file():
+def _open(path: str | Path | bytes) -> Image.Image:
+    source: str | Path | BytesIO
+    if isinstance(path, bytes):
+        source, path = BytesIO(path), "a picture in memory"
+    elif not Path(path).is_file():
         raise ImageError(f"{path}: no such file. Check the path and the data root.")
+    else:
+        source = path
     try:
-        with Image.open(path) as image:
+        with Image.open(source) as image:
             return _pillow_to_rgb(ImageOps.exif_transpose(image))
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from None

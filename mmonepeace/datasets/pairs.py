@@ -1,28 +1,41 @@
 """Data sets of samples with a text, an image or a sound, two or all three of them."""
 
-import csv
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mmengine.dataset import BaseDataset
 
+from mmonepeace.datasets.broken import SAMPLE_ERRORS, BrokenSamples, MissingError
+from mmonepeace.datasets.manifest import read_manifest
+from mmonepeace.datasets.sampler import Draw
 from mmonepeace.registry import DATASETS
 
 KEYS = {"image": "img_path", "text": "text", "audio": "audio_path"}
+FILES = ("img_path", "audio_path")
 
 
 @DATASETS.register_module()
 class PairDataset(BaseDataset):
-    """A table (.tsv with a header line, no quoting) of paths and texts.
+    """Manifests of paths and texts.
 
-    Rows that lack one of the columns are left out.
+    Rows that lack one of the columns are left out. A sample that turns out to be broken (a file
+    that is missing or cannot be decoded, a caption without words) is replaced by another, always
+    the same one; in test mode it is an error. `broken.counts` tells how many there were.
+
+    A record has a `seed` for its random transforms: `seed` of the data set, epoch and row. It is
+    the same in each worker and after resuming. The epoch comes from `EndlessSampler`; with other
+    samplers it is always 0, and a sample looks the same each time.
 
     Args:
-        ann_file: the table.
+        ann_file: a manifest or several, .jsonl or tab-separated, see `manifest.read_manifest`.
         columns: modality -> its column, such as `dict(image="image", text="caption")`. Images and
-            sounds are paths relative to `data_prefix`.
-        data_prefix: `dict(path=FOLDER)`, relative to `data_root`.
+            sounds are paths, absolute or relative to `data_prefix`.
+        data_prefix: `dict(path=FOLDER)`, relative to `data_root`; by default the folder of each
+            manifest.
+        seed: of everything random in a sample.
+        max_broken: share of broken samples that ends the run, see `broken.BrokenSamples`.
         kwargs: of MMEngine's `BaseDataset`: data_root, pipeline, indices and others.
 
     Raises:
@@ -31,35 +44,80 @@ class PairDataset(BaseDataset):
 
     def __init__(
         self,
-        ann_file: str,
+        ann_file: str | Sequence[str],
         columns: Mapping[str, str],
         data_prefix: dict[str, str] | None = None,
+        seed: int = 0,
+        max_broken: float = 0.05,
         **kwargs: Any,
     ) -> None:
-        unknown = set(columns) - set(KEYS)
-        if unknown or not columns:
-            raise ValueError(f"columns are for {tuple(columns)}; choose from {tuple(KEYS)}.")
+        self.ann_files = [ann_file] if isinstance(ann_file, str) else list(ann_file)
         self.columns = dict(columns)
-        super().__init__(ann_file, data_prefix=data_prefix or dict(path=""), **kwargs)
+        self.seed = seed
+        self.max_broken = max_broken
+        super().__init__(data_prefix=data_prefix or {}, **kwargs)
 
     def load_data_list(self) -> list[dict[str, Any]]:
-        """Read the table."""
-        with open(self.ann_file, encoding="utf-8", newline="") as file:
-            table = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-            missing = set(self.columns.values()) - set(table.fieldnames or ())
-            if missing:
-                raise ValueError(
-                    f"{self.ann_file} has no column {', '.join(sorted(missing))}; it has "
-                    f"{', '.join(table.fieldnames or ['no header line'])}."
+        """Read the manifests."""
+        records = []
+        for ann_file in self.ann_files:
+            path = Path(self.data_root or "") / ann_file
+            folder = Path(self.data_prefix.get("path", path.parent))
+            for row in read_manifest(path, self.columns):
+                record = {KEYS[name]: value for name, value in row.items()}
+                record |= {key: str(folder / record[key]) for key in FILES if key in record}
+                records.append(record)
+        return records
+
+    def full_init(self) -> None:
+        """Read the manifests, once, and begin to count."""
+        if not self._fully_initialized:
+            super().full_init()
+            self.broken = BrokenSamples(len(self), self.max_broken)
+
+    def get_subset_(self, indices: Sequence[int] | int) -> None:
+        """See `BaseDataset`; rows get new numbers, so the count begins anew."""
+        super().get_subset_(indices)
+        self.broken = BrokenSamples(len(self), self.max_broken)
+
+    def get_subset(self, indices: Sequence[int] | int) -> "PairDataset":
+        """See `get_subset_`."""
+        other = super().get_subset(indices)
+        other.broken = BrokenSamples(len(other), self.max_broken)
+        return other
+
+    def __getitem__(self, draw: int | Draw) -> Any:
+        index, epoch = draw if isinstance(draw, tuple) else (draw, 0)
+        self.full_init()
+        index = range(len(self))[index]  # as lists do: negative ones, IndexError
+        if self.test_mode:
+            return self._read(index, epoch)
+        for candidate in self._candidates(index, epoch):
+            if candidate in self.broken:
+                continue
+            try:
+                sample = self._read(candidate, epoch)
+            except SAMPLE_ERRORS as error:
+                self.broken.add(candidate, error, self._name)
+            else:
+                self.broken.add_usable(candidate)
+                return sample
+
+    def _candidates(self, index: int, epoch: int) -> Iterator[int]:
+        yield index
+        rng = np.random.default_rng((self.seed, epoch, index))
+        while True:
+            yield int(rng.integers(len(self)))
+
+    def _read(self, index: int, epoch: int) -> Any:
+        record = self.get_data_info(index)
+        for key in FILES:
+            if key in record and not Path(record[key]).is_file():
+                raise MissingError(
+                    f"{record[key]}: no such file. Check the path and the data root."
                 )
-            rows = [
-                {name: row[column] for name, column in self.columns.items()}
-                for row in table
-                if all(row[column] for column in self.columns.values())
-            ]
-        if not rows:
-            raise ValueError(f"{self.ann_file}: no row has {' and '.join(self.columns.values())}.")
-        folder = Path(self.data_prefix["path"])
-        return [
-            {KEYS[n]: v if n == "text" else str(folder / v) for n, v in row.items()} for row in rows
-        ]
+        return self.pipeline(record | {"seed": (self.seed, epoch, index)})
+
+    def _name(self, index: int) -> str:
+        record = self.get_data_info(index)
+        return f"{index} ({next(record[key] for key in (*FILES, 'text') if key in record)})"

@@ -1,11 +1,13 @@
 """From a list of samples to a batch of every modality, on the model's device.
 
-Shapes: B clips, texts or images; H, W pixels; L tokens; S samples of audio, T of its frames.
+Shapes: B clips, texts or images; H, W pixels; L tokens, P of them kept; S samples of audio, T of
+its frames.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
@@ -43,7 +45,7 @@ class MultimodalDataPreprocessor(BaseDataPreprocessor):
 
         Args:
             data: `inputs`, a dict with a list of tensors (or a batch of them) per modality, and
-                perhaps `data_samples`.
+                perhaps `data_samples` and `keeps`.
             training: no difference.
 
         Returns:
@@ -53,6 +55,8 @@ class MultimodalDataPreprocessor(BaseDataPreprocessor):
             audio: (B, S) waveforms padded with zeros, and (B, T) bool, True where a frame is
             padding;
             any other key: stacked.
+            Only where there are `keeps` (see `MaskTokens`), these too: view -> modality -> (B, P)
+            int64, -1 is padding.
 
         Raises:
             TypeError: if images are not uint8.
@@ -64,7 +68,17 @@ class MultimodalDataPreprocessor(BaseDataPreprocessor):
             name: batch[name](samples) if name in batch else _stack(name, samples)
             for name, samples in data["inputs"].items()
         }
-        return {"inputs": inputs, "data_samples": data.get("data_samples")}
+        batched = {"inputs": inputs, "data_samples": data.get("data_samples")}
+        if "keeps" in data:
+            batched["keeps"] = {
+                view: {name: self._keeps(rows) for name, rows in keeps.items()}
+                for view, keeps in data["keeps"].items()
+            }
+        return batched
+
+    def _keeps(self, rows: Sequence[np.ndarray | Tensor]) -> Tensor:
+        tensors = [torch.as_tensor(row) for row in rows]
+        return pad_sequence(tensors, batch_first=True, padding_value=-1).to(self.device)
 
     def _images(self, samples: Samples) -> Tensor:
         images = _stack("image", samples)

@@ -1,45 +1,191 @@
+import json
+import pickle
+
+import numpy as np
 import pytest
+import soundfile
+from mmengine.dataset import pseudo_collate
+from PIL import Image
+from torch.utils.data import DataLoader
 
-from mmonepeace.datasets import PairDataset
+from mmonepeace.datasets import EndlessSampler, PairDataset
+from mmonepeace.datasets.broken import MissingError, TooManyBrokenError
+from mmonepeace.datasets.sampler import Draw
+from mmonepeace.datasets.tokenizer import train
 
-HEADER = "image\tcaption\tsound\n"
+COUNT, BROKEN = 40, {3: "missing", 8: "image", 21: "text"}
 
 
 @pytest.fixture
 def table(tmp_path):
     path = tmp_path / "train.tsv"
-    path.write_text(HEADER + 'a.png\tthe "quoted" dog\ta.ogg\nb.png\ta cat\t\n\tnothing\tc.ogg\n')
+    rows = 'a.png\tthe "quoted" dog\ta.ogg\nb.png\ta cat\t\n\tnothing\tc.ogg\n'
+    path.write_text("image\tcaption\tsound\n" + rows)
     return path
 
 
-def build(table, **columns):
-    return PairDataset(table.name, columns, data_root=str(table.parent), pipeline=[])
+def build(ann_file, **columns):
+    return PairDataset(str(ann_file), columns, pipeline=[])
 
 
-def test_rows_become_records_with_paths_below_the_data_root(table):
+def test_rows_become_records_with_paths_beside_the_manifest(table):
     dataset = build(table, image="image", text="caption")
     assert len(dataset) == 2
     record = dataset.get_data_info(0)
     assert record["img_path"] == str(table.parent / "a.png")
     assert record["text"] == 'the "quoted" dog'
     assert record["sample_idx"] == 0
+    assert build(table, audio="sound").get_data_info(1)["audio_path"].endswith("/c.ogg")
 
 
-def test_rows_that_lack_a_column_are_left_out(table):
-    assert len(build(table, audio="sound", text="caption")) == 2
-    assert len(build(table, image="image", audio="sound", text="caption")) == 1
+def test_paths_are_absolute_or_below_the_prefix(table):
+    columns = {"image": "image"}
+    for options, expected in (
+        ({"data_prefix": {"path": "pictures"}}, table.parent / "pictures/b.png"),
+        ({"data_prefix": {"path": ""}}, table.parent / "b.png"),
+        ({"data_prefix": {"path": "/elsewhere"}}, "/elsewhere/b.png"),
+    ):
+        dataset = PairDataset("train.tsv", columns, data_root=str(table.parent), **options)
+        assert dataset.get_data_info(1)["img_path"] == str(expected)
+    table.write_text("image\n/somewhere/a.png\n")
+    assert build(table, image="image").get_data_info(0)["img_path"] == "/somewhere/a.png"
 
 
-@pytest.mark.parametrize(
-    ("columns", "words"),
-    [({"video": "image"}, "choose from"), ({"image": "picture"}, "no column picture"), ({}, "for")],
-)
-def test_unknown_modalities_and_columns_are_named(table, columns, words):
-    with pytest.raises(ValueError, match=words):
-        build(table, **columns)
+def test_several_manifests_follow_each_other_each_with_its_folder(table):
+    other = table.parent / "more" / "val.jsonl"
+    other.parent.mkdir()
+    other.write_text(json.dumps({"image": "z.png", "caption": "a fish"}) + "\n")
+    columns = {"image": "image", "text": "caption"}
+    dataset = PairDataset(["train.tsv", "more/val.jsonl"], columns, data_root=str(table.parent))
+    assert [dataset.get_data_info(i)["text"] for i in (1, 2)] == ["a cat", "a fish"]
+    assert dataset.get_data_info(2)["img_path"] == str(other.parent / "z.png")
 
 
-def test_an_empty_table_is_refused(table):
-    table.write_text(HEADER)
-    with pytest.raises(ValueError, match="no row"):
-        build(table, image="image")
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Forty pictures with captions; three samples are broken, each in its own way."""
+    folder = tmp_path_factory.mktemp("pairs")
+    rng = np.random.default_rng(0)
+    lines = ["image\tcaption"]
+    for i in range(COUNT):
+        picture = Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8))
+        if BROKEN.get(i) != "missing":
+            picture.save(folder / f"{i}.png")
+        if BROKEN.get(i) == "image":
+            (folder / f"{i}.png").write_bytes((folder / f"{i}.png").read_bytes()[:500])
+        lines.append(f"{i}.png\t" + ("..." if BROKEN.get(i) == "text" else f"dog number {i} runs"))
+    (folder / "train.tsv").write_text("\n".join(lines))
+    train(lines, 300).save(folder / "tokenizer.json")
+    return folder
+
+
+def pairs(folder, stage="vl", **options):
+    tokenizer = str(folder / "tokenizer.json")
+    pipeline = [
+        dict(type="mmonepeace.LoadImage", size=32, crop_scale=(0.5, 1.0)),
+        dict(type="mmonepeace.Tokenize", tokenizer=tokenizer, cleaning="dataset"),
+        dict(type="mmonepeace.MaskTokens", stage=stage, tokenizer=tokenizer),
+        dict(type="mmonepeace.PackModalities"),
+    ]
+    options = dict(max_broken=0.1) | options
+    columns = {"image": "image", "text": "caption"}
+    return PairDataset(str(folder / "train.tsv"), columns, pipeline=pipeline, **options)
+
+
+def same(a, b):
+    equal = [a["inputs"][name].equal(b["inputs"][name]) for name in ("image", "text")]
+    for view, keeps in a["keeps"].items():
+        equal += [np.array_equal(keep, b["keeps"][view][name]) for name, keep in keeps.items()]
+    return all(equal)
+
+
+def test_a_sample_depends_on_seed_epoch_and_row_alone(folder):
+    dataset = pairs(folder)
+    sample = dataset[Draw(5, 2)]
+    dataset[7]
+    assert same(sample, dataset[Draw(5, 2)])
+    assert same(sample, pickle.loads(pickle.dumps(dataset))[Draw(5, 2)])  # noqa: S301
+    assert not same(sample, dataset[Draw(5, 3)])
+    assert not same(sample, pairs(folder, seed=1)[Draw(5, 2)])
+    assert same(dataset[5], dataset[Draw(5, 0)])
+    assert same(dataset[-1], dataset[COUNT - 1])
+    with pytest.raises(IndexError):
+        dataset[COUNT]
+
+
+def test_broken_samples_are_replaced_by_the_same_ones_always(folder):
+    first, second = pairs(folder), pairs(folder)
+    backwards = [second[Draw(i, 1)] for i in reversed(range(COUNT))][::-1]
+    for i, other in enumerate(backwards):
+        sample = first[Draw(i, 1)]
+        assert same(sample, other)
+        assert (sample["data_samples"].sample_idx == i) == (i not in BROKEN)
+        assert sample["data_samples"].sample_idx not in BROKEN
+    assert first.broken.counts == {"missing": 1, "image": 1, "text": 1}
+    assert first.broken.seen == COUNT
+    assert first[3]["data_samples"].sample_idx != first[Draw(3, 1)]["data_samples"].sample_idx
+
+
+def test_too_many_broken_samples_end_the_run(folder):
+    dataset = pairs(folder, max_broken=0.05)
+    with pytest.raises(
+        TooManyBrokenError, match=r"1 missing, 1 image, 1 text.*The first: 3 \(.*png"
+    ):
+        [dataset[i] for i in range(COUNT)]
+
+
+def test_in_test_mode_a_broken_sample_is_an_error(folder):
+    with pytest.raises(MissingError, match=r"3\.png: no such file"):
+        pairs(folder, test_mode=True)[3]
+
+
+def test_a_subset_counts_anew(folder):
+    dataset = pairs(folder)
+    dataset[3]
+    part = dataset.get_subset(range(4, 24))
+    [part[i] for i in range(20)]
+    assert part.broken.counts == {"image": 1, "text": 1}
+    assert dataset.broken.counts == {"missing": 1}
+    dataset.get_subset_(4)
+    assert dataset.broken.counts == {}
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_change_nothing_and_their_counts_arrive(folder, method):
+    def epoch(workers):
+        dataset = pairs(folder)
+        sampler = EndlessSampler(dataset, seed=1)
+        options = dict(multiprocessing_context=method) if workers else {}
+        loader = DataLoader(
+            dataset, 8, sampler=sampler, num_workers=workers, collate_fn=pseudo_collate, **options
+        )
+        samples = []
+        for batch, _ in zip(loader, range(COUNT // 8), strict=False):
+            ids = [sample.sample_idx for sample in batch["data_samples"]]
+            images = [image.sum().item() for image in batch["inputs"]["image"]]
+            keeps = [keep.tolist() for keep in batch["keeps"]["alone"]["image"]]
+            samples += zip(ids, images, keeps, strict=True)
+        return samples, dataset.broken.counts
+
+    expected = epoch(0)
+    assert expected[1] == {"missing": 1, "image": 1, "text": 1}
+    assert epoch(2 if method == "fork" else 1) == expected
+
+
+def test_sounds_and_texts_make_samples_of_stage_two(tmp_path):
+    rng = np.random.default_rng(0)
+    soundfile.write(tmp_path / "a.wav", rng.uniform(-0.5, 0.5, 20_000), 16_000)
+    (tmp_path / "train.jsonl").write_text('{"audio": "a.wav", "text": "it rains", "id": 1}\n')
+    tokenizer = train(["it rains"], 300)
+    pipeline = [
+        dict(type="mmonepeace.LoadAudio"),
+        dict(type="mmonepeace.Tokenize", tokenizer=tokenizer),
+        dict(type="mmonepeace.MaskTokens", stage="al", tokenizer=tokenizer),
+        dict(type="mmonepeace.PackModalities"),
+    ]
+    columns = {"audio": "audio", "text": "text"}
+    sample = PairDataset(str(tmp_path / "train.jsonl"), columns, pipeline=pipeline)[0]
+    assert {view: set(keeps) for view, keeps in sample["keeps"].items()} == {
+        "alone": {"audio"},
+        "joint": {"text", "audio"},
+    }

@@ -10,9 +10,20 @@ from mmengine.dataset import BaseDataset, Compose, pseudo_collate
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from mmonepeace.datasets import LoadAudio, LoadImage, PackModalities, Tokenize, audio_io, image_io
+from mmonepeace.datasets import (
+    LoadAudio,
+    LoadImage,
+    MaskTokens,
+    PackModalities,
+    Tokenize,
+    audio_io,
+    image_io,
+)
+from mmonepeace.datasets.broken import CaptionError
 from mmonepeace.datasets.tokenizer import train
+from mmonepeace.datasets.transforms import _crop_box, generator
 from mmonepeace.models.preprocessor import MultimodalDataPreprocessor
+from mmonepeace.spec import num_audio_frames
 from tests.conftest import ROOT
 
 
@@ -24,6 +35,9 @@ def files(tmp_path_factory):
     soundfile.write(folder / "a.wav", rng.uniform(-0.5, 0.5, (30_000, 2)), 44100)
     train(["a dog runs", "a dog sleeps"], 300).save(folder / "tokenizer.json")
     return folder
+
+
+FILES = {"img": "a.png", "audio": "a.wav"}
 
 
 def record(files):
@@ -67,8 +81,23 @@ def test_raw_arrays_serve_as_well_as_files(files):
     from_array["img"] = np.asarray(Image.open(files / "a.png"))
     for transform in (LoadImage((16, 32)), LoadAudio()):
         from_file, from_array = transform(from_file), transform(from_array)
+    from_bytes = {key: (files / name).read_bytes() for key, name in FILES.items()}
+    for transform in (LoadImage((16, 32)), LoadAudio()):
+        from_bytes = transform(from_bytes)
     for modality in ("image", "audio"):
         assert from_array["inputs"][modality].equal(from_file["inputs"][modality])
+        assert from_bytes["inputs"][modality].equal(from_file["inputs"][modality])
+
+
+def test_broken_bytes_are_named(files):
+    for key, transform, error in (
+        ("img", LoadImage(), image_io.ImageError),
+        ("audio", LoadAudio(), audio_io.AudioError),
+    ):
+        content = (files / FILES[key]).read_bytes()
+        for part in (content[:40], b""):
+            with pytest.raises(error, match="in memory cannot be"):
+                transform({key: part})
 
 
 def test_kept_ratio_reaches_the_image(files):
@@ -87,6 +116,125 @@ def test_cleaning_is_a_choice(files):
     assert len(Tokenize(hub.tokenizer, max_length=1)({"text": "a dog"})["inputs"]["text"]) == 2
     with pytest.raises(ValueError, match="neither 'hub' nor 'dataset'"):
         Tokenize(path, cleaning="none")
+
+
+def test_captions_without_content_are_broken(files):
+    path = files / "tokenizer.json"
+    for text in ("...", "  ", "!\n"):
+        with pytest.raises(CaptionError, match="nothing is left"):
+            Tokenize(path, cleaning="dataset")({"text": text})
+    with pytest.raises(CaptionError, match="surrogate"):
+        Tokenize(path)({"text": "half \ud83d"})
+    assert Tokenize(path)({"text": ""})["inputs"]["text"].tolist()[-1] == 2
+
+
+def crop(files, seed, size=32, **options):
+    options = dict(crop_scale=(0.9, 1.0)) | options
+    results = LoadImage(size, **options)({**record(files), "seed": (seed,)})
+    return results["inputs"]["image"]
+
+
+def test_random_crops_depend_on_the_seed(files):
+    assert crop(files, 1).shape == (3, 32, 32)
+    assert crop(files, 1).equal(crop(files, 1))
+    options = dict(crop_ratio=(1.5, 3.0))  # the picture is 90 x 40: some rectangles fit
+    assert len({crop(files, s, **options).sum().item() for s in range(10)}) > 5
+
+
+def test_a_crop_of_everything_is_the_resized_picture(files):
+    whole = crop(files, 0, (40, 90), crop_scale=(1.0, 1.0), crop_ratio=(2.25, 2.25))
+    assert whole.equal(LoadImage((40, 90))(record(files))["inputs"]["image"])
+
+
+@pytest.mark.parametrize(("width", "height"), [(90, 40), (40, 90), (64, 64), (60, 50), (1, 1)])
+def test_crops_keep_to_scale_and_ratio_or_take_the_middle(width, height):
+    columns, rows = np.meshgrid(np.arange(width), np.arange(height))
+    picture = np.stack([columns, rows, columns * 0], -1).astype(np.uint8)
+    transform = LoadImage((height, width), crop_scale=(0.9, 1.0))
+    for seed in range(30):
+        left, top, right, bottom = _crop_box(
+            np.random.default_rng(seed), (width, height), (0.9, 1.0), (3 / 4, 4 / 3)
+        )
+        assert 0 <= left < right <= width
+        assert 0 <= top < bottom <= height
+        ratio, share = (right - left) / (bottom - top), (right - left) * (bottom - top)
+        assert 0.73 < ratio < 1.37
+        if max(width / height, height / width) > 1.5:  # nothing fits
+            assert abs((left + right) - width) <= 1
+            assert abs((top + bottom) - height) <= 1
+        else:
+            assert share >= 0.87 * width * height
+    assert (
+        transform({"img": picture, "seed": (0,)})["inputs"]["image"].shape[1:] == picture.shape[:2]
+    )
+
+
+def test_limits_of_crops_are_checked():
+    for options in (dict(crop_scale=(0, 1)), dict(crop_scale=(1, 0.5)), dict(crop_ratio=(-1, 1))):
+        with pytest.raises(ValueError, match="expected 0 < from <= to"):
+            LoadImage(32, **options)
+
+
+def prepared(files, stage, seed=(0, 0, 0), **options):
+    results = {**record(files), "seed": seed}
+    for transform in (LoadImage(64), Tokenize(files / "tokenizer.json"), LoadAudio()):
+        results = transform(results)
+    return MaskTokens(stage, files / "tokenizer.json", **options)(results)
+
+
+def test_masks_follow_the_sizes_of_the_inputs(files):
+    results = prepared(files, "vl")
+    tokens = len(results["inputs"]["text"]) - 1
+    keeps = results["keeps"]
+    assert {view: set(names) for view, names in keeps.items()} == {
+        "alone": {"text", "image"},
+        "joint": {"text", "image"},
+    }
+    assert [len(keeps[view]["image"]) for view in keeps] == [1 + 16 - 12, 1 + 16 - 11]
+    assert len(keeps["joint"]["text"]) == tokens + 2 - int(0.4 * tokens)
+    assert keeps["alone"]["text"][-1] == tokens + 1, "the end token"
+    hidden = sorted(set(range(tokens + 2)) - set(keeps["alone"]["text"].tolist()))
+    starts = Tokenize(files / "tokenizer.json").tokenizer.is_word_start
+    assert starts[results["inputs"]["text"][hidden[0] - 1]], "a whole word"
+    assert PackModalities()(results)["keeps"] is keeps
+    assert "keeps" not in PackModalities()({"inputs": results["inputs"]})
+
+
+def test_the_second_stage_masks_sounds_and_joint_texts(files):
+    results = prepared(files, "al")
+    frames = num_audio_frames(len(results["inputs"]["audio"]))
+    assert set(results["keeps"]["alone"]) == {"audio"}
+    assert len(results["keeps"]["alone"]["audio"]) == 1 + frames - int(0.55 * frames)
+    assert len(results["keeps"]["joint"]["audio"]) == 1 + frames - int(0.45 * frames)
+    assert set(results["keeps"]["joint"]) == {"text", "audio"}
+
+
+def test_ratios_are_arguments(files):
+    keeps = prepared(files, "vl", ratios={"image": 0.0, "joint_image": 1.0})["keeps"]
+    assert len(keeps["alone"]["image"]) == 17
+    assert len(keeps["joint"]["image"]) == 1
+    for options in (dict(ratios={"audio": 0.5}), dict(ratios={"image": 1.5})):
+        with pytest.raises(ValueError, match="expected text, image, joint_text, joint_image"):
+            prepared(files, "vl", **options)
+    with pytest.raises(ValueError, match="choose one of vl, al"):
+        prepared(files, "val")
+
+
+def test_randomness_is_that_of_the_record_and_the_transform(files):
+    def keeps(seed):
+        return np.concatenate(list(prepared(files, "vl", seed)["keeps"]["alone"].values())).tolist()
+
+    assert keeps((0, 1, 2)) == keeps((0, 1, 2))
+    assert keeps((0, 1, 2)) != keeps((0, 2, 2))
+    image, audio = (generator({"seed": (0,)}, t).random() for t in (LoadImage(), LoadAudio()))
+    assert image != audio
+    with pytest.raises(KeyError, match="LoadImage is random, but the record has no seed"):
+        LoadImage(32, crop_scale=(0.9, 1.0))(record(files))
+
+
+def test_masks_need_the_inputs_they_are_for(files):
+    with pytest.raises(KeyError, match="none of image"):
+        MaskTokens("vl", files / "tokenizer.json")({"seed": (0,), "inputs": {}})
 
 
 def test_a_record_without_the_key_is_named(files):

@@ -1,5 +1,6 @@
 import copy
 
+import numpy as np
 import pytest
 import torch
 from mmengine.registry import MODELS
@@ -95,6 +96,24 @@ def test_data_samples_are_optional_and_kept():
     assert data["inputs"]["image"][0].dtype == torch.uint8  # the input is not changed
 
 
+def test_kept_positions_are_padded_and_passed_on_only_where_there_are_any():
+    rows = [np.array([0, 2, 5]), np.array([0])]
+    data = {
+        "inputs": {"image": images(2)},
+        "keeps": {"alone": {"image": rows}, "joint": {"text": rows[::-1], "image": rows[:1] * 2}},
+    }
+    keeps = MultimodalDataPreprocessor()(data)["keeps"]
+    assert keeps["alone"]["image"].dtype == torch.int64
+    assert keeps["alone"]["image"].tolist() == [[0, 2, 5], [0, -1, -1]]
+    assert keeps["joint"]["text"].tolist() == [[0, -1, -1], [0, 2, 5]]
+    assert keeps["joint"]["image"].tolist() == [[0, 2, 5]] * 2
+    assert "keeps" not in MultimodalDataPreprocessor()({"inputs": data["inputs"]})
+    tensors = {"alone": {"image": [torch.from_numpy(row) for row in rows]}}
+    assert MultimodalDataPreprocessor()(data | {"keeps": tensors})["keeps"]["alone"]["image"].equal(
+        keeps["alone"]["image"]
+    )
+
+
 def test_sizes_that_do_not_fit_are_named():
     with pytest.raises(ValueError, match=r"image .*\(3, 16, 16\), \(3, 32, 32\).*LoadImage"):
         run(image=images(1) + images(1, 32))
@@ -106,6 +125,9 @@ def test_sizes_that_do_not_fit_are_named():
 def test_everything_is_on_the_device_of_the_model():
     preprocess = MultimodalDataPreprocessor().to("cuda")
     clips = [torch.randn(16_000), torch.randn(20_000)]
-    inputs = preprocess({"inputs": {"image": images(2), "audio": clips}})["inputs"]
+    keeps = {"alone": {"image": [np.array([0, 1]), np.array([0])]}}
+    batch = preprocess({"inputs": {"image": images(2), "audio": clips}, "keeps": keeps})
+    assert batch["keeps"]["alone"]["image"].is_cuda
+    inputs = batch["inputs"]
     assert inputs["image"].is_cuda
     assert all(part.is_cuda for part in inputs["audio"])

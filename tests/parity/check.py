@@ -640,6 +640,7 @@ RULES: tuple[tuple[str, Callable[[Case], Any]], ...] = (
     ("load_pretrained_*", load_pretrained),
     ("layer_decay*", layer_decay),
     ("bpe_text*", rules_data.bpe_text),
+    ("mask_statistics*", rules_data.mask_statistics),
     ("audio_preprocess*", rules_data.audio_preprocess),
     ("image_preprocess*", rules_data.image_preprocess),
 )

@@ -2,15 +2,17 @@
 
 import hashlib
 import json
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmonepeace.datasets import audio_io, image_io
-from mmonepeace.datasets.tokenizer import build_official, clean_caption
+from mmonepeace.datasets import audio_io, image_io, masking
+from mmonepeace.datasets.tokenizer import Tokenizer, build_official, clean_caption
 from mmonepeace.models.preprocessor import MultimodalDataPreprocessor
 from mmonepeace.spec import num_audio_frames
 
@@ -20,14 +22,15 @@ if TYPE_CHECKING:
 VOCABULARY = ("dict.txt", "vocab.bpe", "encoder.json")  # beside the set: ../data/bpe
 
 
+def _official_tokenizer(case: "Case") -> Tokenizer:
+    return build_official(
+        *(case.root.resolve().parent / "data" / "bpe" / name for name in VOCABULARY)
+    )
+
+
 def bpe_text(case: "Case") -> None:
     """Ids of all strings, with and without the clean-up of captions, and the word starts."""
-    paths = [case.root.resolve().parent / "data" / "bpe" / name for name in VOCABULARY]
-    missing = [str(path) for path in paths if not path.is_file()]
-    if missing:
-        case.check_that(False, f"the vocabulary is not there: {', '.join(missing)}")
-        return
-    tokenizer = build_official(*paths)
+    tokenizer = _official_tokenizer(case)
     table = json.loads((case.root / case.manifest["strings_file"]).read_text())
     case.check_that(tokenizer.vocab_size == table["vocabulary_size"], "vocabulary size differs")
     limit = case.config["max_src_length"]
@@ -105,6 +108,136 @@ def image_preprocess(case: "Case") -> None:
             if output == name or output.startswith(f"{name}."):
                 part = slices.get(output.removeprefix(f"{name}."), ...)
                 case.compare(output, image_3HW[part], expected, atol=1e-5)
+
+
+def mask_statistics(case: "Case") -> None:
+    """Counts of masks, and how often and in what runs tokens are hidden.
+
+    What never varies is exact; means and frequencies lie within four standard errors of both
+    samples.
+    """
+    tables = json.loads((case.folder / "statistics.json").read_text())
+    is_word_start = _official_tokenizer(case).is_word_start.numpy()
+    rng = np.random.default_rng(0)
+    for number, facts in enumerate(tables["image_text"]):
+        starts = is_word_start[facts["token_ids"][:-1]]
+        _image_text_masks(_Draws(case, f"image_text.{number}", facts["draws"]), facts, starts, rng)
+    for facts in tables["audio"]:
+        name = f"audio.{facts['frames']}.{facts['mask_prob']}"
+        _span_masks(_Draws(case, name, facts["draws"]), facts, rng)
+    tokens = {facts["caption"]: facts["token_ids"][:-1] for facts in tables["image_text"]}
+    for number, facts in enumerate(tables["audio_text"]):
+        draws = _Draws(case, f"audio_text.{number}", facts["draws"])
+        starts, frames = is_word_start[tokens[facts["caption"]]], facts["frames"]
+        own = {
+            "al_text_masked": lambda s=starts: len(s) + 2 - len(masking.keep_words(rng, s)),
+            "al_audio_masked": lambda f=frames: f + 1 - len(masking.keep_frames(rng, f, 0.45)),
+            "audio_masked": lambda f=frames: f + 1 - len(masking.keep_frames(rng, f)),
+        }
+        for name, draw in own.items():
+            draws.compare(name, [draw() for _ in range(draws.count)], facts["stats"][name])
+
+
+class _Draws:
+    """Own draws beside those of the reference, as many."""
+
+    def __init__(self, case: "Case", name: str, count: int) -> None:
+        self.case, self.name, self.count = case, name, count
+
+    def compare(self, name: str, values: Any, expected: dict[str, float]) -> None:
+        """A number of each draw with its mean, deviation and range."""
+        values = np.asarray(values, dtype=float)
+        if expected["std"] == 0:
+            right = (values == expected["mean"]).all()
+            self.case.check_that(bool(right), f"{self.name} {name}: {values.min()}..{values.max()}")
+            return
+        error = math.sqrt((values.var() + expected["std"] ** 2) / len(values))
+        self.close(name, values.mean(), expected["mean"], error)
+
+    def frequencies(self, name: str, own: Any, expected: Any, count: float) -> None:
+        """Shares of `count` observations each."""
+        own, expected = np.asarray(own, dtype=float), np.asarray(expected, dtype=float)
+        pooled = (own + expected) / 2 + 1 / count  # a share of nothing varies too
+        error = np.sqrt(2 * pooled * (1 - pooled).clip(0) / count)
+        self.close(name, own, expected, error)
+
+    def ratios(self, name: str, parts: np.ndarray, wholes: np.ndarray, expected: Any) -> None:
+        """Sums of parts by sums of wholes, where those of one draw depend on each other."""
+        wholes = wholes.reshape(-1, *[1] * (parts.ndim - 1))
+        own = parts.sum(0) / wholes.sum()
+        rest = (parts - own * wholes).var(0) + 1 / self.count  # rare parts vary too
+        self.close(name, own, expected, np.sqrt(2 * rest / self.count) / wholes.mean())
+
+    def close(self, name: str, own: Any, expected: Any, error: Any) -> None:
+        off = np.abs(np.asarray(own) - expected)
+        right = (off <= 4 * np.asarray(error) + 1e-9).all()
+        self.case.check_that(bool(right), f"{self.name} {name}: {own}, expected {expected}")
+
+
+def _hidden(length: int, keep: np.ndarray) -> np.ndarray:
+    """(length,) bool from positions kept."""
+    hidden = np.ones(length, dtype=bool)
+    hidden[keep] = False
+    return hidden
+
+
+def _image_text_masks(
+    draws: _Draws, facts: dict[str, Any], starts: np.ndarray, rng: np.random.Generator
+) -> None:
+    tokens, patches = len(starts), facts["num_patches"]
+    words = np.cumsum(starts)
+    counts: dict[str, list[float]] = {name: [] for name in facts["stats"]}
+    totals = {"text": np.zeros(tokens), "image": np.zeros(patches)}
+    for _ in range(draws.count):
+        pairs = {
+            "text": masking.keep_tokens(rng, starts),
+            "image": masking.keep_patches(rng, patches),
+        }
+        hidden = {}
+        for name, length in (("text", tokens + 2), ("image", patches + 1)):
+            for prefix, keep in zip(("", "vl_"), pairs[name], strict=True):
+                hidden[prefix + name] = _hidden(length, keep)
+                counts[f"{prefix}{name}_kept"].append(len(keep))
+                counts[f"{prefix}{name}_masked"].append(length - len(keep))
+        text, joint = hidden["text"], hidden["vl_text"]
+        counts["text_overlap"].append((text & joint).sum())
+        counts["image_kept_overlap"].append((~hidden["image"] & ~hidden["vl_image"])[1:].sum())
+        inside = {word: text[1:-1][words == word] for word in set(words)}
+        counts["text_mask_is_whole_word"].append(all(len(set(w)) == 1 for w in inside.values()))
+        ends = (text[[0, -1]], joint[[0, -1]], hidden["image"][:1], hidden["vl_image"][:1])
+        counts["eos_or_cls_masked"].append(np.concatenate(ends).any())
+        totals["text"] += text[1:-1]
+        totals["image"] += hidden["image"][1:]
+    for name, expected in facts["stats"].items():
+        draws.compare(name, counts[name], expected)
+    expected = facts["text_mask_frequency_per_token"]
+    draws.frequencies("text", totals["text"] / draws.count, expected, draws.count)
+    expected = np.full(patches, facts["stats"]["image_masked"]["mean"] / patches)
+    draws.frequencies("image", totals["image"] / draws.count, expected, draws.count)
+
+
+def _span_masks(draws: _Draws, facts: dict[str, Any], rng: np.random.Generator) -> None:
+    frames, options = facts["frames"], (facts["mask_length"], facts["mask_prob_adjust"])
+    keeps = [
+        masking.keep_frames(rng, frames, facts["mask_prob"], *options) for _ in range(draws.count)
+    ]
+    hidden = np.array([_hidden(frames + 1, keep)[1:] for keep in keeps])
+    draws.compare("masked", hidden.sum(1), facts["masked"])
+    draws.case.check_that({len(k) for k in keeps} == {facts["kept_with_cls"]}, draws.name)
+    edges = np.diff(np.pad(hidden, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    (draw, begin), (_, end) = np.nonzero(edges == 1), np.nonzero(edges == -1)
+    # The last entry of 31 holds all longer runs.
+    expected = facts["run_length_fraction_up_to_30"]
+    runs = np.zeros((draws.count, 31))
+    np.add.at(runs, (draw, np.minimum(end - begin, 30)), 1)
+    runs = runs[:, : len(expected)]
+    number = np.bincount(draw, minlength=draws.count)
+    draws.ratios("runs", runs, number, expected)
+    draws.ratios("run length", hidden.sum(1), number, facts["run_length"]["mean"])
+    frequency = hidden.mean(0)
+    for name, part in (("first5", frequency[:5]), ("last5", frequency[-5:])):
+        draws.frequencies(name, part, facts[f"mask_frequency_{name}"], draws.count)
+    draws.frequencies("middle", frequency[frames // 2], facts["mask_frequency_middle"], draws.count)
 
 
 def _audio_batch(clips: list[Tensor]) -> tuple[Tensor, Tensor]:

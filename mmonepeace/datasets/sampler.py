@@ -1,0 +1,56 @@
+"""The order of samples in a run without end."""
+
+from collections.abc import Iterator, Sized
+from typing import NamedTuple
+
+import numpy as np
+from mmengine.dist import get_dist_info, sync_random_seed
+from torch.utils.data import Sampler
+
+from mmonepeace.registry import DATA_SAMPLERS
+
+
+class Draw(NamedTuple):
+    """A sample, and how often all of them have come before: it looks different each time."""
+
+    index: int
+    epoch: int
+
+
+@DATA_SAMPLERS.register_module()
+class EndlessSampler(Sampler):
+    """Epoch after epoch, each in a new order, dealt to the processes in turn.
+
+    MMEngine's `InfiniteSampler` with indices that know their epoch.
+
+    Args:
+        dataset: the data set.
+        shuffle: False keeps its order.
+        seed: of the orders, the same in all processes; None agrees on one.
+    """
+
+    def __init__(self, dataset: Sized, shuffle: bool = True, seed: int | None = None) -> None:
+        self.size = len(dataset)
+        self.shuffle = shuffle
+        self.seed = sync_random_seed() if seed is None else seed
+        self.rank, self.world_size = get_dist_info()
+        self.start = 0
+
+    def skip(self, num_samples: int) -> None:
+        """Begin after so many samples of this process; MMEngine's loop calls it to resume."""
+        self.start = num_samples
+
+    def __iter__(self) -> Iterator[Draw]:
+        position = self.start * self.world_size + self.rank
+        while True:
+            epoch, first = divmod(position, self.size)
+            order = np.arange(self.size)
+            if self.shuffle:
+                np.random.default_rng((self.seed, epoch)).shuffle(order)
+            for index in order[first :: self.world_size].tolist():
+                yield Draw(index, epoch)
+                position += self.world_size
+
+    def __len__(self) -> int:
+        """Samples of an epoch, of all processes."""
+        return self.size
