@@ -16,6 +16,7 @@ RULES = {
     "checkpoint": {"layers.position", "spec"},
     "models": {"layers", "checkpoint", "registry", "spec"},
     "engine": {"registry"},
+    "evaluation": {"registry"},
     "datasets": {"registry", "spec"},
     "apis": {"models", "datasets", "checkpoint", "registry", "spec"},
 }

@@ -3,10 +3,20 @@
 from mmonepeace.engine.labels import LabelCheckHook
 from mmonepeace.engine.metadata import CheckpointMetadataHook
 from mmonepeace.engine.optim import BFloat16OptimWrapper, LayerDecayOptimWrapperConstructor
+from mmonepeace.engine.runner import (
+    EndlessTrainLoop,
+    PretrainRunner,
+    StepSeedHook,
+    ThroughputHook,
+)
 
 __all__ = [
     "BFloat16OptimWrapper",
     "CheckpointMetadataHook",
+    "EndlessTrainLoop",
     "LabelCheckHook",
     "LayerDecayOptimWrapperConstructor",
+    "PretrainRunner",
+    "StepSeedHook",
+    "ThroughputHook",
 ]

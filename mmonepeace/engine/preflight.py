@@ -1,6 +1,7 @@
 """What is checked before a run starts, so that a mistake costs seconds and its fix is named."""
 
 import inspect
+import random
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,7 +22,10 @@ _READ_KEYS = {*inspect.signature(Runner.__init__).parameters} - {"self", "data_p
 }  # fmt: skip
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 _LABEL_SCAN_SECONDS = 20.0
+_FILES_LOOKED_FOR = 1000  # of a data set of pairs
 _REGISTRIES = (
+    mmengine_registry.RUNNERS,
+    mmengine_registry.DATA_SAMPLERS,
     mmengine_registry.MODELS,
     mmengine_registry.DATASETS,
     mmengine_registry.TRANSFORMS,
@@ -34,7 +38,7 @@ _REGISTRIES = (
     mmengine_registry.VISUALIZERS,
 )
 # Arguments that no class declares.
-_UNDECLARED = {"test_cfg": {"mode", "crop_size", "stride"}}
+_UNDECLARED = {"test_cfg": {"mode", "crop_size", "stride"}, "data_prefix": {"path"}}
 
 
 class PreflightError(Exception):
@@ -61,7 +65,8 @@ def apply_overrides(cfg: Config, overrides: dict[str, Any] | None) -> None:
 
 def _check_key(cfg: Config, key: str) -> None:
     first, *_ = parts = key.split(".")
-    if first in cfg and first not in _READ_KEYS:
+    read_keys = _read_keys(cfg)
+    if first in cfg and first not in read_keys:
         raise PreflightError(
             f"--cfg-options {key}: {first!r} is a shorthand that is used up while the config is "
             "read, so overriding it changes nothing. Override what it fills in, such as "
@@ -79,7 +84,7 @@ def _check_key(cfg: Config, key: str) -> None:
             node = node[int(part)]
             continue
         known = set(node) if isinstance(node, dict) else set()
-        taken = _READ_KEYS if depth == 0 else _arguments(node)
+        taken = read_keys if depth == 0 else _arguments(node)
         if depth:
             taken = taken | _UNDECLARED.get(parts[depth - 1], set())
         if part not in known | taken:
@@ -91,6 +96,14 @@ def _check_key(cfg: Config, key: str) -> None:
                 + (f"Did you mean {guess}?" if near else f"It has {', '.join(sorted(known))}.")
             )
         node = node.get(part) if isinstance(node, dict) else None
+
+
+def _read_keys(cfg: Config) -> set[str]:
+    """Top-level keys that the runner of a config reads."""
+    if "runner_type" not in cfg:
+        return _READ_KEYS
+    own = _arguments({"type": cfg.runner_type}) - {"data_preprocessor"}
+    return _READ_KEYS | own | {"runner_type"}
 
 
 def _example_use(cfg: Config, name: str) -> str:
@@ -127,7 +140,7 @@ def _arguments(node: Any) -> set[str]:
             continue
         for base in inspect.getmro(cls) if inspect.isclass(cls) else (cls,):
             parameters = inspect.signature(base).parameters.values()
-            taken |= {p.name for p in parameters}
+            taken |= {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
             if all(p.kind is not p.VAR_KEYWORD for p in parameters):
                 break
     return taken
@@ -179,26 +192,48 @@ def check_data(cfg: Config, loaders: tuple[str, ...] = _LOADERS) -> None:
                 raise PreflightError(
                     f"{loader}: {key} folder {path} does not exist.\n{_data_help(cfg)}"
                 )
-        dataset = DATASETS.build({**dataset_cfg, "lazy_init": True})
-        check_classes(cfg, dataset.metainfo.get("classes"))
+        dataset = _build_dataset(cfg, loader, dataset_cfg)
+        if hasattr(dataset, "columns"):
+            _check_pairs(cfg, loader, dataset)
+        elif hasattr(dataset, "load_data_list"):
+            _check_segmentation(cfg, loader, dataset, dataset_cfg)
+
+
+def _build_dataset(cfg: Config, loader: str, dataset_cfg: ConfigDict) -> Any:
+    """The data set without its transforms, not read yet where it can wait."""
+    options = {"pipeline": [], "lazy_init": True}
+    known = _arguments(dataset_cfg)
+    try:
+        return DATASETS.build({**dataset_cfg, **{k: v for k, v in options.items() if k in known}})
+    except (FileNotFoundError, ValueError) as error:
+        raise PreflightError(f"{loader}: {error}\n{_data_help(cfg)}") from None
+
+
+def _check_pairs(cfg: Config, loader: str, dataset: Any) -> None:
+    """Check the manifests of pairs, and whether their files are there."""
+    try:
         infos = dataset.load_data_list()
-        if not infos:
-            suffix = dataset_cfg.get("img_suffix", getattr(dataset, "img_suffix", ""))
-            raise PreflightError(f"{loader}: no *{suffix} images in {root}.\n{_data_help(cfg)}")
-        _check_pairs(infos, loader)
-        head = cfg.model.get("decode_head")
-        if head:
-            load = next(
-                TRANSFORMS.build(step)
-                for step in dataset_cfg.pipeline
-                if step["type"].split(".")[-1] == "LoadAnnotations"
-            )
-            head = head[-1] if isinstance(head, (list, tuple)) else head
-            ignore = head.get("ignore_index", 255)
-            scan_labels(infos, load, head["num_classes"], ignore, _LABEL_SCAN_SECONDS)
+    except (OSError, ValueError) as error:
+        raise PreflightError(f"{loader}: {error}\n{_data_help(cfg)}") from None
+    some = random.Random(0).sample(infos, min(len(infos), _FILES_LOOKED_FOR))
+    paths = [Path(i[key]) for i in some for key in ("img_path", "audio_path") if key in i]
+    missing = [path for path in paths if not path.is_file()]
+    allowed = 0.0 if dataset.test_mode else dataset.max_broken * len(paths)
+    if len(missing) > allowed:
+        raise PreflightError(
+            f"{loader}: {len(missing)} of {len(paths)} files that were looked for do not exist; "
+            f"the first is {missing[0]}. Check data_root and data_prefix.\n{_data_help(cfg)}"
+        )
 
 
-def _check_pairs(infos: list[dict[str, Any]], loader: str) -> None:
+def _check_segmentation(cfg: Config, loader: str, dataset: Any, dataset_cfg: ConfigDict) -> None:
+    """Check pictures, label maps and classes."""
+    check_classes(cfg, dataset.metainfo.get("classes"))
+    infos = dataset.load_data_list()
+    if not infos:
+        suffix = dataset_cfg.get("img_suffix", getattr(dataset, "img_suffix", ""))
+        root = dataset_cfg.get("data_root") or "."
+        raise PreflightError(f"{loader}: no *{suffix} images in {root}.\n{_data_help(cfg)}")
     missing = [i for i in infos if not Path(i.get("seg_map_path", i["img_path"])).is_file()]
     if missing:
         raise PreflightError(
@@ -206,6 +241,51 @@ def _check_pairs(infos: list[dict[str, Any]], loader: str) -> None:
             f"{missing[0]['img_path']}, whose label map should be {missing[0]['seg_map_path']}. "
             "Check seg_map_path and seg_map_suffix of the dataset."
         )
+    head = cfg.model.get("decode_head")
+    if head:
+        load = next(
+            TRANSFORMS.build(step)
+            for step in dataset_cfg.pipeline
+            if step["type"].split(".")[-1] == "LoadAnnotations"
+        )
+        head = head[-1] if isinstance(head, (list, tuple)) else head
+        ignore = head.get("ignore_index", 255)
+        scan_labels(infos, load, head["num_classes"], ignore, _LABEL_SCAN_SECONDS)
+
+
+def text_steps(cfg: Config) -> list[ConfigDict]:
+    """The transforms with a tokenizer, of data sets and of metrics."""
+    steps = [step for _, dataset in dataset_configs(cfg) for step in dataset.get("pipeline") or ()]
+    for name in ("val_evaluator", "test_evaluator"):
+        metrics = cfg.get(name) or []
+        for metric in metrics if isinstance(metrics, (list, tuple)) else [metrics]:
+            steps.append(metric.get("tokenize") or {})
+    return [step for step in steps if "tokenizer" in step]
+
+
+def check_tokenizers(cfg: Config) -> None:
+    """Check that the tokenizers of the pipelines are there and fit the model's vocabulary.
+
+    Raises:
+        PreflightError: naming the file and what to do.
+    """
+    modalities = (cfg.model.get("backbone") or {}).get("modalities") or {}
+    text = modalities.get("text") or {} if isinstance(modalities, dict) else {}
+    tokenizers = [s for s in text_steps(cfg) if s["type"].split(".")[-1] == "Tokenize"]
+    for path in sorted({step["tokenizer"] for step in tokenizers}):
+        step = next(step for step in tokenizers if step["tokenizer"] == path)
+        try:
+            size = TRANSFORMS.build(step).tokenizer.vocab_size
+        except (OSError, ValueError) as error:
+            need = cfg.get("needs_tokenizer")
+            raise PreflightError(
+                f"{error}{f' This recipe needs {need}.' if need else ''}"
+            ) from None
+        if text.get("vocab_size", size) < size:
+            raise PreflightError(
+                f"{path} has {size} ids, but model.backbone.modalities.text.vocab_size is "
+                f"{text['vocab_size']}. Set it to {size}, or use the tokenizer of the model."
+            )
 
 
 def check_classes(cfg: Config, classes: tuple[str, ...] | None) -> None:
@@ -225,7 +305,7 @@ def _data_help(cfg: Config) -> str:
     lines = ["Your own copy elsewhere: add --data-root DIR."]
     if cfg.get("needs_data"):
         lines.insert(0, f"This recipe needs {cfg.needs_data}.")
-    return "\n".join([*lines, TRY_NOW])
+    return "\n".join(lines if "runner_type" in cfg else [*lines, TRY_NOW])
 
 
 TRY_NOW = "To see a whole run now, on a CPU and without any download of yours: make demo"
@@ -234,11 +314,22 @@ TRY_NOW = "To see a whole run now, on a CPU and without any download of yours: m
 
 
 def check_weights(cfg: Config) -> None:
-    """Check that the backbone's pretrained weights are there.
+    """Check that the weights which the run starts from are there.
 
     Raises:
         PreflightError: naming the file, where to get it and how to go without.
     """
+    stage_one = cfg.get("stage_one")
+    if stage_one and cfg.model.get("stage") != "al":
+        raise PreflightError(
+            f"stage_one {stage_one} is what stage al starts from; this recipe is of another. To "
+            "start from all weights of a checkpoint: --cfg-options load_from=CKPT"
+        )
+    if stage_one and not cfg.get("resume") and not Path(stage_one).is_file():
+        raise PreflightError(
+            f"stage_one {stage_one} does not exist. Name the checkpoint of the first stage with "
+            "--stage-one CKPT, or train one: tools/pretrain.py with a recipe of stage vl."
+        )
     init_cfg = (cfg.model.get("backbone") or {}).get("init_cfg")
     path = (init_cfg or {}).get("checkpoint")
     if path and not Path(path).is_file():
@@ -265,7 +356,7 @@ def find_checkpoint(path: str) -> str:
 def check_all(cfg: Config) -> None:
     """Check data and weights, and tell everything that is missing at once."""
     problems = []
-    for check in (check_weights, check_data):
+    for check in (check_weights, check_tokenizers, check_data):
         try:
             check(cfg)
         except PreflightError as error:
@@ -292,6 +383,34 @@ def set_precision(cfg: Config, dtype: Literal["float16", "bfloat16"]) -> None:
         raise PreflightError("--amp (float16) needs a CUDA device, none is here. Use --bf16.")
     cfg.optim_wrapper.type = "AmpOptimWrapper"
     cfg.optim_wrapper.loss_scale = "dynamic"
+
+
+def set_tokenizer(cfg: Config, path: str) -> None:
+    """Let every transform that takes a tokenizer have this one."""
+    for step in text_steps(cfg):
+        step.tokenizer = path
+
+
+def set_stage(cfg: Config, stage: Literal["vl", "al"]) -> None:
+    """Train a stage of pretraining; the data and the backbone must have its modalities.
+
+    Raises:
+        PreflightError: if they do not.
+    """
+    needed = {"vl": {"text", "image"}, "al": {"text", "audio"}}[stage]
+    found = [("the backbone", set(cfg.model.backbone.modalities))]
+    for loader, dataset in dataset_configs(cfg):
+        found.append((loader, set(dataset.get("columns") or dataset.get("modalities") or needed)))
+        for step in dataset.get("pipeline") or ():
+            if step["type"].split(".")[-1] == "MaskTokens":
+                step.stage = stage
+    for where, names in found:
+        if not needed <= names:
+            raise PreflightError(
+                f"stage {stage!r} needs {' and '.join(sorted(needed))}, but {where} of this recipe "
+                f"has {' and '.join(sorted(names))}. Take a recipe of that stage."
+            )
+    cfg.model.stage = stage
 
 
 def set_launcher(cfg: Config, launcher: str) -> None:
@@ -327,8 +446,12 @@ def dry_run(runner: Runner) -> None:
     batch = next(iter(loader))
     parameters = sum(p.numel() for p in runner.model.parameters())
     trained = sum(p.numel() for p in runner.model.parameters() if p.requires_grad)
+    inputs = batch["inputs"]
+    by_name = inputs if isinstance(inputs, dict) else {"image": inputs}
+    first = ", ".join(f"{name} {tuple(value[0].shape)}" for name, value in by_name.items())
+    samples = getattr(loader.dataset, "total", None) or len(loader.dataset)  # a stream has no len
     runner.logger.info(
         f"dry run: {parameters:,} parameters, {trained:,} of them trained; "
-        f"{len(loader.dataset):,} training images, a batch of {len(batch['inputs'])} with the "
-        f"first image {tuple(batch['inputs'][0].shape)}. Nothing was trained."
+        f"{samples:,} training samples, a batch of {len(batch['data_samples'])} whose "
+        f"first has {first}. Nothing was trained."
     )

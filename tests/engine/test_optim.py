@@ -4,7 +4,7 @@ from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from mmonepeace.engine.optim import LayerDecayRule, find_depth, numbered_depth
-from mmonepeace.models import OnePeace
+from mmonepeace.models import OnePeace, OnePeacePretrainer
 from tests.conftest import TINY
 
 
@@ -146,3 +146,32 @@ def test_bfloat16_wrapper_trains_in_autocast_on_the_cpu():
     wrapper.update_params(out.float().square().sum())
     assert not torch.equal(before, model.weight)
     assert model.weight.dtype == torch.float32
+
+
+def test_pretraining_decays_all_but_the_official_exceptions():
+    model = OnePeacePretrainer(
+        {
+            "arch": TINY,
+            "img_size": 32,
+            "final_norm": True,
+            "modalities": {
+                "text": {"vocab_size": 300},
+                "image": {},
+                "audio": {"feature_dim": 8, "pos_groups": 4},
+            },
+        },
+        decoder={"embed_dim": 32, "depth": 1, "num_heads": 2},
+    )
+    got = settings(build(model, decay_rate=1.0, preset="official-multimodal"))
+    shapes = {name: parameter.ndim for name, parameter in model.named_parameters()}
+    assert {lr for lr, _ in got.values()} == {1.0}
+    assert not any(decay for name, (_, decay) in got.items() if shapes[name] < 2)
+    # Official, by a missing comma: the decoder's positions of images decay.
+    assert {name for name, (_, decay) in got.items() if not decay and shapes[name] > 1} == {
+        "backbone.adapters.text.cls_token",
+        "backbone.adapters.text.pos_embed",
+        "backbone.adapters.image.cls_token",
+        "backbone.adapters.image.pos_embed",
+        "backbone.adapters.audio.cls_token",
+        "decoder.adapters.text.pos_embed",
+    }

@@ -1,0 +1,59 @@
+"""Audio-text pairs, the first 15 s of each clip; zero-shot classification of ESC-50's sounds."""
+
+data_root = "data"
+tokenizer = "checkpoints/tokenizer.json"
+needs_tokenizer = "that of the released models: tools/convert_tokenizer.py"
+needs_data = (
+    "data/{clotho,audiocaps,macs}/train.tsv with columns audio and text, data/esc50/val.tsv with "
+    "columns audio and label, and the clips they name"
+)
+train_pipeline = [
+    dict(type="mmonepeace.LoadAudio", max_seconds=15),
+    dict(type="mmonepeace.Tokenize", tokenizer=tokenizer, cleaning="dataset"),
+    dict(type="mmonepeace.MaskTokens", stage="al", tokenizer=tokenizer),
+    dict(type="mmonepeace.PackModalities"),
+]
+val_pipeline = [
+    dict(type="mmonepeace.LoadAudio", max_seconds=15),
+    dict(type="mmonepeace.Tokenize", tokenizer=tokenizer, cleaning="dataset"),
+    dict(type="mmonepeace.PackModalities"),
+]
+train_dataloader = dict(
+    batch_size=16,
+    num_workers=8,
+    persistent_workers=True,
+    pin_memory=True,
+    sampler=dict(type="mmonepeace.EndlessSampler"),
+    dataset=dict(
+        type="mmonepeace.PairDataset",
+        data_root=data_root,
+        ann_file=["clotho/train.tsv", "audiocaps/train.tsv", "macs/train.tsv"],
+        columns=dict(audio="audio", text="text"),
+        pipeline=train_pipeline,
+    ),
+)
+val_dataloader = dict(
+    batch_size=32,
+    num_workers=4,
+    persistent_workers=True,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(
+        type="mmonepeace.PairDataset",
+        data_root=data_root,
+        ann_file="esc50/val.tsv",
+        columns=dict(audio="audio", text="label"),
+        pipeline=val_pipeline,
+        test_mode=True,
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = [
+    dict(type="mmonepeace.RecallAtK"),
+    dict(
+        type="mmonepeace.ZeroShotAccuracy",
+        modality="audio",
+        tokenize=dict(type="mmonepeace.Tokenize", tokenizer=tokenizer),
+        templates=["This is a sound of {}"],
+    ),
+]
+test_evaluator = val_evaluator

@@ -1,0 +1,59 @@
+"""Notes of General MIDI's sounds and their names; val has other recordings of them."""
+
+data_root = "data/gm_instruments"
+tokenizer = "data/gm_instruments/tokenizer.json"
+needs_tokenizer = (
+    "one learned from its labels: tools/train_tokenizer.py DATA/train.tsv "
+    "data/gm_instruments/tokenizer.json --column label --vocab-size 2000"
+)
+needs_data = (
+    "data/gm_instruments/{train,val}.tsv with columns audio and label, and the clips they name"
+)
+train_pipeline = [
+    dict(type="mmonepeace.LoadAudio", max_seconds=1.5),
+    dict(type="mmonepeace.Tokenize", tokenizer=tokenizer, cleaning="dataset"),
+    dict(type="mmonepeace.MaskTokens", stage="al", tokenizer=tokenizer),
+    dict(type="mmonepeace.PackModalities"),
+]
+val_pipeline = [
+    dict(type="mmonepeace.LoadAudio", max_seconds=1.5),
+    dict(type="mmonepeace.Tokenize", tokenizer=tokenizer, cleaning="dataset"),
+    dict(type="mmonepeace.PackModalities"),
+]
+train_dataloader = dict(
+    batch_size=32,
+    num_workers=2,
+    persistent_workers=True,
+    sampler=dict(type="mmonepeace.EndlessSampler"),
+    dataset=dict(
+        type="mmonepeace.PairDataset",
+        data_root=data_root,
+        ann_file="train.tsv",
+        columns=dict(audio="audio", text="label"),
+        pipeline=train_pipeline,
+    ),
+)
+val_dataloader = dict(
+    batch_size=64,
+    num_workers=2,
+    persistent_workers=True,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(
+        type="mmonepeace.PairDataset",
+        data_root=data_root,
+        ann_file="val.tsv",
+        columns=dict(audio="audio", text="label"),
+        pipeline=val_pipeline,
+        test_mode=True,
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = [
+    dict(type="mmonepeace.RecallAtK"),
+    dict(
+        type="mmonepeace.ZeroShotAccuracy",
+        modality="audio",
+        tokenize=dict(type="mmonepeace.Tokenize", tokenizer=tokenizer, cleaning="dataset"),
+    ),
+]
+test_evaluator = val_evaluator

@@ -1,0 +1,36 @@
+"""Stage two on notes of instruments, from scratch on a CPU.
+
+Run:    python tools/train_tokenizer.py DIR/train.tsv data/gm_instruments/tokenizer.json \
+            --column label --vocab-size 2000
+        python tools/pretrain.py configs/tiny/onepeace-tiny_al_gm-instruments.py --data-root DIR
+        With --stage-one CKPT --tokenizer JSON it starts from a first stage, with its tokenizer.
+Needs:  sounds and their names in DIR/{train,val}.tsv, with columns audio and label
+Expect: see benchmarks/
+"""
+
+_base_ = [
+    "../_base_/models/onepeace_pretrainer.py",
+    "../_base_/datasets/gm_instruments.py",
+    "../_base_/schedules/pretrain_tiny.py",
+    "../_base_/pretrain_runtime.py",
+]
+stage_one = None
+model = dict(
+    stage="al",
+    gather="full",
+    equal_texts_match=True,
+    backbone=dict(
+        arch="tiny",
+        # 512 channels, as released, are too slow for a CPU.
+        modalities=dict(text=dict(vocab_size=2000), audio=dict(feature_dim=64)),
+        drop_path_rate=0.0,
+        layer_scale_init=0.1,
+        with_cp=False,
+    ),
+    decoder=dict(embed_dim=192, depth=1, num_heads=3, ffn_dim=768),
+)
+default_hooks = dict(
+    logger=dict(interval=10),
+    checkpoint=dict(interval=250, save_best="retrieval/audio_to_text_R@1", rule="greater"),
+)
+auto_scale_lr = dict(base_batch_size=32)

@@ -1,0 +1,33 @@
+"""Stage one on emoji at 64 px, from scratch on a CPU.
+
+Run:    python tools/train_tokenizer.py DIR/train.tsv data/emoji/tokenizer.json --vocab-size 2000
+        python tools/pretrain.py configs/tiny/onepeace-tiny_vl_emoji-64.py --data-root DIR
+Needs:  emoji and their names in DIR/{train,val}.tsv, with columns image and caption
+Expect: see benchmarks/
+"""
+
+_base_ = [
+    "../_base_/models/onepeace_pretrainer.py",
+    "../_base_/datasets/emoji_64.py",
+    "../_base_/schedules/pretrain_tiny.py",
+    "../_base_/pretrain_runtime.py",
+]
+model = dict(
+    stage="vl",
+    gather="full",
+    equal_texts_match=True,
+    backbone=dict(
+        arch="tiny",
+        img_size=64,
+        modalities=dict(text=dict(vocab_size=2000), image={}),
+        drop_path_rate=0.0,
+        layer_scale_init=0.1,
+        with_cp=False,
+    ),
+    decoder=dict(embed_dim=192, depth=1, num_heads=3, ffn_dim=768),
+)
+default_hooks = dict(
+    logger=dict(interval=10),
+    checkpoint=dict(interval=250, save_best="retrieval/mean_R@1", rule="greater"),
+)
+auto_scale_lr = dict(base_batch_size=64)

@@ -1,0 +1,231 @@
+from itertools import combinations
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.structures import BaseDataElement
+from torch import distributed as dist
+from torch import multiprocessing as mp
+
+from mmonepeace.datasets import tokenizer
+from mmonepeace.evaluation import ClassPromptHook, RecallAtK, ZeroShotAccuracy
+from mmonepeace.evaluation.retrieval import chance, rank
+
+
+def unit(*shape):
+    return F.normalize(torch.randn(*shape), dim=-1)
+
+
+def sample(**fields):
+    """A data sample as an evaluator hands it to a metric."""
+    embeddings = fields.pop("embeddings")
+    element = BaseDataElement(metainfo=fields)
+    element.set_field(embeddings, "embeddings")
+    return element.to_dict()
+
+
+def pair(image, text, image_x, text_x):
+    return sample(img_path=image, text=text, embeddings={"image": image_x, "text": text_x})
+
+
+def evaluate(samples, metric=None):
+    metric = metric or RecallAtK(topk=(1, 2, 3))
+    metric.process(None, samples)
+    return metric.evaluate(len(samples))
+
+
+def naive_ranks(query, items, pairs):
+    """By the definition, one query at a time."""
+    ranks = []
+    for q in range(len(query)):
+        similarity = [float(query[q] @ item) for item in items]
+        right = {g for p, g in pairs if p == q}
+        best = max(similarity[g] for g in right)
+        ranks.append(sum(s >= best for g, s in enumerate(similarity) if g not in right))
+    return ranks
+
+
+def test_ranks_are_known_where_the_order_is():
+    items = torch.eye(4)
+    query = F.normalize(torch.tensor([[4.0, 3, 2, 1], [4, 3, 2, 1], [1, 2, 3, 4]]), dim=-1)
+    right = torch.arange(3), torch.tensor([0, 2, 0])
+    assert rank(query, items, *right).tolist() == [0, 2, 3]
+
+
+@pytest.mark.parametrize("max_similarities", [1, 17, 40, 10**6])
+def test_chunks_and_several_right_answers_equal_the_definition(max_similarities):
+    query, items = unit(13, 6), unit(9, 6)
+    query_P = torch.cat([torch.arange(13), torch.randint(13, (12,))])
+    item_P = torch.randint(9, (25,))
+    pairs = set(zip(query_P.tolist(), item_P.tolist(), strict=True))
+    got = rank(query, items, query_P, item_P, max_similarities)
+    assert got.tolist() == naive_ranks(query, items, pairs)
+
+
+def test_an_embedding_that_is_always_the_same_finds_nothing():
+    x = unit(1, 8)[0]
+    got = evaluate([pair(f"{i}.png", f"text {i}", x, x) for i in range(5)])
+    assert got["retrieval/image_to_text_R@3"] == got["retrieval/text_to_image_R@1"] == 0
+
+
+def test_five_captions_of_a_picture_are_five_right_answers_and_one_picture():
+    images, texts = unit(4, 16), unit(20, 16)
+    texts[7] = images[1]  # one of the five captions of picture 1 is perfect
+    texts[10] = images[0]  # a caption of picture 2 that fits picture 0
+    got = evaluate(
+        [pair(f"{i // 5}.png", f"text {i}", images[i // 5], texts[i]) for i in range(20)]
+    )
+    expected = naive_ranks(images, texts, {(i // 5, i) for i in range(20)})
+    assert expected[1] == 0
+    assert expected[0] > 0
+    assert got["retrieval/image_to_text_R@1"] == 25 * expected.count(0)
+    backwards = naive_ranks(texts, images, {(i, i // 5) for i in range(20)})
+    assert got["retrieval/text_to_image_R@1"] == pytest.approx(5 * backwards.count(0))
+    assert got["retrieval/text_to_image_R@3"] == 5 * sum(r < 3 for r in backwards)
+    assert got["retrieval/mean_R@1"] == pytest.approx(
+        (got["retrieval/image_to_text_R@1"] + got["retrieval/text_to_image_R@1"]) / 2
+    )
+
+
+def test_equal_texts_are_one_question_with_all_their_pictures_as_answers():
+    images, text = unit(6, 16), unit(3, 16)
+    got = evaluate([pair(f"{i}.png", "abc"[i % 3], images[i], text[i % 3]) for i in range(6)])
+    expected = naive_ranks(text, images, {(i % 3, i) for i in range(6)})
+    assert got["retrieval/text_to_image_R@1"] == pytest.approx(100 * expected.count(0) / 3)
+    # Two of six pictures are right: 1 - 4/6 * 3/5 with two draws.
+    assert got["retrieval/text_to_image_R@2_chance"] == pytest.approx(60)
+
+
+def test_three_modalities_have_six_directions_and_a_missing_one_is_left_out():
+    x = torch.eye(4)
+    samples = [
+        sample(key=f"{i}", text=f"{i}", embeddings=dict.fromkeys(("image", "text", "audio"), x[i]))
+        for i in range(3)
+    ]
+    samples.append(sample(key="3", text="3", embeddings={"text": x[3], "audio": x[3]}))
+    got = evaluate(samples)
+    directions = {k.split("/")[1].split("_R@")[0] for k in got} - {"mean"}
+    assert len(directions) == 6
+    assert all(got[f"retrieval/{d}_R@1"] == 100 for d in directions)
+    assert got["retrieval/image_to_text_R@1_chance"] == pytest.approx(100 / 3)
+    assert got["retrieval/audio_to_text_R@1_chance"] == pytest.approx(25)
+
+
+def test_chance_counts_the_draws_that_hit():
+    for right in range(1, 5):
+        draws = list(combinations(range(6), 3))
+        hits = sum(any(x < right for x in draw) for draw in draws)
+        got = chance(torch.tensor([right]), 6, 3)
+        assert got.item() == pytest.approx(hits / len(draws))
+    assert chance(torch.tensor([1]), 3, 10).item() == 1
+
+
+def test_what_tells_samples_apart_must_be_there():
+    with pytest.raises(KeyError, match="meta_keys of PackModalities"):
+        evaluate([sample(text="a", embeddings={"image": unit(1, 4)[0]})])
+
+
+def _some_pairs():
+    torch.manual_seed(1)
+    images, texts = unit(4, 8), unit(11, 8)
+    return [pair(f"{i % 4}.png", f"{i % 7}", images[i % 4], texts[i % 7]) for i in range(11)]
+
+
+def _two_ranks(process, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=process, world_size=2)
+    samples = _some_pairs()
+    dealt = [samples[i % 11] for i in range(process, 12, 2)]  # padded, as samplers do
+    metric = RecallAtK(topk=(1, 2, 3), collect_device="cpu", collect_dir=f"{folder}/parts")
+    metric.process(None, dealt)
+    torch.save(metric.evaluate(11), f"{folder}/{process}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_find_what_one_finds(tmp_path):
+    mp.spawn(_two_ranks, (str(tmp_path),), nprocs=2)
+    expected = evaluate(_some_pairs())
+    for process in range(2):
+        assert torch.load(tmp_path / f"{process}.pt", weights_only=True) == expected
+
+
+class WordModel(torch.nn.Module):
+    """Embeds a text as the mean of fixed vectors of its ids."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.table = torch.nn.Embedding(size, 64)
+
+    def data_preprocessor(self, data):
+        return data
+
+    def forward(self, inputs):
+        means = [self.table(ids[:-1]).mean(0) for ids in inputs["text"]]
+        return {"text": F.normalize(torch.stack(means), dim=-1)}
+
+
+CLASSES = ["dog", "cat", "cow", "red fox"]
+
+
+@pytest.fixture
+def zero_shot(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    tokenizer.train(CLASSES * 3, 300).save(path)
+    return {"tokenize": {"type": "mmonepeace.Tokenize", "tokenizer": str(path)}, "topk": (1, 2)}
+
+
+def classified(metric, model, names):
+    """Samples of sounds whose embedding is that of a class."""
+    rows = [metric.numbers[name] for name in names]
+    return [
+        sample(text=name, embeddings={"audio": metric.class_CD[row]})
+        for name, row in zip(names, rows, strict=True)
+    ]
+
+
+def run_hook(metric, model, dataset=None):
+    loop = SimpleNamespace(
+        evaluator=SimpleNamespace(metrics=[RecallAtK(), metric]),
+        dataloader=SimpleNamespace(dataset=dataset),
+    )
+    ClassPromptHook().before_val_epoch(SimpleNamespace(model=model, val_loop=loop))
+
+
+def test_zero_shot_finds_the_class_and_knows_chance(zero_shot):
+    model = WordModel(300)
+    metric = ZeroShotAccuracy(modality="audio", classes=CLASSES, batch_size=3, **zero_shot)
+    run_hook(metric, model)
+    samples = classified(metric, model, ["dog", "cow", "red fox", "cat"])
+    swapped = [{**samples[0], "text": "cat"}, *samples[1:]]
+    got = evaluate(swapped, metric)
+    assert got["zero_shot/top1"] == 75
+    assert got["zero_shot/top1_chance"] == 25
+    assert got["zero_shot/top2_chance"] == 50
+
+
+def test_classes_come_from_the_data_set_and_templates_are_averaged(zero_shot):
+    model = WordModel(300)
+    infos = [{"text": name} for name in CLASSES[::-1] * 2]
+    dataset = type("Data", (), {"__len__": lambda _: 8, "get_data_info": lambda _, i: infos[i]})()
+    templates = ("a {}", "the sound of a {}")
+    metric = ZeroShotAccuracy(modality="audio", templates=templates, **zero_shot)
+    run_hook(metric, model, dataset)
+    assert list(metric.numbers) == sorted(CLASSES)
+    prompts = [t.replace("{}", "cow") for t in templates]
+    ids = [metric.tokenize({"text": prompt})["inputs"]["text"] for prompt in prompts]
+    with torch.no_grad():
+        expected = F.normalize(model({"text": ids})["text"].mean(0), dim=0)
+    torch.testing.assert_close(metric.class_CD[metric.numbers["cow"]], expected)
+
+
+def test_mistakes_name_their_fix(zero_shot):
+    with pytest.raises(ValueError, match=r"each needs \{\} for the class"):
+        ZeroShotAccuracy(modality="audio", templates=("a sound",), **zero_shot)
+    metric = ZeroShotAccuracy(modality="audio", classes=CLASSES, **zero_shot)
+    bird = sample(text="bird", embeddings={"audio": unit(1, 64)[0]})
+    with pytest.raises(RuntimeError, match="ClassPromptHook"):
+        metric.process(None, [bird])
+    run_hook(metric, WordModel(300))
+    with pytest.raises(ValueError, match=r"'bird'.*label_key"):
+        metric.process(None, [bird])

@@ -1,0 +1,91 @@
+"""Pretrain on pairs: stage vl with images and texts, stage al with sounds and texts.
+
+Run:  python tools/pretrain.py configs/tiny/onepeace-tiny_vl_emoji-64.py --data-root DIR
+      python tools/pretrain.py CONFIG_OF_STAGE_AL --stage-one work_dirs/VL/iter_200000.pth
+      python tools/pretrain.py CONFIG --resume
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mmengine.config import Config, DictAction
+
+from mmonepeace.checkpoint import CheckpointError, read
+from mmonepeace.engine import PretrainRunner, preflight
+
+
+def parse_args() -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config")
+    parser.add_argument("--stage", choices=["vl", "al"], help="of a recipe with all modalities")
+    parser.add_argument("--stage-one", metavar="CKPT", help="what stage al starts from")
+    parser.add_argument("--work-dir", help="logs and checkpoints (work_dirs/CONFIG)")
+    parser.add_argument("--data-root", help="folder of the data sets, instead of the config's")
+    parser.add_argument("--tokenizer", metavar="JSON", help="instead of the config's")
+    parser.add_argument(
+        "--resume", nargs="?", const="auto", help="go on from PATH, or from the newest checkpoint"
+    )
+    parser.add_argument("--bf16", action="store_true", help="bfloat16 mixed precision")
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="KEY=VALUE ...")
+    parser.add_argument("--dry-run", action="store_true", help="check and build all, train nothing")
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
+    return parser.parse_args()
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """The config with all options of the command line."""
+    if not Path(args.config).is_file():
+        raise preflight.PreflightError(f"config {args.config} does not exist.")
+    cfg = Config.fromfile(args.config)
+    if cfg.get("runner_type") != "mmonepeace.PretrainRunner":
+        raise preflight.PreflightError(
+            f"{args.config} is no recipe of pretraining. Train it with tools/train.py."
+        )
+    preflight.apply_overrides(cfg, args.cfg_options)
+    if args.stage:
+        preflight.set_stage(cfg, args.stage)
+    preflight.set_launcher(cfg, args.launcher)
+    cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{Path(args.config).stem}"
+    if args.data_root:
+        preflight.set_data_root(cfg, args.data_root)
+    if args.tokenizer:
+        preflight.set_tokenizer(cfg, args.tokenizer)
+    if args.stage_one:
+        cfg.stage_one = args.stage_one
+    if args.bf16:
+        preflight.set_precision(cfg, "bfloat16")
+    if args.resume:
+        preflight.set_resume(cfg, args.resume)
+        if args.resume != "auto":
+            read(args.resume)  # refuses what is hostile or truncated, before MMEngine loads it
+    return cfg
+
+
+def main() -> int:
+    """Pretrain, or say what hinders it."""
+    args = parse_args()
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    try:
+        cfg = load_config(args)
+        preflight.check_all(cfg)
+        runner = PretrainRunner.from_cfg(cfg)
+        if args.dry_run:
+            preflight.dry_run(runner)
+        else:
+            runner.train()
+    except (CheckpointError, preflight.PreflightError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
