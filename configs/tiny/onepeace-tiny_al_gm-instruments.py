@@ -5,7 +5,7 @@ Run:    python tools/train_tokenizer.py DIR/train.tsv data/gm_instruments/tokeni
         python tools/pretrain.py configs/tiny/onepeace-tiny_al_gm-instruments.py --data-root DIR
         With --stage-one CKPT --tokenizer JSON it starts from a first stage, with its tokenizer.
 Needs:  sounds and their names in DIR/{train,val}.tsv, with columns audio and label
-Expect: see benchmarks/
+Expect: retrieval above chance; about 3 s a step on 2 cores; not tuned yet
 """
 
 _base_ = [

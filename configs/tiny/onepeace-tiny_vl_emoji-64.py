@@ -3,7 +3,7 @@
 Run:    python tools/train_tokenizer.py DIR/train.tsv data/emoji/tokenizer.json --vocab-size 2000
         python tools/pretrain.py configs/tiny/onepeace-tiny_vl_emoji-64.py --data-root DIR
 Needs:  emoji and their names in DIR/{train,val}.tsv, with columns image and caption
-Expect: see benchmarks/
+Expect: retrieval above chance within 100 steps, about 1.5 s each on 2 cores; not tuned yet
 """
 
 _base_ = [
