@@ -17,7 +17,7 @@ from mmonepeace.models.preprocessor import MultimodalDataPreprocessor
 from mmonepeace.spec import num_audio_frames
 
 if TYPE_CHECKING:
-    from tests.parity.check import Case
+    from tests.parity.case import Case
 
 VOCABULARY = ("dict.txt", "vocab.bpe", "encoder.json")  # beside the set: ../data/bpe
 

@@ -13,7 +13,7 @@ from torch import multiprocessing as mp
 from mmonepeace.models.losses import contrastive
 
 if TYPE_CHECKING:
-    from tests.parity.check import Case
+    from tests.parity.case import Case
 
 
 def _rank(rank: int, world: int, folder: str, inputs: dict[str, Tensor]) -> None:
