@@ -21,9 +21,12 @@ DATASETS = _child(mmengine_registry.DATASETS, ["mmonepeace.datasets"])
 DATA_SAMPLERS = _child(mmengine_registry.DATA_SAMPLERS, ["mmonepeace.datasets"])
 TRANSFORMS = _child(mmengine_registry.TRANSFORMS, ["mmonepeace.datasets"])
 METRICS = _child(mmengine_registry.METRICS, ["mmonepeace.evaluation"])
-HOOKS = _child(mmengine_registry.HOOKS, ["mmonepeace.engine", "mmonepeace.evaluation"])
+HOOKS = _child(
+    mmengine_registry.HOOKS, ["mmonepeace.datasets", "mmonepeace.engine", "mmonepeace.evaluation"]
+)
 LOOPS = _child(mmengine_registry.LOOPS, ["mmonepeace.engine"])
 RUNNERS = _child(mmengine_registry.RUNNERS, ["mmonepeace.engine"])
+STRATEGIES = _child(mmengine_registry.STRATEGIES, ["mmonepeace.engine"])
 OPTIM_WRAPPERS = _child(mmengine_registry.OPTIM_WRAPPERS, ["mmonepeace.engine"])
 OPTIM_WRAPPER_CONSTRUCTORS = _child(
     mmengine_registry.OPTIM_WRAPPER_CONSTRUCTORS, ["mmonepeace.engine"]

@@ -1,14 +1,17 @@
 """Learn a byte-level BPE from captions.
 
 Run:  python tools/train_tokenizer.py captions.txt tokenizer.json --vocab-size 8000
-      python tools/train_tokenizer.py train.tsv tokenizer.json --vocab-size 8000
+      python tools/train_tokenizer.py train.tsv sounds.tsv:label tokenizer.json --vocab-size 8000
 
 CAPTIONS is a text file with one caption a line, or a .tsv with a header line and a column of them.
+Name all that the model will read: words that the vocabulary does not know fall to pieces, and what
+a first stage has made of the pieces stays as it is in the second.
 """
 
 import argparse
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -16,8 +19,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mmonepeace.datasets.tokenizer import train
 
 
-def read_captions(path: Path, column: str) -> Iterator[str]:
-    """The captions of a file."""
+def read_captions(source: str, column: str) -> Iterator[str]:
+    """The captions of FILE, or of FILE:COLUMN."""
+    if not Path(source).is_file():
+        source, _, column = source.rpartition(":") if ":" in source else (source, "", column)
+    path = Path(source)
     with path.open(encoding="utf-8") as file:
         if path.suffix != ".tsv":
             yield from file
@@ -40,13 +46,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("captions", metavar="CAPTIONS", type=Path)
+    parser.add_argument("captions", metavar="CAPTIONS", nargs="+", help="FILE or FILE:COLUMN")
     parser.add_argument("out", metavar="OUT", type=Path)
     parser.add_argument("--vocab-size", type=int, required=True)
-    parser.add_argument("--column", default="caption", help="of a .tsv (default: %(default)s)")
+    parser.add_argument("--column", default="caption", help="of the others (default: %(default)s)")
     args = parser.parse_args()
     try:
-        tokenizer = train(read_captions(args.captions, args.column), args.vocab_size)
+        captions = chain.from_iterable(read_captions(c, args.column) for c in args.captions)
+        tokenizer = train(captions, args.vocab_size)
         tokenizer.save(args.out)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

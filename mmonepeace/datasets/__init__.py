@@ -1,5 +1,6 @@
-"""Reading and preparing data; registered in TRANSFORMS, DATASETS and DATA_SAMPLERS."""
+"""Reading and preparing data; registered in TRANSFORMS, DATASETS, DATA_SAMPLERS and HOOKS."""
 
+from mmonepeace.datasets.broken import BrokenSamplesHook
 from mmonepeace.datasets.pairs import PairDataset
 from mmonepeace.datasets.sampler import EndlessSampler
 from mmonepeace.datasets.shards import ShardDataset
@@ -13,6 +14,7 @@ from mmonepeace.datasets.transforms import (
 )
 
 __all__ = [
+    "BrokenSamplesHook",
     "EndlessSampler",
     "LoadAudio",
     "LoadImage",

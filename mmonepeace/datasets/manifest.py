@@ -15,15 +15,16 @@ class ManifestError(ValueError):
     """A manifest that cannot be used. The message names the file, the finding and the fix."""
 
 
-def read_manifest(path: str | Path, columns: Mapping[str, str]) -> list[Row]:
+def read_manifest(path: str | Path, columns: Mapping[str, str], complete: bool = True) -> list[Row]:
     """Read a .jsonl (one object a line), or else a tab-separated table (a header, no quoting).
 
     Args:
         path: the manifest.
         columns: modality -> its column, such as `dict(image="image", text="caption")`.
+        complete: leave out rows that lack a modality; False leaves out those that have none.
 
     Returns:
-        modality -> value, for each row that has all of them.
+        modality -> value, for each row.
 
     Raises:
         ManifestError: if a modality is unknown, a column is missing, a line is no JSON object, a value
@@ -35,18 +36,20 @@ def read_manifest(path: str | Path, columns: Mapping[str, str]) -> list[Row]:
     lines = _read_jsonl if Path(path).suffix == ".jsonl" else _read_tsv
     with open(path, encoding="utf-8", newline="") as file:
         try:
-            return _rows(lines(file), columns)
+            return _rows(lines(file), columns, complete)
         except (ValueError, csv.Error) as error:
             raise ManifestError(f"{path}: {error}") from None
 
 
-def _rows(records: Iterator[dict[str, Any]], columns: Mapping[str, str]) -> list[Row]:
+def _rows(
+    records: Iterator[dict[str, Any]], columns: Mapping[str, str], complete: bool
+) -> list[Row]:
     names: dict[str, None] = {}  # as a set that keeps the order
     rows = []
     for number, record in enumerate(records, start=1):
         names |= dict.fromkeys(record)
-        row = {modality: record.get(column) for modality, column in columns.items()}
-        if not all(row.values()):
+        row = {m: record[column] for m, column in columns.items() if record.get(column)}
+        if len(row) < (len(columns) if complete else 1):
             continue
         for modality, value in row.items():
             if not isinstance(value, str):
@@ -61,7 +64,8 @@ def _rows(records: Iterator[dict[str, Any]], columns: Mapping[str, str]) -> list
             "Name those of this manifest in columns."
         )
     if not rows:
-        raise ManifestError(f"no row has {' and '.join(columns.values())}.")
+        word = " and " if complete else " or "
+        raise ManifestError(f"no row has {word.join(columns.values())}.")
     return rows
 
 

@@ -1,8 +1,9 @@
 """Data sets of samples with a text, an image or a sound, two or all three of them."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from mmengine.dataset import BaseDataset
@@ -12,8 +13,28 @@ from mmonepeace.datasets.manifest import read_manifest
 from mmonepeace.datasets.sampler import Draw
 from mmonepeace.registry import DATASETS
 
-KEYS = {"image": "img_path", "text": "text", "audio": "audio_path"}
-FILES = ("img_path", "audio_path")
+KEYS = {"image": "img_path", "text": "text", "audio": "audio_path"}  # of a record
+FILES = ("img_path", "audio_path")  # those of paths
+
+
+class Source(NamedTuple):
+    """A manifest of a data set.
+
+    Attributes:
+        path: of the file, relative to the `data_root` of the data set.
+        columns: modality -> its column.
+        repeat: how often an epoch has each row. 2.5 takes each row twice, and every second one a
+            third time; 0.1 takes every tenth row only, always the same ones.
+    """
+
+    path: str
+    columns: dict[str, str]
+    repeat: float = 1
+
+    def times(self, row: int) -> int:
+        """How often an epoch has a row."""
+        # Copies are spread evenly: of n rows, the first i have floor(i * repeat) of them.
+        return math.floor((row + 1) * self.repeat) - math.floor(row * self.repeat)
 
 
 @DATASETS.register_module()
@@ -39,20 +60,31 @@ class PairDataset(BaseDataset):
         kwargs: of MMEngine's `BaseDataset`: data_root, pipeline, indices and others.
 
     Raises:
-        ValueError: if a modality is unknown, a column is missing, or no row is left.
+        ValueError: if a manifest has no columns or other modalities than the first one, a modality
+            is unknown, a column is missing, or no row is left.
     """
 
     def __init__(
         self,
-        ann_file: str | Sequence[str],
-        columns: Mapping[str, str],
+        ann_file: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]],
+        columns: Mapping[str, str] | None = None,
         data_prefix: dict[str, str] | None = None,
         seed: int = 0,
         max_broken: float = 0.05,
         **kwargs: Any,
     ) -> None:
-        self.ann_files = [ann_file] if isinstance(ann_file, str) else list(ann_file)
-        self.columns = dict(columns)
+        entries = [ann_file] if isinstance(ann_file, str | Mapping) else ann_file
+        self.sources = [_source(entry, columns) for entry in entries]
+        if not self.sources:
+            raise ValueError("ann_file names no manifest. Name one or more.")
+        self.columns = self.sources[0].columns
+        for source in self.sources[1:]:
+            if set(source.columns) != set(self.columns):
+                raise ValueError(
+                    f"ann_file: {source.path} has {', '.join(sorted(source.columns))}, but "
+                    f"{self.sources[0].path} has {', '.join(sorted(self.columns))}. A batch has "
+                    "the same modalities in each sample; name the same ones in all columns."
+                )
         self.seed = seed
         self.max_broken = max_broken
         super().__init__(data_prefix=data_prefix or {}, **kwargs)
@@ -60,13 +92,16 @@ class PairDataset(BaseDataset):
     def load_data_list(self) -> list[dict[str, Any]]:
         """Read the manifests."""
         records = []
-        for ann_file in self.ann_files:
-            path = Path(self.data_root or "") / ann_file
+        for source in self.sources:
+            path = Path(self.data_root or "") / source.path
             folder = Path(self.data_prefix.get("path", path.parent))
-            for row in read_manifest(path, self.columns):
+            before = len(records)
+            for number, row in enumerate(read_manifest(path, source.columns)):
                 record = {KEYS[name]: value for name, value in row.items()}
                 record |= {key: str(folder / record[key]) for key in FILES if key in record}
-                records.append(record)
+                records += [record] * source.times(number)
+            if len(records) == before:
+                raise ValueError(f"{path}: repeat={source.repeat} leaves no row. Raise it.")
         return records
 
     def full_init(self) -> None:
@@ -121,3 +156,24 @@ class PairDataset(BaseDataset):
     def _name(self, index: int) -> str:
         record = self.get_data_info(index)
         return f"{index} ({next(record[key] for key in (*FILES, 'text') if key in record)})"
+
+
+def _source(entry: str | Mapping[str, Any], columns: Mapping[str, str] | None) -> Source:
+    """An entry of `ann_file`, with the data set's columns if it names none."""
+    fields = {"path": entry} if isinstance(entry, str) else dict(entry)
+    unknown = set(fields) - set(Source._fields)
+    if unknown or not isinstance(fields.get("path"), str):
+        raise ValueError(
+            f"ann_file has the entry {fields}; expected a path or a dict of path, and optionally "
+            "columns and repeat."
+        )
+    named = fields.get("columns") or columns
+    if not named:
+        raise ValueError(
+            f"{fields['path']} has no columns. Name them, such as columns=dict(image='image', "
+            "text='caption'), for the data set or in this entry of ann_file."
+        )
+    repeat = fields.get("repeat", 1)
+    if isinstance(repeat, bool) or not isinstance(repeat, int | float) or not 0 < repeat < math.inf:
+        raise ValueError(f"{fields['path']} has repeat={repeat!r}, expected a number above 0.")
+    return Source(fields["path"], dict(named), repeat)

@@ -1,9 +1,14 @@
+from types import SimpleNamespace
+
 import pytest
+from mmengine.logging import MessageHub
+from torch.utils.data import DataLoader, Dataset
 
 from mmonepeace.datasets import broken
 from mmonepeace.datasets.audio_io import AudioError
 from mmonepeace.datasets.broken import (
     BrokenSamples,
+    BrokenSamplesHook,
     CaptionError,
     MissingError,
     TooManyBrokenError,
@@ -66,3 +71,64 @@ def test_a_share_of_all_or_more_is_refused():
     for share in (1, 1.5, -0.1):
         with pytest.raises(ValueError, match=f"max_broken is {share}"):
             BrokenSamples(10, share)
+
+
+class EveryFifth(Dataset):
+    """Reads forty samples; every fifth one is broken."""
+
+    def __init__(self):
+        self.broken = BrokenSamples(40, 0.5)
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, index):
+        if index % 5:
+            self.broken.add_usable(index)
+        else:
+            self.broken.add(index, (ImageError if index % 2 else MissingError)("cut"), str)
+        return index
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_log_has_the_count_of_all_workers(workers, request):
+    loader = DataLoader(EveryFifth(), batch_size=4, num_workers=workers)
+    said = []
+    runner = SimpleNamespace(
+        train_dataloader=loader,
+        message_hub=MessageHub.get_instance(request.node.name),
+        logger=SimpleNamespace(warning=said.append),
+        iter=0,
+    )
+    hook = BrokenSamplesHook(interval=5)
+    seen = []
+    for runner.iter, _ in enumerate(loader):
+        hook.after_train_iter(runner, runner.iter)
+        if "train/broken" in runner.message_hub.log_scalars:
+            seen.append(runner.message_hub.get_scalar("train/broken").current())
+    hook.after_train(runner)
+    assert len(seen) == 6  # from the fifth of ten batches on
+    assert seen[-1] == 8
+    assert seen == sorted(seen)
+    assert said == ["8 broken samples were replaced: 4 missing, 4 image."]
+
+
+def test_data_sets_that_do_not_count_are_left_alone():
+    loader = DataLoader(list(range(4)))
+    hub = MessageHub.get_instance("no counts")
+    runner = SimpleNamespace(train_dataloader=loader, message_hub=hub, iter=9)
+    BrokenSamplesHook().after_train_iter(runner, 9)
+    BrokenSamplesHook().after_train(runner)
+    assert not hub.log_scalars
+
+
+def test_a_sample_that_two_processes_found_counts_once(monkeypatch):
+    others = {5: "image", 7: "audio"}
+    monkeypatch.setattr(broken, "all_gather_object", lambda found: [found, others])
+    dataset, said = EveryFifth(), []
+    dataset[5], dataset[0]
+    runner = SimpleNamespace(
+        train_dataloader=DataLoader(dataset), logger=SimpleNamespace(warning=said.append)
+    )
+    BrokenSamplesHook().after_train(runner)
+    assert said == ["3 broken samples were replaced: 1 missing, 1 image, 1 audio."]

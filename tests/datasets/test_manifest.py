@@ -70,3 +70,15 @@ def test_rows_longer_than_the_header_are_read(tmp_path):
     path = tmp_path / "a.tsv"
     path.write_text("image\tcaption\na.png\ta dog\textra\n")
     assert read_manifest(path, PAIR) == [{"image": "a.png", "text": "a dog"}]
+
+
+def test_incomplete_rows_are_kept_on_demand(manifest, tmp_path):
+    columns = {"audio": "sound", "image": "image"}
+    assert read_manifest(manifest, columns, complete=False) == [
+        {"audio": "a.ogg", "image": "a.png"},
+        {"image": "b.png"},
+        {"audio": "c.ogg"},
+    ]
+    (tmp_path / "empty.tsv").write_text("image\tcaption\n\t\n")
+    with pytest.raises(ManifestError, match="no row has image or caption"):
+        read_manifest(tmp_path / "empty.tsv", PAIR, complete=False)

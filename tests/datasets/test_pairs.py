@@ -61,6 +61,66 @@ def test_several_manifests_follow_each_other_each_with_its_folder(table):
     assert dataset.get_data_info(2)["img_path"] == str(other.parent / "z.png")
 
 
+@pytest.fixture
+def mixture(table):
+    """A second manifest, with other columns."""
+    rows = [{"sound": f"{i}.ogg", "nom": f"un chien {i}", "picture": f"{i}.png"} for i in range(6)]
+    path = table.parent / "french" / "train.jsonl"
+    path.parent.mkdir()
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return table.parent
+
+
+def mix(root, *entries, columns=None):
+    dataset = PairDataset(list(entries), columns, data_root=str(root), pipeline=[])
+    return [dataset.get_data_info(i) for i in range(len(dataset))]
+
+
+FRENCH = dict(path="french/train.jsonl", columns={"image": "picture", "text": "nom"})
+
+
+def test_each_manifest_may_have_its_own_columns(mixture):
+    columns = {"text": "caption", "image": "image"}
+    infos = mix(mixture, "train.tsv", FRENCH, columns=columns)
+    assert infos == mix(mixture, dict(path="train.tsv", columns=columns), FRENCH)
+    assert [info["text"] for info in infos[1:4]] == ["a cat", "un chien 0", "un chien 1"]
+    assert infos[2]["img_path"] == str(mixture / "french/0.png")
+    assert len(mix(mixture, *[FRENCH] * 2)) == 12
+
+
+@pytest.mark.parametrize(
+    ("repeat", "rows"),
+    [(3, sorted([*range(6)] * 3)), (1.5, [0, 1, 1, 2, 3, 3, 4, 5, 5]), (0.5, [1, 3, 5])],
+)
+def test_rows_are_repeated_evenly(mixture, repeat, rows):
+    infos = mix(mixture, FRENCH | {"repeat": repeat})
+    assert [int(info["text"].split()[-1]) for info in infos] == rows
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ({"columns": {"text": "nom"}}, "ann_file has the entry"),
+        (FRENCH | {"repeats": 2}, "'repeats': 2.*expected a path or a dict of path"),
+        ({"path": "french/train.jsonl"}, r"french/train.jsonl has no columns.*columns=dict\("),
+        (FRENCH | {"columns": {"text": "name"}}, "train.jsonl: there is no column name; .*nom"),
+        (FRENCH | {"repeat": 0}, "repeat=0, expected a number above 0"),
+        (FRENCH | {"repeat": "3"}, "repeat='3', expected a number above 0"),
+        (FRENCH | {"repeat": 0.1}, "repeat=0.1 leaves no row"),
+    ],
+)
+def test_mistakes_in_a_mixture_name_their_fix(mixture, entry, says):
+    with pytest.raises(ValueError, match=says):
+        mix(mixture, entry)
+
+
+def test_samples_of_a_mixture_have_the_same_modalities(mixture):
+    with pytest.raises(ValueError, match=r"french/train.jsonl has image, text, but train.tsv has"):
+        mix(mixture, "train.tsv", FRENCH, columns={"audio": "sound", "text": "caption"})
+    with pytest.raises(ValueError, match="names no manifest"):
+        mix(mixture)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Forty pictures with captions; three samples are broken, each in its own way."""
