@@ -4,7 +4,7 @@ from mmonepeace.apis.building import build_index, embedder_of
 from mmonepeace.apis.embedder import Embedder, combine, similarity
 from mmonepeace.apis.gallery import write_gallery
 from mmonepeace.apis.index import EmbeddingIndex, search
-from mmonepeace.apis.sources import find_files, read_table, read_texts
+from mmonepeace.apis.sources import find_files, read_rows, read_table, read_texts
 from mmonepeace.apis.zero_shot import ZeroShotClassifier, evaluate
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "embedder_of",
     "evaluate",
     "find_files",
+    "read_rows",
     "read_table",
     "read_texts",
     "search",

@@ -1,7 +1,7 @@
 """What is to be embedded: the files of folders, the texts of a file, the rows of a table."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mmonepeace.datasets.manifest import read_manifest
@@ -69,6 +69,30 @@ def read_texts(path: str | Path, column: str = "caption") -> list[str]:
     if not texts:
         raise ValueError(f"{path} holds no text.")
     return texts
+
+
+def read_rows(
+    path: str | Path, columns: Mapping[str, str], root: str | Path | None = None
+) -> list[dict[str, str]]:
+    """Rows of a .tsv or .jsonl whose texts, images and sounds belong together.
+
+    Args:
+        path: the table.
+        columns: modality -> its column, such as `dict(image="image", text="caption")`.
+        root: what paths of images and sounds are relative to; by default the table's folder.
+
+    Returns:
+        modality -> text or path, for each row that has any; empty cells are left out.
+
+    Raises:
+        OSError: if there is no such file.
+        ValueError: if it has no such columns or rows.
+    """
+    folder = Path(root or Path(path).parent)
+    return [
+        {name: str(folder / value) if name in SUFFIXES else value for name, value in row.items()}
+        for row in read_manifest(path, columns, complete=False)
+    ]
 
 
 def read_table(

@@ -18,13 +18,14 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from mmonepeace.datasets.pairs import FILES, KEYS
 from mmonepeace.registry import HOOKS, METRICS, TRANSFORMS
 
+MAX_SIMILARITIES = 2**26  # in memory at once
+Item = tuple[Any, Tensor]  # what tells it apart from others, its embedding
 # What tells items of a modality apart: the first of these that a data sample has.
 IDENTITIES = {
-    "image": ("img_path", "key", "sample_idx"),
-    "text": ("text",),
-    "audio": ("audio_path", "key", "sample_idx"),
+    name: (key, "key", "sample_idx") if key in FILES else (key,) for name, key in KEYS.items()
 }
 
 
@@ -44,38 +45,22 @@ class RecallAtK(BaseMetric):
     default_prefix = "retrieval"
 
     def __init__(
-        self, topk: Sequence[int] = (1, 5, 10), max_similarities: int = 2**26, **kwargs: Any
+        self,
+        topk: Sequence[int] = (1, 5, 10),
+        max_similarities: int = MAX_SIMILARITIES,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.topk = tuple(topk)
         self.max_similarities = max_similarities
 
     def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
-        """Keep modality -> (identity, embedding) of each sample."""
-        self.results += [
-            {name: (_identity(name, s), x.cpu()) for name, x in s["embeddings"].items()}
-            for s in data_samples
-        ]
+        """Keep the items of each sample."""
+        self.results += map(items_of, data_samples)
 
-    def compute_metrics(self, results: Sequence[Mapping[str, tuple]]) -> dict[str, float]:
-        """`A_to_B_R@K` and `A_to_B_R@K_chance` for every two modalities, and `mean_R@K`."""
-        metrics = {}
-        names = dict.fromkeys(name for result in results for name in result)
-        for a, b in permutations(names, 2):
-            pairs = [(r[a], r[b]) for r in results if a in r and b in r]
-            if not pairs:
-                continue
-            query_QD, query_P = _distinct(x for x, _ in pairs)
-            item_GD, item_P = _distinct(y for _, y in pairs)
-            rank_Q = rank(query_QD, item_GD, query_P, item_P, self.max_similarities)
-            right_Q = torch.stack([query_P, item_P]).unique(dim=1)[0].bincount()
-            for k in self.topk:
-                metrics[f"{a}_to_{b}_R@{k}"] = _percent(rank_Q < k)
-                metrics[f"{a}_to_{b}_R@{k}_chance"] = _percent(chance(right_Q, len(item_GD), k))
-        for k in self.topk:
-            found = [value for name, value in metrics.items() if name.endswith(f"R@{k}")]
-            metrics[f"mean_R@{k}"] = sum(found) / len(found)
-        return metrics
+    def compute_metrics(self, results: Sequence[Mapping[str, Item]]) -> dict[str, float]:
+        """See `summarise`."""
+        return summarise(find_directions(results, self.max_similarities), self.topk)
 
 
 @METRICS.register_module()
@@ -195,12 +180,96 @@ def _embed_classes(runner: Runner, loop: Any) -> None:
             metric.embed_classes(model, loop.dataloader.dataset)
 
 
+class Direction:
+    """Queries of one modality, a gallery of another one, and what is right.
+
+    Args:
+        pairs: a query and an item that is right for it, at least one pair. Equal identities are one
+            query, or one item.
+        max_similarities: how many are in memory at once.
+
+    Attributes:
+        queries: identities of the queries.
+        items: identities of the gallery.
+        query_QD: embeddings of the queries.
+        item_GD: those of the gallery.
+        query_P: number of the query of each right pair.
+        item_P: number of its item.
+        rank_Q: see `rank`.
+    """
+
+    def __init__(
+        self, pairs: Sequence[tuple[Item, Item]], max_similarities: int = MAX_SIMILARITIES
+    ) -> None:
+        self.queries, self.query_QD, self.query_P = _distinct(query for query, _ in pairs)
+        self.items, self.item_GD, self.item_P = _distinct(item for _, item in pairs)
+        self.rank_Q = rank(self.query_QD, self.item_GD, self.query_P, self.item_P, max_similarities)
+
+    def recall(self, k: int) -> float:
+        """Per cent of queries with a right answer among the `k` most similar items."""
+        return _percent(self.rank_Q < k)
+
+    def chance(self, k: int) -> float:
+        """What `recall` would be if the items were drawn at random."""
+        right_Q = torch.stack([self.query_P, self.item_P]).unique(dim=1)[0].bincount()
+        return _percent(chance(right_Q, len(self.items), k))
+
+    def best(self, query: int, k: int) -> list[tuple[int, float, bool]]:
+        """The `k` most similar items of a query, best first: number, cosine, whether it is right."""
+        cosines, items = (self.item_GD @ self.query_QD[query]).topk(min(k, len(self.items)))
+        right = set(self.item_P[self.query_P == query].tolist())
+        pairs = zip(items.tolist(), cosines.tolist(), strict=True)
+        return [(item, cosine, item in right) for item, cosine in pairs]
+
+
+def find_directions(
+    samples: Sequence[Mapping[str, Item]], max_similarities: int = MAX_SIMILARITIES
+) -> dict[tuple[str, str], Direction]:
+    """Every way to ask with one modality for another, between samples that have both.
+
+    Args:
+        samples: modality -> item; what a sample holds belongs together.
+        max_similarities: how many are in memory at once.
+
+    Returns:
+        (modality of the queries, modality of the gallery) -> direction.
+    """
+    directions = {}
+    names = dict.fromkeys(name for sample in samples for name in sample)
+    for a, b in permutations(names, 2):
+        pairs = [(sample[a], sample[b]) for sample in samples if a in sample and b in sample]
+        if pairs:
+            directions[a, b] = Direction(pairs, max_similarities)
+    return directions
+
+
+def summarise(
+    directions: Mapping[tuple[str, str], Direction], topk: Sequence[int]
+) -> dict[str, float]:
+    """`A_to_B_R@K` and `A_to_B_R@K_chance` of each direction, and `mean_R@K` of all."""
+    metrics = {}
+    for (a, b), direction in directions.items():
+        for k in topk:
+            metrics[f"{a}_to_{b}_R@{k}"] = direction.recall(k)
+            metrics[f"{a}_to_{b}_R@{k}_chance"] = direction.chance(k)
+    for k in topk:
+        found = [direction.recall(k) for direction in directions.values()]
+        metrics[f"mean_R@{k}"] = sum(found) / len(found)
+    return metrics
+
+
+def items_of(sample: Mapping[str, Any]) -> dict[str, Item]:
+    """Modality -> item of a data sample that has `embeddings`."""
+    embeddings = sample.get("embeddings")
+    return {name: (_identity(name, sample), x.cpu()) for name, x in embeddings.items()}
+
+
 def rank(
     query_QD: Tensor,
     item_GD: Tensor,
     query_P: Tensor,
     item_P: Tensor,
-    max_similarities: int = 2**26,
+    max_similarities: int = MAX_SIMILARITIES,
 ) -> Tensor:
     """Wrong items that are at least as similar as the best right one, for each query.
 
@@ -243,15 +312,15 @@ def _identity(modality: str, sample: Mapping[str, Any]) -> Any:
     keys = IDENTITIES[modality]
     for key in keys:
         if sample.get(key) is not None:
-            return sample[key]
+            return sample.get(key)  # a data sample has no []
     raise KeyError(
         f"a data sample has none of {', '.join(keys)}, which tell its {modality} from others. Add "
         "them to meta_keys of PackModalities."
     )
 
 
-def _distinct(items: Iterable[tuple[Any, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Embeddings of the distinct identities, and for each pair the row of its own."""
+def _distinct(items: Iterable[Item]) -> tuple[list[Any], Tensor, Tensor]:
+    """The distinct identities, their embeddings, and for each item the row of its own."""
     rows: dict[Any, int] = {}
     embeddings, row_P = [], []
     for identity, embedding in items:
@@ -259,7 +328,7 @@ def _distinct(items: Iterable[tuple[Any, Tensor]]) -> tuple[Tensor, Tensor]:
             rows[identity] = len(rows)
             embeddings.append(embedding)
         row_P.append(rows[identity])
-    return torch.stack(embeddings), torch.tensor(row_P)
+    return list(rows), torch.stack(embeddings), torch.tensor(row_P)
 
 
 def _percent(share_Q: Tensor) -> float:

@@ -1,5 +1,6 @@
-"""The command lines of embedding: embed, search, zero_shot, heatmap."""
+"""The command lines of embedding: embed, search, zero_shot, heatmap, evaluate_retrieval."""
 
+import json
 import os
 import runpy
 import signal
@@ -10,7 +11,8 @@ import time
 import pytest
 from PIL import Image
 
-from mmonepeace.apis import EmbeddingIndex
+from mmonepeace.apis import Embedder, EmbeddingIndex
+from mmonepeace.evaluation import RecallAtK
 from tests.apis.conftest import TEXTS, write_data, write_model
 from tests.conftest import ROOT
 
@@ -202,3 +204,89 @@ def test_heat_maps_are_drawn(run, model, data):
     code, _, err = run("heatmap.py", model, data / "images/broken.png", *queries)
     assert code == 2
     assert "broken.png" in err
+
+
+@pytest.fixture
+def triples(data):
+    """A table with an empty cell of each kind, equal texts, and files that cannot be read."""
+    rows = [
+        ("a.png", "a cat", "x.wav"), ("b.jpg", "a dog", ""), ("deep/c.PNG", "a cat", "y.flac"),
+        ("", "rain", "z.ogg"), ("broken.png", "a bird", "gone.wav"), ("a.png", "", ""),
+    ]  # fmt: skip
+    folders = ("images/", "", "audios/")
+    lines = (
+        "\t".join(folder * bool(v) + v for folder, v in zip(folders, row, strict=True))
+        for row in rows
+    )
+    (data / "val.tsv").write_text("\n".join(["picture\tcaption\tsound", *lines, ""]))
+    return data / "val.tsv"
+
+
+TRIPLE = ["--columns", "image=picture", "text=caption", "audio=sound"]
+
+
+def test_retrieval_between_three_modalities_is_measured_and_drawn(run, model, triples):
+    out, picture = triples.parent / "new/metrics.json", triples.parent / "new/gallery.png"
+    options = ["--k", 1, 2, "--out", out, "--gallery", picture, "--queries", 2, "--results", 3]
+    directions = ["--directions", "text_to_image", "audio_to_text"]
+    code, told, err = run(
+        "evaluate_retrieval.py", model, "--table", triples, *TRIPLE, *options, *directions
+    )
+    assert code == 0, err
+    header, *lines = told.splitlines()
+    assert header.split() == ["direction", "queries", "items", "R@1", "chance@1", "R@2", "chance@2"]
+    cells = {" ".join(line.split()[:3]): line.split()[3:] for line in lines[:6]}
+    assert len(cells) == 6
+    # Two pictures are of "a cat": of three pictures, it has two right ones, "a dog" has one.
+    assert cells["text to image"][:2] == ["2", "3"]
+    assert cells["text to image"][3::2] == ["50.00", "83.33"]
+    assert cells["image to text"][:2] == ["3", "2"]
+    assert cells["audio to image"][:2] == ["2", "2"]
+    left_out = [line for line in err.splitlines() if line.startswith("left out: ")]
+    assert ["broken.png" in left_out[0], "gone.wav" in left_out[1], len(left_out)] == [1, 1, 2]
+    numbers = json.loads(out.read_text())
+    assert numbers["left_out"] == 2
+    assert numbers["sizes"]["text_to_image"] == {"queries": 2, "items": 3}
+    assert float(cells["text to image"][2]) == round(numbers["metrics"]["text_to_image_R@1"], 2)
+    assert Image.open(picture).height > 2 * 2 * 1.5 * 100
+
+
+def test_the_tool_measures_what_the_metric_does(run, model, triples, tmp_path):
+    embedder = Embedder.from_checkpoint(model, device="cpu", output="torch")
+    pairs = [("a.png", "a cat"), ("b.jpg", "a dog"), ("deep/c.PNG", "a cat")]
+    images = [str(triples.parent / "images" / name) for name, _ in pairs]
+    x = embedder.encode_image(images), embedder.encode_text([text for _, text in pairs])
+    samples = [
+        {"img_path": path, "text": text, "embeddings": {"image": x[0][i], "text": x[1][i]}}
+        for i, (path, (_, text)) in enumerate(zip(images, pairs, strict=True))
+    ]
+    metric = RecallAtK(topk=(1, 2))
+    metric.process(None, samples)
+    out = tmp_path / "metrics.json"
+    code, *_ = run(
+        "evaluate_retrieval.py", model, "--table", triples, *TRIPLE[:3], "--k", 1, 2, "--out", out
+    )
+    assert code == 0
+    got = {f"retrieval/{k}": v for k, v in json.loads(out.read_text())["metrics"].items()}
+    assert got == pytest.approx(metric.evaluate(3))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--columns", "text=caption"], "two or more of MODALITY=COLUMN"),
+        (["--columns", "text=caption", "text=picture"], "two or more of MODALITY=COLUMN"),
+        (["--columns", "text=caption", "image"], "such as text=caption"),
+        (["--columns", "text=caption", "image=gone"], "there is no column gone; there is picture"),
+        ([*TRIPLE[:3], "--root", "/nowhere"], "none of 4 image items can be read"),
+        (
+            [*TRIPLE[:3], "--directions", "text", "--gallery", "g.png"],
+            "choose from image_to_text",
+        ),
+        ([*TRIPLE[:3], "--tokenizer", "gone.json"], "gone.json"),
+    ],
+)
+def test_mistakes_of_measuring_name_their_fix(run, model, triples, options, words):
+    code, _, err = run("evaluate_retrieval.py", model, "--table", triples, *options)
+    assert code == 2
+    assert words in err

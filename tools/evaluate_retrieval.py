@@ -1,0 +1,130 @@
+"""Measure retrieval on a table whose rows hold texts, images and sounds that belong together.
+
+Run:  python tools/evaluate_retrieval.py CKPT --table val.tsv --columns image=image text=caption
+      python tools/evaluate_retrieval.py CKPT --table photos.tsv --columns image=image text=caption \\
+          --table sounds.tsv --columns audio=audio text=label --out metrics.json \\
+          --gallery gallery.png --directions text_to_image audio_to_text
+
+Images and sounds are paths, relative to --root, by default the table's folder. A cell may be empty:
+the row then lacks that modality. Rows of several tables are measured together. Equal texts, or the same file, are one item, and whatever any row
+pairs it with is right. Numbers are per cent, each beside what chance would give.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mmonepeace.apis import Embedder, read_rows
+from mmonepeace.apis.options import (
+    add_model_options,
+    build_embedder,
+    exit_code,
+    list_failed,
+    positive,
+    printable,
+    table,
+)  # fmt: skip
+from mmonepeace.datasets.tokenizer import clean_caption
+from mmonepeace.engine.preflight import PreflightError, find_checkpoint
+from mmonepeace.evaluation import draw_direction, find_directions, summarise
+from mmonepeace.evaluation.retrieval import Item
+
+
+def parse() -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_model_options(parser)
+    each = dict(action="append", required=True)
+    parser.add_argument("--table", type=Path, help="a .tsv or .jsonl; may be repeated", **each)
+    columns = dict(nargs="+", metavar="MODALITY=COLUMN", **each)
+    parser.add_argument("--columns", help="such as image=image text=caption; per table", **columns)
+    parser.add_argument("--root", type=Path, help="of the tables' paths")
+    parser.add_argument("--k", type=positive, nargs="+", default=[1, 5, 10], metavar="K")
+    parser.add_argument("--raw-texts", action="store_true", help="without the clean-up of captions")
+    parser.add_argument("--out", type=Path, metavar="JSON", help="write the numbers")
+    parser.add_argument("--gallery", type=Path, metavar="PNG", help="draw some queries")
+    parser.add_argument("--directions", nargs="+", metavar="A_to_B", help="to draw; default: all")
+    parser.add_argument("--queries", type=positive, default=6, help="drawn for each direction")
+    parser.add_argument("--results", type=positive, default=5, help="drawn for each query")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of queries")
+    args = parser.parse_args()
+    named = [dict(column.partition("=")[::2] for column in columns) for columns in args.columns]
+    for columns, given in zip(named, args.columns, strict=True):
+        if not all(columns.values()) or len(columns) < max(2, len(given)):
+            parser.error("--columns takes two or more of MODALITY=COLUMN, such as text=caption")
+    if len(named) != len(args.table):
+        parser.error(f"{len(args.table)} tables, but columns of {len(named)}: name those of each")
+    args.columns = named
+    return args
+
+
+def embed(
+    embedder: Embedder, modality: str, values: list[str], raw: bool, errors: dict[str, str]
+) -> dict[str, Item]:
+    """Value -> item, for different values that can be read."""
+    failed: dict[int, str] = {}
+    inputs = [clean_caption(v) for v in values] if modality == "text" and not raw else values
+    found = np.asarray(getattr(embedder, f"encode_{modality}")(inputs, failed))
+    if len(failed) == len(values):
+        raise ValueError(f"none of {len(values)} {modality} items can be read: {failed[0]}")
+    errors |= {values[i]: reason for i, reason in failed.items()}
+    return {v: (v, torch.from_numpy(found[i])) for i, v in enumerate(values) if i not in failed}
+
+
+def run() -> None:
+    """Embed, measure, draw."""
+    args, errors, known = parse(), {}, {}
+    tables = zip(args.table, args.columns, strict=True)
+    rows = [row for path, columns in tables for row in read_rows(path, columns, args.root)]
+    checkpoint = find_checkpoint(args.checkpoint)
+    embedder = build_embedder(checkpoint, args)
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = list(dict.fromkeys(row[name] for row in rows if name in row))
+        known[name] = embed(embedder, name, values, args.raw_texts, errors)
+    samples = [{n: known[n][v] for n, v in row.items() if v in known[n]} for row in rows]
+    directions = find_directions(samples)
+    if not directions:
+        raise ValueError(
+            f"{', '.join(map(str, args.table))}: no row has two items that can be read."
+        )
+    header = ["direction", "queries", "items"]
+    header += [name for k in args.k for name in (f"R@{k}", f"chance@{k}")]
+    lines, sizes = [], {}
+    for (a, b), d in directions.items():
+        sizes[f"{a}_to_{b}"] = dict(queries=len(d.queries), items=len(d.items))
+        numbers = (f"{x:.2f}" for k in args.k for x in (d.recall(k), d.chance(k)))
+        lines.append((f"{a} to {b}", f"{len(d.queries):,}", f"{len(d.items):,}", *numbers))
+    print(table(header, lines, "l".ljust(len(header), "r")))
+    metrics = summarise(directions, args.k)
+    print("mean  " + ", ".join(f"R@{k} {metrics[f'mean_R@{k}']:.2f}" for k in args.k))
+    if args.out:
+        facts = {
+            "checkpoint": checkpoint,
+            "tables": [str(path) for path in args.table],
+            "left_out": len(errors),
+        }
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({**facts, "sizes": sizes, "metrics": metrics}, indent=2)
+        args.out.write_text(text + "\n", encoding="utf-8")
+        print(f"the numbers are in {printable(str(args.out))}")
+    if args.gallery:
+        wanted = args.directions or [f"{a}_to_{b}" for a, b in directions]
+        options = args.queries, args.results, args.seed
+        drawn = [draw_direction(directions, tuple(w.split("_to_")), *options) for w in wanted]
+        args.gallery.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.concatenate(drawn)).save(args.gallery)
+        print(f"{len(drawn)} directions are drawn in {printable(str(args.gallery))}")
+    list_failed(errors.values())
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(run, PreflightError))
