@@ -42,9 +42,10 @@ from mmonepeace.spec import (
 class Adapter(nn.Module):
     """What all adapters share: CLS, optional embedding norm and type vector.
 
-    A subclass takes (modality, arch, num_tables) and its own options with defaults, keeps its
-    relative position bias in `rpb`, and turns its inputs into `Tokens` in
-    `forward(*inputs, keep_BP=None)`.
+    A subclass takes (modality, arch, num_tables) and its own options with defaults, and keeps its
+    relative position bias in `rpb`. It turns inputs into `Tokens` in two steps, so that several
+    views of the same inputs share the first: `extract(*inputs)` does all that does not depend on
+    which tokens are kept, `place(extracted, keep_BP)` the rest.
 
     Args:
         modality: key of the adapter, of its FFNs and of its final norm.
@@ -58,6 +59,24 @@ class Adapter(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.embed_norm = nn.LayerNorm(dim, LAYER_NORM_EPS) if arch.embed_norm else nn.Identity()
         self.type_embed = nn.Parameter(torch.zeros(1, 1, dim)) if arch.type_embed else None
+
+    def forward(self, *inputs: Any, keep_BP: Tensor | None = None) -> Tokens:
+        """Embed inputs.
+
+        Args:
+            inputs: see `extract`.
+            keep_BP: see `Tokens.keep`.
+        """
+        return self.place(self.extract(*inputs), keep_BP)
+
+    def place(self, extracted: Any, keep_BP: Tensor | None = None) -> Tokens:
+        """Tokens at the given positions.
+
+        Args:
+            extracted: what `extract` gave: here, all tokens.
+            keep_BP: see `Tokens.keep`.
+        """
+        return extracted.keep(keep_BP)
 
     def grid(self, *_inputs: Any) -> Grid | None:
         """Rows and columns of the tokens behind CLS; None if they are a sequence."""
@@ -115,13 +134,12 @@ class TextAdapter(Adapter):
         self.pos_embed = nn.Parameter(torch.zeros(num_positions, arch.embed_dim))
         self.rpb = RelativePositionBias1D(num_buckets, arch.num_heads, num_tables)
 
-    def forward(self, ids_BT: Tensor, keep_BP: Tensor | None = None) -> Tokens:
+    def extract(self, ids_BT: Tensor) -> Tokens:
         """Embed token ids.
 
         Args:
             ids_BT: (B, T) integers, each row closed with `spec.EOS_ID` and padded at the right
                 with `spec.PAD_ID`.
-            keep_BP: see `Tokens.keep`.
 
         Returns:
             Tokens with L = T + 1.
@@ -140,13 +158,12 @@ class TextAdapter(Adapter):
                 f"text has {length - 1} tokens, the limit of this model is "
                 f"{len(self.pos_embed) - 1}. Truncate in Tokenize(max_length=...)."
             )
-        tokens = self.assemble(
+        return self.assemble(
             self.embed_tokens(ids_BT),
             self.pos_embed[:length],
             partial(self.rpb, length),
             pad_BT=ids_BT == PAD_ID,
         )
-        return tokens.keep(keep_BP)
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -207,9 +224,7 @@ class ImageAdapter(Adapter):
         """Rows and columns of patches."""
         return patch_grid(*images_B3HW.shape[-2:])
 
-    def forward(
-        self, images_B3HW: Tensor, second: bool = False, keep_BP: Tensor | None = None
-    ) -> Tokens:
+    def extract(self, images_B3HW: Tensor, second: bool = False) -> Tokens:
         """Embed images of any one size.
 
         Sides that are no multiple of 16 are padded at the right and bottom with zeros, which is
@@ -218,7 +233,6 @@ class ImageAdapter(Adapter):
         Args:
             images_B3HW: (B, 3, H, W), RGB, normalised with `spec.IMAGE_MEAN`, `spec.IMAGE_STD`.
             second: these are the second images of pairs.
-            keep_BP: see `Tokens.keep`.
 
         Returns:
             Tokens with L = ceil(H / 16) * ceil(W / 16) + 1.
@@ -240,7 +254,7 @@ class ImageAdapter(Adapter):
         if second and self.type_embed_2 is not None:
             positions = positions + self.type_embed_2[0]
         patches = self.stem(images_B3HW).flatten(2).transpose(1, 2)
-        return self.assemble(patches, positions, partial(self.rpb, grid)).keep(keep_BP)
+        return self.assemble(patches, positions, partial(self.rpb, grid))
 
 
 class _ExtractorLayer(nn.Module):
@@ -332,18 +346,17 @@ class AudioAdapter(Adapter):
                 stacklevel=2,
             )
 
-    def forward(
-        self, waves_BS: Tensor, pad_BT: Tensor | None = None, keep_BP: Tensor | None = None
-    ) -> Tokens:
-        """Embed waveforms.
+    def extract(
+        self, waves_BS: Tensor, pad_BT: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Turn waveforms into frames.
 
         Args:
             waves_BS: (B, S) mono at 16 kHz, standardised, padded at the right with zeros.
             pad_BT: (B, T), T = `spec.num_audio_frames(S)`: True where a frame is padding.
-            keep_BP: see `Tokens.keep`. The positional convolutions see the kept frames alone.
 
         Returns:
-            Tokens with L = T + 1.
+            frames without positions (B, T, D), and `pad_BT`.
 
         Raises:
             ValueError: if the waveforms are too short, too long, or of another form.
@@ -366,8 +379,22 @@ class AudioAdapter(Adapter):
                 f"{(len(waves_BS), frames)}: one entry for each frame, spec.num_audio_frames."
             )
         features = self.extractor(waves_BS[:, None]).transpose(1, 2)
-        x = self.feature_proj(self.feature_norm(features))
-        bias: Bias = partial(self.rpb, frames + 1)
+        return self.feature_proj(self.feature_norm(features)), pad_BT
+
+    def place(
+        self, extracted: tuple[Tensor, Tensor | None], keep_BP: Tensor | None = None
+    ) -> Tokens:
+        """Tokens at the given positions; the positional convolutions see these alone.
+
+        Args:
+            extracted: what `extract` gave.
+            keep_BP: see `Tokens.keep`.
+
+        Returns:
+            Tokens with L = T + 1, or P.
+        """
+        x, pad_BT = extracted
+        bias: Bias = partial(self.rpb, x.shape[1] + 1)
         if keep_BP is not None:
             keep_BP, pad_BP = kept_positions(keep_BP)
             bias = partial(kept_bias, bias, keep_BP)

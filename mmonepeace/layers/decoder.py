@@ -51,6 +51,7 @@ class Decoder(nn.Module):
         layer_scale_init: initial LayerScale; None leaves it out, as the released recipes do.
         mask_padding: padded tokens are hidden from attention. The official decoder sees them (as
             zeros), so that its outputs depend on the padded length of the batch.
+        with_cp: see `FusionEncoder`.
     """
 
     def __init__(
@@ -59,13 +60,16 @@ class Decoder(nn.Module):
         num_positions: Mapping[str, int],
         layer_scale_init: float | None = None,
         mask_padding: bool = True,
+        with_cp: bool = False,
     ) -> None:
         super().__init__()
         self.mask_padding = mask_padding
         self.adapters = nn.ModuleDict(
             {name: DecoderAdapter(arch.embed_dim, rows) for name, rows in num_positions.items()}
         )
-        self.layers = FusionEncoder(arch, num_positions, layer_scale_init=layer_scale_init)
+        self.layers = FusionEncoder(
+            arch, num_positions, layer_scale_init=layer_scale_init, with_cp=with_cp
+        )
         self.norms = nn.ModuleDict(
             {name: nn.LayerNorm(arch.embed_dim, LAYER_NORM_EPS) for name in num_positions}
         )

@@ -7,10 +7,9 @@ from mmengine.model import BaseModel
 from torch import nn
 
 from mmonepeace import checkpoint
-from mmonepeace.models.onepeace import OnePeace, load_checkpoint
+from mmonepeace.models.onepeace import OnePeace, load_checkpoint, reset_weight
 from mmonepeace.models.preprocessor import MultimodalDataPreprocessor
 from mmonepeace.registry import MODELS
-from mmonepeace.spec import INIT_STD
 
 
 class BackboneModel(BaseModel):
@@ -36,12 +35,11 @@ class BackboneModel(BaseModel):
         super().__init__(data_preprocessor or dict(type=MultimodalDataPreprocessor), init_cfg)
         self.backbone = MODELS.build({"type": OnePeace, **backbone})
 
-    @staticmethod
-    def reset_parameters(module: nn.Module) -> None:
+    def reset_parameters(self, module: nn.Module) -> None:
         """Initialise a head as the official code does: cut normal weights, zero biases."""
         for name, parameter in module.named_parameters():
             if parameter.ndim > 1:
-                nn.init.trunc_normal_(parameter, std=INIT_STD, a=-INIT_STD, b=INIT_STD)
+                reset_weight(parameter, self.backbone.init_std)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 

@@ -3,6 +3,9 @@
 Shapes: B samples of this process, N of all processes, L tokens (CLS first), P kept ones, D width.
 """
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import wraps
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -63,6 +66,18 @@ def gather(x: Tensor, how: Gather = "official") -> Tensor:
     return _GatherWithGradient.apply(x) if x.requires_grad else _gathered(x)
 
 
+def _in_full_precision(loss: Callable[..., Any]) -> Callable[..., Any]:
+    """Compute a loss outside autocast, which would round cosines times 100 to steps of a half."""
+
+    @wraps(loss)
+    def run(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(x.device.type, enabled=False):
+            return loss(x, *args, **kwargs)
+
+    return run
+
+
+@_in_full_precision
 def contrastive(
     a_BD: Tensor,
     b_BD: Tensor,
@@ -109,6 +124,46 @@ def contrastive(
     return ContrastiveResult(sum(losses) / 2, *shares)
 
 
+@dataclass(frozen=True)
+class CachedContrast:
+    """The gradient of a contrastive loss over embeddings that are computed again, in parts.
+
+    What a part of a batch contributes to the gradient of the parameters is that of its embeddings
+    times their gradients here. So the loss compares the whole batch, while the activations of one
+    part are in memory.
+
+    An object of its own, and no dictionary: wrappers that cast the inputs of a model to half
+    precision look into those.
+
+    Attributes:
+        embeddings: modality -> (B, D) float32, gradient with respect to its embeddings.
+        scale: () float32, gradient with respect to the factor of the cosines.
+
+    Source: Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup
+    (2021); the gradient with respect to the scale is ours.
+    """
+
+    embeddings: Mapping[str, Tensor]
+    scale: Tensor
+
+    def part(self, rows: slice) -> "CachedContrast":
+        """The gradient of some samples; that of the scale is shared out by their number."""
+        part = {name: gradient[rows] for name, gradient in self.embeddings.items()}
+        numbers = [len(next(iter(x.values()))) for x in (part, self.embeddings)]
+        return CachedContrast(part, self.scale * (numbers[0] / numbers[1]))
+
+    def surrogate(self, embeddings: Mapping[str, Tensor], scale: Tensor) -> Tensor:
+        """A scalar without meaning, but with the gradient of the loss.
+
+        Args:
+            embeddings: modality -> (B, D), as the loss saw them, now with gradient.
+            scale: the factor of the cosines, with gradient.
+        """
+        products = [(embeddings[name] * x).sum() for name, x in self.embeddings.items()]
+        return sum(products, scale * self.scale)
+
+
+@_in_full_precision
 def denoising_contrastive(
     student_BLD: Tensor,
     teacher_BLD: Tensor,

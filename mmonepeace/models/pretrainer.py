@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mmonepeace import checkpoint
 from mmonepeace.layers.decoder import Decoder, restore
 from mmonepeace.layers.tokens import Tokens
-from mmonepeace.models.losses import denoising_contrastive
+from mmonepeace.models.losses import CachedContrast, denoising_contrastive
 from mmonepeace.models.onepeace import as_arguments
 from mmonepeace.models.retriever import LOGIT_SCALE_INIT, OnePeaceRetriever
 from mmonepeace.registry import MODELS
@@ -107,7 +107,9 @@ class OnePeacePretrainer(OnePeaceRetriever):
         arch, dim = get_arch(decoder), self.backbone.arch.embed_dim
         width = arch.embed_dim
         rows = {n: DECODER_POSITIONS.get(n) or len(adapters[n].pos_embed) for n in self.stage.pair}
-        self.decoder = Decoder(arch, rows, decoder_layer_scale_init, mask_padding)
+        # The official code recomputes the blocks of encoder and decoder, or neither.
+        with_cp = self.backbone.layers.with_cp
+        self.decoder = Decoder(arch, rows, decoder_layer_scale_init, mask_padding, with_cp)
         self.decoder_embeds = nn.ModuleDict({n: nn.Linear(dim, width) for n in rows})
         self.mask_tokens = nn.ParameterDict({n: torch.zeros(1, width) for n in rows})
         self.mask_heads = nn.ModuleDict({n: nn.Linear(width, dim) for n in rows})
@@ -147,7 +149,8 @@ class OnePeacePretrainer(OnePeaceRetriever):
         inputs: Mapping[str, Any],
         data_samples: Sequence[Any] | None = None,
         keeps: Mapping[str, Mapping[str, Tensor]] | None = None,
-        mode: Literal["tensor", "predict", "loss"] = "tensor",
+        mode: Literal["tensor", "predict", "loss", "contrast"] = "tensor",
+        contrast: CachedContrast | None = None,
     ) -> Any:
         """Losses of a step, or what a retriever gives.
 
@@ -157,31 +160,38 @@ class OnePeacePretrainer(OnePeaceRetriever):
             keeps: for "loss": "alone" and "joint" -> modality -> positions that are not masked,
                 (B, P) as `Tokens.keep` takes them.
             mode: see `OnePeaceRetriever`.
+            contrast: see `OnePeaceRetriever`; the tokens are compared within these samples.
         """
+        if mode == "contrast":
+            # In the order of the loss below, so that the same masks of drop path are drawn.
+            inputs = {name: inputs[name] for name in self.stage.pair}
         if mode != "loss":
             return super().forward(inputs, data_samples, mode)
         stage, backbone = self.stage, self.backbone
+        extracted: dict[str, Any] = {}
         whole: dict[str, Tokens] = {}
         features: dict[str, Tensor] = {}
         for name in stage.pair:
             trains = not stage.frozen or name == stage.pair[1]
             with torch.set_grad_enabled(torch.is_grad_enabled() and trains):
-                whole[name] = backbone.embed({name: inputs[name]})
+                extracted |= backbone.extract({name: inputs[name]})
+                whole[name] = backbone.place({name: extracted[name]})
                 features |= backbone.encode(whole[name])
         embeddings = self.project({name: x[:, 0] for name, x in features.items()})
-        results = self._loss(embeddings, data_samples)
+        results = self._contrast(embeddings, data_samples, contrast)
         with torch.no_grad():
             together = backbone.encode(Tokens.join([whole[name] for name in stage.pair]))
         views = [("alone", (name,)) for name in stage.alone] + [("joint", stage.pair)]
         for view, names in views:
-            students = self.reconstruct({n: inputs[n] for n in names}, keeps[view], whole)
+            part, keep = {name: inputs[name] for name in names}, keeps[view]
+            students = self.reconstruct(part, keep, extracted, whole)
             for name in names:
                 joint = view == "joint"
                 teacher = together if joint or stage.joint_teacher else features
                 loss = denoising_contrastive(
                     students[name],
                     teacher[name].detach(),
-                    keeps[view][name],
+                    keep[name],
                     whole[name].pad_BL,
                     **self.denoising,
                 )
@@ -193,21 +203,27 @@ class OnePeacePretrainer(OnePeaceRetriever):
         self,
         inputs: Mapping[str, Any],
         keep: Mapping[str, Tensor],
+        extracted: Mapping[str, Any] | None = None,
         whole: Mapping[str, Tokens] | None = None,
     ) -> dict[str, Tensor]:
         """Encode kept tokens and decode whole sequences: what the masked tokens are taken for.
 
         Args:
             inputs: modality -> input, encoded together.
-            keep: modality -> positions kept.
-            whole: modality -> tokens of the whole input, where they are known already.
+            keep: modality -> positions kept. Here and below, other modalities do not matter.
+            extracted: what `OnePeace.extract` gives for the inputs, where it is known already.
+            whole: modality -> tokens of the whole input, likewise.
 
         Returns:
             modality -> (B, L, D).
         """
+        backbone = self.backbone
+        if extracted is None:
+            extracted = backbone.extract(inputs)
         if whole is None:
-            whole = {name: self.backbone.embed({name: value}) for name, value in inputs.items()}
-        kept = self.backbone.encode(self.backbone.embed(inputs, keep))
+            whole = {name: backbone.place({name: value}) for name, value in extracted.items()}
+        part = {name: extracted[name] for name in inputs}
+        kept = backbone.encode(backbone.place(part, {name: keep[name] for name in inputs}))
         x = {
             name: restore(
                 self.decoder_embeds[name](value),
@@ -217,6 +233,6 @@ class OnePeacePretrainer(OnePeaceRetriever):
             )
             for name, value in kept.items()
         }
-        grids = {name: self.backbone.adapters[name].grid(*as_arguments(inputs[name])) for name in x}
+        grids = {name: backbone.adapters[name].grid(*as_arguments(inputs[name])) for name in x}
         decoded = self.decoder(x, grids, {name: whole[name].pad_BL for name in x})
         return {name: self.mask_heads[name](value) for name, value in decoded.items()}

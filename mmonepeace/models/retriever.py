@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mmonepeace import checkpoint
 from mmonepeace.models.base import BackboneModel
-from mmonepeace.models.losses import Gather, contrastive
+from mmonepeace.models.losses import CachedContrast, Gather, contrastive
 from mmonepeace.registry import MODELS
 
 LOGIT_SCALE_INIT = math.log(1 / 0.07)
@@ -67,7 +67,11 @@ class OnePeaceRetriever(BackboneModel):
         return report
 
     def scale(self) -> Tensor:
-        """exp(logit_scale), which never exceeds 100 nor falls below 1."""
+        """exp(logit_scale), which never exceeds 100 nor falls below 1.
+
+        The parameter itself is kept in range, or it would run away where there is no gradient.
+        So each process must hold it whole: no sharding, which scalars do not allow anyway.
+        """
         with torch.no_grad():
             self.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
         return self.logit_scale.exp()
@@ -90,19 +94,22 @@ class OnePeaceRetriever(BackboneModel):
         self,
         inputs: Mapping[str, Any],
         data_samples: Sequence[Any] | None = None,
-        mode: Literal["tensor", "predict", "loss"] = "tensor",
-    ) -> dict[str, Tensor] | Sequence[Any]:
+        mode: Literal["tensor", "predict", "loss", "contrast"] = "tensor",
+        contrast: CachedContrast | None = None,
+    ) -> Any:
         """Embed each modality on its own.
 
         Args:
             inputs: modality -> input, see `OnePeace.embed`.
             data_samples: one `BaseDataElement` for each sample, or None.
             mode: "tensor" returns the embeddings; "predict" puts those of each sample into its
-                data sample as `embeddings`, a dict; "loss" compares every two modalities.
+                data sample as `embeddings`, a dict; "loss" compares every two modalities;
+                "contrast" returns what this takes: the embeddings and the factor of cosines.
+            contrast: for "loss": what `cache_contrast` gave for these samples.
 
         Returns:
             modality -> (B, D) float32 of unit length, the data samples, or losses and accuracies
-            by name.
+            by name: where `contrast` is given, "surrogate" instead, see there.
         """
         embeddings = {}
         for name, value in inputs.items():
@@ -110,25 +117,49 @@ class OnePeaceRetriever(BackboneModel):
             embeddings |= self.project({name: features[name][:, 0]})
         if mode == "tensor":
             return embeddings
+        if mode == "contrast":
+            return embeddings, self.scale()
         if mode == "loss":
-            return self._loss(embeddings, data_samples)
+            return self._contrast(embeddings, data_samples, contrast)
         names = list(embeddings)
         rows = [
             dict(zip(names, row, strict=True)) for row in zip(*embeddings.values(), strict=True)
         ]
         return self.fill(data_samples, "embeddings", rows, mode)
 
-    def _loss(
-        self, embeddings: Mapping[str, Tensor], data_samples: Sequence[Any] | None
+    def _contrast(
+        self,
+        embeddings: Mapping[str, Tensor],
+        data_samples: Sequence[Any] | None,
+        cached: CachedContrast | None,
     ) -> dict[str, Tensor]:
+        if cached is None:
+            return self.compare(embeddings, self.scale(), data_samples)
+        return {"surrogate": cached.surrogate(embeddings, self.scale())}
+
+    def compare(
+        self,
+        embeddings: Mapping[str, Tensor],
+        scale: Tensor,
+        data_samples: Sequence[Any] | None = None,
+    ) -> dict[str, Tensor]:
+        """Contrastive losses of every two modalities; no parameter is used.
+
+        Args:
+            embeddings: modality -> (B, D) of unit length.
+            scale: factor of the cosines.
+            data_samples: with the `text` of each sample, where equal texts match.
+
+        Returns:
+            losses, whose sum is the mean over the pairs of modalities; accuracies; the scale.
+        """
         pairs = list(combinations(embeddings, 2))
         if not pairs:
             raise ValueError(f"inputs are {tuple(embeddings)}; the loss compares two or more.")
         groups = None
         if self.equal_texts_match:
             texts = [sample.text for sample in data_samples or ()]
-            groups = torch.tensor([_number(t) for t in texts], device=self.logit_scale.device)
-        scale = self.scale()
+            groups = torch.tensor([_number(t) for t in texts], device=scale.device)
         results = {"logit_scale": scale.detach()}
         for a, b in pairs:
             loss, a_to_b, b_to_a = contrastive(
@@ -137,6 +168,30 @@ class OnePeaceRetriever(BackboneModel):
             results[f"loss_{a}_{b}"] = loss / len(pairs)
             results |= {f"acc_{a}_to_{b}": a_to_b, f"acc_{b}_to_{a}": b_to_a}
         return results
+
+    def cache_contrast(
+        self,
+        embeddings: Mapping[str, Tensor],
+        scale: Tensor,
+        data_samples: Sequence[Any] | None = None,
+    ) -> tuple[dict[str, Tensor], CachedContrast]:
+        """Compare embeddings that carry no gradient, and find the gradient they should have.
+
+        Args:
+            embeddings: of the whole batch; see `compare`.
+            scale: see `compare`.
+            data_samples: see `compare`.
+
+        Returns:
+            what `compare` gives, without gradient; the gradient, for `forward(mode="loss")`.
+        """
+        leaves = {name: x.detach().requires_grad_() for name, x in embeddings.items()}
+        factor = scale.detach().requires_grad_()
+        results = self.compare(leaves, factor, data_samples)
+        loss, _ = self.parse_losses(results)
+        *rows, of_scale = torch.autograd.grad(loss, [*leaves.values(), factor])
+        gradient = CachedContrast(dict(zip(leaves, rows, strict=True)), of_scale)
+        return {name: value.detach() for name, value in results.items()}, gradient
 
 
 def _number(text: str) -> int:

@@ -119,3 +119,13 @@ def test_nothing_masked_gives_zero_with_a_gradient():
     loss.backward()
     assert loss == 0
     assert not student.grad.any()
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_autocast_does_not_round_the_logits(enabled):
+    a, b, scale = unit(5, 8), unit(5, 8), torch.tensor(100.0)
+    student, teacher, keep, pad = pairs_of_features()
+    expected = contrastive(a, b, scale).loss, denoising_contrastive(student, teacher, keep, pad)
+    with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+        loss = contrastive(a, b, scale).loss, denoising_contrastive(student, teacher, keep, pad)
+    torch.testing.assert_close(loss, expected, rtol=0, atol=0)

@@ -195,11 +195,11 @@ class Series(Adapter):
         self.proj = torch.nn.Linear(1, arch.embed_dim)
         self.rpb = RelativePositionBias1D(num_buckets, arch.num_heads, num_tables)
 
-    def forward(self, steps_BT, keep_BP=None):
+    def extract(self, steps_BT):
         def bias(block, dtype):
             return self.rpb(steps_BT.shape[1] + 1, block, dtype)
 
-        return self.assemble(self.proj(steps_BT[..., None]), 0, bias).keep(keep_BP)
+        return self.assemble(self.proj(steps_BT[..., None]), 0, bias)
 
 
 def test_a_fourth_modality_is_one_class_and_one_entry(monkeypatch, tmp_path):

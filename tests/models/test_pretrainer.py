@@ -1,0 +1,132 @@
+import pytest
+import torch
+
+from mmonepeace.layers.decoder import Decoder
+from mmonepeace.models import OnePeacePretrainer
+from mmonepeace.spec import EOS_ID, get_arch
+from tests.conftest import randomise
+
+ARCH = dict(embed_dim=16, depth=2, num_heads=2, ffn_dim=24)
+INPUTS = {
+    "image": torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)),
+    "text": torch.tensor([[5, 6, 7, EOS_ID], [8, 9, 4, EOS_ID], [4, 9, 9, EOS_ID]]),
+}
+KEEPS = {
+    view: {"image": torch.tensor([[0, 1, 3]] * 3), "text": torch.tensor([[0, 2]] * 3)}
+    for view in ("alone", "joint")
+}
+
+
+def build(with_cp=False, drop_path_rate=0.0, **options):
+    torch.manual_seed(1)
+    backbone = dict(
+        arch=ARCH, modalities=dict(text=dict(vocab_size=20), image={}), img_size=32,
+        final_norm=True, drop_path_rate=drop_path_rate, with_cp=with_cp,
+    )  # fmt: skip
+    return randomise(OnePeacePretrainer(backbone, "vl", ARCH, **options)).train()
+
+
+def step(model):
+    torch.manual_seed(2)
+    losses = model(INPUTS, keeps=KEEPS, mode="loss")
+    loss = sum(value for name, value in losses.items() if "loss" in name)
+    loss.backward()
+    return loss.detach(), {name: p.grad for name, p in model.named_parameters()}
+
+
+def stored(run):
+    """Bytes that a forward pass keeps for the backward pass."""
+    storages = {}
+
+    def pack(x):
+        storages[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes(), x
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        run()
+    return sum(size for size, _ in storages.values())
+
+
+def test_checkpointing_is_that_of_encoder_and_decoder_and_changes_nothing():
+    expected_loss, expected = step(build(drop_path_rate=0.5))
+    model = build(with_cp=True, drop_path_rate=0.5)
+    assert model.backbone.layers.with_cp
+    assert model.decoder.layers.with_cp
+    loss, gradients = step(model)
+    torch.testing.assert_close(loss, expected_loss, rtol=0, atol=0)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-5, atol=1e-6)
+
+
+def test_a_checkpointed_decoder_keeps_the_inputs_of_its_blocks_alone():
+    x = {"image": torch.randn(4, 50, 16, requires_grad=True)}
+    sizes, outputs, gradients = [], [], []
+    for with_cp in (False, True):
+        torch.manual_seed(1)
+        arch = get_arch({**ARCH, "depth": 4})
+        decoder = randomise(Decoder(arch, {"image": 50}, with_cp=with_cp))
+        run = lambda decoder=decoder: decoder(x, {"image": None}, {"image": None})["image"]
+        sizes.append(stored(run))
+        outputs.append(run())
+        outputs[-1].square().sum().backward()
+        gradients.append({name: p.grad for name, p in decoder.named_parameters()})
+    torch.testing.assert_close(*outputs, rtol=0, atol=0)
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient)
+    assert sizes[1] < sizes[0] / 4
+
+
+def test_contrast_mode_gives_what_the_loss_compares(monkeypatch):
+    model, seen = build(drop_path_rate=0.5), {}
+    compare = model.compare
+
+    def look(embeddings, scale, data_samples):
+        seen.update(embeddings, scale=scale)
+        return compare(embeddings, scale, data_samples)
+
+    monkeypatch.setattr(model, "compare", look)
+    step(model)
+    torch.manual_seed(2)
+    # Whatever the order of the inputs and whatever else there is.
+    embeddings, scale = model({**INPUTS, "audio": None}, mode="contrast")
+    assert list(embeddings) == ["text", "image"]
+    for name, expected in {**embeddings, "scale": scale}.items():
+        torch.testing.assert_close(seen[name], expected, rtol=0, atol=0)
+
+
+def test_a_cached_contrast_has_the_gradient_of_the_loss():
+    model = build(gather="full", label_smoothing=0.1)
+    embeddings, scale = model(INPUTS, mode="contrast")
+    results, cached = model.cache_contrast(embeddings, scale)
+    assert not any(value.requires_grad for value in results.values())
+    wanted = [*embeddings.values(), scale]
+    loss = model.compare(embeddings, scale)["loss_text_image"]
+    expected = torch.autograd.grad(loss, wanted, retain_graph=True)
+    torch.testing.assert_close(results["loss_text_image"], loss.detach())
+    parts = [slice(0, 2), slice(2, 3)]
+    surrogate = sum(
+        cached.part(rows).surrogate({n: x[rows] for n, x in embeddings.items()}, scale)
+        for rows in parts
+    )
+    for actual, gradient in zip(torch.autograd.grad(surrogate, wanted), expected, strict=True):
+        torch.testing.assert_close(actual, gradient)
+
+
+@pytest.mark.parametrize(("start", "expected"), [(9.0, 100.0), (-3.0, 1.0)])
+def test_the_scale_stays_in_range(start, expected):
+    model = build()
+    model.logit_scale.data.fill_(start)
+    assert model.scale().item() == pytest.approx(expected)
+    assert model.logit_scale.exp().item() == pytest.approx(expected)
+
+
+def test_views_that_share_an_extraction_are_those_that_do_not(monkeypatch):
+    expected_loss, expected = step(build())
+    model = build()
+    reconstruct = model.reconstruct
+    monkeypatch.setattr(model, "reconstruct", lambda inputs, keep, *_: reconstruct(inputs, keep))
+    loss, gradients = step(model)
+    torch.testing.assert_close(loss, expected_loss)
+    for name, gradient in expected.items():
+        scale = gradient.abs().max() + 0.1
+        torch.testing.assert_close(gradients[name] / scale, gradient / scale, rtol=0, atol=1e-5)
