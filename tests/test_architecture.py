@@ -15,8 +15,8 @@ RULES = {
     "layers": {"spec"},
     "checkpoint": {"layers.position", "spec"},
     "models": {"layers", "checkpoint", "registry", "spec"},
-    "engine": {"registry"},
-    "evaluation": {"registry"},
+    "engine": {"checkpoint", "registry"},
+    "evaluation": {"datasets", "registry", "spec"},
     "datasets": {"registry", "spec"},
     "apis": {"models", "datasets", "checkpoint", "registry", "spec"},
 }
@@ -26,7 +26,7 @@ FOREIGN = {
     "mmdet": set(),
     "mmpretrain": set(),
 }
-TOOLS_MAY = {"apis", "checkpoint", "datasets", "engine"}
+TOOLS_MAY = {"apis", "checkpoint", "datasets", "engine", "evaluation"}
 
 
 def imports(path: Path) -> set[str]:

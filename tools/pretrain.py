@@ -3,6 +3,7 @@
 Run:  python tools/pretrain.py configs/tiny/onepeace-tiny_vl_emoji-64.py --data-root DIR
       python tools/pretrain.py CONFIG_OF_STAGE_AL --stage-one work_dirs/VL/iter_200000.pth
       python tools/pretrain.py CONFIG --resume
+      tools/dist_pretrain.sh CONFIG GPUS --strategy fsdp2 --sharded
 """
 
 import argparse
@@ -14,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmengine.config import Config, DictAction
 
-from mmonepeace.checkpoint import CheckpointError, read
+from mmonepeace.checkpoint import CheckpointError, read_run
 from mmonepeace.engine import PretrainRunner, preflight
 
 
@@ -32,6 +33,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--resume", nargs="?", const="auto", help="go on from PATH, or from the newest checkpoint"
     )
+    parser.add_argument(
+        "--strategy", choices=["ddp", "fsdp2"], help="of several processes: copies, or shards"
+    )
+    parser.add_argument("--sharded", action="store_true", help="checkpoints in shards (fsdp2)")
     parser.add_argument("--bf16", action="store_true", help="bfloat16 mixed precision")
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="KEY=VALUE ...")
     parser.add_argument("--dry-run", action="store_true", help="check and build all, train nothing")
@@ -62,10 +67,11 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.stage_one = args.stage_one
     if args.bf16:
         preflight.set_precision(cfg, "bfloat16")
+    preflight.set_strategy(cfg, args.strategy, args.sharded)
     if args.resume:
         preflight.set_resume(cfg, args.resume)
         if args.resume != "auto":
-            read(args.resume)  # refuses what is hostile or truncated, before MMEngine loads it
+            read_run(args.resume, list)  # refuses at once what is truncated or no run's
     return cfg
 
 

@@ -8,4 +8,4 @@ shift 3
 exec srun --partition="$partition" --job-name="$job" --gres="gpu:${GPUS_PER_NODE:-8}" \
   --ntasks="${GPUS:-8}" --ntasks-per-node="${GPUS_PER_NODE:-8}" \
   --cpus-per-task="${CPUS_PER_TASK:-5}" --kill-on-bad-exit=1 ${SRUN_ARGS:-} \
-  python -u "$(dirname "$0")/train.py" "$config" --launcher slurm "$@"
+  python -u "$(dirname "$0")/${TOOL:-train.py}" "$config" --launcher slurm "$@"

@@ -15,8 +15,11 @@ default_hooks = dict(
 )
 custom_hooks = [
     dict(type="mmonepeace.StepSeedHook"),
+    dict(type="mmonepeace.MeanLogHook"),
     dict(type="mmonepeace.ThroughputHook"),
+    dict(type="mmonepeace.BrokenSamplesHook"),
     dict(type="mmonepeace.ClassPromptHook"),
+    dict(type="mmonepeace.RetrievalGalleryHook"),
     dict(type="mmonepeace.CheckpointMetadataHook"),
 ]
 vis_backends = [dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")]

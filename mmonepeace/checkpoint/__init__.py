@@ -22,6 +22,7 @@ from mmonepeace.checkpoint.names import (
     to_own,
 )
 from mmonepeace.checkpoint.reading import CheckpointError, read
+from mmonepeace.checkpoint.runs import is_sealed, join, read_run, run_files, seal, write_run
 from mmonepeace.checkpoint.writing import write
 
 __all__ = [
@@ -32,16 +33,22 @@ __all__ = [
     "convert_file",
     "describe",
     "fit_state_dict",
+    "is_sealed",
     "is_vision",
+    "join",
     "key_table",
     "load_model",
     "official_name",
     "own_name",
     "read",
     "read_own",
+    "read_run",
+    "run_files",
+    "seal",
     "select_vision",
     "to_official_full",
     "to_official_vision",
     "to_own",
     "write",
+    "write_run",
 ]

@@ -186,8 +186,9 @@ def read(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
 
     Args:
         path: safetensors, also in shards (its own name or that of the index), a torch file (also
-            with a fairseq, mmcv or detectron2 configuration inside), or the raw pickle of the
-            official vision branch.
+            with a fairseq, mmcv or detectron2 configuration inside), the raw pickle of the
+            official vision branch, or the folder of a sharded checkpoint, which is put together
+            in memory.
 
     Returns:
         state dict on the CPU as named in the file, and its metadata (empty if none). The
@@ -200,6 +201,11 @@ def read(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
     path = Path(path)
     if path.suffix == ".safetensors" and not path.exists() and index_of(path).is_file():
         path = index_of(path)
+    if path.is_dir():
+        from mmonepeace.checkpoint.runs import read_run  # which imports this module
+
+        content = read_run(path)
+        return content["state_dict"], dict(content.get("meta") or {})
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file.")
     try:

@@ -5,17 +5,21 @@ from mmonepeace.engine.metadata import CheckpointMetadataHook
 from mmonepeace.engine.optim import BFloat16OptimWrapper, LayerDecayOptimWrapperConstructor
 from mmonepeace.engine.runner import (
     EndlessTrainLoop,
+    MeanLogHook,
     PretrainRunner,
     StepSeedHook,
     ThroughputHook,
 )
+from mmonepeace.engine.strategy import FSDP2Strategy
 
 __all__ = [
     "BFloat16OptimWrapper",
     "CheckpointMetadataHook",
     "EndlessTrainLoop",
+    "FSDP2Strategy",
     "LabelCheckHook",
     "LayerDecayOptimWrapperConstructor",
+    "MeanLogHook",
     "PretrainRunner",
     "StepSeedHook",
     "ThroughputHook",

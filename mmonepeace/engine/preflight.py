@@ -11,7 +11,7 @@ import torch
 from mmengine import registry as mmengine_registry
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, TRANSFORMS, DefaultScope, init_default_scope
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import FlexibleRunner, Runner, find_latest_checkpoint
 
 from mmonepeace.engine.labels import scan_labels
 
@@ -25,6 +25,7 @@ _LABEL_SCAN_SECONDS = 20.0
 _FILES_LOOKED_FOR = 1000  # of a data set of pairs
 _REGISTRIES = (
     mmengine_registry.RUNNERS,
+    mmengine_registry.STRATEGIES,
     mmengine_registry.DATA_SAMPLERS,
     mmengine_registry.MODELS,
     mmengine_registry.DATASETS,
@@ -102,8 +103,9 @@ def _read_keys(cfg: Config) -> set[str]:
     """Top-level keys that the runner of a config reads."""
     if "runner_type" not in cfg:
         return _READ_KEYS
-    own = _arguments({"type": cfg.runner_type}) - {"data_preprocessor"}
-    return _READ_KEYS | own | {"runner_type"}
+    # FlexibleRunner.from_cfg passes the others on, but not these.
+    unread = {"data_preprocessor", "compile", "cfg"}
+    return _arguments({"type": cfg.runner_type}) - unread | {"runner_type"}
 
 
 def _example_use(cfg: Config, name: str) -> str:
@@ -325,7 +327,7 @@ def check_weights(cfg: Config) -> None:
             f"stage_one {stage_one} is what stage al starts from; this recipe is of another. To "
             "start from all weights of a checkpoint: --cfg-options load_from=CKPT"
         )
-    if stage_one and not cfg.get("resume") and not Path(stage_one).is_file():
+    if stage_one and not cfg.get("resume") and not Path(stage_one).exists():
         raise PreflightError(
             f"stage_one {stage_one} does not exist. Name the checkpoint of the first stage with "
             "--stage-one CKPT, or train one: tools/pretrain.py with a recipe of stage vl."
@@ -414,14 +416,57 @@ def set_stage(cfg: Config, stage: Literal["vl", "al"]) -> None:
 
 
 def set_launcher(cfg: Config, launcher: str) -> None:
-    """Run in one process, or in those that a launcher started; on CPUs too."""
+    """Run in one process, or in those that a launcher started; on CPUs too.
+
+    Raises:
+        PreflightError: for another launcher than torchrun where there is no GPU.
+    """
     cfg.launcher = launcher
-    if launcher == "pytorch" and not torch.cuda.is_available():
-        # MMEngine itself would look for a GPU.
-        torch.distributed.init_process_group("gloo")
-        cfg.model_wrapper_cfg = dict(
-            type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False
+    if launcher == "none" or torch.cuda.is_available():
+        return
+    if launcher != "pytorch":
+        raise PreflightError(
+            f"--launcher {launcher} needs CUDA devices, none is here. On CPUs start with torchrun "
+            "and --launcher pytorch."
         )
+    # MMEngine itself would look for a GPU.
+    torch.distributed.init_process_group("gloo")
+    cfg.model_wrapper_cfg = dict(
+        type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False
+    )
+
+
+def set_strategy(cfg: Config, name: Literal["ddp", "fsdp2"] | None, sharded: bool = False) -> None:
+    """Choose how pretraining uses the processes that a launcher started.
+
+    Args:
+        cfg: config after `set_launcher` and `set_precision`.
+        name: "ddp", a copy of the model in each; "fsdp2", some rows of it in each; None leaves it
+            to the config, which leaves it to "ddp".
+        sharded: write checkpoints as folders, see `FSDP2Strategy`.
+
+    Raises:
+        PreflightError: if there is no launcher, or copies are to be written in shards.
+    """
+    if cfg.launcher == "none" and (name or cfg.get("strategy")):
+        raise PreflightError(
+            f"strategy {name or cfg.strategy.type} is for several processes. Start them with "
+            "tools/dist_pretrain.sh CONFIG GPUS, or tools/slurm_pretrain.sh."
+        )
+    wrapper = cfg.pop("model_wrapper_cfg", None)
+    if name == "fsdp2":
+        half = cfg.optim_wrapper.get("type") == "mmonepeace.BFloat16OptimWrapper"
+        dtype = "bfloat16" if half else "float32"
+        cfg.strategy = dict(type="mmonepeace.FSDP2Strategy", param_dtype=dtype)
+    elif cfg.launcher != "none" and (name or not cfg.get("strategy")):
+        cfg.strategy = dict(type="DDPStrategy", model_wrapper=wrapper)
+    if sharded:
+        if (cfg.get("strategy") or {}).get("type") != "mmonepeace.FSDP2Strategy":
+            raise PreflightError(
+                "--sharded lets each process write its part of the model, and so far each has all "
+                "of it. Add --strategy fsdp2."
+            )
+        cfg.strategy.sharded = True
 
 
 def set_resume(cfg: Config, source: str) -> None:
@@ -430,7 +475,7 @@ def set_resume(cfg: Config, source: str) -> None:
     Raises:
         PreflightError: if there is no such file.
     """
-    if source != "auto" and not Path(source).is_file():
+    if source != "auto" and not Path(source).exists():
         raise PreflightError(f"--resume {source}: no such file. --resume alone takes the newest.")
     cfg.resume = True
     cfg.load_from = None if source == "auto" else source
@@ -439,10 +484,13 @@ def set_resume(cfg: Config, source: str) -> None:
         cfg.model.backbone.init_cfg = None  # the checkpoint brings all weights
 
 
-def dry_run(runner: Runner) -> None:
+def dry_run(runner: Runner | FlexibleRunner) -> None:
     """Build everything that training needs and load one batch, without training."""
-    runner.build_optim_wrapper(runner.optim_wrapper)
     loader = runner.build_dataloader(runner._train_dataloader)
+    if isinstance(runner, FlexibleRunner):
+        runner.prepare()
+    else:
+        runner.build_optim_wrapper(runner.optim_wrapper)
     batch = next(iter(loader))
     parameters = sum(p.numel() for p in runner.model.parameters())
     trained = sum(p.numel() for p in runner.model.parameters() if p.requires_grad)

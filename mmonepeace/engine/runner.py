@@ -7,47 +7,50 @@ randomness of a sample from its number and epoch, samplers begin anywhere in the
 neither evaluations nor workers change what comes after them.
 """
 
-import logging
 import math
-import os
 import random
-import re
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import mmengine
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.dist import broadcast_object_list, get_world_size, is_main_process, master_only
+from mmengine.dist import all_reduce, get_world_size, is_main_process
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
+from mmengine.logging import HistoryBuffer
 from mmengine.model import is_model_wrapper
-from mmengine.runner import IterBasedTrainLoop, Runner
+from mmengine.runner import FlexibleRunner, IterBasedTrainLoop
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from mmonepeace import checkpoint
+from mmonepeace.checkpoint import CheckpointError
+from mmonepeace.engine.accumulation import accumulated_step
+from mmonepeace.engine.resuming import find_whole_checkpoint, plain, write_file, write_folder
+from mmonepeace.engine.strategy import FSDP2Strategy
 from mmonepeace.registry import HOOKS, LOOPS, RUNNERS
-
-_STEP = re.compile(r"iter_(\d+)\.pth")
 
 
 @RUNNERS.register_module()
-class PretrainRunner(Runner):
-    """MMEngine's runner for `OnePeacePretrainer`.
+class PretrainRunner(FlexibleRunner):
+    """MMEngine's runner for `OnePeacePretrainer`, in one process, data parallel or sharded.
 
-    Checkpoints appear whole or not at all. `resume` without `load_from` takes the newest of the
-    work directory that is whole. Weights are loaded strictly.
+    Checkpoints appear whole or not at all, and those of one strategy can be resumed with another,
+    with any number of processes. `resume` without `load_from` takes the newest of the work
+    directory that is whole. Weights are loaded strictly.
 
     Args:
-        args: of `Runner`.
+        args: of `FlexibleRunner`.
         stage_one: checkpoint that the second stage starts from, unless it is resumed.
-        kwargs: of `Runner`.
+        kwargs: of `FlexibleRunner`.
     """
 
     def __init__(self, *args: Any, stage_one: str | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.stage_one = stage_one
+        self._shards = self.strategy if isinstance(self.strategy, FSDP2Strategy) else None
 
     @classmethod
     def from_cfg(cls, cfg: Config) -> "PretrainRunner":
@@ -56,72 +59,183 @@ class PretrainRunner(Runner):
         runner.stage_one = cfg.get("stage_one")
         return runner
 
+    @property
+    def bare_model(self) -> nn.Module:
+        """The model without the wrapper of data parallel training."""
+        return self.model.module if is_model_wrapper(self.model) else self.model
+
+    def prepare(self) -> None:
+        """Build all that training needs, and find the checkpoint that it goes on from.
+
+        Raises:
+            PreflightError: if there are checkpoints to go on from, but none is whole.
+        """
+        self._train_loop = self.build_train_loop(self._train_loop)
+        if self._val_loop is not None:
+            self._val_loop = self.build_val_loop(self._val_loop)
+        self._find_start()
+        self.strategy.prepare(
+            self.model,
+            optim_wrapper=self.optim_wrapper,
+            param_scheduler=self.param_schedulers,
+            dispatch_kwargs=dict(
+                epoch_length=len(self.train_dataloader),
+                max_epochs=self.max_epochs,
+                max_iters=self.max_iters,
+                train_micro_batch_size_per_gpu=self.train_dataloader.batch_size,
+            ),
+        )
+        self.model = self.strategy.model
+        self.optim_wrapper = self.strategy.optim_wrapper
+        if self.param_schedulers is not None:
+            self.param_schedulers = self.strategy.param_schedulers
+
+    def train(self) -> nn.Module:
+        """Train, from the start or from where a checkpoint was.
+
+        Returns:
+            the model, in its wrapper.
+        """
+        self.prepare()
+        self.load_or_resume()
+        self.call_hook("before_run")
+        model = self.train_loop.run()
+        self.call_hook("after_run")
+        return model
+
+    def _find_start(self) -> None:
+        if self._resume and self._load_from is None:
+            self._load_from = find_whole_checkpoint(self.work_dir)
+            self._resume = self._load_from is not None
+        if self._shards:
+            self._shards.skip_init = self._load_from is not None
+
     def load_or_resume(self) -> None:
         """Go on from a checkpoint if there is one, else begin, the second stage with the first."""
         if self._has_loaded:
             return
-        if self._resume and self._load_from is None:
-            self._load_from = find_whole_checkpoint(self.work_dir)
-            self._resume = self._load_from is not None
-        super().load_or_resume()
-        model = self.model.module if is_model_wrapper(self.model) else self.model
-        if self._has_loaded or not model.stage.frozen:
-            return
-        if self.stage_one:
-            self.logger.info(str(model.load_stage_one(self.stage_one)))
-        else:
+        self._has_loaded = True
+        self._find_start()
+        if self._load_from is not None:
+            load = self.resume if self._resume else self.load_checkpoint
+            load(self._load_from)
+        elif self.stage_one:
+            self.logger.info(str(self.bare_model.load_stage_one(self.stage_one)))
+        elif getattr(self.bare_model, "stage", None) and self.bare_model.stage.frozen:
             self.logger.warning(
                 "this stage trains only one modality, and without stage_one all else stays at its "
                 "random start. Give the checkpoint of the first stage: --stage-one CKPT"
             )
-        self._has_loaded = True
 
-    def load_checkpoint(
-        self, filename: str, map_location: Any = "cpu", strict: bool = True, **kwargs: Any
-    ) -> dict[str, Any]:
-        """Load weights; see `Runner`, but strict."""
-        return super().load_checkpoint(filename, map_location, strict, **kwargs)
+    def load_checkpoint(self, filename: str, *_: Any, **__: Any) -> None:
+        """Load weights.
 
-    @master_only
-    def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
-        """Write a checkpoint under a temporary name, then give it its own."""
-        partial = Path(out_dir, f".{filename}.partial")
-        super().save_checkpoint(out_dir, partial.name, *args, **kwargs)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())  # or a power cut could leave an empty file with the final name
-        partial.replace(Path(out_dir, filename))
+        Args:
+            filename: any file with the model's own names, see `checkpoint.read`.
+
+        Raises:
+            CheckpointError: if it cannot be read, or lacks a parameter or has another one.
+        """
+        self.logger.info(f"Weights are loaded from {filename}")
+        weights, meta = checkpoint.read(filename)
+        self._load_weights(filename, {"state_dict": weights, "meta": meta})
+
+    def _load_weights(self, filename: str, content: dict[str, Any]) -> None:
+        self.call_hook("after_load_checkpoint", checkpoint=content)
+        try:
+            self.bare_model.load_state_dict(content["state_dict"])
+        except RuntimeError as error:  # which names all parameters
+            raise CheckpointError(
+                f"{filename}: {error}\nUse the recipe that the checkpoint was trained with."
+            ) from None
+
+    def resume(self, filename: str, *_: Any, **__: Any) -> None:
+        """Go on with a run: weights, optimiser, schedules, logs, seed and step.
+
+        Args:
+            filename: checkpoint of a run, a file or a folder, see `checkpoint.read_run`.
+
+        Raises:
+            CheckpointError: if it cannot be read or does not fit, or holds weights only.
+        """
+        self.logger.info(f"Training goes on from {filename}")
+        content = checkpoint.read_run(
+            filename, self._shards.take if self._shards else checkpoint.join
+        )
+        lacking = {"optimizer", "message_hub"} - set(content)
+        if lacking:
+            raise CheckpointError(
+                f"{filename} has no {', '.join(sorted(lacking))}, so no run can go on from it. "
+                "Resume from an iter_*.pth, or begin with its weights: --cfg-options "
+                f"load_from={filename}"
+            )
+        self._load_weights(filename, content)
+        self.optim_wrapper.load_state_dict(content["optimizer"])
+        if self.param_schedulers is not None:
+            self.strategy.load_scheduler_state_dict(content["param_schedulers"])
+        meta = content["meta"]
+        self.train_loop._epoch, self.train_loop._iter = meta["epoch"], meta["iter"]
+        if meta["seed"] != self.seed:
+            self.logger.warning(
+                f"the run was begun with seed {meta['seed']}, not {self.seed}; it stays the same."
+            )
+            self.strategy._set_randomness(**{**self._randomness_cfg, "seed": meta["seed"]})
+        hub = content["message_hub"]
+        logs = {
+            name: HistoryBuffer(*(numbers.numpy() for numbers in log))
+            for name, log in hub["log_scalars"].items()
+        }
+        self.message_hub.load_state_dict({**hub, "log_scalars": logs})
+        self.logger.info(f"resumed at step {self.iter}")
+
+    def save_checkpoint(
+        self,
+        out_dir: str,
+        filename: str,
+        file_client_args: dict[str, Any] | None = None,
+        save_optimizer: bool = True,
+        save_param_scheduler: bool = True,
+        meta: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Write a checkpoint, one file for all strategies; or a folder, if they shard so.
+
+        Args:
+            out_dir: a folder that all machines share.
+            filename: of the file, or of the folder.
+            file_client_args: of no use here.
+            save_optimizer: False leaves the optimiser's state out.
+            save_param_scheduler: the same for the schedules.
+            meta: epoch and step; those of this moment by default.
+        """
+        shards = self._shards
+        if not shards and not is_main_process():
+            return
+        content = {
+            "meta": {
+                "epoch": self.epoch,
+                "iter": self.iter + 1,
+                **(meta or {}),
+                "cfg": self.cfg.pretty_text,
+                "seed": self.seed,
+                "experiment_name": self.experiment_name,
+                "mmengine_version": mmengine.__version__,
+                "dataset_meta": getattr(self.train_dataloader.dataset, "metainfo", None),
+            },
+            "state_dict": self.bare_model.state_dict(),
+            "message_hub": self.message_hub.state_dict(),
+        }
+        if save_optimizer:
+            content["optimizer"] = self.optim_wrapper.state_dict()
+        if save_param_scheduler and self.param_schedulers is not None:
+            content["param_schedulers"] = self.strategy.scheduler_state_dict()
+        self.call_hook("before_save_checkpoint", checkpoint=content)
+        write = write_folder if shards and shards.sharded else write_file
+        write(Path(out_dir, filename), plain(content, shards.store if shards else _to_cpu))
 
 
-def find_whole_checkpoint(work_dir: str | Path) -> str | None:
-    """The newest checkpoint of a run that is not damaged; the same in all processes.
-
-    Files that are newer than the run's `last_checkpoint` belong to an earlier run.
-    """
-    found = [_newest_whole(Path(work_dir)) if is_main_process() else None]
-    broadcast_object_list(found)
-    return found[0]
-
-
-def _newest_whole(folder: Path) -> str | None:
-    steps = {int(m[1]): p for p in folder.glob("iter_*.pth") if (m := _STEP.fullmatch(p.name))}
-    note = folder / "last_checkpoint"
-    named = _STEP.search(note.read_text()) if note.is_file() else None
-    last = int(named[1]) if named else max(steps, default=0)
-    for step in sorted((step for step in steps if step <= last), reverse=True):
-        if _is_whole(steps[step]):
-            return str(steps[step])
-        print_log(f"{steps[step]} is damaged; trying the one before.", "current", logging.WARNING)
-    print_log(f"there is no checkpoint in {folder}; the run begins anew.", "current")
-    return None
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether a file of torch.save has its end, and every part the checksum it was written with."""
-    try:
-        with zipfile.ZipFile(path) as file:
-            return file.testzip() is None
-    except (zipfile.BadZipFile, OSError, EOFError):
-        return False
+def _to_cpu(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu()
 
 
 @LOOPS.register_module()
@@ -130,10 +244,26 @@ class EndlessTrainLoop(IterBasedTrainLoop):
 
     The data set, if it is a stream, or else the sampler has `skip`, as `ShardDataset` and
     `EndlessSampler` do.
+
+    Args:
+        args: of `IterBasedTrainLoop`.
+        micro_batch_size: samples of a process that are in memory at once; None: all those of a
+            step, which the data loader gives. The contrastive loss compares all of them either
+            way, see `accumulated_step`.
+        kwargs: of `IterBasedTrainLoop`.
+
+    Raises:
+        ValueError: if `micro_batch_size` is not positive.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, micro_batch_size: int | None = None, **kwargs: Any) -> None:
+        if micro_batch_size is not None and micro_batch_size < 1:
+            raise ValueError(
+                f"train_cfg.micro_batch_size is {micro_batch_size}, expected 1 or more samples, or "
+                "None for the whole batch at once."
+            )
         super().__init__(*args, **kwargs)
+        self.micro_batch_size = micro_batch_size
         self.dataloader = self.dataloader_iterator = EndlessLoader(self.dataloader)
 
     def run(self) -> torch.nn.Module:
@@ -142,6 +272,19 @@ class EndlessTrainLoop(IterBasedTrainLoop):
             return super().run()
         finally:
             self.dataloader_iterator.close()
+
+    def run_iter(self, data_batch: dict[str, Any]) -> None:
+        """One step over a batch of the data loader, with the hooks around it."""
+        if self.micro_batch_size is None:
+            super().run_iter(data_batch)
+            return
+        runner, where = self.runner, dict(batch_idx=self._iter, data_batch=data_batch)
+        runner.call_hook("before_train_iter", **where)
+        outputs = accumulated_step(
+            runner.model, data_batch, runner.optim_wrapper, self.micro_batch_size
+        )
+        runner.call_hook("after_train_iter", **where, outputs=outputs)
+        self._iter += 1
 
 
 class EndlessLoader:
@@ -165,6 +308,7 @@ class EndlessLoader:
                 "resumed. Set train_dataloader.sampler.type to mmonepeace.EndlessSampler."
             )
         self.dataset = loader.dataset
+        self.batch_size = loader.batch_size
         self.loader = loader
         self.batches: Iterator[Any] | None = None
 
@@ -194,7 +338,7 @@ class StepSeedHook(Hook):
     priority = "VERY_HIGH"
 
     def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict[str, Any] | None = None
+        self, runner: FlexibleRunner, batch_idx: int, data_batch: dict[str, Any] | None = None
     ) -> None:
         """Seed Python, NumPy and torch, GPUs included."""
         sequence = np.random.SeedSequence((runner.seed, runner.rank, runner.iter))
@@ -220,7 +364,7 @@ class ThroughputHook(Hook):
 
     def after_train_iter(
         self,
-        runner: Runner,
+        runner: FlexibleRunner,
         batch_idx: int,
         data_batch: dict[str, Any] | None = None,
         outputs: dict[str, Any] | None = None,
@@ -229,3 +373,23 @@ class ThroughputHook(Hook):
         seconds = runner.message_hub.get_scalar("train/time").mean(self.window_size)
         pairs = len(data_batch["data_samples"]) * get_world_size()
         runner.message_hub.update_scalar("train/pairs_per_second", pairs / seconds)
+
+
+@HOOKS.register_module()
+class MeanLogHook(Hook):
+    """Log losses and accuracies of all processes: their mean, which is that of the whole batch."""
+
+    priority = "HIGHEST"  # before RuntimeInfoHook passes them on
+
+    def after_train_iter(
+        self,
+        runner: FlexibleRunner,
+        batch_idx: int,
+        data_batch: dict[str, Any] | None = None,
+        outputs: dict[str, Any] | None = None,
+    ) -> None:
+        """Replace what a step returned."""
+        if outputs and get_world_size() > 1:
+            values = torch.stack([value.detach().float() for value in outputs.values()])
+            all_reduce(values, "mean")
+            outputs.update(zip(outputs, values.unbind(), strict=True))

@@ -146,7 +146,11 @@ def test_stage_one_lowers_the_loss_and_is_evaluated(stage_one):
     for text in ("eta:", "pairs_per_second:", "retrieval/image_to_text_R@1:", "zero_shot/top5:"):
         assert text in log
     assert "retrieval/image_to_text_R@1_chance: 6.2500" in log
+    assert steps[12]["broken"] == 0
     assert list(stage_one.glob("*/vis_data/events.out.tfevents*"))
+    pictures = {path.name for path in stage_one.glob("*/vis_data/vis_image/*.png")}
+    names = ("retrieval_image_to_text", "retrieval_text_to_image")
+    assert pictures == {f"{name}_{step}.png" for name in names for step in (6, 12)}
 
 
 DIE_AT_STEP_10 = """

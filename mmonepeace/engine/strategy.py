@@ -1,0 +1,233 @@
+"""Training with sharded weights: each process keeps some rows of every parameter, of its gradient
+and of what the optimiser knows of it.
+"""
+
+from collections.abc import Sequence
+from inspect import signature
+from typing import Any, NoReturn
+
+import torch
+from mmengine._strategy import DDPStrategy
+from mmengine.device import get_device
+from mmengine.optim import OptimWrapper
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, Shard
+from torch.nn.utils import clip_grad_norm_, get_total_norm
+
+from mmonepeace.registry import STRATEGIES
+
+
+@STRATEGIES.register_module()
+class FSDP2Strategy(DDPStrategy):
+    """Fully sharded data parallel training (torch's `fully_shard`) for `PretrainRunner`.
+
+    The model is built without storage and gets it in rows. Where it starts at random, the first
+    process alone makes it whole, in the memory of the CPU, so that it starts as it would in a
+    single process; where weights are loaded, each process reads its own rows.
+
+    Args:
+        blocks: names of the classes whose modules are gathered one after another. All else is
+            gathered for the whole step.
+        param_dtype: "bfloat16" computes under autocast, evaluations too, and on GPUs gathers the
+            blocks in it; weights, their gradients and the optimiser stay in float32. "float32"
+            does neither.
+        sharded: write each checkpoint as a folder, to which each process adds its rows, rather
+            than as a file, for which the first process gathers everything.
+        kwargs: of MMEngine's `DDPStrategy`.
+
+    Raises:
+        RuntimeError: if the processes were not started by a launcher, or torch is too old.
+        ValueError: if `param_dtype` is another one.
+    """
+
+    def __init__(
+        self,
+        *,
+        blocks: Sequence[str] = ("EncoderLayer",),
+        param_dtype: str = "float32",
+        sharded: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not self.distributed:
+            raise RuntimeError(
+                "FSDP2Strategy shards over the processes of a launcher, and there is none. Start "
+                "with tools/dist_pretrain.sh CONFIG GPUS, also for a single GPU."
+            )
+        if "ignored_params" not in signature(fully_shard).parameters:
+            raise RuntimeError(
+                f"torch {torch.__version__} cannot leave parameters unsharded, which the logit "
+                "scale needs. Install torch 2.8 or newer, or train with --strategy ddp."
+            )
+        if param_dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"param_dtype is {param_dtype!r}; choose float32 or bfloat16.")
+        self.blocks = tuple(blocks)
+        self.param_dtype = getattr(torch, param_dtype)
+        self.sharded = sharded
+        self.device = get_device()
+        self.mesh = init_device_mesh(self.device, (self.world_size,))
+        self.skip_init = False  # the runner sets it when a checkpoint brings all weights
+        self._start: nn.Module | None = None
+
+    def build_model(self, model: dict[str, Any]) -> nn.Module:
+        """Build the model without storage, and where it is needed once more with it."""
+        if self.rank == 0 and not self.skip_init:
+            self._start = super().build_model(model)
+        with torch.device("meta"):
+            return super().build_model(model)
+
+    def _init_model_weights(self, model: nn.Module) -> nn.Module:
+        if self._start is not None:
+            self._start.init_weights()
+        return model
+
+    def _wrap_model(self, model: nn.Module) -> nn.Module:
+        blocks = [module for module in model.modules() if type(module).__name__ in self.blocks]
+        if not blocks:
+            raise ValueError(
+                f"strategy.blocks is {self.blocks}, but {type(model).__name__} has no module of "
+                "such a class, so all of it would be gathered at once. Name its blocks."
+            )
+        # A number has no rows.
+        options = dict(mesh=self.mesh, ignored_params={p for p in model.parameters() if not p.ndim})
+        # Autocast on a CPU does not bring what LayerNorm takes to one dtype, as it does on a GPU.
+        gathered = self.param_dtype if self.mesh.device_type == "cuda" else torch.float32
+        policy = MixedPrecisionPolicy(
+            gathered, reduce_dtype=torch.float32, cast_forward_inputs=False
+        )
+        for block in blocks:
+            fully_shard(block, mp_policy=policy, **options)
+        fully_shard(model, **options)
+        model.to_empty(device=self.device)
+        model.data_preprocessor.to(self.device)
+        if not self.skip_init:
+            self._scatter(model)
+        for module in model.modules():
+            module.register_load_state_dict_pre_hook(self._shard_loaded)
+        for parameter in model.parameters():
+            if not parameter.ndim and parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(_average_gradient)
+        if self.param_dtype != torch.float32:
+            # Evaluations too: weights in bfloat16 meet activations in float32.
+            autocast = torch.autocast(self.mesh.device_type, self.param_dtype)
+            model.forward = autocast(model.forward)
+        return model
+
+    @torch.no_grad()
+    def _scatter(self, model: nn.Module) -> None:
+        """Give every process its rows of what the first one has."""
+        start = self._start.state_dict() if self._start is not None else {}
+        for name, value in model.state_dict().items():
+            if name in start:
+                whole = start[name].to(self.device)
+            else:
+                whole = torch.empty(value.shape, dtype=value.dtype, device=self.device)
+            dist.broadcast(whole, 0)
+            value.copy_(self.take([whole]) if isinstance(value, DTensor) else whole)
+        self._start = None
+
+    def _shard_loaded(
+        self, module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any
+    ) -> None:
+        """Let every way of loading whole tensors work: take the rows of this process."""
+        for name, parameter in module.named_parameters(prefix.removesuffix("."), recurse=False):
+            value = state_dict.get(name)
+            if isinstance(parameter, DTensor) and not isinstance(value, DTensor | None):
+                state_dict[name] = self.take([value])
+
+    def take(self, parts: Sequence[Tensor]) -> Tensor:
+        """The rows of this process, on its device.
+
+        Args:
+            parts: the whole tensor, or the rows of each process of an earlier run.
+        """
+        first = parts[0]
+        if not first.ndim:
+            return first.clone()
+        if len(parts) == self.world_size:
+            rows = parts[self.rank]
+        else:
+            whole = first if len(parts) == 1 else torch.cat(list(parts))
+            chunks = whole.chunk(self.world_size)  # as `fully_shard` does it; the last may lack
+            rows = chunks[self.rank] if self.rank < len(chunks) else whole[:0]
+        shape = torch.Size((sum(map(len, parts)), *first.shape[1:]))
+        return DTensor.from_local(
+            rows.to(self.device, copy=True).contiguous(),
+            self.mesh,
+            [Shard(0)],
+            run_check=False,
+            shape=shape,
+            stride=torch.empty(shape, device="meta").stride(),
+        )
+
+    def store(self, tensor: Tensor) -> Tensor | None:
+        """What this process writes of a tensor; all processes must ask for it.
+
+        Returns:
+            on the CPU: with `sharded` the own rows, else in the first process the whole; None if
+            this process writes nothing of it.
+        """
+        mine = self.rank == 0
+        if isinstance(tensor, DTensor):
+            mine = mine or self.sharded
+            tensor = tensor.to_local() if self.sharded else tensor.full_tensor()
+        # A copy without the rest of the storage.
+        return tensor.detach().to("cpu", copy=True) if mine else None
+
+    def build_optim_wrapper(
+        self, optim_wrapper: dict[str, Any], model: nn.Module | None = None
+    ) -> OptimWrapper:
+        """Build an optimiser whose gradients are clipped by their norm over all processes."""
+        wrapper = super().build_optim_wrapper(optim_wrapper, model)
+        if wrapper.clip_grad_kwargs and wrapper.clip_func is clip_grad_norm_:
+            wrapper.clip_func = clip_grad_norm
+        return wrapper
+
+    def save_checkpoint(self, *_: Any, **__: Any) -> NoReturn:
+        """MMEngine's own way; it knows no shards.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(
+            "FSDP2Strategy writes no checkpoints by itself. Use it with "
+            "runner_type='mmonepeace.PretrainRunner', which does."
+        )
+
+
+def clip_grad_norm(
+    parameters: Sequence[nn.Parameter], max_norm: float, norm_type: float = 2.0
+) -> Tensor:
+    """Scale gradients down to a norm over all parameters, sharded or not.
+
+    Args:
+        parameters: with gradients.
+        max_norm: largest norm.
+        norm_type: finite exponent of the norm.
+
+    Returns:
+        the norm before.
+    """
+    sharded, whole = [], []
+    for parameter in parameters:
+        gradient = parameter.grad
+        is_sharded = isinstance(gradient, DTensor)
+        (sharded if is_sharded else whole).append(gradient.to_local() if is_sharded else gradient)
+    total = get_total_norm(sharded, norm_type) ** norm_type
+    dist.all_reduce(total)
+    if whole:
+        total += get_total_norm(whole, norm_type) ** norm_type
+    norm = total ** (1 / norm_type)
+    factor = (max_norm / (norm + 1e-6)).clamp(max=1)  # 1e-6 as torch's own clipping has it
+    for gradient in (*sharded, *whole):
+        gradient.mul_(factor)
+    return norm
+
+
+def _average_gradient(parameter: nn.Parameter) -> None:
+    """Data parallelism for a parameter that is not sharded."""
+    dist.all_reduce(parameter.grad)
+    parameter.grad /= dist.get_world_size()
