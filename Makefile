@@ -16,11 +16,14 @@ WHEELS := $(CACHE)/wheels-$(WHEEL_KEY)
 
 DEMO := configs/tiny/onepeace-tiny_upernet_emoji-128.py
 DEMO_DATA := data/emoji_scenes
+PAIRS := data/pretrain_demo
+PRETRAINED := work_dirs/pretrain_demo
 
-.PHONY: help demo demo-data test lint python env env-full clean
+.PHONY: help demo demo-data pretrain-demo test lint python env env-full clean
 
 help:
 	@echo "make demo    install, build data, fine-tune a tiny model on the CPU, draw its predictions"
+	@echo "make pretrain-demo    both stages of pretraining on the CPU, and what finds what"
 	@echo "make test    install with compiled ops, run the linter and all tests"
 	@echo "make -s python    print the interpreter of the environment (made if need be)"
 	@echo "make clean   remove what the demo wrote"
@@ -66,6 +69,21 @@ demo: demo-data
 	$(PY) tools/test.py $(DEMO) work_dirs/demo --work-dir work_dirs/demo
 	$(PY) tools/show_predictions.py $(DEMO) work_dirs/demo --num 8 --out work_dirs/demo/predictions.png
 
+# Pictures with names, then sounds with names; at the end also sounds with pictures, which no step
+# has seen together. The tokenizer knows the words of both stages.
+pretrain-demo: env
+	$(PY) tools/dataset_converters/emoji_pairs.py --out $(PAIRS)/emoji
+	$(PY) tools/dataset_converters/instrument_notes.py --out $(PAIRS)/notes --emoji $(PAIRS)/emoji
+	$(PY) tools/train_tokenizer.py $(PAIRS)/emoji/train.tsv $(PAIRS)/notes/train.tsv:label $(PAIRS)/tokenizer.json --vocab-size 2000
+	$(PY) tools/pretrain.py configs/tiny/onepeace-tiny_vl_emoji-64.py --data-root $(PAIRS)/emoji --tokenizer $(PAIRS)/tokenizer.json --work-dir $(PRETRAINED)/vl
+	$(PY) tools/pretrain.py configs/tiny/onepeace-tiny_al_gm-instruments.py --data-root $(PAIRS)/notes --tokenizer $(PAIRS)/tokenizer.json --stage-one $$(cat $(PRETRAINED)/vl/last_checkpoint) --work-dir $(PRETRAINED)/al
+	$(PY) tools/evaluate_retrieval.py $(PRETRAINED)/al --tokenizer $(PAIRS)/tokenizer.json \
+	  --table $(PAIRS)/emoji/val.tsv --columns image=image text=caption \
+	  --table $(PAIRS)/notes/val.tsv --columns audio=audio text=label \
+	  --table $(PAIRS)/notes/sound_to_picture.tsv --columns audio=audio image=image \
+	  --out $(PRETRAINED)/retrieval.json --gallery $(PRETRAINED)/gallery.png --queries 5 \
+	  --directions text_to_image audio_to_text audio_to_image
+
 # ------------------------------------------------------------------------------------- tests
 
 lint: env-full
@@ -76,4 +94,4 @@ test: lint
 	$(PY) -m pytest
 
 clean:
-	rm -rf work_dirs/demo $(DEMO_DATA)
+	rm -rf work_dirs/demo $(DEMO_DATA) $(PRETRAINED) $(PAIRS)

@@ -8,7 +8,7 @@ needs_tokenizer = (
 )
 needs_data = "data/emoji/{train,val}.tsv with columns image and caption, and the pictures they name"
 train_pipeline = [
-    dict(type="mmonepeace.LoadImage", size=64, crop_scale=(0.9, 1.0)),
+    dict(type="mmonepeace.LoadImage", size=64, crop_scale=(0.6, 1.0)),
     dict(type="mmonepeace.Tokenize", tokenizer=tokenizer, cleaning="dataset"),
     dict(type="mmonepeace.MaskTokens", stage="vl", tokenizer=tokenizer),
     dict(type="mmonepeace.PackModalities"),
@@ -19,7 +19,7 @@ val_pipeline = [
     dict(type="mmonepeace.PackModalities"),
 ]
 train_dataloader = dict(
-    batch_size=64,
+    batch_size=128,
     num_workers=2,
     persistent_workers=True,
     sampler=dict(type="mmonepeace.EndlessSampler"),

@@ -21,7 +21,7 @@ val_pipeline = [
     dict(type="mmonepeace.PackModalities"),
 ]
 train_dataloader = dict(
-    batch_size=32,
+    batch_size=48,
     num_workers=2,
     persistent_workers=True,
     sampler=dict(type="mmonepeace.EndlessSampler"),
