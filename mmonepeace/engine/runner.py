@@ -9,6 +9,7 @@ neither evaluations nor workers change what comes after them.
 
 import math
 import random
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -350,7 +351,8 @@ class StepSeedHook(Hook):
 
 @HOOKS.register_module()
 class ThroughputHook(Hook):
-    """Log `pairs_per_second` of all processes.
+    """Log `pairs_per_second` of all processes, and `memory` also where there is no GPU: the most that
+    this process has held, in MiB.
 
     Args:
         window_size: number of iterations that are averaged.
@@ -369,10 +371,13 @@ class ThroughputHook(Hook):
         data_batch: dict[str, Any] | None = None,
         outputs: dict[str, Any] | None = None,
     ) -> None:
-        """Divide pairs by time."""
+        """Divide pairs by time; look up the memory."""
         seconds = runner.message_hub.get_scalar("train/time").mean(self.window_size)
         pairs = len(data_batch["data_samples"]) * get_world_size()
         runner.message_hub.update_scalar("train/pairs_per_second", pairs / seconds)
+        if not torch.cuda.is_available():  # else MMEngine logs that of the GPU
+            kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            runner.message_hub.update_scalar("train/memory", kibibytes // 1024)
 
 
 @HOOKS.register_module()

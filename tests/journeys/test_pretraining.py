@@ -143,7 +143,9 @@ def test_stage_one_lowers_the_loss_and_is_evaluated(stage_one):
         "loss_denoise_joint_image", "acc_text_to_image", "logit_scale", "grad_norm", "lr",
     } <= set(steps[12])  # fmt: skip
     log = next(stage_one.glob("*/*.log")).read_text()
-    for text in ("eta:", "pairs_per_second:", "retrieval/image_to_text_R@1:", "zero_shot/top5:"):
+    for text in (
+        "eta:", "pairs_per_second:", "memory:", "retrieval/image_to_text_R@1:", "zero_shot/top5:",
+    ):  # fmt: skip
         assert text in log
     assert "retrieval/image_to_text_R@1_chance: 6.2500" in log
     assert steps[12]["broken"] == 0
