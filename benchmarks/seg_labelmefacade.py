@@ -1,10 +1,12 @@
-"""ONE-PEACE tiny against mmseg's ViT-tiny: UPerNet on LabelMeFacade, from scratch, equal budget.
+"""UPerNet on LabelMeFacade, equal budgets: ONE-PEACE tiny against mmseg's ViT-tiny, from scratch; or
+the encoder of the tiny recipes of pretraining, from scratch against pretrained.
 
 Run:   python benchmarks/seg_labelmefacade.py --data-root DIR [--seeds 0 1 2] [--steps 500]
-Makes: work_dirs/benchmark/REPORT.md, to be kept as benchmarks/seg_labelmefacade_HARDWARE_DATE.md
+       ... --pretrained 'work_dirs/benchmark_pretraining/full-{seed}/iter_300.pth'
+Makes: WORK_DIR/REPORT.md, to be kept as benchmarks/seg_labelmefacade_HARDWARE_DATE.md
 
-Both models share data, crop, batch, steps, optimiser, schedule, heads and seeds; each brings its
-own backbone and neck. Runs alternate, so that a change of the machine's speed hits both.
+Two models share data, crop, batch, steps, optimiser, schedule, heads and seeds. Runs alternate, so
+that a change of the machine's speed hits both.
 """
 
 import argparse
@@ -21,21 +23,24 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-MODELS = {"ONE-PEACE tiny": "onepeace", "ViT-tiny (mmseg)": "vit"}
+MODELS = {"ONE-PEACE tiny": "onepeace-tiny", "ViT-tiny (mmseg)": "vit-tiny"}
+STARTS = {"from scratch": "onepeace-tiny-pretrained", "pretrained": "onepeace-tiny-pretrained"}
 
 
-def train(model: str, seed: int, args: argparse.Namespace) -> dict[str, float]:
+def train(name: str, model: str, seed: int, args: argparse.Namespace) -> dict[str, float]:
     """Train and evaluate once.
 
     Returns:
         mIoU, aAcc and mAcc in percent, seconds a step (median of the logged ones), minutes.
     """
-    work_dir = args.work_dir / f"{model}-{seed}"
-    config = ROOT / f"configs/tiny/{model}-tiny_upernet_labelmefacade-256.py"
+    work_dir = args.work_dir / f"{name}-{seed}"
+    config = ROOT / f"configs/tiny/{model}_upernet_labelmefacade-256.py"
+    checkpoint = args.pretrained.format(seed=seed) if name == "pretrained" else None
     start = time.monotonic()
     subprocess.run(
         [
             sys.executable, str(ROOT / "tools/train.py"), str(config),
+            *(("--checkpoint", checkpoint) if checkpoint else ()),
             "--data-root", str(args.data_root), "--work-dir", str(work_dir), "--cfg-options",
             f"randomness.seed={seed}", f"train_cfg.max_iters={args.steps}",
             f"train_cfg.val_interval={args.steps}", f"param_scheduler.1.end={args.steps}",
@@ -63,11 +68,18 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/benchmark"))
+    parser.add_argument("--pretrained", metavar="CKPT", help="with {seed} for each seed's own")
     args = parser.parse_args()
-    results: dict[str, list[dict[str, float]]] = {name: [] for name in MODELS}
+    models = STARTS if args.pretrained else MODELS
+    title = (
+        "the encoder of the tiny pretraining with UPerNet, pretrained or not"
+        if args.pretrained
+        else "ONE-PEACE tiny against ViT-tiny, both with UPerNet, from scratch"
+    )
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in models}
     for seed in args.seeds:
-        for name, model in MODELS.items():
-            results[name].append(train(model, seed, args))
+        for name, model in models.items():
+            results[name].append(train(name, model, seed, args))
             print(f"seed {seed}  {name:18} mIoU {results[name][-1]['mIoU']:.2f}", flush=True)
 
     seeds = " ".join(map(str, args.seeds))
@@ -78,8 +90,9 @@ def main() -> None:
     command = (
         f"python benchmarks/seg_labelmefacade.py --data-root DIR --seeds {seeds} "
         f"--steps {args.steps} --lr {args.lr:g}"
+        + (f" --pretrained '{args.pretrained}'" if args.pretrained else "")
     )
-    lines = f"""# LabelMeFacade: ONE-PEACE tiny against ViT-tiny, both with UPerNet, from scratch
+    lines = f"""# LabelMeFacade: {title}
 
 - Date: {date.today().isoformat()}
 - Command: `{command}`

@@ -26,7 +26,7 @@ from mmonepeace.datasets import audio_io, image_io
 from mmonepeace.datasets.tokenizer import Tokenizer
 from mmonepeace.models import OnePeaceRetriever
 from mmonepeace.registry import MODELS
-from mmonepeace.spec import MAX_AUDIO_SECONDS, PATCH_SIZE, patch_grid
+from mmonepeace.spec import PATCH_SIZE, patch_grid
 
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
 AudioLike = str | Path | tuple[np.ndarray | Tensor, int]
@@ -84,8 +84,9 @@ class Embedder:
             that the model keeps its positions for.
         keep_ratio: resize to about as many pixels without squashing.
         batch_size: pieces in one forward pass.
-        window_seconds: longer sounds are cut into windows of this length, at most 20.48.
-        hop_seconds: from the start of one window to that of the next.
+        window_seconds: longer sounds are cut into windows of this length, at most 20.48; None takes
+            that of the clips which the model was trained on, 15 for the released ones.
+        hop_seconds: from the start of one window to that of the next; None is half a window.
         output: what embeddings come as: float32 "numpy" arrays, or "torch" tensors on the CPU.
         progress: show a progress bar; None shows one for more than four batches.
         fingerprint: tells models apart, see `fingerprint`.
@@ -99,8 +100,8 @@ class Embedder:
         image_size: int | None = None,
         keep_ratio: bool = False,
         batch_size: int = 32,
-        window_seconds: float = MAX_AUDIO_SECONDS,
-        hop_seconds: float = MAX_AUDIO_SECONDS / 2,
+        window_seconds: float | None = None,
+        hop_seconds: float | None = None,
         output: Literal["numpy", "torch"] = "numpy",
         progress: bool | None = None,
         fingerprint: str | None = None,
@@ -111,7 +112,6 @@ class Embedder:
         self.tokenizer = tokenizer
         self.keep_ratio = keep_ratio
         self.batch_size = batch_size
-        self.windows = (window_seconds, hop_seconds)
         self.output = output
         self.progress = progress
         self.fingerprint = fingerprint or fingerprint_of(model.state_dict())
@@ -119,6 +119,9 @@ class Embedder:
         if "image" in adapters:
             image_size = image_size or PATCH_SIZE * adapters["image"].rpb.side
         self.image_size = image_size
+        if "audio" in adapters:
+            window_seconds = window_seconds or adapters["audio"].clip_seconds
+            self.windows = (window_seconds, hop_seconds or window_seconds / 2)
         if tokenizer and "text" in adapters:
             rows = adapters["text"].embed_tokens.num_embeddings
             if tokenizer.vocab_size > rows:

@@ -194,7 +194,10 @@ def to_own(weights: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None)
         facts |= _official_facts(weights)
         if "audio" in adapters:  # trained with padding leaking through the positional convolutions
             facts["audio_padding"] = "compat"
-    kept = ("official_layout", "audio_padding", "official_cfg", "official_buffers")
+    kept = (
+        "official_layout", "audio_padding", "audio_clip_seconds", "official_cfg",
+        "official_buffers",
+    )  # fmt: skip
     result.meta |= {key: str(facts[key]) for key in kept if key in facts}
     return result
 

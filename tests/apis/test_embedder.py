@@ -55,6 +55,14 @@ def test_images_of_different_shapes_keep_their_ratio_and_mix(checkpoint_file):
     np.testing.assert_allclose(both[1], embedder.encode_image([high])[0], atol=1e-5)
 
 
+def test_windows_are_as_long_as_the_clips_of_training(checkpoint_file):
+    assert load(checkpoint_file).windows == (15, 7.5)
+    model = load(checkpoint_file).model
+    model.backbone.adopt_metadata({"audio_clip_seconds": "1.0"})
+    assert Embedder(model).windows == (1.0, 0.5)
+    assert Embedder(model, window_seconds=3).windows == (3, 1.5)
+
+
 def test_a_long_sound_is_the_mean_of_its_windows(checkpoint_file):
     embedder = load(checkpoint_file, window_seconds=1.0, hop_seconds=0.5)
     wave = np.random.default_rng(0).standard_normal(40_000).astype(np.float32)

@@ -239,6 +239,19 @@ def test_unpaired_batches_are_refused():
         make().embed(inputs)
 
 
+def test_clip_length_follows_the_checkpoint_unless_it_is_chosen():
+    stored = {"audio_clip_seconds": "1.5"}
+    for options, expected in (({}, 1.5), (dict(clip_seconds=10), 10)):
+        model = OnePeace(TINY, {"audio": AUDIO | options})
+        model.adopt_metadata(stored)
+        assert model.adapters["audio"].clip_seconds == expected
+        assert float(model.metadata()["audio_clip_seconds"]) == expected
+    assert model.adapters["audio"].metadata() == {
+        "audio_padding": "masked",
+        "audio_clip_seconds": "10",
+    }
+
+
 def test_audio_padding_follows_the_checkpoint_unless_it_is_chosen():
     model = make(("audio",))
     assert model.metadata()["audio_padding"] == "masked"
