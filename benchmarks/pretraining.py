@@ -120,7 +120,7 @@ def stage_one_config(variant: str) -> Config:
         for pipeline in (cfg.train_pipeline, cfg.train_dataloader.dataset.pipeline):
             pipeline[:] = [step for step in pipeline if step.type != "mmonepeace.MaskTokens"]
     if variant == "separate":
-        cfg.model.backbone.type = "SeparateEncoders"
+        cfg.model.backbone.type = "mmonepeace.SeparateEncoders"
     return cfg
 
 
@@ -131,7 +131,7 @@ def measure(model: nn.Module, cfg: Config, sets: dict[str, tuple[str, ...]]) -> 
     load = {
         "image": dict(type="mmonepeace.LoadImage", size=cfg.model.backbone.img_size),
         "text": dict(tokenize),
-        "audio": dict(type="mmonepeace.LoadAudio", max_seconds=2),
+        "audio": dict(type="mmonepeace.LoadAudio", max_seconds=1.0),
     }
     model.eval()
     results = {}
@@ -168,8 +168,9 @@ def train_one(args: argparse.Namespace) -> None:
     cfg.work_dir = str(args.work_dir / f"{args.run}-{seed}")
     preflight.set_data_root(cfg, str(args.data_root))
     preflight.set_tokenizer(cfg, str(args.work_dir / "tokenizer.json"))
-    cfg.train_cfg.max_iters = cfg.train_cfg.val_interval = args.steps
-    cfg.param_scheduler[1].end = cfg.default_hooks.checkpoint.interval = args.steps
+    steps = args.steps_two if args.run == "al" else args.steps
+    cfg.train_cfg.max_iters = cfg.train_cfg.val_interval = steps
+    cfg.param_scheduler[1].end = cfg.default_hooks.checkpoint.interval = steps
     cfg.default_hooks.checkpoint.pop("save_best")
     tested = copy.deepcopy(cfg)
     cfg.randomness.seed = seed
@@ -190,7 +191,8 @@ def run(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     if not result.is_file():
         command = [
             sys.executable, __file__, "--data-root", str(args.data_root), "--seeds", str(seed),
-            "--steps", str(args.steps), "--work-dir", str(args.work_dir), "--run", name,
+            "--steps", str(args.steps), "--steps-two", str(args.steps_two),
+            "--work-dir", str(args.work_dir), "--run", name,
         ]  # fmt: skip
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         with (args.work_dir / f"{name}-{seed}.log").open("w") as log:
@@ -227,7 +229,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=300, help="of stage one")
+    parser.add_argument("--steps-two", type=int, default=300, help="of stage two")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/benchmark_pretraining"))
     parser.add_argument("--run", choices=[*VARIANTS, "al"], help="one run, in this process")
@@ -254,10 +257,12 @@ def main() -> None:
     lines = f"""# Pretraining on small real data: what it learns, and which part of it helps
 
 - Date: {date.today().isoformat()}
-- Command: `python benchmarks/pretraining.py --data-root DIR --seeds {seeds} --steps {args.steps}`
+- Command: `python benchmarks/pretraining.py --data-root DIR --seeds {seeds} --steps {args.steps}
+  --steps-two {args.steps_two}`
 - Hardware: {platform.machine()} CPU, {args.jobs} runs at a time, one thread each
 - Versions: Python {platform.python_version()}, {versions}
-- Recipes: `configs/tiny/onepeace-tiny_{{vl_mixed-64,al_mixed}}.py`, {args.steps} steps each
+- Recipes: `configs/tiny/onepeace-tiny_{{vl_mixed-64,al_mixed}}.py`, {args.steps} steps of 128 pairs
+  and {args.steps_two} steps of 48 pairs
 
 Recall in per cent, mean ± standard deviation of the seeds, in brackets what chance gives. All sets
 are held out: emoji by artists, instruments by a sound bank, photographs and stamps not in training.

@@ -24,7 +24,11 @@ model = dict(
         img_size=64,
         # The picture branch of the first stage stays as it is: one checkpoint has all three.
         # 512 channels of sound, as released, are too slow for a CPU.
-        modalities=dict(text=dict(vocab_size=2000), image={}, audio=dict(feature_dim=32)),
+        modalities=dict(
+            text=dict(vocab_size=2000),
+            image={},
+            audio=dict(feature_dim=32, pos_depth=2, clip_seconds=1.0),
+        ),
         drop_path_rate=0.0,
         layer_scale_init=1.0,
         init_std=0.06,
@@ -32,8 +36,9 @@ model = dict(
     ),
     decoder=dict(embed_dim=128, depth=1, num_heads=4, ffn_dim=256),
 )
+optim_wrapper = dict(optimizer=dict(lr=3e-3))
 default_hooks = dict(
     logger=dict(interval=10),
-    checkpoint=dict(interval=250, save_best="retrieval/audio_to_text_R@1", rule="greater"),
+    checkpoint=dict(interval=200, save_best="retrieval/audio_to_text_R@1", rule="greater"),
 )
 auto_scale_lr = dict(base_batch_size=48)

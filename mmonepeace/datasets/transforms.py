@@ -29,7 +29,6 @@ from mmonepeace.spec import (
     MAX_TEXT_TOKENS,
     MIN_AUDIO_SECONDS,
     PRETRAIN_IMG_SIZE,
-    SAMPLE_RATE,
     num_audio_frames,
     patch_grid,
 )
@@ -178,31 +177,21 @@ class LoadAudio(BaseTransform):
     Args:
         max_seconds: the first of them are kept; None keeps all.
         min_seconds: shorter clips are repeated up to it.
-        speed: for training, play it at a random speed, from and to; its pitch changes likewise.
-            Pretraining has none.
     """
 
     def __init__(
         self,
         max_seconds: float | None = MAX_AUDIO_SECONDS,
         min_seconds: float = MIN_AUDIO_SECONDS,
-        speed: tuple[float, float] | None = None,
     ) -> None:
-        if speed and not 0 < speed[0] <= speed[1]:
-            raise ValueError(f"speed is {speed}, expected 0 < from <= to.")
         self.max_seconds = max_seconds
         self.min_seconds = min_seconds
-        self.speed = speed
 
     def transform(self, results: Results) -> Results:
         """Add `inputs["audio"]`."""
         _, source = _first(results, "audio_path", "audio")
         raw = isinstance(source, tuple)
         wave = audio_io.to_mono_16k(*source) if raw else audio_io.load_audio(source)
-        if self.speed:
-            low, high = np.log(self.speed)
-            rate = SAMPLE_RATE * math.exp(generator(results, self).uniform(low, high))
-            wave = audio_io.to_mono_16k(wave, round(rate))
         wave = audio_io.fit_length(audio_io.standardise(wave), self.max_seconds, self.min_seconds)
         results.setdefault("inputs", {})["audio"] = torch.from_numpy(wave)
         return results

@@ -10,13 +10,13 @@ needs_data = (
     "data/gm_instruments/{train,val}.tsv with columns audio and label, and the clips they name"
 )
 train_pipeline = [
-    dict(type="mmonepeace.LoadAudio", max_seconds=1.5),
+    dict(type="mmonepeace.LoadAudio", max_seconds=1.0),
     dict(type="mmonepeace.Tokenize", tokenizer=tokenizer, cleaning="dataset"),
     dict(type="mmonepeace.MaskTokens", stage="al", tokenizer=tokenizer),
     dict(type="mmonepeace.PackModalities"),
 ]
 val_pipeline = [
-    dict(type="mmonepeace.LoadAudio", max_seconds=1.5),
+    dict(type="mmonepeace.LoadAudio", max_seconds=1.0),
     dict(type="mmonepeace.Tokenize", tokenizer=tokenizer, cleaning="dataset"),
     dict(type="mmonepeace.PackModalities"),
 ]
