@@ -1,10 +1,13 @@
-"""What a pretraining step gains by sharing the extraction of its inputs, and could by merging.
+"""What a pretraining step gains by sharing the extraction of its inputs, by audio convolutions as
+matrix products, and what it could gain by merging its passes.
 
 Run:  python benchmarks/pretrain_step.py [--arch tiny] [--batch 32] [--threads 1]
 
 "shared": whole inputs and both masked views use one extraction (patches, embeddings, audio
 frames), against one each. "merged": encoder passes of one token layout run as one batch of twice
 the size, forward and backward, against one after the other: no merging of passes can gain more.
+"extractor": its layers as matrix products over windows, against torch's convolutions, forward and
+backward, for one second of sound a sample.
 Times are those of the process, not of the clock, so that a busy machine tells little; they
 alternate, the table gives medians and their ratio.
 """
@@ -23,9 +26,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+import torch.nn.functional as F
 
+from mmonepeace.layers.adapters import AudioAdapter
 from mmonepeace.models import OnePeace, OnePeacePretrainer
-from mmonepeace.spec import num_audio_frames
+from mmonepeace.spec import get_arch, num_audio_frames
 
 Inputs = dict[str, Any]
 
@@ -99,6 +104,18 @@ def encode(backbone: OnePeace, name: str, batches: Sequence[Any]) -> None:
         backbone.encode(tokens)[name].sum().backward()
 
 
+def extract(layers: torch.nn.Sequential, waves: torch.Tensor, as_products: bool) -> None:
+    """Forward and backward of the audio extractor."""
+    if as_products:
+        x = layers(waves[..., None])
+    else:
+        x = waves[:, None]
+        for layer in layers:
+            x = F.conv1d(x, layer.conv.weight, stride=layer.conv.stride).transpose(1, 2)
+            x = F.gelu(layer.norm(x)).transpose(1, 2)
+    x.square().mean().backward()
+
+
 def twice(value: Any) -> Any:
     """A batch of every sample twice."""
     if isinstance(value, tuple):
@@ -131,9 +148,17 @@ def main() -> None:
         for way, runs in rows.items():
             if way != "shared":
                 backbone.requires_grad_(True)  # stage two trains a part of it only
-            before, after = compare(runs, args.steps)
-            ratio = after / before
-            print(f"| {stage} | {way} | {before:.3f} | {after:.3f} | {ratio:.2f} |", flush=True)
+            show(stage, way, *compare(runs, args.steps))
+    for channels, batch in ((32, 48), (512, 2)):
+        adapter = AudioAdapter("audio", get_arch("tiny"), 1, feature_dim=channels)
+        waves = torch.randn(batch, 16_000)
+        runs = [partial(extract, adapter.extractor, waves, way) for way in (False, True)]
+        show("al", f"extractor, {channels} channels", *compare(runs, args.steps))
+
+
+def show(stage: str, way: str, before: float, after: float) -> None:
+    """A row of the table."""
+    print(f"| {stage} | {way} | {before:.3f} | {after:.3f} | {after / before:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

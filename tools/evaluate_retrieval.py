@@ -6,8 +6,9 @@ Run:  python tools/evaluate_retrieval.py CKPT --table val.tsv --columns image=im
           --gallery gallery.png --directions text_to_image audio_to_text
 
 Images and sounds are paths, relative to --root, by default the table's folder. A cell may be empty:
-the row then lacks that modality. Rows of several tables are measured together. Equal texts, or the same file, are one item, and whatever any row
-pairs it with is right. Numbers are per cent, each beside what chance would give.
+the row then lacks that modality. Rows of several tables are measured together. Equal texts, or the
+same file, are one item, and whatever any row pairs it with is right. Numbers are per cent, each
+beside what chance would give.
 """
 
 import argparse
