@@ -5,7 +5,8 @@ Run:    python tools/train_tokenizer.py DIR/train.tsv data/gm_instruments/tokeni
         python tools/pretrain.py configs/tiny/onepeace-tiny_al_gm-instruments.py --data-root DIR
         With --stage-one CKPT --tokenizer JSON it starts from a first stage, with its tokenizer.
 Needs:  sounds and their names in DIR/{train,val}.tsv, with columns audio and label
-Expect: retrieval above chance; about 3 s a step on 2 cores; not tuned yet
+Expect: on a sound bank not in training, of 151 names the right one first in about 4 % (by chance
+        0.7 %), among the first ten in about 20 %, after 300 steps from that first stage
 """
 
 _base_ = [
@@ -19,6 +20,8 @@ model = dict(
     stage="al",
     gather="full",
     equal_texts_match=True,
+    # With 1, as released, the contrast needs three times as many steps to begin with.
+    denoising_weight=0.1,
     backbone=dict(
         arch=dict(embed_dim=128, depth=3, num_heads=4, ffn_dim=256),
         img_size=64,

@@ -74,6 +74,8 @@ class OnePeacePretrainer(OnePeaceRetriever):
             as it is.
         decoder: widths of the decoder, see `spec.Arch`.
         decoder_layer_scale_init: see `layers.decoder.Decoder`.
+        denoising_weight: factor of all denoising losses. In short runs from scratch they can drown
+            the contrast.
         denoising_scale: factor of the cosines in the denoising loss.
         denoising_smoothing: its label smoothing.
         mask_padding: see `layers.decoder.Decoder`.
@@ -87,6 +89,7 @@ class OnePeacePretrainer(OnePeaceRetriever):
         stage: Literal["vl", "al"] = "vl",
         decoder: str | dict[str, Any] | Arch = DECODER_ARCH,
         decoder_layer_scale_init: float | None = None,
+        denoising_weight: float = 1.0,
         denoising_scale: float = 2.5,
         denoising_smoothing: float = 0.1,
         mask_padding: bool = True,
@@ -115,6 +118,7 @@ class OnePeacePretrainer(OnePeaceRetriever):
         self.mask_heads = nn.ModuleDict({n: nn.Linear(width, dim) for n in rows})
         for module in (self.decoder, self.decoder_embeds, self.mask_tokens, self.mask_heads):
             self.reset_parameters(module)
+        self.denoising_weight = denoising_weight
         self.denoising = {
             "scale": denoising_scale,
             "label_smoothing": denoising_smoothing,
@@ -196,7 +200,8 @@ class OnePeacePretrainer(OnePeaceRetriever):
                     **self.denoising,
                 )
                 key = f"{'joint_' if joint else ''}{name}"
-                results[f"loss_denoise_{key}"] = stage.weights["joint" if joint else name] * loss
+                weight = self.denoising_weight * stage.weights["joint" if joint else name]
+                results[f"loss_denoise_{key}"] = weight * loss
         return results
 
     def reconstruct(

@@ -130,3 +130,13 @@ def test_views_that_share_an_extraction_are_those_that_do_not(monkeypatch):
     for name, gradient in expected.items():
         scale = gradient.abs().max() + 0.1
         torch.testing.assert_close(gradients[name] / scale, gradient / scale, rtol=0, atol=1e-5)
+
+
+def test_the_denoising_weight_scales_these_losses_only():
+    full, light = (
+        build(denoising_weight=weight)(INPUTS, keeps=KEEPS, mode="loss") for weight in (1.0, 0.1)
+    )
+    assert list(light) == list(full)
+    for name, value in full.items():
+        factor = 0.1 if name.startswith("loss_denoise") else 1.0
+        torch.testing.assert_close(light[name], factor * value)
