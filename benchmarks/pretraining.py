@@ -211,16 +211,14 @@ def rows(runs: list[dict[str, Any]], label: str) -> list[str]:
     """A line for each set and direction."""
     lines = []
     for name, first in runs[0]["scores"].items():
-        for key in (key for key in first if key.endswith("_R@10") and not key.startswith("mean")):
-            direction = key.removesuffix("_R@10")
+        for direction in (key.removesuffix("_R@10_chance") for key in first if "R@10_ch" in key):
             cells = []
             for k in (1, 5, 10):
                 metric = f"{direction}_R@{k}"
                 found = [run["scores"][name][metric] for run in runs]
                 cells.append(f"{spread(found)} ({first[f'{metric}_chance']:.1f})")
-            lines.append(
-                f"| {name} | {direction.replace('_', ' ')} | {label} | {' | '.join(cells)} |"
-            )
+            words = direction.removeprefix("retrieval/").replace("_", " ")
+            lines.append(f"| {name} | {words} | {label} | {' | '.join(cells)} |")
     return lines
 
 

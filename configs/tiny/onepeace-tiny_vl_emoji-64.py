@@ -4,7 +4,7 @@ Run:    python tools/train_tokenizer.py DIR/train.tsv data/emoji/tokenizer.json 
         python tools/pretrain.py configs/tiny/onepeace-tiny_vl_emoji-64.py --data-root DIR
 Needs:  emoji and their names in DIR/{train,val}.tsv, with columns image and caption
 Expect: on an artist not in training, of 1,175 names the right one first in about 5 % (by chance
-        0.1 %), among the first ten in about 28 %, after 400 steps
+        0.1 %), among the first ten in about 27 %; about 5 minutes on 2 cores
 """
 
 _base_ = [
@@ -30,6 +30,6 @@ model = dict(
 )
 default_hooks = dict(
     logger=dict(interval=10),
-    checkpoint=dict(interval=200, save_best="retrieval/mean_R@1", rule="greater"),
+    checkpoint=dict(interval=150, save_best="retrieval/mean_R@1", rule="greater"),
 )
 auto_scale_lr = dict(base_batch_size=128)

@@ -22,8 +22,8 @@ val_pipeline = [
 ]
 train_dataloader = dict(
     batch_size=48,
-    num_workers=2,
-    persistent_workers=True,
+    num_workers=0,  # two cores are busy already
+    persistent_workers=False,
     sampler=dict(type="mmonepeace.EndlessSampler"),
     dataset=dict(
         type="mmonepeace.PairDataset",
@@ -35,8 +35,8 @@ train_dataloader = dict(
 )
 val_dataloader = dict(
     batch_size=64,
-    num_workers=2,
-    persistent_workers=True,
+    num_workers=0,
+    persistent_workers=False,
     sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
         type="mmonepeace.PairDataset",

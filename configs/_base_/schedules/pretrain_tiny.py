@@ -9,8 +9,8 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.001, by_epoch=False, begin=0, end=51),
-    dict(type="CosineAnnealingLR", eta_min=1e-6, by_epoch=False, begin=50, end=400),
+    dict(type="CosineAnnealingLR", eta_min=1e-6, by_epoch=False, begin=50, end=300),
 ]
-train_cfg = dict(type="mmonepeace.EndlessTrainLoop", max_iters=400, val_interval=200)
+train_cfg = dict(type="mmonepeace.EndlessTrainLoop", max_iters=300, val_interval=150)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
