@@ -74,6 +74,9 @@ class OnePeacePretrainer(OnePeaceRetriever):
             as it is.
         decoder: widths of the decoder, see `spec.Arch`.
         decoder_layer_scale_init: see `layers.decoder.Decoder`.
+        learn_words: in the second stage, train the embeddings of text tokens too. The released recipe
+            does not; but names that a small first stage has never read are alike to it, and sounds
+            could not be told apart by them. Other words stay where they are, up to weight decay.
         denoising_weight: factor of all denoising losses. In short runs from scratch they can drown
             the contrast.
         denoising_scale: factor of the cosines in the denoising loss.
@@ -89,6 +92,7 @@ class OnePeacePretrainer(OnePeaceRetriever):
         stage: Literal["vl", "al"] = "vl",
         decoder: str | dict[str, Any] | Arch = DECODER_ARCH,
         decoder_layer_scale_init: float | None = None,
+        learn_words: bool = False,
         denoising_weight: float = 1.0,
         denoising_scale: float = 2.5,
         denoising_smoothing: float = 0.1,
@@ -124,6 +128,7 @@ class OnePeacePretrainer(OnePeaceRetriever):
             "label_smoothing": denoising_smoothing,
             "max_logits": max_logits,
         }
+        self.learn_words = learn_words
         if self.stage.frozen:
             self._freeze()
 
@@ -132,6 +137,8 @@ class OnePeacePretrainer(OnePeaceRetriever):
         for name, parameter in self.named_parameters():
             if not name.startswith(("decoder", "mask_", "logit_scale")):
                 parameter.requires_grad_(new in name.split("."))
+        if self.learn_words:
+            self.backbone.adapters["text"].embed_tokens.requires_grad_(True)
 
     def load_stage_one(self, path: str) -> checkpoint.LoadReport:
         """Start the second stage from the first: everything but the new modality's own parts.
@@ -176,7 +183,7 @@ class OnePeacePretrainer(OnePeaceRetriever):
         whole: dict[str, Tokens] = {}
         features: dict[str, Tensor] = {}
         for name in stage.pair:
-            trains = not stage.frozen or name == stage.pair[1]
+            trains = not stage.frozen or name == stage.pair[1] or self.learn_words
             with torch.set_grad_enabled(torch.is_grad_enabled() and trains):
                 extracted |= backbone.extract({name: inputs[name]})
                 whole[name] = backbone.place({name: extracted[name]})

@@ -140,3 +140,24 @@ def test_the_denoising_weight_scales_these_losses_only():
     for name, value in full.items():
         factor = 0.1 if name.startswith("loss_denoise") else 1.0
         torch.testing.assert_close(light[name], factor * value)
+
+
+def test_the_second_stage_may_learn_the_words_it_reads_and_no_more_of_the_text():
+    torch.manual_seed(1)
+    audio = dict(feature_dim=8, num_buckets=16, pos_depth=1, pos_kernel=5, pos_groups=4)
+    backbone = dict(
+        arch=ARCH, modalities=dict(text=dict(vocab_size=20), audio=audio), final_norm=True
+    )
+    inputs = {"text": INPUTS["text"], "audio": torch.randn(3, 2000)}
+    keep = {"text": torch.tensor([[0, 2]] * 3), "audio": torch.tensor([[0, 1, 3]] * 3)}
+    keeps = {"alone": keep, "joint": keep}
+    found = {}
+    for learn_words in (False, True):
+        model = randomise(OnePeacePretrainer(backbone, "al", ARCH, learn_words=learn_words))
+        losses = model.train()(inputs, keeps=keeps, mode="loss")
+        sum(value for name, value in losses.items() if "loss" in name).backward()
+        found[learn_words] = {n for n, p in model.named_parameters() if p.grad is not None}
+    table = "backbone.adapters.text.embed_tokens.weight"
+    assert found[True] - found[False] == {table}
+    read = model.get_parameter(table).grad.abs().sum(1).nonzero()[:, 0].tolist()
+    assert read == sorted(set(INPUTS["text"].flatten().tolist()))
