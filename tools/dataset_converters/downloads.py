@@ -1,4 +1,4 @@
-"""What converters share: packages from npm and apt, checked, and errors for the user."""
+"""What converters share: packages from npm and apt, whole files, and errors for the user."""
 
 import hashlib
 import os
@@ -42,6 +42,13 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_table(path: Path, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Write a tab-separated table that is whole or not there."""
+    with whole_file(path) as temporary:
+        text = "".join("\t".join(row) + "\n" for row in (columns, *rows))
+        temporary.write_text(text, encoding="utf-8")
 
 
 def npm_command() -> list[str]:

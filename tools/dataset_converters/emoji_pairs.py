@@ -20,7 +20,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import emoji_sets
-from downloads import DataError, fetch_npm, run_converter, whole_file
+from downloads import DataError, fetch_npm, run_converter, whole_file, write_table
 from emoji_sets import ARTISTS, PACKAGES, Emoji
 from PIL import Image
 from tqdm import tqdm
@@ -43,7 +43,7 @@ def draw(path: Path, svg: str, size: int) -> None:
         picture.save(temporary, format="PNG")
 
 
-def write_table(
+def write_split(
     path: Path, emoji: dict[str, Emoji], drawn: dict[str, dict[str, str]], artists: tuple[str, ...]
 ) -> int:
     """Write the table of a split and count its rows."""
@@ -56,10 +56,7 @@ def write_table(
         for artist in artists
         if code in drawn[artist]
     ]  # fmt: skip
-    with whole_file(path) as temporary:
-        temporary.write_text(
-            "".join("\t".join(row) + "\n" for row in (COLUMNS, *rows)), encoding="utf-8"
-        )
+    write_table(path, COLUMNS, rows)
     return len(rows)
 
 
@@ -105,7 +102,7 @@ def build(args: argparse.Namespace) -> None:
             pass
     check(list(pictures), args.size)
     counts = {
-        split: write_table(args.out / f"{split}.tsv", emoji, drawn, artists)
+        split: write_split(args.out / f"{split}.tsv", emoji, drawn, artists)
         for split, artists in ARTISTS.items()
     }
     print(

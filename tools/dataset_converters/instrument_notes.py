@@ -44,6 +44,7 @@ from downloads import (
     node_command,
     run_converter,
     whole_file,
+    write_table,
 )
 from tqdm import tqdm
 
@@ -310,13 +311,6 @@ def check(path: Path) -> None:
     if found != expected:
         path.unlink()
         raise DataError(f"{path} has {found}, expected {expected}. Run again.")
-
-
-def write_table(path: Path, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Write a tab-separated table."""
-    with whole_file(path) as temporary:
-        text = "".join("\t".join(row) + "\n" for row in (columns, *rows))
-        temporary.write_text(text, encoding="utf-8")
 
 
 def pair_with_pictures(out: Path, emoji: Path, clips: list[tuple[Clip, Path]]) -> int:
