@@ -11,11 +11,16 @@ _base_ = ["./onepeace-tiny_upernet_labelmefacade-256.py"]
 model = dict(
     backbone=dict(
         arch=dict(_delete_=True, embed_dim=128, depth=3, num_heads=4, ffn_dim=256),
-        out_indices=[0, 1, 2],
+        out_indices=-1,
         layer_scale_init=1.0,
         init_std=0.06,
     ),
-    neck=dict(embed_dim=128, rescales=[4, 2, 1]),
-    decode_head=dict(in_channels=[128] * 3, in_index=[0, 1, 2]),
+    neck=dict(
+        _delete_=True,
+        type="mmonepeace.SimpleFeaturePyramid",
+        in_channels=128,
+        out_channels=128,
+    ),
+    decode_head=dict(in_channels=[128] * 4),
     auxiliary_head=dict(in_channels=128),
 )
