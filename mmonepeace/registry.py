@@ -8,8 +8,11 @@ from mmengine.registry import Registry
 SCOPE = "mmonepeace"
 
 _MODEL_LOCATIONS = ["mmonepeace.models"]
-if find_spec("mmseg"):  # the one module that needs it; the backbone goes without
+# The modules that need more than the backbone does: mmseg, or mmdet and the operators it needs.
+if find_spec("mmseg"):
     _MODEL_LOCATIONS.append("mmonepeace.models.segmentor")
+if find_spec("mmdet") and find_spec("mmcv._ext"):
+    _MODEL_LOCATIONS.append("mmonepeace.models.detector")
 
 
 def _child(parent: Registry, locations: list[str]) -> Registry:

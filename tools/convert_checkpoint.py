@@ -5,10 +5,12 @@ Run:  python tools/convert_checkpoint.py one-peace.pt onepeace.safetensors --to 
       python tools/convert_checkpoint.py one-peace.pt onepeace-vision.safetensors --to vision
       python tools/convert_checkpoint.py onepeace.safetensors back.pt --to official-full
       python tools/convert_checkpoint.py onepeace-vision.safetensors back.pkl --to official-vision
+      python tools/convert_checkpoint.py onepeace_seg_cocostuff2ade20k.pth segmentor.pth --to model
+      python tools/convert_checkpoint.py segmentor.pth back.pth --to official-model
 
 IN is the official full file or a fine-tuned one (.pt), the official vision branch (.pkl), an
-official segmentation or classification file (.pth), or one of ours, shards included. OUT ends with
-.safetensors, .pth or .pt; the official vision layout may also be a .pkl. No code from IN is ever
+official segmentation, detection or classification file (.pth), or one of ours, shards included.
+"model" is what mmseg, mmdet and mmpretrain load, heads included. OUT ends with .safetensors, .pth or .pt; the official vision layout may also be a .pkl. No code from IN is ever
 run, and the tensors pass through memory one at a time.
 """
 
@@ -16,13 +18,14 @@ import argparse
 import re
 import sys
 from pathlib import Path
+from typing import get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
-from mmonepeace.checkpoint import CheckpointError, convert_file, key_table
+from mmonepeace.checkpoint import CheckpointError, Target, convert_file, key_table
 
 UNITS = {"MB": 10**6, "GB": 10**9}
 
@@ -42,8 +45,7 @@ def main() -> int:
     )
     parser.add_argument("source", metavar="IN", type=Path)
     parser.add_argument("out", metavar="OUT", type=Path)
-    targets = ["vision", "official-vision", "full", "official-full"]
-    parser.add_argument("--to", required=True, choices=targets)
+    parser.add_argument("--to", required=True, choices=get_args(Target))
     parser.add_argument("--shard-size", type=size, help="write shards of this size, such as 5GB")
     parser.add_argument("--dry-run", action="store_true", help="print the keys, write nothing")
     args = parser.parse_args()

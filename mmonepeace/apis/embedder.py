@@ -1,6 +1,7 @@
 """Embeddings of images, texts and sounds, from a checkpoint alone.
 
-Shapes: N items, Q queries, D width, h x w patches.
+Shapes: N items, Q queries, B pieces in a batch, L tokens (CLS first), T without CLS, D width,
+h x w patches.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -26,11 +27,12 @@ from mmonepeace.datasets import audio_io, image_io
 from mmonepeace.datasets.tokenizer import Tokenizer
 from mmonepeace.models import OnePeaceRetriever
 from mmonepeace.registry import MODELS
-from mmonepeace.spec import PATCH_SIZE, patch_grid
+from mmonepeace.spec import MAX_AUDIO_SECONDS, PATCH_SIZE, patch_grid
 
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
 AudioLike = str | Path | tuple[np.ndarray | Tensor, int]
 Embeddings = np.ndarray | Tensor
+Pooling = Literal["cls", "mean", "tokens"]
 
 DTYPES = {
     **dict.fromkeys(("fp32", "float32"), torch.float32),
@@ -117,11 +119,11 @@ class Embedder:
         self.fingerprint = fingerprint or fingerprint_of(model.state_dict())
         adapters = model.backbone.adapters
         if "image" in adapters:
-            image_size = image_size or PATCH_SIZE * adapters["image"].rpb.side
+            image_size = image_size or PATCH_SIZE * adapters["image"].rpb.sides[0]
         self.image_size = image_size
-        if "audio" in adapters:
-            window_seconds = window_seconds or adapters["audio"].clip_seconds
-            self.windows = (window_seconds, hop_seconds or window_seconds / 2)
+        clip = adapters["audio"].clip_seconds if "audio" in adapters else MAX_AUDIO_SECONDS
+        window_seconds = window_seconds or clip
+        self.windows = (window_seconds, hop_seconds or window_seconds / 2)
         if tokenizer and "text" in adapters:
             rows = adapters["text"].embed_tokens.num_embeddings
             if tokenizer.vocab_size > rows:
@@ -142,6 +144,7 @@ class Embedder:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype = "fp32",
         tokenizer: str | Path | Tokenizer | None = None,
+        projections: bool = True,
         **options: Any,
     ) -> Embedder:
         """Build the model that a file describes.
@@ -153,6 +156,7 @@ class Embedder:
             device: by default a GPU if there is one.
             dtype: "fp32", "bf16", "fp16", or a torch dtype, of weights and activations.
             tokenizer: file or object; by default `tokenizer.json` beside the checkpoint.
+            projections: False takes a file without projections too, for `encode_features` alone.
             options: see `Embedder`.
 
         Raises:
@@ -168,7 +172,8 @@ class Embedder:
             model, path = _from_config(path)
         else:
             converted = checkpoint.read_own(path)
-            if not any(name.startswith("projections.") for name in converted.weights):
+            projected = any(name.startswith("projections.") for name in converted.weights)
+            if projections and not projected:
                 raise checkpoint.CheckpointError(
                     f"{path}: has no projections, so it gives no embeddings. Use a file of the "
                     "pretrained or a retrieval model, not one of its vision branch."
@@ -176,6 +181,8 @@ class Embedder:
             # The weights of the file become those of the model: nothing is allocated twice.
             with torch.device("meta"):
                 model = OnePeaceRetriever(checkpoint.describe(converted.weights, converted.meta))
+            if not projected:
+                model.projections.clear()
             del converted
             model.load_checkpoint(str(path))
         if not isinstance(tokenizer, Tokenizer):
@@ -265,6 +272,41 @@ class Embedder:
         """
         return self._encode(modalities, errors)
 
+    def encode_features(
+        self,
+        modality: str,
+        items: Iterable[Any],
+        pooling: Pooling = "cls",
+        errors: dict[int, str] | None = None,
+    ) -> list[Tensor | None]:
+        """What the encoder makes of items, after its final norm if it has one, unprojected.
+
+        Args:
+            modality: text, image or audio.
+            items: as the method of the modality takes them.
+            pooling: "cls" takes the CLS token, "mean" the mean of all other tokens, "tokens" all
+                of these: patches, frames, parts of words. Of a long sound, "cls" and "mean" are
+                the mean over its windows, "tokens" are those of one window after the other.
+            errors: as in `encode_image`.
+
+        Returns:
+            for each item (D,), or (T, D) of "tokens", float32 on the CPU; None for what cannot be
+            read.
+
+        Raises:
+            ValueError: if an item cannot be read, the model has no such branch, or the pooling is
+                another one.
+        """
+        if pooling not in get_args(Pooling):
+            raise ValueError(f"pooling is {pooling!r}; choose one of {get_args(Pooling)}.")
+        parts = defaultdict(list)
+        rows = self._rows({modality: items})
+        for owners, inputs in self._batches(rows, errors):
+            for owner, part in zip(owners, self._pool(inputs, pooling), strict=True):
+                parts[owner].append(part)
+        joined = torch.cat if pooling == "tokens" else lambda windows: torch.stack(windows).mean(0)
+        return [joined(parts[i]) if i in parts else None for i in range(len(rows))]
+
     def heat_maps(self, image: ImageLike, queries: Embeddings) -> Embeddings:
         """How much each place of an image is like each query.
 
@@ -334,6 +376,21 @@ class Embedder:
     def _encode(
         self, modalities: Mapping[str, Iterable[Any]], errors: dict[int, str] | None
     ) -> Embeddings:
+        rows = self._rows(modalities)
+        if not set(modalities) <= set(self.model.projections):
+            raise ValueError(
+                "the model has no projections, so it gives no embeddings. Use a checkpoint of the "
+                "pretrained or a retrieval model, or encode_features."
+            )
+        sums = torch.zeros(len(rows), self.model.backbone.arch.embed_dim)
+        failed = torch.ones(len(rows), dtype=torch.bool)
+        for owners, inputs in self._batches(rows, errors):
+            sums.index_add_(0, torch.tensor(owners), self._forward(inputs).cpu())
+            failed[owners] = False
+        return self._give(F.normalize(sums, dim=1).masked_fill(failed[:, None], torch.nan))
+
+    def _rows(self, modalities: Mapping[str, Iterable[Any]]) -> list[dict[str, Any]]:
+        """Modality -> value, for each item."""
         for name in modalities:
             if name not in self.model.backbone.adapters or name not in self._loaders:
                 raise ValueError(
@@ -344,31 +401,36 @@ class Embedder:
         if len(set(counts.values())) != 1:
             raise ValueError(f"modalities have different numbers of items: {counts}.")
         rows = zip(*columns.values(), strict=True)
-        items = [dict(zip(columns, row, strict=True)) for row in rows]
-        sums = torch.zeros(len(items), self.model.backbone.arch.embed_dim)
+        return [dict(zip(columns, row, strict=True)) for row in rows]
+
+    def _batches(
+        self, rows: list[dict[str, Any]], errors: dict[int, str] | None
+    ) -> Iterator[tuple[list[int], dict[str, Any]]]:
+        """Batches of pieces of all items that can be read, and the item of each piece.
+
+        The pieces of an item come in their order.
+        """
         pieces: list[_Piece] = []
-        quiet = len(items) <= 4 * self.batch_size if self.progress is None else not self.progress
+        quiet = len(rows) <= 4 * self.batch_size if self.progress is None else not self.progress
         with (
             ThreadPoolExecutor(READERS) as pool,
-            tqdm(total=len(items), desc="+".join(columns), disable=quiet) as bar,
+            tqdm(total=len(rows), desc="+".join(rows[0]) if rows else "", disable=quiet) as bar,
         ):
-            for i, loaded in enumerate(_read_ahead(pool, self._load, items, 2 * READERS)):
+            for i, loaded in enumerate(_read_ahead(pool, self._load, rows, 2 * READERS)):
                 if isinstance(loaded, ValueError):
                     if errors is None:
                         raise loaded
                     errors[i] = str(loaded)
-                    sums[i] = torch.nan
                 else:
                     pieces += [_Piece(i, inputs) for inputs in loaded]
                 if len(pieces) >= 4 * self.batch_size:
-                    self._add(sums, pieces)
+                    yield from self._batched(pieces)
                     pieces = []
                 bar.update()
-            self._add(sums, pieces)
-        return self._give(F.normalize(sums, dim=1))
+            yield from self._batched(pieces)
 
-    def _add(self, sums: Tensor, pieces: list[_Piece]) -> None:
-        """Run pieces through the model and add their embeddings to those of their items."""
+    def _batched(self, pieces: list[_Piece]) -> Iterator[tuple[list[int], dict[str, Any]]]:
+        """Group pieces for the model."""
         groups = defaultdict(list)
         for piece in pieces:
             groups[self._group(piece.inputs)].append(piece)
@@ -378,8 +440,7 @@ class Embedder:
             for start in range(0, len(members), self.batch_size):
                 batch = members[start : start + self.batch_size]
                 inputs = {name: [p.inputs[name] for p in batch] for name in batch[0].inputs}
-                owners = torch.tensor([piece.item for piece in batch])
-                sums.index_add_(0, owners, self._forward(self._batch(inputs)).cpu())
+                yield [piece.item for piece in batch], self._batch(inputs)
 
     def _group(self, inputs: Mapping[str, Tensor]) -> tuple[Any, ...]:
         """What pieces of one batch must have in common, so that they do not influence each other.
@@ -414,6 +475,22 @@ class Embedder:
         features = self.model.backbone.encode(self.model.backbone.embed(inputs))
         projected = self.model.project({name: x[:, 0] for name, x in features.items()})
         return F.normalize(torch.stack(list(projected.values())).mean(0), dim=1)
+
+    @torch.inference_mode()
+    def _pool(self, inputs: dict[str, Any], pooling: Pooling) -> list[Tensor]:
+        """(D,) of each piece, or its real tokens (T, D)."""
+        tokens = self.model.backbone.embed(inputs)
+        (x_BLD,) = self.model.backbone.encode(tokens).values()
+        if pooling == "cls":
+            return list(x_BLD[:, 0].float().cpu())
+        x_BTD = x_BLD[:, 1:].float()
+        pad_BL = x_BLD.new_zeros(x_BLD.shape[:2], dtype=torch.bool)
+        pad_BT = (pad_BL if tokens.pad_BL is None else tokens.pad_BL)[:, 1:]
+        if pooling == "mean":
+            total = x_BTD.masked_fill(pad_BT[..., None], 0).sum(1)
+            return list((total / (~pad_BT).sum(1, keepdim=True)).cpu())
+        real = zip(x_BTD.cpu(), ~pad_BT.cpu(), strict=True)
+        return [x_TD[kept_T] for x_TD, kept_T in real]
 
     def _give(self, result: Tensor) -> Embeddings:
         result = result.float().cpu()

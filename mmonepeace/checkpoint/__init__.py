@@ -5,9 +5,12 @@ layout is also written as the pickle its loaders expect.
 """
 
 from mmonepeace.checkpoint.conversion import (
+    Target,
     convert_file,
     read_own,
+    to_model,
     to_official_full,
+    to_official_model,
     to_official_vision,
 )
 from mmonepeace.checkpoint.describe import describe
@@ -30,6 +33,7 @@ __all__ = [
     "CheckpointError",
     "Conversion",
     "LoadReport",
+    "Target",
     "convert_file",
     "describe",
     "fit_state_dict",
@@ -46,7 +50,9 @@ __all__ = [
     "run_files",
     "seal",
     "select_vision",
+    "to_model",
     "to_official_full",
+    "to_official_model",
     "to_official_vision",
     "to_own",
     "write",

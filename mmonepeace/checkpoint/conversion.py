@@ -54,6 +54,38 @@ def _finish(result: Conversion, buffers: StateDict) -> Conversion:
     return result
 
 
+# Layout of an official file -> what stands in front of the names of its backbone.
+_PREFIXES = {"segmentation": "backbone.", "detection": "backbone.net.", "classification": ""}
+# Part of a model that tells its task, for models that come from no official file.
+_TASKS = {"decode_head.": "segmentation", "rpn_head.": "detection", "head.fc.": "classification"}
+_BACKBONE = ("adapters.", "layers.", "norms.", "vit_adapter.")
+
+
+def _vision_names(weights: StateDict, layout: str) -> dict[str, str]:
+    """Own name -> name in an official vision layout, without prefix."""
+    names = {}
+    for key in weights:
+        name = _official(key).replace("encoder_wrapper.fusion_model.", "encoder.")
+        name = name.removeprefix("encoder_wrapper.")
+        if key.startswith("adapters.image.rpb.tables."):
+            block = key.rsplit(".", 1)[1]
+            if layout == "segmentation":
+                name = f"encoder.layers.{block}.rel_pos_table.weight"
+            elif layout in ("classification", "detection"):
+                name = "image_adapter.rel_pos_table.weight"
+        names[key] = name
+    return names
+
+
+def _vision_buffers(weights: StateDict, layout: str) -> StateDict:
+    buffers = _adapter_buffers(weights, "adapters")
+    if layout == "segmentation":
+        index = buffers["image_adapter.rp_bucket"]
+        tables = sum(key.startswith("adapters.image.rpb.tables.") for key in weights)
+        return {f"encoder.layers.{i}.rp_bucket": index for i in range(tables)}
+    return {} if layout == "detection" else buffers
+
+
 def to_official_vision(converted: Conversion) -> Conversion:
     """Our vision branch in the layout it came from, with the index maps the official code loads.
 
@@ -61,24 +93,61 @@ def to_official_vision(converted: Conversion) -> Conversion:
     """
     layout = converted.meta["official_layout"].replace("full", "vision")
     result = Conversion({}, {"official_layout": layout})
-    num_tables = 0
+    for key, name in _vision_names(converted.weights, layout).items():
+        result.rows.append((key, name, ""))
+        result.weights[name] = converted.weights[key]
+    return _finish(result, _vision_buffers(converted.weights, layout))
+
+
+def to_model(converted: Conversion) -> Conversion:
+    """The names that a model of mmseg, mmdet or mmpretrain has: its backbone stands behind a prefix.
+
+    Raises:
+        CheckpointError: if the file has no heads.
+    """
+    _task(converted)
+    result = Conversion({}, dict(converted.meta))
     for key, value in converted.weights.items():
-        name = _official(key).replace("encoder_wrapper.fusion_model.", "encoder.")
-        name = name.removeprefix("encoder_wrapper.")
-        if key.startswith("adapters.image.rpb.tables."):
-            block = key.rsplit(".", 1)[1]
-            num_tables += 1
-            if layout == "segmentation":
-                name = f"encoder.layers.{block}.rel_pos_table.weight"
-            elif layout == "classification":
-                name = "image_adapter.rel_pos_table.weight"
+        name = f"backbone.{key}" if key.startswith(_BACKBONE) else key
         result.rows.append((key, name, ""))
         result.weights[name] = value
-    buffers = _adapter_buffers(converted.weights, "adapters")
-    if layout == "segmentation":
-        index = buffers["image_adapter.rp_bucket"]
-        buffers = {f"encoder.layers.{i}.rp_bucket": index for i in range(num_tables)}
-    return _finish(result, buffers)
+    result.rows += [row for row in converted.rows if row[1] is None]
+    return result
+
+
+def _task(converted: Conversion) -> str:
+    """Official layout of a model with heads."""
+    for start, layout in _TASKS.items():
+        if any(key.startswith(start) for key in converted.weights):
+            return layout
+    raise CheckpointError(
+        "it holds no heads of a segmentor, detector or classifier of images. Use --to full or "
+        "--to vision for an encoder alone."
+    )
+
+
+def to_official_model(converted: Conversion) -> Conversion:
+    """A segmentor, detector or classifier in the layout of the official files.
+
+    Raises:
+        CheckpointError: if it has no heads, or parts that the official models have not.
+    """
+    layout = _task(converted)
+    prefix = _PREFIXES[layout]
+    backbone = {k: v for k, v in converted.weights.items() if k.startswith(_BACKBONE)}
+    names = _vision_names(backbone, layout)
+    norm = converted.meta.get("official_norm", "fc_norm")
+    names = {key: name.replace("encoder.image_layer_norm", norm) for key, name in names.items()}
+    result = Conversion({}, {"official_layout": layout})
+    for key, value in converted.weights.items():
+        own = names.get(key) or _official(key)
+        # The pyramid is a part of the official detector's backbone, but not of its net.
+        outside = key.startswith("neck.")
+        name = f"backbone.{own}" if outside else f"{prefix}{own}" if key in names else own
+        result.rows.append((key, name, ""))
+        result.weights[name] = value
+    buffers = _vision_buffers(backbone, layout)
+    return _finish(result, {f"{prefix}{name}": value for name, value in buffers.items()})
 
 
 def to_official_full(converted: Conversion) -> Conversion:
@@ -126,12 +195,14 @@ def read_own(path: str | Path) -> Conversion:
         return to_own(weights, meta)
 
 
-Target = Literal["vision", "official-vision", "full", "official-full"]
+Target = Literal["vision", "official-vision", "full", "official-full", "model", "official-model"]
 _CONVERSIONS: dict[Target, Callable[[Conversion], Conversion]] = {
     "vision": select_vision,
     "official-vision": lambda converted: to_official_vision(select_vision(converted)),
     "full": lambda converted: converted,
     "official-full": to_official_full,
+    "model": to_model,
+    "official-model": to_official_model,
 }
 
 
@@ -148,7 +219,9 @@ def convert_file(
         source: any file that `read` takes.
         out: file to write, see `write`; None converts without writing.
         target: "full", every modality and head under our names; "vision", our vision branch
-            alone; "official-full" and "official-vision", the layouts of the official code.
+            alone; "model", a segmentor, detector or classifier as the MM libraries load it;
+            "official-full", "official-vision" and "official-model", the layouts of the official
+            code.
         shard_size: see `write`.
         progress: see `write`.
 

@@ -9,8 +9,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mmonepeace.checkpoint.reading import CheckpointError, StateDict, read
-from mmonepeace.layers.position import resample_pos_embed, resample_rpb, rpb_side, square_side
+from mmonepeace.checkpoint.conversion import to_model
+from mmonepeace.checkpoint.names import to_own
+from mmonepeace.checkpoint.reading import CheckpointError, StateDict, naming, read
+from mmonepeace.layers.position import (
+    resample_pos_embed,
+    resample_rel_pos,
+    resample_rpb,
+    rpb_side,
+    square_side,
+)
 
 
 @dataclass
@@ -107,6 +115,8 @@ def fit_state_dict(
             side = rpb_side(len(wanted))
             exact = resample_rpb(value.double(), rpb_side(len(value)), (side, side))
             fitted[name] = exact.to(value.dtype)
+        elif ".attn.rel_pos_" in name and value.shape[1:] == wanted.shape[1:]:
+            fitted[name] = resample_rel_pos(value, (len(wanted) + 1) // 2)
         else:
             option = next((o for part, o in _OPTIONS.items() if re.search(part, name)), "arch")
             raise CheckpointError(
@@ -126,7 +136,7 @@ def load_model(model: torch.nn.Module, path: str | Path) -> LoadReport:
 
     Args:
         model: built from the config the checkpoint was trained with.
-        path: see `read`.
+        path: see `read`; a file of the official segmentor, detector or classifier too.
 
     Returns:
         what was unused.
@@ -134,10 +144,15 @@ def load_model(model: torch.nn.Module, path: str | Path) -> LoadReport:
     Raises:
         CheckpointError: if the file cannot be used, lacks a parameter, or has another shape.
     """
-    weights, _ = read(path)
+    weights, meta = read(path)
     target = model.state_dict()
+    if not target.keys() & weights.keys():
+        with naming(path):
+            weights = to_model(to_own(weights, meta)).weights
     copied = re.compile(r"(^|\.)adapters\.\w+\.rpb\.tables\.\d+$")
-    resampled = re.compile(r"(^|\.)adapters\.image\.(rpb\.tables\.\d+|pos_embed)$")
+    resampled = re.compile(
+        r"(^|\.)(adapters\.image\.(rpb\.tables\.\d+|pos_embed)|layers\.\d+\.attn\.rel_pos_[hw])$"
+    )
     report = LoadReport(
         missing=[k for k in target if k not in weights and not copied.search(k)],
         unused=[k for k in weights if k not in target],

@@ -46,9 +46,45 @@ _KEY_TABLE = (
     ("{m}_layer_norm.{p}", "norms.{m}.{p}"),
     ("{m}_proj.{p}", "projections.{m}.{p}"),
     ("logit_scale", "logit_scale"),
+    # Of dense prediction: ViT-Adapter; then the heads, which have the names of today's MM libraries.
+    ("level_embed", "vit_adapter.level_embed"),
+    ("spm.{rest}", "vit_adapter.spatial_prior.{rest}"),
+    ("interactions.{rest}", "vit_adapter.interactions.{rest}"),
+    ("up.{p}", "vit_adapter.up.{p}"),
+    ("norm{j}.{rest}", "vit_adapter.norm{j}.{rest}"),
+    ("head.{p}", "head.fc.{p}"),
     ("classify_head.attn_pooling_func.q", "head.pool.query"),
     ("classify_head.attn_pooling_func.{rest}", "head.pool.{rest}"),
     ("classify_head.{rest}", "head.{rest}"),
+    *(
+        (f"decode_head.{part}.layers.{{i}}.{old}.{{rest}}", f"decode_head.{part}.layers.{{i}}.{new}.{{rest}}")
+        for part, old, new in (
+            ("transformer_decoder", "attentions.0", "cross_attn"),
+            ("transformer_decoder", "attentions.1", "self_attn"),
+            ("transformer_decoder", "ffns.0", "ffn"),
+            ("pixel_decoder.encoder", "attentions.0", "self_attn"),
+            ("pixel_decoder.encoder", "ffns.0", "ffn"),
+        )
+    ),
+    ("decode_head.{rest}", "decode_head.{rest}"),
+    *((f"simfp_{level + 2}.{{rest}}", f"neck.levels.{level}.{{rest}}") for level in range(4)),
+    ("proposal_generator.rpn_head.conv.conv{j}.{p}", "rpn_head.rpn_conv.{j}.conv.{p}"),
+    ("proposal_generator.rpn_head.objectness_logits.{p}", "rpn_head.rpn_cls.{p}"),
+    ("proposal_generator.rpn_head.anchor_deltas.{p}", "rpn_head.rpn_reg.{p}"),
+    *(
+        (f"roi_heads.{old}{n + 1}.{inner}", f"roi_head.{new}.{n}.{name}")
+        for old, new in (
+            ("box_head.{i}.conv", "bbox_head.{i}.shared_convs"),
+            ("mask_head.mask_fcn", "mask_head.convs"),
+        )
+        for n in range(4)
+        for inner, name in (("weight", "conv.weight"), ("norm.{p}", "ln.{p}"))
+    ),
+    ("roi_heads.box_head.{i}.fc1.{p}", "roi_head.bbox_head.{i}.shared_fcs.0.{p}"),
+    ("roi_heads.box_predictor.{i}.cls_score.{p}", "roi_head.bbox_head.{i}.fc_cls.{p}"),
+    ("roi_heads.box_predictor.{i}.bbox_pred.{p}", "roi_head.bbox_head.{i}.fc_reg.{p}"),
+    ("roi_heads.mask_head.deconv.{p}", "roi_head.mask_head.upsample.{p}"),
+    ("roi_heads.mask_head.predictor.{p}", "roi_head.mask_head.conv_logits.{p}"),
     # Of pretraining alone. The decoder itself has the names of an encoder, see `own_name`.
     ("decoder_{m}_embed.{p}", "decoder_embeds.{m}.{p}"),
     ("{m}_mask_head.{p}", "mask_heads.{m}.{p}"),
@@ -60,6 +96,9 @@ _ALIASES = (
     ("layers.{i}.rel_pos_table.weight", "image_adapter.rel_pos_table_list.{i}.weight"),
     ("layers.{i}.layer_norms.0.{p}", "layers.{i}.self_attn_layer_norm.{p}"),
     ("layers.{i}.layer_norms.1.{p}", "layers.{i}.final_layer_norm.{p}"),
+    # Of classification: of pooled patches, or of all tokens before CLS is taken.
+    ("fc_norm.{p}", "image_layer_norm.{p}"),
+    ("encoder.layer_norm.{p}", "image_layer_norm.{p}"),
     # With a LayerNorm in front of the positional convolutions.
     ("audio_adapter.embed_positions.1.{j}.0.{p}", "audio_adapter.embed_positions.{j}.0.{p}"),
 )
@@ -93,8 +132,9 @@ _OFFICIAL_PREFIX = re.compile(
 _BODY = re.compile(r"(adapters|(?P<fusion>layers|norms))\.")
 # Own names, also of modalities that the official code does not know.
 _OWN = re.compile(
-    r"(decoder\.)?(adapters|layers|norms)\."
+    r"(decoder\.)?(adapters|layers|norms)\.|vit_adapter\."
     r"|(projections|head|decoder_embeds|mask_heads|mask_tokens)\.|logit_scale$"
+    r"|(decode_head|auxiliary_head|neck|rpn_head|roi_head|bbox_head|mask_head)\."
 )
 # Deterministic index maps and a version number: recomputed, never trusted.
 RECOMPUTED = "index map, recomputed"
@@ -169,7 +209,7 @@ def to_own(weights: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None)
     result = Conversion({}, {"format": "mmonepeace"})
     for key, value in weights.items():
         if own:
-            name = re.sub(r"^backbone\.(?=(adapters|layers|norms)\.)", "", key)
+            name = re.sub(r"^backbone\.(?=(adapters|layers|norms|vit_adapter)\.)", "", key)
             name = name if _OWN.match(name) else None
         else:
             name = own_name(key)
@@ -196,7 +236,7 @@ def to_own(weights: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None)
             facts["audio_padding"] = "compat"
     kept = (
         "official_layout", "audio_padding", "audio_clip_seconds", "official_cfg",
-        "official_buffers",
+        "official_buffers", "official_norm",
     )  # fmt: skip
     result.meta |= {key: str(facts[key]) for key in kept if key in facts}
     return result
@@ -212,10 +252,14 @@ def _official_facts(weights: Mapping[str, Tensor]) -> dict[str, str]:
             if _BUFFER.fullmatch(key)
         }
         return {"official_layout": "full", "official_buffers": json.dumps(buffers)}
+    if "backbone.net." in keys:
+        return {"official_layout": "detection"}
     if re.search(r"layers\.\d+\.rel_pos_table\.", keys):
         return {"official_layout": "segmentation"}
-    single = "image_adapter.rel_pos_table." in keys
-    return {"official_layout": "classification" if single else "vision"}
+    if "image_adapter.rel_pos_table." in keys:
+        norm = "encoder.layer_norm" if "encoder.layer_norm." in keys else "fc_norm"
+        return {"official_layout": "classification", "official_norm": norm}
+    return {"official_layout": "vision"}
 
 
 def select_vision(converted: Conversion) -> Conversion:

@@ -1,6 +1,7 @@
 """Reading and preparing data; registered in TRANSFORMS, DATASETS, DATA_SAMPLERS and HOOKS."""
 
 from mmonepeace.datasets.broken import BrokenSamplesHook
+from mmonepeace.datasets.labelled import LabelledDataset
 from mmonepeace.datasets.pairs import PairDataset
 from mmonepeace.datasets.sampler import EndlessSampler
 from mmonepeace.datasets.shards import ShardDataset
@@ -16,6 +17,7 @@ from mmonepeace.datasets.transforms import (
 __all__ = [
     "BrokenSamplesHook",
     "EndlessSampler",
+    "LabelledDataset",
     "LoadAudio",
     "LoadImage",
     "MaskTokens",

@@ -5,7 +5,7 @@ tokens, D width.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from mmonepeace.layers.position import (
     Grid,
     RelativePositionBias1D,
     RelativePositionBias2D,
+    Resampling,
     resample_pos_embed,
 )
 from mmonepeace.layers.tokens import Bias, Tokens, gather_tokens, kept_bias, kept_positions
@@ -51,13 +52,14 @@ class Adapter(nn.Module):
     Args:
         modality: key of the adapter, of its FFNs and of its final norm.
         arch: widths and variants.
+        cls_token: whether CLS stands in front of the tokens.
     """
 
-    def __init__(self, modality: str, arch: Arch) -> None:
+    def __init__(self, modality: str, arch: Arch, cls_token: bool = True) -> None:
         super().__init__()
         dim = arch.embed_dim
         self.modality = modality
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if cls_token else None
         self.embed_norm = nn.LayerNorm(dim, LAYER_NORM_EPS) if arch.embed_norm else nn.Identity()
         self.type_embed = nn.Parameter(torch.zeros(1, 1, dim)) if arch.type_embed else None
 
@@ -101,11 +103,15 @@ class Adapter(nn.Module):
             bias: see `Tokens`.
             pad_BT: True where a feature is padding.
         """
-        x = torch.cat([self.cls_token.expand(len(x_BTD), -1, -1), x_BTD], 1)
+        x, pad_BL = x_BTD, pad_BT
+        if self.cls_token is None:
+            positions = positions[..., 1:, :]
+        else:
+            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
+            pad_BL = None if pad_BT is None else F.pad(pad_BT, (1, 0))
         x = self.embed_norm(x) + positions
         if self.type_embed is not None:
             x = x + self.type_embed
-        pad_BL = None if pad_BT is None else F.pad(pad_BT, (1, 0))
         return Tokens.of(self.modality, x, bias, len(self.rpb.tables) == 1, pad_BL)
 
 
@@ -196,15 +202,26 @@ class ImageAdapter(Adapter):
         arch: widths and variants.
         num_tables: RPB tables, 1 or one per block.
         img_size: side in pixels of the square image whose grid positions and tables are kept for.
+        cls_token: whether CLS stands in front of the patches; detectors have none.
+        rpb_sides: of the square grids in patches that the tables are kept for, where not that of
+            `img_size`.
+        rpb_resampling: for other grids, see `resample_rpb`.
 
     Raises:
         ValueError: if `img_size` is no multiple of the patch size.
     """
 
     def __init__(
-        self, modality: str, arch: Arch, num_tables: int, img_size: int = PRETRAIN_IMG_SIZE
+        self,
+        modality: str,
+        arch: Arch,
+        num_tables: int,
+        img_size: int = PRETRAIN_IMG_SIZE,
+        cls_token: bool = True,
+        rpb_sides: Sequence[int] | None = None,
+        rpb_resampling: Resampling = "geometric",
     ) -> None:
-        super().__init__(modality, arch)
+        super().__init__(modality, arch, cls_token)
         if img_size < PATCH_SIZE or img_size % PATCH_SIZE:
             raise ValueError(
                 f"img_size {img_size} is not a multiple of {PATCH_SIZE}. It only names the grid "
@@ -219,7 +236,8 @@ class ImageAdapter(Adapter):
         self.pos_embed = nn.Parameter(torch.zeros(side**2 + 1, dim))
         # Added to the second image of a pair (NLVR2), besides the common one.
         self.type_embed_2 = nn.Parameter(torch.zeros(1, 1, dim)) if arch.type_embed else None
-        self.rpb = RelativePositionBias2D(side, arch.num_heads, num_tables)
+        sides = rpb_sides or [side] * num_tables
+        self.rpb = RelativePositionBias2D(sides, arch.num_heads, cls_token, rpb_resampling)
 
     def grid(self, images_B3HW: Tensor, *_: Any) -> Grid:
         """Rows and columns of patches."""
@@ -236,7 +254,7 @@ class ImageAdapter(Adapter):
             second: these are the second images of pairs.
 
         Returns:
-            Tokens with L = ceil(H / 16) * ceil(W / 16) + 1.
+            Tokens with L = ceil(H / 16) * ceil(W / 16) + 1, or one less without CLS.
 
         Raises:
             ValueError: if the input is not (B, 3, H, W).

@@ -10,14 +10,21 @@ from torch import Tensor, nn
 from mmonepeace.spec import LAYER_NORM_EPS, Arch
 
 
-def attend(q_BHLd: Tensor, k_BHLd: Tensor, v_BHLd: Tensor, bias: Tensor | None) -> Tensor:
-    """softmax(q k^T / sqrt(d) + bias) v.
+def attend(
+    q_BHLd: Tensor,
+    k_BHLd: Tensor,
+    v_BHLd: Tensor,
+    bias: Tensor | None,
+    scale: float | None = None,
+) -> Tensor:
+    """softmax(scale * q k^T + bias) v.
 
     Args:
         q_BHLd: queries.
         k_BHLd: keys.
-        v_BHLd: values.
+        v_BHLd: values; they may have another width than queries and keys.
         bias: (1 or B, H, L, L) or None. It broadcasts: nothing is copied per sample.
+        scale: None: 1 / sqrt(d).
 
     Returns:
         (B, H, L, d).
@@ -25,7 +32,12 @@ def attend(q_BHLd: Tensor, k_BHLd: Tensor, v_BHLd: Tensor, bias: Tensor | None) 
     PyTorch picks the kernel: flash on the CPU when the bias needs no gradient, the
     memory-efficient one on CUDA, plain matrix products otherwise.
     """
-    return F.scaled_dot_product_attention(q_BHLd, k_BHLd, v_BHLd, attn_mask=bias)
+    width = v_BHLd.shape[-1]
+    if q_BHLd.shape[-1] > width and q_BHLd.device.type == "cpu":
+        # The kernel that holds no L x L weights takes equal widths only.
+        v_BHLd = F.pad(v_BHLd, (0, q_BHLd.shape[-1] - width))
+    out = F.scaled_dot_product_attention(q_BHLd, k_BHLd, v_BHLd, attn_mask=bias, scale=scale)
+    return out[..., :width]
 
 
 class SelfAttention(nn.Module):
@@ -48,12 +60,19 @@ class SelfAttention(nn.Module):
 
     def forward(self, x_BLD: Tensor, bias: Tensor | None) -> Tensor:
         """(B, L, D) and (1 or B, H, L, L) -> (B, L, D)."""
+        return self.finish(attend(*self.heads(x_BLD), bias))
+
+    def heads(self, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, (B, H, L, d) each."""
         heads = (self.num_heads, -1)
-        q, k, v = (
+        return tuple(
             project(x_BLD).unflatten(-1, heads).transpose(1, 2)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        x = attend(q, k, v, bias).transpose(1, 2)
+
+    def finish(self, x_BHLd: Tensor) -> Tensor:
+        """What the heads found, (B, H, L, d), as (B, L, D)."""
+        x = x_BHLd.transpose(1, 2)
         if self.head_scale is not None:
             x = x * self.head_scale[:, None]
         return self.out_proj(self.norm(x.flatten(2)))

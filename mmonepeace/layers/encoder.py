@@ -4,6 +4,7 @@ Shapes: B batch, L tokens, D width, F FFN width, H heads.
 """
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -114,8 +115,12 @@ class EncoderLayer(nn.Module):
     def _attend(self, x_BLD: Tensor, bias: Tensor | None, index: Tensor | None) -> Tensor:
         if index is not None and bias is not None and bias.shape[0] > 1:
             bias = bias[index]
-        x = self.post_attn_norm(self.attn(self.norm1(x_BLD), bias))
+        x = self.post_attn_norm(self.mix(self.norm1(x_BLD), bias))
         return x if self.gamma_1 is None else x * self.gamma_1
+
+    def mix(self, x_BLD: Tensor, bias: Tensor | None) -> Tensor:
+        """Attention of normalised tokens, (B, L, D) -> (B, L, D)."""
+        return self.attn(x_BLD, bias)
 
     def _feed(self, x_BLD: Tensor, lengths: dict[str, int]) -> Tensor:
         x = self.norm2(x_BLD)
@@ -136,54 +141,83 @@ class FusionEncoder(nn.ModuleList):
     """The stack of blocks.
 
     Args:
-        arch: widths and variants.
-        modalities: keys of the FFNs.
+        depth: number of blocks.
+        make_layer: (index, drop path rate) -> block.
         drop_path_rate: of the last block; it rises linearly from 0 at the first.
-        layer_scale_init: see `EncoderLayer`.
         with_cp: recompute each block, its bias included, in the backward pass instead of
             storing its activations.
     """
 
     def __init__(
         self,
+        depth: int,
+        make_layer: Callable[[int, float], EncoderLayer],
+        drop_path_rate: float = 0.0,
+        with_cp: bool = False,
+    ) -> None:
+        rates = [drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
+        super().__init__(make_layer(i, rate) for i, rate in enumerate(rates))
+        self.with_cp = with_cp
+
+    @classmethod
+    def of(
+        cls,
         arch: Arch,
         modalities: Iterable[str],
         drop_path_rate: float = 0.0,
         layer_scale_init: float | None = None,
         with_cp: bool = False,
-    ) -> None:
+    ) -> "FusionEncoder":
+        """The usual blocks; see `EncoderLayer` for what they take."""
         modalities = tuple(modalities)
-        rates = [drop_path_rate * i / max(arch.depth - 1, 1) for i in range(arch.depth)]
-        super().__init__(EncoderLayer(arch, modalities, r, layer_scale_init) for r in rates)
-        self.with_cp = with_cp
+
+        def layer(_block: int, rate: float) -> EncoderLayer:
+            return EncoderLayer(arch, modalities, rate, layer_scale_init)
+
+        return cls(arch.depth, layer, drop_path_rate, with_cp)
 
     def forward(self, tokens: Tokens, out_indices: Iterable[int]) -> list[Tensor]:
         """Run the blocks up to the last one asked for.
 
         Args:
             tokens: embeddings of one or more modalities.
-            out_indices: blocks whose outputs are wanted, counted from 0.
+            out_indices: blocks whose outputs are wanted, counted from 0, rising.
 
         Returns:
-            one (B, L, D) for each index, in the order of the blocks.
+            one (B, L, D) for each index.
         """
-        wanted = set(out_indices)
+        run, x, start, outputs = self.runner(tokens), tokens.x_BLD, 0, []
+        for index in out_indices:
+            x = run(x, start, index + 1)
+            outputs.append(x)
+            start = index + 1
+        return outputs
+
+    def runner(self, tokens: Tokens) -> Callable[[Tensor, int, int], Tensor]:
+        """A function (x, start, stop) that runs blocks start to stop - 1 on tokens of this form.
+
+        For models that change the embeddings between blocks; the bias is that of `tokens`.
+        """
         dtype = _compute_dtype(tokens.x_BLD)
         shared = tokens.masked_bias(0, dtype) if tokens.shared_bias else None
 
-        def run(i: int, x: Tensor) -> Tensor:
+        def block(i: int, x: Tensor) -> Tensor:
             bias = shared if tokens.shared_bias else tokens.masked_bias(i, dtype)
             return self[i](x, tokens.lengths, bias)
 
-        x, outputs = tokens.x_BLD, []
-        for i in range(max(wanted) + 1):
-            if self.with_cp and torch.is_grad_enabled():
-                x = checkpoint(run, i, x, use_reentrant=False)
-            else:
-                x = run(i, x)
-            if i in wanted:
-                outputs.append(x)
-        return outputs
+        def run(x: Tensor, start: int, stop: int) -> Tensor:
+            for i in range(start, stop):
+                x = recomputed(block, i, x) if self.with_cp else block(i, x)
+            return x
+
+        return run
+
+
+def recomputed(function: Callable[..., Any], *inputs: Any) -> Any:
+    """Call a function; what it computes is not kept for the backward pass, but computed again."""
+    if not torch.is_grad_enabled():
+        return function(*inputs)
+    return checkpoint(function, *inputs, use_reentrant=False)
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:

@@ -4,7 +4,9 @@ Shapes: N table rows, H heads, L tokens (CLS first), D width. A grid is (rows, c
 """
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from mmonepeace.spec import MAX_POSITIONS
 
 Grid = tuple[int, int]
+Resampling = Literal["geometric", "bicubic"]
 
 # Rows behind those of the offsets: CLS as query, CLS as key, CLS with itself.
 CLS_ROWS = 3
@@ -208,17 +211,16 @@ def _geometric_matrix(
     return _spline_matrix(x, u).to(device=device, dtype=dtype)
 
 
-def resample_rpb(table_NH: Tensor, old: int, new: Grid) -> Tensor:
-    """Resize a relative position table from a square grid to another grid, geometrically.
-
-    Offsets keep their distances near zero and spread geometrically further out; a cubic spline
-    gives the values between. Each axis follows its own side, and an axis that keeps its side is
-    left untouched. Differentiable.
+def resample_rpb(table_NH: Tensor, old: int, new: Grid, method: Resampling = "geometric") -> Tensor:
+    """Resize a relative position table from a square grid to another grid. Differentiable.
 
     Args:
         table_NH: (N, H), N = (2 * old - 1) ** 2 + 3; the last 3 rows serve CLS and are kept.
         old: side of the table's grid, in patches.
         new: rows and columns of the wanted grid, in patches.
+        method: "geometric", offsets keep their distances near zero and spread geometrically
+            further out, with a cubic spline between; each axis follows its own side, and an axis
+            that keeps its side is left untouched. "bicubic", evenly, as the official detector.
 
     Returns:
         (N', H), N' = (2 * rows - 1) * (2 * columns - 1) + 3, same dtype.
@@ -237,13 +239,19 @@ def resample_rpb(table_NH: Tensor, old: int, new: Grid) -> Tensor:
         return table_NH
     # Half precision loses the spline's accuracy; float64 stays what it is.
     dtype = torch.float64 if table_NH.dtype == torch.float64 else torch.float32
-    matrices = [_geometric_matrix(old, side, dtype, table_NH.device) for side in new]
     side = 2 * old - 1
     values = table_NH[:-CLS_ROWS].to(dtype).view(side, side, -1)
-    if matrices[0] is not None:
-        values = torch.einsum("ts,swh->twh", matrices[0], values)
-    if matrices[1] is not None:
-        values = torch.einsum("ts,hsn->htn", matrices[1], values)
+    if method == "bicubic":
+        values = values.permute(2, 0, 1)[None]
+        size = (2 * new[0] - 1, 2 * new[1] - 1)
+        values = F.interpolate(values, size=size, mode="bicubic", align_corners=False)
+        values = values[0].permute(1, 2, 0)
+    else:
+        rows, columns = (_geometric_matrix(old, s, dtype, table_NH.device) for s in new)
+        if rows is not None:
+            values = torch.einsum("ts,swh->twh", rows, values)
+        if columns is not None:
+            values = torch.einsum("ts,hsn->htn", columns, values)
     return torch.cat([values.flatten(0, 1).to(table_NH.dtype), table_NH[-CLS_ROWS:]])
 
 
@@ -271,19 +279,37 @@ def resample_pos_embed(pos_ND: Tensor, new: Grid) -> Tensor:
     return torch.cat([pos_ND[:1], resized[0].flatten(1).t().to(pos_ND.dtype)])
 
 
+def resample_rel_pos(table_ND: Tensor, new: int) -> Tensor:
+    """Resize a table of relative positions along one axis to another side, linearly.
+
+    Args:
+        table_ND: (2 * old - 1, D).
+        new: side wanted.
+
+    Returns:
+        (2 * new - 1, D), same dtype. Differentiable.
+
+    Source: ViTDet.
+    """
+    rows = 2 * new - 1
+    if len(table_ND) == rows:
+        return table_ND
+    resized = F.interpolate(table_ND.float().t()[None], size=rows, mode="linear")
+    return resized[0].t().to(table_ND.dtype)
+
+
 class RelativePositionBias(nn.Module):
     """Learned bias between tokens: one table for all blocks, or one per block.
 
     Args:
-        num_rows: rows of a table.
+        rows: rows of each table; a single one serves all blocks.
         num_heads: attention heads.
-        num_tables: 1 (shared) or the number of blocks.
     """
 
-    def __init__(self, num_rows: int, num_heads: int, num_tables: int) -> None:
+    def __init__(self, rows: Sequence[int], num_heads: int) -> None:
         super().__init__()
         self.tables = nn.ParameterList(
-            nn.Parameter(torch.zeros(num_rows, num_heads)) for _ in range(num_tables)
+            nn.Parameter(torch.zeros(num_rows, num_heads)) for num_rows in rows
         )
 
     def table(self, block: int) -> Tensor:
@@ -307,7 +333,7 @@ class RelativePositionBias1D(RelativePositionBias):
     """
 
     def __init__(self, num_buckets: int, num_heads: int, num_tables: int) -> None:
-        super().__init__(2 * num_buckets + 2, num_heads, num_tables)
+        super().__init__([2 * num_buckets + 2] * num_tables, num_heads)
         self.num_buckets = num_buckets
 
     def forward(self, length: int, block: int, dtype: torch.dtype) -> Tensor:
@@ -329,14 +355,24 @@ class RelativePositionBias2D(RelativePositionBias):
     """Bias between the patches of a grid.
 
     Args:
-        side: side of the square grid the tables are kept for, in patches.
+        sides: of the square grids the tables are kept for, in patches; a single one serves all
+            blocks.
         num_heads: attention heads.
-        num_tables: 1 (shared) or the number of blocks.
+        cls_token: whether CLS stands in front of the patches.
+        resampling: for other grids, see `resample_rpb`.
     """
 
-    def __init__(self, side: int, num_heads: int, num_tables: int) -> None:
-        super().__init__(num_rpb_rows((side, side)), num_heads, num_tables)
-        self.side = side
+    def __init__(
+        self,
+        sides: Sequence[int],
+        num_heads: int,
+        cls_token: bool = True,
+        resampling: Resampling = "geometric",
+    ) -> None:
+        super().__init__([num_rpb_rows((side, side)) for side in sides], num_heads)
+        self.sides = sides
+        self.first = 0 if cls_token else 1
+        self.resampling = resampling
 
     def forward(self, grid: Grid, block: int, dtype: torch.dtype) -> Tensor:
         """Bias of one block for the tokens of a grid.
@@ -349,5 +385,7 @@ class RelativePositionBias2D(RelativePositionBias):
         Returns:
             (1, H, L, L).
         """
-        table_NH = resample_rpb(self.table(block), self.side, grid)
-        return self.gather(table_NH, rpb_index(grid, table_NH.device), dtype)
+        side = self.sides[block if len(self.sides) > 1 else 0]
+        table_NH = resample_rpb(self.table(block), side, grid, self.resampling)
+        index_LL = rpb_index(grid, table_NH.device)[self.first :, self.first :]
+        return self.gather(table_NH, index_LL, dtype)

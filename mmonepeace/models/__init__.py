@@ -1,7 +1,10 @@
 """Models registered in MODELS."""
 
 from mmonepeace.models.classifier import OnePeaceClassifier
+from mmonepeace.models.necks import SimpleFeaturePyramid
 from mmonepeace.models.onepeace import OnePeace
+from mmonepeace.models.onepeace_vit_adapter import OnePeaceViTAdapter
+from mmonepeace.models.onepeace_vitdet import OnePeaceViTDet
 from mmonepeace.models.preprocessor import MultimodalDataPreprocessor
 from mmonepeace.models.pretrainer import OnePeacePretrainer
 from mmonepeace.models.retriever import OnePeaceRetriever
@@ -12,4 +15,7 @@ __all__ = [
     "OnePeaceClassifier",
     "OnePeacePretrainer",
     "OnePeaceRetriever",
+    "OnePeaceViTAdapter",
+    "OnePeaceViTDet",
+    "SimpleFeaturePyramid",
 ]

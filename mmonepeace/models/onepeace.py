@@ -50,6 +50,8 @@ class OnePeace(BaseModule):
         rpb: "shared", one table for all blocks (pretraining), or "per_block", decoupled tables
             (fine-tuning). A shared table in a checkpoint is copied to each block.
         out_indices: blocks whose maps are returned; negative ones count from the last.
+        out_type: of the image backbone: "featmap", maps; "avg_featmap", the mean of the patches;
+            "cls_token". The final norm, if there is one, comes after the mean.
         final_norm: end with the LayerNorm of each modality. The exported vision branch has none.
         drop_path_rate: of the last block, rising linearly from 0 at the first.
         layer_scale_init: initial LayerScale; None leaves it out. The released models began with
@@ -60,7 +62,12 @@ class OnePeace(BaseModule):
         with_cp: activation checkpointing: less memory, a third more computation.
         init_cfg: `dict(type="Pretrained", checkpoint=PATH)` with a file of any official or own
             layout; its other modalities are left out.
+
+    Attributes:
+        may_lack: beginnings of parameters, as patterns, that a checkpoint may lack.
     """
+
+    may_lack: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -69,6 +76,7 @@ class OnePeace(BaseModule):
         img_size: int = PRETRAIN_IMG_SIZE,
         rpb: Literal["shared", "per_block"] = "shared",
         out_indices: int | Sequence[int] = -1,
+        out_type: Literal["featmap", "avg_featmap", "cls_token"] = "featmap",
         final_norm: bool = False,
         drop_path_rate: float = 0.0,
         layer_scale_init: float | None = LAYER_SCALE_INIT,
@@ -81,6 +89,10 @@ class OnePeace(BaseModule):
         self.arch = get_arch(arch)
         if rpb not in ("shared", "per_block"):
             raise ValueError(f"rpb is {rpb!r}; choose 'shared' or 'per_block'.")
+        if out_type not in ("featmap", "avg_featmap", "cls_token"):
+            raise ValueError(
+                f"out_type is {out_type!r}; choose 'featmap', 'avg_featmap' or 'cls_token'."
+            )
         unknown = sorted(set(modalities) - set(ADAPTERS))
         if unknown or not modalities or len(set(modalities)) < len(modalities):
             raise ValueError(
@@ -96,6 +108,9 @@ class OnePeace(BaseModule):
         if not -1 <= frozen_stages <= depth:
             raise ValueError(f"frozen_stages is {frozen_stages}, expected -1 to {depth}.")
         self.out_indices = _resolve_indices(out_indices, depth)
+        self.out_type = out_type
+        if out_type != "featmap":
+            self.may_lack = (r"norms\.",)  # exported vision branches have no final norm
         self.frozen_stages = frozen_stages
         self.init_std = init_std
         self._decoupled = rpb == "per_block" and depth > 1
@@ -107,9 +122,7 @@ class OnePeace(BaseModule):
                 if name in options
             }
         )
-        self.layers = FusionEncoder(
-            self.arch, self.adapters, drop_path_rate, layer_scale_init, with_cp
-        )
+        self.layers = self.build_layers(drop_path_rate, layer_scale_init, with_cp)
         self.norms = nn.ModuleDict(
             {
                 name: nn.LayerNorm(self.arch.embed_dim, LAYER_NORM_EPS)
@@ -120,6 +133,12 @@ class OnePeace(BaseModule):
         self._reset_parameters()
         self._freeze()
         self._register_load_state_dict_pre_hook(self._fit_loaded)
+
+    def build_layers(
+        self, drop_path_rate: float, layer_scale_init: float | None, with_cp: bool
+    ) -> FusionEncoder:
+        """The blocks; part of the constructor, for models with others."""
+        return FusionEncoder.of(self.arch, self.adapters, drop_path_rate, layer_scale_init, with_cp)
 
     @torch.no_grad()
     def _reset_parameters(self) -> None:
@@ -163,7 +182,8 @@ class OnePeace(BaseModule):
 
         Args:
             path: see `checkpoint.read`.
-            allow_missing: beginnings of parameter names that the file may lack.
+            allow_missing: beginnings of parameter names, as patterns, that the file may lack
+                besides `may_lack`.
 
         Returns:
             what was missing, unused and resampled.
@@ -172,7 +192,7 @@ class OnePeace(BaseModule):
             mmonepeace.checkpoint.CheckpointError: if the file cannot be used, or lacks a
                 parameter that is not allowed to be missing.
         """
-        return load_checkpoint(self, path, allow_missing)
+        return load_checkpoint(self, path, (*self.may_lack, *allow_missing))
 
     def adopt_metadata(self, meta: Mapping[str, Any]) -> None:
         """Take from a checkpoint what its weights were trained with, unless the config says it.
@@ -192,7 +212,9 @@ class OnePeace(BaseModule):
 
     def _fit_loaded(self, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
         """Let every way of loading resample and decouple, as `load_checkpoint` does."""
-        resized = re.compile(r"adapters\.\w+\.(rpb\.tables\.\d+|pos_embed)")
+        resized = re.compile(
+            r"adapters\.\w+\.(rpb\.tables\.\d+|pos_embed)|layers\.\d+\.attn\.rel_pos_[hw]"
+        )
         mine = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
         weights = {k: v for k, v in mine.items() if resized.fullmatch(k)}
         target = {k: v for k, v in self.state_dict().items() if resized.fullmatch(k)}
@@ -327,16 +349,26 @@ class OnePeace(BaseModule):
             images_B3HW: (B, 3, H, W), RGB, normalised with `spec.IMAGE_MEAN`, `spec.IMAGE_STD`.
 
         Returns:
-            one (B, D, ceil(H / 16), ceil(W / 16)) for each of `out_indices`.
+            one (B, D, ceil(H / 16), ceil(W / 16)) for each of `out_indices`; (B, D) with another
+            `out_type`.
         """
         if "image" not in self.adapters:
             raise ValueError(f"this OnePeace has no image branch, only {tuple(self.adapters)}.")
         grid = patch_grid(*images_B3HW.shape[-2:])
         outputs = self.layers(self.adapters["image"](images_B3HW), self.out_indices)
-        last = self.arch.depth - 1
-        if "image" in self.norms and last in self.out_indices:
-            outputs[-1] = self.norms["image"](outputs[-1])
+        if self.out_type == "avg_featmap":
+            outputs = [x[:, 1:].mean(1) for x in outputs]
+        elif self.out_type == "cls_token":
+            outputs = [x[:, 0] for x in outputs]
+        self._normalise_last(outputs)
+        if self.out_type != "featmap":
+            return tuple(outputs)
         return tuple(x[:, 1:].transpose(1, 2).unflatten(2, grid) for x in outputs)
+
+    def _normalise_last(self, outputs: list[Tensor]) -> None:
+        """Apply the final norm to the output of the last block, in place in the list."""
+        if "image" in self.norms and self.arch.depth - 1 in self.out_indices:
+            outputs[-1] = self.norms["image"](outputs[-1])
 
 
 def as_arguments(value: Tensor | tuple[Any, ...]) -> tuple[Any, ...]:
@@ -363,7 +395,7 @@ def load_checkpoint(
         model: `OnePeace`, or a model that keeps one as `backbone`. On the meta device it gets
             the tensors of the file, in their dtype.
         path: see `mmonepeace.checkpoint.read`.
-        allow_missing: beginnings of parameter names that the file may lack.
+        allow_missing: beginnings of parameter names, as patterns, that the file may lack.
 
     Returns:
         what was missing, unused and resampled.
@@ -379,7 +411,7 @@ def load_checkpoint(
     report.unused += [
         key for key, name, why in converted.rows if not name and why != checkpoint.RECOMPUTED
     ]
-    lacking = [key for key in report.missing if not key.startswith(tuple(allow_missing))]
+    lacking = [k for k in report.missing if not any(re.match(a, k) for a in allow_missing)]
     if lacking:
         raise checkpoint.CheckpointError(
             f"{path} does not fit {type(model).__name__}:\n{report}\n{len(lacking)} parameters of "

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from mmonepeace import checkpoint
 from mmonepeace.checkpoint import CheckpointError
-from mmonepeace.models import OnePeace
+from mmonepeace.models import OnePeace, OnePeaceViTAdapter, OnePeaceViTDet
 from tests.checkpoint import official
 from tests.checkpoint.official import assert_same, vision_of_full
 from tests.conftest import ROOT, TINY
@@ -75,6 +75,93 @@ def test_segmentation_file_with_heads_gives_its_backbone(model, tmp_path):
     assert_same(result.weights, dict(model.state_dict()))
     left_out = {key for key, name, _ in result.rows if name is None and "rp_bucket" not in key}
     assert left_out == {"backbone.spm.fc1.weight", "decode_head.cls_embed.weight"}
+
+
+def official_segmentor() -> dict[str, torch.Tensor]:
+    """Names of the official file, as MMSegmentation 0.x made them; some of the head."""
+    arch = {**TINY, "depth": 4}
+    own = OnePeaceViTAdapter(arch, img_size=64, rpb="per_block", norm_cfg={"type": "BN"})
+    adapter = {k: v for k, v in own.state_dict().items() if k.startswith("vit_adapter.")}
+    body = {k: v for k, v in own.state_dict().items() if k not in adapter}
+    meta = {"format": "mmonepeace", "official_layout": "segmentation"}
+    weights = checkpoint.to_official_vision(checkpoint.Conversion(body, meta)).weights
+    for key, value in adapter.items():
+        name = key.removeprefix("vit_adapter.").replace("spatial_prior.", "spm.")
+        weights[name] = value
+    weights = {f"backbone.{key}": value for key, value in weights.items()}
+    for name in (
+        "query_embed.weight", "level_embed.weight", "mask_embed.4.bias",
+        "transformer_decoder.layers.0.attentions.0.attn.in_proj_weight",
+        "transformer_decoder.layers.0.attentions.1.attn.out_proj.bias",
+        "transformer_decoder.layers.0.ffns.0.layers.0.0.weight",
+        "transformer_decoder.layers.0.norms.2.bias", "transformer_decoder.post_norm.bias",
+        "pixel_decoder.encoder.layers.5.attentions.0.sampling_offsets.bias",
+        "pixel_decoder.encoder.layers.5.ffns.0.layers.1.bias",
+        "pixel_decoder.lateral_convs.0.gn.weight",
+    ):  # fmt: skip
+        weights[f"decode_head.{name}"] = torch.randn(3)
+    return weights
+
+
+def official_detector() -> dict[str, torch.Tensor]:
+    """Names of the official file, as detectron2 made them; some of the heads."""
+    own = OnePeaceViTDet({**TINY, "depth": 4}, img_size=64)
+    meta = {"format": "mmonepeace", "official_layout": "detection"}
+    body = checkpoint.to_official_vision(checkpoint.Conversion(own.state_dict(), meta)).weights
+    weights = {f"backbone.net.{key}": value for key, value in body.items()}
+    for name in (
+        "backbone.simfp_2.3.weight", "backbone.simfp_4.0.norm.bias",
+        "proposal_generator.rpn_head.conv.conv1.bias",
+        "proposal_generator.rpn_head.objectness_logits.weight",
+        "proposal_generator.rpn_head.anchor_deltas.bias",
+        "roi_heads.box_head.1.conv3.weight", "roi_heads.box_head.1.conv3.norm.weight",
+        "roi_heads.box_head.0.fc1.bias", "roi_heads.box_predictor.2.cls_score.weight",
+        "roi_heads.box_predictor.2.bbox_pred.bias", "roi_heads.mask_head.mask_fcn4.norm.bias",
+        "roi_heads.mask_head.deconv.weight", "roi_heads.mask_head.predictor.bias",
+    ):  # fmt: skip
+        weights[name] = torch.randn(3)
+    return weights
+
+
+def official_classifier(norm: str) -> dict[str, torch.Tensor]:
+    own = OnePeace(TINY, img_size=64)
+    meta = {"format": "mmonepeace", "official_layout": "classification"}
+    weights = checkpoint.to_official_vision(checkpoint.Conversion(own.state_dict(), meta)).weights
+    beside = {f"{norm}.{p}": torch.randn(32) for p in ("weight", "bias")}
+    return weights | beside | {"head.weight": torch.randn(5, 32), "head.bias": torch.randn(5)}
+
+
+@pytest.mark.parametrize(
+    ("make", "container"),
+    [
+        (official_segmentor, "state_dict"),
+        (official_detector, "model"),
+        (lambda: official_classifier("fc_norm"), "model"),
+        (lambda: official_classifier("encoder.layer_norm"), "model"),
+    ],
+    ids=["segmentor", "detector", "classifier of means", "classifier of CLS"],
+)
+def test_models_with_heads_go_there_and_back(tmp_path, make, container):
+    source, ours, back = (tmp_path / n for n in ("in.pth", "ours.pth", "back.pth"))
+    official = make()
+    torch.save({container: official, "meta": {"CLASSES": ("a", "b")}}, source)
+    converted = checkpoint.convert_file(source, ours, "model")
+    left_out = {why for _, name, why in converted.rows if name is None}
+    assert left_out <= {checkpoint.RECOMPUTED}
+    # What a model of the MM libraries is loaded from.
+    stored = torch.load(ours, weights_only=True)["state_dict"]
+    heads = ("backbone.", "decode_head.", "neck.", "rpn_head.", "roi_head.", "head.fc.")
+    assert all(key.startswith(heads) for key in stored)
+    assert "backbone.adapters.image.pos_embed" in stored
+    checkpoint.convert_file(ours, back, "official-model")
+    assert_same(torch.load(back, weights_only=True)[container], official)
+
+
+def test_an_encoder_alone_is_no_model(model, tmp_path):
+    torch.save({"model": dict(model.state_dict())}, tmp_path / "vision.pth")
+    for target in ("model", "official-model"):
+        with pytest.raises(CheckpointError, match=r"vision\.pth: it holds no heads.*--to vision"):
+            checkpoint.convert_file(tmp_path / "vision.pth", None, target)
 
 
 def test_dtypes_survive(model, tmp_path):

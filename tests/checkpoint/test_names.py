@@ -72,14 +72,33 @@ def test_key_table_is_its_own_inverse():
         ("encoder.layers.3.rel_pos_table.weight", "adapters.image.rpb.tables.3"),
         ("backbone.net.encoder.layers.0.gamma_1", "layers.0.gamma_1"),
         ("encoder_wrapper.fusion_model.version", None),
-        ("decode_head.conv.weight", None),
+        ("decode_head.pixel_decoder.mask_feature.bias", "decode_head.pixel_decoder.mask_feature.bias"),
+        (
+            "decode_head.transformer_decoder.layers.8.attentions.1.attn.in_proj_bias",
+            "decode_head.transformer_decoder.layers.8.self_attn.attn.in_proj_bias",
+        ),
+        (
+            "decode_head.pixel_decoder.encoder.layers.0.ffns.0.layers.1.bias",
+            "decode_head.pixel_decoder.encoder.layers.0.ffn.layers.1.bias",
+        ),
+        ("backbone.spm.stem.1.running_mean", "vit_adapter.spatial_prior.stem.1.running_mean"),
+        ("backbone.norm3.num_batches_tracked", "vit_adapter.norm3.num_batches_tracked"),
+        ("backbone.level_embed", "vit_adapter.level_embed"),
+        ("decode_head.level_embed.weight", "decode_head.level_embed.weight"),
+        ("backbone.net.encoder.layers.2.self_attn.rel_pos_h", "layers.2.attn.rel_pos_h"),
+        ("backbone.simfp_5.2.norm.weight", "neck.levels.3.2.norm.weight"),
+        ("roi_heads.box_head.2.conv4.norm.bias", "roi_head.bbox_head.2.shared_convs.3.ln.bias"),
+        ("roi_heads.mask_head.mask_fcn1.weight", "roi_head.mask_head.convs.0.conv.weight"),
+        ("fc_norm.weight", "norms.image.weight"),
+        ("head.bias", "head.fc.bias"),
+        ("neck.conv.weight", None),
     ],
 )  # fmt: skip
 def test_official_names(name, own):
     assert checkpoint.own_name(name) == own
 
 
-@pytest.mark.parametrize("name", ["decode_head.conv.weight", "decoder.logit_scale", "layers.x"])
+@pytest.mark.parametrize("name", ["patch_embed.weight", "decoder.logit_scale", "layers.x"])
 def test_names_of_others_are_none_of_ours(name):
     assert checkpoint.official_name(name) is None
 
@@ -87,10 +106,14 @@ def test_names_of_others_are_none_of_ours(name):
 def test_a_file_that_a_runner_saved_is_own():
     model = OnePeace(TINY, img_size=64)
     weights = {f"backbone.{key}": value for key, value in model.state_dict().items()}
-    beside = {"logit_scale": torch.tensor(1.0), "projections.text.bias": torch.zeros(3)}
-    converted = checkpoint.to_own(weights | beside | {"decode_head.bias": torch.zeros(2)}, {})
+    beside = {
+        "logit_scale": torch.tensor(1.0),
+        "projections.text.bias": torch.zeros(3),
+        "decode_head.bias": torch.zeros(2),
+    }
+    converted = checkpoint.to_own(weights | beside | {"ema.bias": torch.zeros(2)}, {})
     assert converted.weights.keys() == model.state_dict().keys() | beside.keys()
-    assert [key for key, name, _ in converted.rows if name is None] == ["decode_head.bias"]
+    assert [key for key, name, _ in converted.rows if name is None] == ["ema.bias"]
 
 
 def test_official_audio_was_trained_with_leaking_padding():

@@ -37,7 +37,7 @@ def test_index_maps_are_cached_and_small():
 
 def test_index_made_under_inference_mode_serves_training():
     rpb_index.cache_clear()
-    bias = RelativePositionBias2D(4, 2, 1)
+    bias = RelativePositionBias2D([4], 2)
     with torch.inference_mode():
         bias((5, 7), 0, torch.float32)
     bias((5, 7), 0, torch.float32).sum().backward()
@@ -138,7 +138,7 @@ def test_a_table_that_does_not_match_its_grid_is_refused():
 
 
 def test_bias_has_one_copy_for_the_batch():
-    bias = RelativePositionBias2D(4, 2, 3)
+    bias = RelativePositionBias2D([4] * 3, 2)
     assert bias((4, 4), 1, torch.float32).shape == (1, 2, 17, 17)
 
 

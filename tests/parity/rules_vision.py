@@ -10,12 +10,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmonepeace import checkpoint
 from mmonepeace.engine.optim import LayerDecayRule
+from mmonepeace.layers.deformable import deform_attend
 from mmonepeace.layers.position import resample_pos_embed, resample_rpb, rpb_index, rpb_index_1d
-from mmonepeace.models import OnePeace
+from mmonepeace.models import OnePeace, OnePeaceViTAdapter, OnePeaceViTDet
 from mmonepeace.spec import Arch
 from tests.parity.case import Case, Tensors
 
@@ -99,12 +100,97 @@ def _load_into(model: OnePeace, weights: Tensors) -> None:
         model.load_checkpoint(str(path))
 
 
+def _arch(config: dict) -> Arch:
+    return Arch(
+        config["embed_dim"], config["layers"], config["attention_heads"], config["ffn_embed_dim"]
+    )
+
+
+def deform_attn(case: Case) -> None:
+    """The core and its gradients."""
+    grids = [tuple(grid) for grid in case.inputs["spatial_shapes"].tolist()]
+    names = ("value", "sampling_locations", "attention_weights")
+    with torch.enable_grad():
+        value, points, weights = leaves = [case.inputs[n].clone().requires_grad_() for n in names]
+        out = deform_attend(value, grids, points, weights)
+        out.backward(case.inputs["grad_output"])
+    case.compare("output", out.detach(), case.outputs["output"])
+    for name, leaf in zip(names, leaves, strict=True):
+        case.compare(f"grad_{name}", leaf.grad, case.outputs[f"grad_{name}"])
+
+
+def _load_official(model: OnePeace, weights: Tensors, prefix: str) -> None:
+    """From a file as the official training of dense prediction writes it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "official.pth"
+        torch.save({"state_dict": {f"{prefix}{k}": v for k, v in weights.items()}}, path)
+        model.load_checkpoint(str(path))
+
+
+def vision_seg_adapter(case: Case) -> None:
+    config = case.config
+    model = OnePeaceViTAdapter(
+        _arch(config),
+        img_size=16 * config["bucket_size"],
+        rpb="per_block" if config["rp_bias"] else "shared",
+        interaction_indexes=config["interaction_indexes"],
+        spatial_dim=config["conv_inplane"],
+        deform_heads=config["deform_num_heads"],
+        deform_points=config["n_points"],
+        deform_ratio=config["deform_ratio"],
+        ffn_ratio=config["cffn_ratio"],
+        norm_cfg={"type": "BN"},
+    ).eval()
+    _load_official(model, case.weights(), "backbone.")
+    maps = model(case.inputs["images"])
+    for name, found in zip(("f1", "f2", "f3", "f4"), maps, strict=True):
+        case.compare(name, found, case.outputs[name])
+
+
+def vision_det(case: Case) -> None:
+    config = case.config
+    windows = set(config["window_block_indexes"])
+    model = OnePeaceViTDet(
+        _arch(config),
+        img_size=16 * config["bucket_size"],
+        rpb="per_block" if config["rp_bias"] else "shared",
+        window_size=config["window_size"],
+        global_blocks=[i for i in range(config["layers"]) if i not in windows],
+        decomposed=config["use_decomposed_rel_pos"],
+    ).eval()
+    _load_official(model, case.weights(), "backbone.net.")
+    case.compare("last_feat", model(case.inputs["images"])[-1], case.outputs["last_feat"])
+
+
+def vision_classify(case: Case) -> None:
+    """As mmpretrain builds it: our backbone, a linear head; loaded from a converted file."""
+    config = case.config
+    model = nn.Module()
+    model.backbone = OnePeace(
+        _arch(config),
+        img_size=16 * config["bucket_size"],
+        rpb="per_block" if config["rp_bias"] else "shared",
+        out_type="avg_featmap" if config["global_pool"] else "cls_token",
+        final_norm=True,
+    )
+    model.head = nn.Module()
+    model.head.fc = nn.Linear(config["embed_dim"], config["num_classes"])
+    with tempfile.TemporaryDirectory() as folder:
+        source, ours = Path(folder) / "official.pth", Path(folder) / "ours.pth"
+        torch.save({"model": case.weights()}, source)
+        checkpoint.convert_file(source, ours, "model")
+        checkpoint.load_model(model, ours)
+    case.compare(
+        "logits",
+        model.head.fc(model.backbone.eval()(case.inputs["images"])[-1]),
+        case.outputs["logits"],
+    )
+
+
 def vision_seg_backbone(case: Case) -> None:
     """Twice: from the weights as loaded officially, and from the converted pretrained ones."""
     config = case.config
-    arch = Arch(
-        config["embed_dim"], config["layers"], config["attention_heads"], config["ffn_embed_dim"]
-    )
+    arch = _arch(config)
     sources = [case.weights()]
     origin = re.search(r"case (\w+)", case.manifest.get("load_from", ""))
     if origin and (case.root / origin[1]).is_dir():

@@ -1,0 +1,73 @@
+"""ADE20K, 150 classes, crops of 896 px, as the released Mask2Former recipe has them."""
+
+dataset_type = "ADE20KDataset"
+data_root = "data/ade/ADEChallengeData2016"
+needs_data = (
+    "ADE20K: ADEChallengeData2016.zip of the MIT scene parsing benchmark "
+    "(sceneparsing.csail.mit.edu), unpacked to data/ade/ADEChallengeData2016"
+)
+crop_size = (896, 896)
+train_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations", reduce_zero_label=True),
+    dict(type="RandomResize", scale=(3584, 896), ratio_range=(0.5, 2.0), keep_ratio=True),
+    dict(type="RandomCrop", crop_size=crop_size, cat_max_ratio=0.75),
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="PhotoMetricDistortion"),
+    dict(type="PackSegInputs"),
+]
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="Resize", scale=(3584, 896), keep_ratio=True),
+    dict(type="LoadAnnotations", reduce_zero_label=True),  # after Resize: labels keep their size
+    dict(type="PackSegInputs"),
+]
+tta_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(
+        type="TestTimeAug",
+        transforms=[
+            [
+                dict(type="Resize", scale=(4 * side, side), keep_ratio=True)
+                for side in [384, 512, 640, 768, 896, 1024, 1152]
+            ],
+            [
+                dict(type="RandomFlip", prob=0.0, direction="horizontal"),
+                dict(type="RandomFlip", prob=1.0, direction="horizontal"),
+            ],
+            [dict(type="LoadAnnotations", reduce_zero_label=True)],
+            [dict(type="PackSegInputs")],
+        ],
+    ),
+]
+train_dataset = dict(
+    type=dataset_type,
+    data_root=data_root,
+    reduce_zero_label=True,
+    data_prefix=dict(img_path="images/training", seg_map_path="annotations/training"),
+    pipeline=train_pipeline,
+)
+val_dataset = dict(
+    type=dataset_type,
+    data_root=data_root,
+    reduce_zero_label=True,
+    data_prefix=dict(img_path="images/validation", seg_map_path="annotations/validation"),
+    pipeline=test_pipeline,
+)
+train_dataloader = dict(
+    batch_size=1,
+    num_workers=4,
+    persistent_workers=True,
+    sampler=dict(type="InfiniteSampler", shuffle=True),
+    dataset=train_dataset,
+)
+val_dataloader = dict(
+    batch_size=1,
+    num_workers=4,
+    persistent_workers=True,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=val_dataset,
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type="IoUMetric", iou_metrics=["mIoU"])
+test_evaluator = val_evaluator

@@ -1,0 +1,81 @@
+"""ImageNet-21K, its 19,167 classes, at 256 px."""
+
+dataset_type = "CustomDataset"
+data_root = "data/imagenet21k"
+needs_data = "ImageNet-21K of 19,167 classes in data/imagenet21k/{train,val}/SYNSET/*.JPEG"
+train_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(
+        type="RandomResizedCrop",
+        scale=256,
+        crop_ratio_range=(0.08, 1.0),
+        backend="pillow",
+        interpolation="bicubic",
+    ),
+    dict(type="RandomFlip", prob=0.5, direction="horizontal"),
+    dict(
+        type="RandAugment",
+        policies="timm_increasing",
+        num_policies=2,
+        total_level=10,
+        magnitude_level=9,
+        magnitude_std=0.5,
+        hparams=dict(pad_val=[104, 117, 123], interpolation="bicubic"),
+    ),
+    dict(type="PackInputs"),
+]
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="ResizeEdge", scale=256, edge="short", backend="pillow", interpolation="bicubic"),
+    dict(type="CenterCrop", crop_size=256),
+    dict(type="PackInputs"),
+]
+tta_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(
+        type="TestTimeAug",
+        transforms=[
+            [
+                dict(
+                    type="ResizeEdge",
+                    scale=256,
+                    edge="short",
+                    backend="pillow",
+                    interpolation="bicubic",
+                )
+            ],
+            [dict(type="CenterCrop", crop_size=256)],
+            [dict(type="RandomFlip", prob=0.0), dict(type="RandomFlip", prob=1.0)],
+            [dict(type="PackInputs")],
+        ],
+    ),
+]
+train_dataloader = dict(
+    batch_size=24,
+    num_workers=8,
+    persistent_workers=True,
+    sampler=dict(type="DefaultSampler", shuffle=True),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        data_prefix="train",
+        with_label=True,
+        pipeline=train_pipeline,
+    ),
+)
+val_dataloader = dict(
+    batch_size=32,
+    num_workers=8,
+    persistent_workers=True,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        data_prefix="val",
+        with_label=True,
+        pipeline=test_pipeline,
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type="Accuracy", topk=(1, 5))
+test_evaluator = val_evaluator

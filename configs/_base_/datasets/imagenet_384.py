@@ -1,0 +1,69 @@
+"""ImageNet-1K at 384 px, with the released recipe's augmentation."""
+
+dataset_type = "ImageNet"
+data_root = "data/imagenet"
+needs_data = "ImageNet-1K (image-net.org, ILSVRC2012) in data/imagenet/{train,val}/SYNSET/*.JPEG"
+train_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(
+        type="RandomResizedCrop",
+        scale=384,
+        crop_ratio_range=(0.08, 1.0),
+        backend="pillow",
+        interpolation="bicubic",
+    ),
+    dict(type="RandomFlip", prob=0.5, direction="horizontal"),
+    dict(
+        type="RandAugment",
+        policies="timm_increasing",
+        num_policies=2,
+        total_level=10,
+        magnitude_level=9,
+        magnitude_std=0.5,
+        hparams=dict(pad_val=[104, 117, 123], interpolation="bicubic"),
+    ),
+    dict(type="PackInputs"),
+]
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="ResizeEdge", scale=384, edge="short", backend="pillow", interpolation="bicubic"),
+    dict(type="CenterCrop", crop_size=384),
+    dict(type="PackInputs"),
+]
+tta_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(
+        type="TestTimeAug",
+        transforms=[
+            [
+                dict(
+                    type="ResizeEdge",
+                    scale=384,
+                    edge="short",
+                    backend="pillow",
+                    interpolation="bicubic",
+                )
+            ],
+            [dict(type="CenterCrop", crop_size=384)],
+            [dict(type="RandomFlip", prob=0.0), dict(type="RandomFlip", prob=1.0)],
+            [dict(type="PackInputs")],
+        ],
+    ),
+]
+train_dataloader = dict(
+    batch_size=16,
+    num_workers=8,
+    persistent_workers=True,
+    sampler=dict(type="DefaultSampler", shuffle=True),
+    dataset=dict(type=dataset_type, data_root=data_root, split="train", pipeline=train_pipeline),
+)
+val_dataloader = dict(
+    batch_size=32,
+    num_workers=8,
+    persistent_workers=True,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(type=dataset_type, data_root=data_root, split="val", pipeline=test_pipeline),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type="Accuracy", topk=(1, 5))
+test_evaluator = val_evaluator

@@ -1,0 +1,25 @@
+"""ONE-PEACE tiny with ViT-Adapter and UPerNet on ADE20K at 512 px, 160k steps.
+
+Run:    tools/dist_train.sh configs/seg/onepeace-tiny_vit-adapter_upernet_ade20k-512.py 8 --checkpoint WEIGHTS
+Needs:  ADE20K in data/ade; 8 GPUs, 2 images each; no compiled operators
+        weights of this size from your own pretraining (none are released), or train longer
+Expect: not measured yet
+"""
+
+_base_ = [
+    "../_base_/models/onepeace_vit-adapter_upernet.py",
+    "../_base_/datasets/ade20k_512.py",
+    "../_base_/schedules/160k.py",
+    "../_base_/runtime.py",
+]
+model = dict(
+    backbone=dict(
+        arch="tiny",
+        img_size=512,
+        drop_path_rate=0.1,
+    ),
+    decode_head=dict(in_channels=[192] * 4, channels=512, num_classes=150),
+    auxiliary_head=dict(in_channels=192, channels=256, num_classes=150),
+    test_cfg=dict(mode="slide", crop_size=(512, 512), stride=(341, 341)),
+)
+optim_wrapper = dict(optimizer=dict(lr=1e-4), paramwise_cfg=dict(decay_rate=0.9))

@@ -1,0 +1,28 @@
+"""The encoder of the tiny pretraining as a classifier of emoji into eight groups, on a CPU.
+
+Run:    python tools/train.py configs/tiny/onepeace-tiny_emoji-groups-64.py --data-root DIR \
+            [--checkpoint CKPT]
+Needs:  emoji in DIR/{train,val}.tsv with columns image and group; mmpretrain. CKPT is one of
+        onepeace-tiny_vl_emoji-64.py; without one it starts from scratch
+Expect: see benchmarks/
+"""
+
+_base_ = [
+    "../_base_/models/onepeace_classifier.py",
+    "../_base_/datasets/emoji_groups_64.py",
+    "../_base_/schedules/tiny.py",
+    "../_base_/cls_runtime.py",
+]
+model = dict(
+    data_preprocessor=dict(num_classes=8),
+    backbone=dict(
+        arch=dict(embed_dim=128, depth=3, num_heads=4, ffn_dim=256),
+        img_size=64,
+        layer_scale_init=1.0,
+        init_std=0.06,
+    ),
+    head=dict(in_channels=128, num_classes=8),
+)
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=300))
+log_processor = dict(by_epoch=False)
+auto_scale_lr = dict(base_batch_size=64)

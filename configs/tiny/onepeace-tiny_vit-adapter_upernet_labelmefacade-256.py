@@ -1,0 +1,27 @@
+"""ONE-PEACE tiny with ViT-Adapter and UPerNet on LabelMeFacade at 256 px, from scratch on a CPU.
+
+Run:    python tools/train.py configs/tiny/onepeace-tiny_vit-adapter_upernet_labelmefacade-256.py \
+            --data-root DIR
+Needs:  LabelMeFacade in DIR/{img_dir,ann_dir}; no compiled operators
+Expect: see benchmarks/
+"""
+
+_base_ = [
+    "../_base_/models/onepeace_vit-adapter_upernet.py",
+    "../_base_/datasets/labelmefacade_256.py",
+    "../_base_/schedules/tiny.py",
+    "../_base_/runtime.py",
+]
+norm_cfg = dict(type="BN", requires_grad=True)
+model = dict(
+    backbone=dict(
+        arch="tiny",
+        img_size=256,
+        spatial_dim=32,
+        drop_path_rate=0.1,
+        layer_scale_init=0.1,
+        norm_cfg=norm_cfg,
+    ),
+    decode_head=dict(in_channels=[192] * 4, channels=64, num_classes=8, norm_cfg=norm_cfg),
+    auxiliary_head=dict(in_channels=192, channels=64, num_classes=8, norm_cfg=norm_cfg),
+)

@@ -1,0 +1,49 @@
+"""Images with one class each, from the same tables as pairs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmonepeace.datasets.manifest import ManifestError
+from mmonepeace.datasets.pairs import PairDataset
+from mmonepeace.registry import DATASETS
+
+
+@DATASETS.register_module()
+class LabelledDataset(PairDataset):
+    """`PairDataset` whose text is the name of a class: for mmpretrain's classifiers.
+
+    A record has `img_path` and `gt_label`, the place of its class in `classes`.
+
+    Args:
+        ann_file: see `PairDataset`.
+        label: column of the class.
+        image: column of the path.
+        classes: names of the classes, in the order of their numbers.
+        kwargs: see `PairDataset`, but for `columns`.
+
+    Raises:
+        ManifestError: for a label that is none of the classes.
+    """
+
+    def __init__(
+        self,
+        ann_file: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]],
+        label: str,
+        classes: Sequence[str],
+        image: str = "image",
+        **kwargs: Any,
+    ) -> None:
+        columns = {"image": image, "text": label}
+        super().__init__(ann_file, columns, metainfo={"classes": tuple(classes)}, **kwargs)
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """Read the manifests."""
+        numbers = {name: i for i, name in enumerate(self.metainfo["classes"])}
+        records = super().load_data_list()
+        unknown = sorted({record["text"] for record in records} - set(numbers))
+        if unknown:
+            raise ManifestError(
+                f"{self.sources[0].path}: {', '.join(unknown[:5])} is none of the {len(numbers)} "
+                f"classes ({', '.join(list(numbers)[:5])}, ...). Name all in classes of the data set."
+            )
+        return [{**record, "gt_label": numbers[record["text"]]} for record in records]

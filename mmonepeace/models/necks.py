@@ -1,0 +1,72 @@
+"""The simple feature pyramid of ViTDet.
+
+Shapes: B batch, D width of the backbone, C channels of the pyramid.
+"""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from mmonepeace.layers.adapters import ChannelNorm
+from mmonepeace.registry import MODELS
+
+_EPS = 1e-6
+# For convolutions of heads: `norm_cfg=dict(type="mmonepeace.LN2d")`.
+MODELS.register_module("LN2d", module=ChannelNorm)
+
+
+class _ConvNorm(nn.Conv2d):
+    """Convolution without bias, and LayerNorm over its channels."""
+
+    def __init__(self, inside: int, outside: int, kernel: int) -> None:
+        super().__init__(inside, outside, kernel, padding=kernel // 2, bias=False)
+        self.norm = ChannelNorm(outside, _EPS)
+        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(super().forward(x))
+
+
+@MODELS.register_module()
+class SimpleFeaturePyramid(BaseModule):
+    """Maps of strides 4 to 64 from the last map of a plain backbone, of stride 16.
+
+    Args:
+        in_channels: D, a multiple of 4.
+        out_channels: C.
+
+    Source: ViTDet, arXiv 2203.16527.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int = 256) -> None:
+        super().__init__()
+        dim = in_channels
+        scaled = (
+            (
+                [
+                    nn.ConvTranspose2d(dim, dim // 2, 2, 2),
+                    ChannelNorm(dim // 2, _EPS),
+                    nn.GELU(),
+                    nn.ConvTranspose2d(dim // 2, dim // 4, 2, 2),
+                ],
+                dim // 4,
+            ),
+            ([nn.ConvTranspose2d(dim, dim // 2, 2, 2)], dim // 2),
+            ([], dim),
+            ([nn.MaxPool2d(2, 2, ceil_mode=True)], dim),
+        )
+        self.levels = nn.ModuleList(
+            nn.Sequential(
+                *layers,
+                _ConvNorm(channels, out_channels, 1),
+                _ConvNorm(out_channels, out_channels, 3),
+            )
+            for layers, channels in scaled
+        )
+
+    def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Maps of the backbone, of which the last is used -> five (B, C, ...)."""
+        pyramid = [level(maps[-1]) for level in self.levels]
+        return (*pyramid, F.max_pool2d(pyramid[-1], 1, 2))

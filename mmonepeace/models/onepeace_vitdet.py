@@ -1,0 +1,107 @@
+"""The backbone of detectors: window attention with a few global blocks, no CLS.
+
+Shapes: B batch, D width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from torch import Tensor
+
+from mmonepeace.layers.encoder import FusionEncoder
+from mmonepeace.layers.position import Grid
+from mmonepeace.layers.windows import GridLayer
+from mmonepeace.models.onepeace import OnePeace
+from mmonepeace.registry import MODELS
+from mmonepeace.spec import PATCH_SIZE, PRETRAIN_IMG_SIZE, Arch, get_arch, patch_grid
+
+
+@MMENGINE_MODELS.register_module()  # `OnePeaceViTDet` from any MM library, once imported
+@MODELS.register_module()
+class OnePeaceViTDet(OnePeace):
+    """`OnePeace` for detection on large images of any height and width.
+
+    Most blocks attend within windows, some globally. Relative position bias is resampled evenly,
+    not geometrically, and blocks add decomposed relative positions of their own, as in ViTDet.
+
+    Args:
+        arch: see `OnePeace`; so are all options that are not named here.
+        img_size: side in pixels of the square image whose grid the absolute positions, and the
+            decomposed ones of global blocks, are kept for.
+        rpb: "shared", one table of the pretraining's grid for all blocks, as the official
+            detector; "per_block", a table for each, of its window or of the pretraining's grid.
+        window_size: side of a window, in patches.
+        global_blocks: blocks that attend globally; None: every fourth, as in the official recipe.
+        decomposed: whether blocks have decomposed relative positions.
+        kwargs: see `OnePeace`, but for `modalities` and `out_type`.
+
+    Source: ViTDet, arXiv 2203.16527, and the official ONE-PEACE detector.
+    """
+
+    may_lack = (r"layers\.\d+\.attn\.rel_pos_[hw]$",)
+
+    def __init__(
+        self,
+        arch: str | dict[str, Any] | Arch = "giant",
+        img_size: int = 1280,
+        rpb: Literal["shared", "per_block"] = "shared",
+        window_size: int = 16,
+        global_blocks: Sequence[int] | None = None,
+        decomposed: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        depth = get_arch(arch).depth
+        chosen = range(3, depth, 4) if global_blocks is None else global_blocks
+        if window_size < 1 or any(not 0 <= block < depth for block in chosen):
+            raise ValueError(
+                f"window_size is {window_size} and global_blocks are {list(chosen)}; expected a "
+                f"positive side and blocks from 0 to {depth - 1}."
+            )
+        # Set before the parent builds its layers, which ask for them.
+        self.windows = [None if block in chosen else window_size for block in range(depth)]
+        self.grid_sides = [window or img_size // PATCH_SIZE for window in self.windows]
+        self.decomposed = decomposed
+        side = PRETRAIN_IMG_SIZE // PATCH_SIZE
+        sides = [window or side for window in self.windows] if rpb == "per_block" else [side]
+        image = {"cls_token": False, "rpb_sides": sides, "rpb_resampling": "bicubic"}
+        super().__init__(arch, {"image": image}, img_size, rpb, **kwargs)
+
+    def build_layers(
+        self, drop_path_rate: float, layer_scale_init: float | None, with_cp: bool
+    ) -> FusionEncoder:
+        """Blocks on maps of patches."""
+
+        def layer(block: int, rate: float) -> GridLayer:
+            side = self.grid_sides[block] if self.decomposed else None
+            return GridLayer(self.arch, rate, layer_scale_init, self.windows[block], side)
+
+        return FusionEncoder(self.arch.depth, layer, drop_path_rate, with_cp)
+
+    def forward(self, images_B3HW: Tensor) -> tuple[Tensor, ...]:
+        """Feature maps of images of any one size.
+
+        Args:
+            images_B3HW: (B, 3, H, W), RGB, normalised with `spec.IMAGE_MEAN`, `spec.IMAGE_STD`.
+
+        Returns:
+            one (B, D, ceil(H / 16), ceil(W / 16)) for each of `out_indices`.
+        """
+        grid = patch_grid(*images_B3HW.shape[-2:])
+        tokens = self.adapters["image"](images_B3HW)
+        maps = replace(
+            tokens,
+            x_BLD=tokens.x_BLD.unflatten(1, grid),  # (B, h, w, D), which GridLayer works on
+            bias=partial(self._bias, grid),
+            shared_bias=False,  # windows and whole maps differ
+        )
+        outputs = self.layers(maps, self.out_indices)
+        self._normalise_last(outputs)
+        return tuple(x.permute(0, 3, 1, 2) for x in outputs)
+
+    def _bias(self, grid: Grid, block: int, dtype: torch.dtype) -> Tensor:
+        window = self.windows[block]
+        return self.adapters["image"].rpb((window, window) if window else grid, block, dtype)

@@ -1,0 +1,110 @@
+"""Every tiny recipe of dense prediction and classification trains ten steps and is evaluated."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import ROOT
+from tests.journeys.test_segmentation import losses, run
+
+TINY = "arch=dict(_delete_=True, embed_dim=32, depth=4, num_heads=2)"
+NINE = "classes=tuple('abcdefghi'), palette=[(i, i, i) for i in range(9)]"
+QUICK = """
+param_scheduler = [dict(type="ConstantLR", factor=1.0, by_epoch=False)]
+train_cfg = dict(max_iters=10, val_interval=10)
+default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=5))
+"""
+RECIPES = {
+    "vit-adapter_upernet_labelmefacade-256": f"""
+known = dict(avg_non_ignore=True)  # the pictures are small, and padded to the crop
+model = dict(
+    backbone=dict({TINY}, spatial_dim=8),
+    decode_head=dict(in_channels=[32] * 4, channels=16, num_classes=9, loss_decode=known),
+    auxiliary_head=dict(in_channels=32, channels=16, num_classes=9, loss_decode=known),
+)
+own = dict(img_suffix=".png", metainfo=dict({NINE}))
+train_dataloader = dict(num_workers=0, persistent_workers=False, dataset=own)
+val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=own)
+test_dataloader = val_dataloader
+""",
+    "vit-adapter_mask2former_emoji-128": f"""
+model = dict(
+    backbone=dict({TINY}, spatial_dim=8), decode_head=dict(in_channels=[32] * 4)
+)
+train_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False)
+val_dataloader = dict(num_workers=0, persistent_workers=False)
+test_dataloader = val_dataloader
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def groups(tmp_path_factory):
+    """Pictures of one colour each, which is their group."""
+    root = tmp_path_factory.mktemp("groups")
+    names = (
+        "activities", "animals & nature", "food & drink", "objects", "people & body",
+        "smileys & emotion", "symbols", "travel & places",
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 64), ("val", 16)):
+        lines = ["image\tgroup"]
+        for i in range(count):
+            colour = np.array([i % 2, i // 2 % 2, i // 4 % 2]) * 200
+            image = np.clip(colour + rng.integers(0, 50, (40, 52, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(image).save(root / f"{split}{i}.png")
+            lines.append(f"{split}{i}.png\t{names[i % 8]}")
+        (root / f"{split}.tsv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def ten_steps(name, changes, data, tmp_path, *arguments):
+    path = tmp_path / "recipe.py"
+    path.write_text(f'_base_ = ["{ROOT}/configs/tiny/onepeace-tiny_{name}.py"]\n{changes}{QUICK}')
+    return path, run(
+        "train.py", path, "--data-root", data, "--work-dir", tmp_path / "work", *arguments
+    )
+
+
+def check(done, metric):
+    values = losses(done)
+    assert len(values) == 10
+    assert np.mean(values[-3:]) < np.mean(values[:3])
+    assert metric in done.stdout
+    assert "Optimiser groups" in done.stdout
+
+
+def test_vit_adapter_with_upernet_needs_no_operators(seg_data, tmp_path):
+    name = "vit-adapter_upernet_labelmefacade-256"
+    _, done = ten_steps(name, RECIPES[name], seg_data, tmp_path)
+    check(done, "mIoU")
+
+
+@pytest.mark.ops
+def test_vit_adapter_with_mask2former_slides_over_any_size(seg_data, tmp_path):
+    name = "vit-adapter_mask2former_emoji-128"
+    path, done = ten_steps(name, RECIPES[name], seg_data, tmp_path)
+    check(done, "mIoU")
+    tested = run(
+        "test.py", path, tmp_path / "work", "--data-root", seg_data, "--tta", "--work-dir",
+        tmp_path / "tested",
+    )  # fmt: skip
+    assert "mIoU" in tested.stdout
+
+
+@pytest.mark.ops
+def test_classifier_of_mmpretrain_learns_colours(groups, tmp_path):
+    changes = """
+model = dict(backbone=dict(arch=dict(_delete_=True, embed_dim=32, depth=2, num_heads=2)),
+             head=dict(in_channels=32))
+train_dataloader = dict(batch_size=16)
+"""
+    path, done = ten_steps("emoji-groups-64", changes, groups, tmp_path)
+    check(done, "accuracy/top1")
+    tested = run("test.py", path, tmp_path / "work", "--data-root", groups, "--tta")
+    assert "accuracy/top1" in tested.stdout
+    lines = (groups / "val.tsv").read_text().replace("symbols", "signs")
+    (groups / "val.tsv").write_text(lines)
+    failed = run("train.py", path, "--data-root", groups, check=False)
+    assert failed.returncode == 2
+    assert "signs is none of the 8 classes" in failed.stderr
