@@ -18,12 +18,15 @@ DEMO := configs/tiny/onepeace-tiny_upernet_emoji-128.py
 DEMO_DATA := data/emoji_scenes
 PAIRS := data/pretrain_demo
 PRETRAINED := work_dirs/pretrain_demo
+DET := configs/tiny/onepeace-tiny_mask-rcnn_emoji-160.py
+DET_DATA := data/emoji_objects
 
-.PHONY: help demo demo-data pretrain-demo test lint python env env-full clean
+.PHONY: help demo demo-data pretrain-demo det-demo test lint python env env-full clean
 
 help:
 	@echo "make demo    install, build data, fine-tune a tiny model on the CPU, draw its predictions"
 	@echo "make pretrain-demo    both stages of pretraining on the CPU, and what finds what"
+	@echo "make det-demo    install with compiled ops, train a tiny detector with masks on the CPU, draw it"
 	@echo "make test    install with compiled ops, run the linter and all tests"
 	@echo "make -s python    print the interpreter of the environment (made if need be)"
 	@echo "make clean   remove what the demo wrote"
@@ -84,6 +87,13 @@ pretrain-demo: env
 	  --out $(PRETRAINED)/retrieval.json --gallery $(PRETRAINED)/gallery.png --queries 5 \
 	  --directions text_to_image audio_to_text audio_to_image
 
+det-demo: env-full
+	$(PY) tools/dataset_converters/emoji_objects.py --out $(DET_DATA)
+	$(PY) tools/doctor.py $(DET)
+	$(PY) tools/train.py $(DET) --work-dir work_dirs/det_demo
+	$(PY) tools/test.py $(DET) work_dirs/det_demo --work-dir work_dirs/det_demo
+	$(PY) tools/show_predictions.py $(DET) work_dirs/det_demo --num 8 --out work_dirs/det_demo/predictions.png
+
 # ------------------------------------------------------------------------------------- tests
 
 lint: env-full
@@ -94,4 +104,4 @@ test: lint
 	$(PY) -m pytest
 
 clean:
-	rm -rf work_dirs/demo $(DEMO_DATA) $(PRETRAINED) $(PAIRS)
+	rm -rf work_dirs/demo $(DEMO_DATA) $(PRETRAINED) $(PAIRS) work_dirs/det_demo $(DET_DATA)

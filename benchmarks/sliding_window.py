@@ -58,7 +58,8 @@ def measure(args: Namespace, picture: Path, test_cfg: dict | None, out: Path) ->
         out: folder for `labels.npy` and, if there are any, `logits.npy`.
 
     Returns:
-        bytes of the resident set before the call and at its peak, and the seconds of the call.
+        bytes of the resident set before the call and at its peak, and the processor's seconds of
+        the call, which others on the machine lengthen little.
     """
     import torch
     from mmengine.config import Config
@@ -78,9 +79,9 @@ def measure(args: Namespace, picture: Path, test_cfg: dict | None, out: Path) ->
     model = revert_sync_batchnorm(init_model(cfg, device="cpu"))
     torch.nn.init.normal_(model.decode_head.conv_seg.weight)  # so that labels differ
     before = peak_of_this_process()
-    start = time.perf_counter()
+    start = time.process_time()
     result = inference_model(model, str(picture))
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     peak = peak_of_this_process()
     out.mkdir()
     np.save(out / "labels.npy", result.pred_sem_seg.data[0].numpy())
@@ -122,7 +123,7 @@ def table(args: Namespace, folder: Path) -> str:
         "ours": ("large", dict()),
     }
     lines = [
-        "| window | picture | logits, GB | peak, GB | of it before the call | seconds |",
+        "| window | picture | logits, GB | peak, GB | of it before the call | CPU seconds |",
         "|---|---|---|---|---|---|",
     ]
     found = {}
@@ -175,8 +176,8 @@ def main() -> None:
 - Command: `{" ".join(["python benchmarks/sliding_window.py", *sys.argv[1:]])}`
 - Hardware: {platform.machine()} CPU, {os.cpu_count()} cores, {torch.get_num_threads()} threads used
 - Versions: Python {platform.python_version()}, torch {torch.__version__}, mmseg {mmseg.__version__}
-- Model: ONE-PEACE tiny, UPerNet of {args.channels} channels, {args.classes} classes, float32; crops
-  of {args.crop} px, stride {args.stride}, default options otherwise
+- Model: ONE-PEACE tiny, UPerNet of {args.channels} channels, {args.classes} classes, float32;
+  crops of {args.crop} px, stride {args.stride}, default options otherwise
 
 {rows}
 """

@@ -47,9 +47,7 @@ def parse_args() -> argparse.Namespace:
 
 def load_config(args: argparse.Namespace) -> Config:
     """The config with all options of the command line."""
-    if not Path(args.config).is_file():
-        raise preflight.PreflightError(f"config {args.config} does not exist.")
-    cfg = Config.fromfile(args.config)
+    cfg = preflight.read_config(args.config)
     if cfg.get("runner_type") != "mmonepeace.PretrainRunner":
         raise preflight.PreflightError(
             f"{args.config} is no recipe of pretraining. Train it with tools/train.py."

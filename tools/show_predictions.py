@@ -1,4 +1,4 @@
-"""Draw predictions of a segmentor on its test images: image | truth | prediction, with a legend.
+"""Draw predictions of a segmentor or detector on its test images, beside the truth.
 
 Run:  python tools/show_predictions.py CONFIG CHECKPOINT [--num 8] [--out predictions.png]
 """
@@ -6,31 +6,71 @@ Run:  python tools/show_predictions.py CONFIG CHECKPOINT [--num 8] [--out predic
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
 import numpy as np
-from matplotlib import pyplot as plt
-from matplotlib.patches import Patch
+from matplotlib.figure import Figure
 from mmengine.config import Config
-from mmengine.registry import TRANSFORMS, init_default_scope
-from mmseg.apis import inference_model, init_model
-from mmseg.registry import DATASETS
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import DATASETS, MODELS, TRANSFORMS, init_default_scope
 
-from mmonepeace.checkpoint import CheckpointError
+from mmonepeace.checkpoint import CheckpointError, load_model
 from mmonepeace.engine import preflight
+from mmonepeace.engine.labels import LabelError
+from mmonepeace.evaluation.predictions import (
+    class_colours,
+    draw_instances,
+    draw_label_maps,
+    predicted_instances,
+    true_instances,
+)
 
 
-def paint(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Label map (H, W) to colours (H, W, 3); labels outside the classes are white."""
-    colours = np.full((*labels.shape, 3), 255, np.uint8)
-    inside = labels < len(palette)
-    colours[inside] = palette[labels[inside]]
-    return colours
+def load_samples(cfg: Config, num: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Some test samples with image and truth, evenly spread, and what is known of their classes."""
+    dataset_cfg = cfg.test_dataloader.dataset
+    steps = [s for s in dataset_cfg.pipeline if s["type"].split(".")[-1].startswith("Load")]
+    if not any(s["type"].endswith("Annotations") for s in steps):
+        raise preflight.PreflightError("the pipeline of test_dataloader has no LoadAnnotations.")
+    load = [TRANSFORMS.build(step) for step in steps]
+    dataset = DATASETS.build(dataset_cfg)
+    samples = []
+    for index in np.linspace(0, len(dataset) - 1, min(num, len(dataset))).astype(int):
+        sample = dataset.get_data_info(int(index))
+        for step in load:
+            sample = step(sample)
+        samples.append(sample)
+    return samples, dataset.metainfo
+
+
+def predict(cfg: Config, path: str, images: list[str], device: str) -> list[Any]:
+    """What the model of a checkpoint says to images, as mmseg's or mmdet's data samples."""
+    if preflight.is_detection(cfg):
+        from mmdet.apis import inference_detector as infer
+    else:
+        from mmseg.apis import inference_model as infer
+    cfg.model.backbone.init_cfg = None
+    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    load_model(model, path)
+    model.cfg = cfg
+    return infer(model.to(device).eval(), images)
+
+
+def draw(cfg: Config, path: str, num: int, device: str, score_thr: float) -> Figure:
+    """Image | truth | prediction, or image with true boxes | image with predicted ones."""
+    samples, metainfo = load_samples(cfg, num)
+    results = predict(cfg, path, [sample["img_path"] for sample in samples], device)
+    colours = class_colours(metainfo.get("palette"), len(metainfo["classes"]))
+    detection, rows = preflight.is_detection(cfg), []
+    for sample, result in zip(samples, results, strict=True):
+        if detection:
+            pair = true_instances(sample), predicted_instances(result, score_thr)
+        else:
+            pair = sample["gt_seg_map"], result.pred_sem_seg.data[0].cpu().numpy()
+        rows.append((Path(sample["img_path"]).name, sample["img"][..., ::-1], *pair))
+    return (draw_instances if detection else draw_label_maps)(rows, metainfo["classes"], colours)
 
 
 def main() -> int:
@@ -41,53 +81,23 @@ def main() -> int:
     parser.add_argument("--num", type=int, default=8, help="images, evenly spread")
     parser.add_argument("--out", type=Path, default=Path("predictions.png"))
     parser.add_argument("--data-root", help="folder of the data set, instead of the config's")
+    parser.add_argument("--score-thr", type=float, default=0.3, help="lowest score of a box")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
-    cfg = Config.fromfile(args.config)
     try:
+        cfg = preflight.read_config(args.config)
         path = preflight.find_checkpoint(args.checkpoint)
         if args.data_root:
             preflight.set_data_root(cfg, args.data_root)
         preflight.check_data(cfg, ("test_dataloader",))
-    except (CheckpointError, preflight.PreflightError) as error:
+        init_default_scope(cfg.default_scope)
+        figure = draw(cfg, path, args.num, args.device, args.score_thr)
+    except (CheckpointError, LabelError, preflight.PreflightError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    init_default_scope(cfg.default_scope)
-    dataset_cfg = cfg.test_dataloader.dataset
-    dataset = DATASETS.build(dataset_cfg)
-    load = TRANSFORMS.build(
-        next(s for s in dataset_cfg.pipeline if s["type"].endswith("LoadAnnotations"))
-    )
-    picks = np.linspace(0, len(dataset) - 1, min(args.num, len(dataset))).astype(int)
-    infos = [load(dataset.get_data_info(int(i))) for i in picks]
-
-    model = init_model(cfg, path, device=args.device)
-    results = inference_model(model, [info["img_path"] for info in infos])
-
-    classes, palette = (model.dataset_meta[key] for key in ("classes", "palette"))
-    palette = np.array(palette, np.uint8)
-    figure, axes = plt.subplots(len(infos), 3, figsize=(8, 2.6 * len(infos)), squeeze=False)
-    for row, info, result in zip(axes, infos, results, strict=True):
-        predicted = result.pred_sem_seg.data[0].cpu().numpy()
-        scores = (predicted == info["gt_seg_map"])[info["gt_seg_map"] != 255]
-        pictures = {
-            Path(info["img_path"]).name: plt.imread(info["img_path"]),
-            "truth": paint(info["gt_seg_map"], palette),
-            f"prediction ({scores.mean():.0%} of pixels right)": paint(predicted, palette),
-        }
-        for axis, (title, picture) in zip(row, pictures.items(), strict=True):
-            axis.imshow(picture)
-            axis.set_title(title, fontsize=9)
-            axis.axis("off")
-    handles = [
-        Patch(facecolor=np.array(colour) / 255, edgecolor="grey", label=name)
-        for name, colour in zip(classes, palette, strict=True)
-    ]
-    figure.tight_layout(rect=(0, 0, 1, 1 - 0.6 / (2.6 * len(infos))))
-    figure.legend(handles=handles, loc="upper center", ncols=5, fontsize=9)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(args.out, dpi=110)
-    print(f"{len(infos)} predictions of {path} are drawn in {args.out}")
+    figure.savefig(args.out)
+    print(f"predictions of {path} are drawn in {args.out}")
     return 0
 
 

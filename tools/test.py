@@ -27,7 +27,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--data-root", help="folder of the data set, instead of the config's")
     parser.add_argument("--tta", action="store_true", help="average over scales and flips")
     parser.add_argument("--show-dir", help="write pictures of the predictions here")
-    parser.add_argument("--out", help="write the predicted label maps here, as PNG")
+    parser.add_argument("--out", help="write what is predicted: PNG, or COCO's json")
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="KEY=VALUE ...")
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
@@ -36,9 +36,7 @@ def parse_args() -> argparse.Namespace:
 
 def load_config(args: argparse.Namespace) -> Config:
     """The config with all options of the command line."""
-    if not Path(args.config).is_file():
-        raise preflight.PreflightError(f"config {args.config} does not exist.")
-    cfg = Config.fromfile(args.config)
+    cfg = preflight.read_config(args.config)
     preflight.apply_overrides(cfg, args.cfg_options)
     preflight.set_launcher(cfg, args.launcher)
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{Path(args.config).stem}"
@@ -48,14 +46,23 @@ def load_config(args: argparse.Namespace) -> Config:
         preflight.set_data_root(cfg, args.data_root)
     # Drawing each picture takes longer than predicting it: only on demand.
     cfg.default_hooks.pop("visualization", None)
-    if args.show_dir:
+    detection = preflight.is_detection(cfg)
+    if args.show_dir and detection:
+        folder = str(Path(args.show_dir).resolve())  # the hook puts others into the work directory
+        cfg.default_hooks.visualization = dict(
+            type="DetVisualizationHook", draw=True, test_out_dir=folder
+        )
+    elif args.show_dir:
         cfg.default_hooks.visualization = dict(type="SegVisualizationHook", draw=True, interval=1)
         cfg.visualizer.save_dir = args.show_dir
     if args.out:
-        cfg.test_evaluator.update(output_dir=args.out, keep_results=True)
-    if args.tta:
-        cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
-        cfg.model = dict(**cfg.tta_model, module=cfg.model)
+        results = dict(output_dir=args.out, keep_results=True)
+        if detection:
+            Path(args.out).mkdir(parents=True, exist_ok=True)
+            results = dict(outfile_prefix=f"{args.out}/results")
+        for name, metric in preflight.metric_configs(cfg):
+            if name == "test_evaluator":
+                metric.update(results)
     return cfg
 
 
@@ -67,6 +74,8 @@ def main() -> int:
         cfg = load_config(args)
         path = preflight.find_checkpoint(args.checkpoint)
         preflight.check_data(cfg, ("test_dataloader",))
+        if args.tta:
+            preflight.set_tta(cfg)
         runner = Runner.from_cfg(cfg)
         model = runner.model.module if args.launcher != "none" else runner.model
         print(load_model(model.module if args.tta else model, path))

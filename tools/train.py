@@ -1,4 +1,4 @@
-"""Train a recipe.
+"""Train a recipe of segmentation or detection.
 
 Run:  python tools/train.py configs/onepeace_upernet_ade20k.py --work-dir work_dirs/mine
 """
@@ -42,9 +42,7 @@ def parse_args() -> argparse.Namespace:
 
 def load_config(args: argparse.Namespace) -> Config:
     """The config with all options of the command line."""
-    if not Path(args.config).is_file():
-        raise preflight.PreflightError(f"config {args.config} does not exist.")
-    cfg = Config.fromfile(args.config)
+    cfg = preflight.read_config(args.config)
     preflight.apply_overrides(cfg, args.cfg_options)
     preflight.set_launcher(cfg, args.launcher)
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{Path(args.config).stem}"

@@ -1,22 +1,71 @@
-"""mmsegmentation's segmentor, for images of different sizes in one call.
+"""mmsegmentation's segmentor, for images of any size and of different sizes in one call.
 
 The one module of the package that imports mmseg: a segmentor has no other way to be one.
 """
 
 from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import fields
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
+import torch
+from mmengine.structures import PixelData
 from mmseg.models import EncoderDecoder as MMSegEncoderDecoder
+from mmseg.structures import SegDataSample
+from torch import Tensor
 
+from mmonepeace.layers.sliding import BandResizer, SlidingWindow
 from mmonepeace.registry import MODELS
+
+# Of logits that are resized and compared at once; glibc takes larger pieces from the system each
+# time anew, which costs more than the work itself.
+_CHUNK_BYTES = 24 * 2**20
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_GB = 10**9
+
+
+class LabelsOnly(SegDataSample):
+    """Prediction of an image whose logits were too large to keep."""
+
+    @SegDataSample.seg_logits.getter
+    def seg_logits(self) -> PixelData:
+        """There are none."""
+        raise AttributeError(
+            f"the prediction of {self.get('img_path', 'this image')} has labels and no seg_logits, "
+            f"which at {self.get('ori_shape')} would exceed test_cfg.max_logits_gb. Test-time "
+            "augmentation, and whatever else reads them, needs that memory for each image and "
+            "augmentation: raise the limit, --cfg-options model.test_cfg.max_logits_gb=16; "
+            "model.test_cfg.accumulate_dtype=float16 halves them."
+        )
 
 
 @MODELS.register_module()
 class EncoderDecoder(MMSegEncoderDecoder):
-    """`mmseg.EncoderDecoder` that also takes lists of images of different sizes when testing.
+    """`mmseg.EncoderDecoder` that takes images of any sizes, with a sliding window that scales.
 
-    Images of one size still share a batch, so that a list gives exactly what single calls give.
+    Only images of one size share a batch, so that a list gives exactly what single calls give.
+
+    Where `test_cfg.mode` is "slide", these keys of `test_cfg` may join `crop_size` and `stride`:
+
+    - `crop_batch` (2): crops that the model sees at once, from one image or several;
+    - `blend` ("mean"): "mean" as in mmseg; "smooth", crops count less towards their edges;
+    - `max_logits_gb` (2): larger logits of an image, at its original size and in units of 10^9
+      bytes, are not kept. Its prediction is a `LabelsOnly`, without `seg_logits`, and takes
+      memory for one row of crops instead of the whole image;
+    - `accumulate_dtype` ("float32"): of the logits that are kept; "float16" or "bfloat16" halve
+      them. Overlapping crops are summed in float32 before;
+    - `accumulate_device` (that of the images): where crops are summed and logits are kept.
+
+    Raises:
+        ValueError: for a sliding window that cannot be.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self._slides():
+            self._read_test_cfg()  # an error should not wait for the first image
 
     def val_step(self, data: dict[str, Any]) -> list:
         """Predict a batch whose images may differ in size.
@@ -30,14 +79,149 @@ class EncoderDecoder(MMSegEncoderDecoder):
         groups = defaultdict(list)
         for i, image in enumerate(data["inputs"]):
             groups[image.shape].append(i)
-        if len(groups) == 1:
+        # A batch of crops comes from that many images at most: others would only take memory.
+        most = self._read_test_cfg()[0].crop_batch if self._slides() else len(data["inputs"])
+        parts = [
+            group[start : start + most]
+            for group in groups.values()
+            for start in range(0, len(group), most)
+        ]
+        if len(parts) == 1:
             return super().val_step(data)
         results = {}
-        for members in groups.values():
-            part = {key: values and [values[i] for i in members] for key, values in data.items()}
+        for members in parts:
+            part = {
+                key: None if values is None else [values[i] for i in members]
+                for key, values in data.items()
+            }
             results.update(zip(members, super().val_step(part), strict=True))
         return [results[i] for i in range(len(results))]
 
     def test_step(self, data: dict[str, Any]) -> list:
         """As `val_step`."""
         return self.val_step(data)
+
+    def predict(
+        self, inputs: Tensor, data_samples: list[SegDataSample] | None = None
+    ) -> list[SegDataSample]:
+        """Predict images of one size.
+
+        Args:
+            inputs: (N, 3, H, W).
+            data_samples: what is known of each image. Without them an image is as it was loaded:
+                not resized, padded or flipped.
+
+        Returns:
+            for each image its sample with `pred_sem_seg` and `seg_logits` at the original size,
+            as in mmseg; a new `LabelsOnly` if the logits would exceed `max_logits_gb`.
+        """
+        if not self._slides():
+            return super().predict(inputs, data_samples)
+        samples = data_samples or [SegDataSample() for _ in inputs]
+        bands = self._bands(inputs, [sample.metainfo for sample in samples])
+        return [
+            self._assemble(samples[i], inputs, (band[1:] for band in of_image))
+            for i, of_image in groupby(bands, itemgetter(0))
+        ]
+
+    def slide_inference(self, inputs: Tensor, batch_img_metas: list[dict[str, Any]]) -> Tensor:
+        """Logits of images through a sliding window, without gradients.
+
+        Args:
+            inputs: (N, 3, H, W).
+            batch_img_metas: what is known of each image.
+
+        Returns:
+            (N, C, H, W) in `accumulate_dtype` on `accumulate_device`.
+        """
+        window, dtype, _ = self._read_test_cfg()
+        shape = (len(inputs), self.out_channels, *inputs.shape[2:])
+        device = window.accumulate_device or inputs.device
+        logits = torch.empty(shape, dtype=dtype, device=device)
+        for i, top, band in self._bands(inputs, batch_img_metas):
+            logits[i, :, top : top + band.shape[1]] = band
+        return logits
+
+    def _slides(self) -> bool:
+        return (self.test_cfg or {}).get("mode") == "slide"
+
+    def _read_test_cfg(self) -> tuple[SlidingWindow, torch.dtype, float]:
+        """The window, in which dtype logits are kept, and up to how many bytes of an image."""
+        cfg = self.test_cfg
+        missing = [key for key in ("crop_size", "stride") if key not in cfg]
+        if missing:
+            raise ValueError(
+                f"test_cfg has mode='slide' and no {' and no '.join(missing)}. Set "
+                "test_cfg=dict(mode='slide', crop_size=(512, 512), stride=(341, 341)), or "
+                "mode='whole'."
+            )
+        window = SlidingWindow(
+            **{field.name: cfg[field.name] for field in fields(SlidingWindow) if field.name in cfg}
+        )
+        dtype, limit = cfg.get("accumulate_dtype", "float32"), cfg.get("max_logits_gb", 2)
+        if dtype not in _DTYPES:
+            raise ValueError(
+                f"accumulate_dtype is {dtype!r}, it should be one of {', '.join(_DTYPES)}. Set "
+                "test_cfg.accumulate_dtype."
+            )
+        if not isinstance(limit, (int, float)) or not limit >= 0:
+            raise ValueError(
+                f"max_logits_gb is {limit!r}, it should be a number of GB, or 0 to keep no logits. "
+                "Set test_cfg.max_logits_gb."
+            )
+        return window, _DTYPES[dtype], limit * _GB
+
+    def _bands(
+        self, inputs: Tensor, metas: list[dict[str, Any]]
+    ) -> Iterator[tuple[int, int, Tensor]]:
+        """(image, first row, (C, rows, W) logits) from the top of the first image on."""
+
+        def encode(crops: Tensor, owners: list[int]) -> Tensor:
+            # Heads take the size of their output from one or the other.
+            size = crops.shape[2:]
+            own = {"img_shape": size, "pad_shape": size}
+            return self.encode_decode(crops, [{**metas[i], **own} for i in owners])
+
+        return self._read_test_cfg()[0].bands(inputs, encode)
+
+    def _assemble(
+        self, sample: SegDataSample, inputs: Tensor, bands: Iterator[tuple[int, Tensor]]
+    ) -> SegDataSample:
+        """Prediction of an image from its bands: as `postprocess_result`, without the whole map."""
+        window, dtype, limit = self._read_test_cfg()
+        channels, (height, width), meta = self.out_channels, inputs.shape[2:], sample.metainfo
+        left, right, above, below = meta.get(
+            "img_padding_size", meta.get("padding_size", (0, 0, 0, 0))
+        )
+        bottom = height - below
+        flip = meta.get("flip_direction") if meta.get("flip") else None
+        size = tuple(meta.get("ori_shape", (height, width)))[:2]
+        resize = BandResizer(bottom - above, size, self.align_corners, flip)
+        pred_dtype = torch.int64 if channels > 1 else torch.float32  # as in mmseg
+        labels = torch.empty((1, *size), dtype=pred_dtype, device=inputs.device)
+        logits = None
+        if channels * size[0] * size[1] * dtype.itemsize <= limit:
+            device = window.accumulate_device or inputs.device
+            logits = torch.empty((channels, *size), dtype=dtype, device=device)
+        enlarged = max(1, size[0] / (bottom - above)) * max(width, size[1])
+        chunk = max(1, int(_CHUNK_BYTES / (4 * channels * enlarged)))
+        for top, band in bands:
+            rows = band[:, max(above - top, 0) : max(bottom - top, 0), left : width - right]
+            for start in range(0, rows.shape[1], chunk):
+                place, part = resize(rows[:, start : start + chunk])
+                if channels > 1:
+                    labels[:, place] = part.max(0, keepdim=True).indices.to(labels.device)
+                else:
+                    part = part.sigmoid()
+                    labels[:, place] = (part > self.decode_head.threshold).to(labels)
+                if logits is not None:
+                    logits[:, place] = part
+        data = {"pred_sem_seg": PixelData(data=labels)}
+        if logits is not None:
+            data["seg_logits"] = PixelData(data=logits)
+        else:
+            known = {key: value for key, value in sample.items() if key != "seg_logits"}
+            sample = LabelsOnly(metainfo=meta)
+            data = {**known, **data}
+        sample.set_data(data)
+        return sample

@@ -153,6 +153,14 @@ def test_missing_weights_are_named(cfg):
         preflight.check_weights(cfg)
 
 
+def test_a_model_to_start_from_must_be_there(cfg, tmp_path):
+    cfg.load_from = str(tmp_path / "earlier.pth")
+    with pytest.raises(PreflightError, match=r"earlier\.pth does not exist.*\n.*load_from=None"):
+        preflight.check_weights(cfg)
+    (tmp_path / "earlier.pth").touch()
+    preflight.check_weights(cfg)
+
+
 def test_check_values_accepts_classes_and_ignore_index():
     check_values([0, 3, 255], 4, 255, "x.png")
     for bad in (4, 254, -1):

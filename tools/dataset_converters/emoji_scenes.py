@@ -19,9 +19,11 @@ import os
 import random
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import emoji_sets
 from downloads import DataError, fetch_npm, run_converter, whole_file
@@ -88,19 +90,32 @@ def photograph(name: str) -> Image.Image:
     raise DataError(f"{name} is in neither scikit-image nor scikit-learn.")
 
 
-def compose(
-    drawings: dict[int, list[str]], photographs: tuple[str, ...], size: int, rng: random.Random
-) -> tuple[Image.Image, Image.Image]:
-    """One scene and its label map.
+class Drawn(NamedTuple):
+    """A drawing on a scene."""
 
-    Later drawings hide earlier ones, in both. A pixel belongs to a drawing that covers at least
-    half of it.
+    label: int
+    covered: Image.Image
+    """255 where it covers at least half of a pixel of the scene, be it hidden by later ones."""
+    area: int
+    """Pixels that the whole drawing covers, those outside the scene too."""
+
+
+def arrange(
+    drawings: dict[int, list[str]], photographs: tuple[str, ...], size: int, rng: random.Random
+) -> tuple[Image.Image, list[Drawn]]:
+    """One scene and what is drawn on it, in the order of drawing: later drawings hide earlier ones.
+
+    Args:
+        drawings: label -> SVG documents.
+        photographs: names of backgrounds.
+        size: side in pixels.
+        rng: chooses everything.
     """
     photo = photograph(rng.choice(photographs))
     side = rng.uniform(0.3, 1.0) * min(photo.size)
     x, y = (rng.uniform(0, length - side) for length in photo.size)
     image = photo.resize((size, size), Image.Resampling.BICUBIC, (x, y, x + side, y + side))
-    labels = Image.new("L", (size, size), 0)
+    drawn = []
     for _ in range(rng.randint(2, 4)):
         label = rng.choice(sorted(drawings))
         width = round(size * rng.uniform(0.3, 0.6))
@@ -115,7 +130,21 @@ def compose(
         )
         alpha = drawing.getchannel("A")
         image.paste(drawing, corner, alpha)
-        labels.paste(label, corner, alpha.point(lambda value: 255 * (value >= 128)))
+        inside = alpha.point(lambda value: 255 * (value >= 128))
+        covered = Image.new("L", (size, size), 0)
+        covered.paste(inside, corner)
+        drawn.append(Drawn(label, covered, inside.histogram()[255]))
+    return image, drawn
+
+
+def compose(
+    drawings: dict[int, list[str]], photographs: tuple[str, ...], size: int, rng: random.Random
+) -> tuple[Image.Image, Image.Image]:
+    """One scene and its label map, see `arrange`."""
+    image, drawn = arrange(drawings, photographs, size, rng)
+    labels = Image.new("L", (size, size), 0)
+    for label, covered, _ in drawn:
+        labels.paste(label, (0, 0), covered)
     return image, labels
 
 
@@ -133,6 +162,14 @@ def _start_worker(archives: dict[str, Path], per_group: int) -> None:
     _DRAWINGS.update(load_drawings(archives, per_group))
 
 
+def ingredients(
+    split: str, index: int, size: int, seed: int
+) -> tuple[dict[int, list[str]], tuple[str, ...], int, random.Random]:
+    """What `arrange` and `compose` make scene `index` of a split from; the same each time."""
+    rng = random.Random(f"{seed} {split} {index}")
+    return _DRAWINGS[split], PHOTOGRAPHS[split], size, rng
+
+
 def make_scene(out: Path, split: str, index: int, size: int, seed: int) -> None:
     """Write scene `index` of a split, unless it is there already."""
     image_path, label_path = (
@@ -140,8 +177,7 @@ def make_scene(out: Path, split: str, index: int, size: int, seed: int) -> None:
     )
     if image_path.exists() and label_path.exists():
         return
-    rng = random.Random(f"{seed} {split} {index}")
-    image, labels = compose(_DRAWINGS[split], PHOTOGRAPHS[split], size, rng)
+    image, labels = compose(*ingredients(split, index, size, seed))
     save_whole(labels, label_path)
     save_whole(image, image_path)
 
@@ -166,11 +202,24 @@ def check(out: Path, counts: dict[str, int], size: int) -> None:
             )
 
 
-def build(args: argparse.Namespace) -> None:
-    """Everything, from the packages to the checked data set."""
-    counts = {"train": args.train, "val": args.val}
+def open_folder(
+    args: argparse.Namespace, folders: list[str], facts: dict[str, Any]
+) -> dict[str, Path]:
+    """Make the folders and OUT/meta.json, which says what the files were made from.
+
+    Args:
+        args: see `parse_options`.
+        folders: below OUT.
+        facts: entries of meta.json besides the options.
+
+    Returns:
+        package -> archive.
+
+    Raises:
+        DataError: if OUT was made with other options.
+    """
     meta = {
-        "classes": CLASSES, "palette": PALETTE, "size": args.size, "per_group": args.per_group, "seed": args.seed,
+        **facts, "size": args.size, "per_group": args.per_group, "seed": args.seed,
         "artists": ARTISTS, "photographs": PHOTOGRAPHS,
         "packages": {name: version for name, (version, _) in PACKAGES.items()},
     }  # fmt: skip
@@ -179,32 +228,57 @@ def build(args: argparse.Namespace) -> None:
     if meta_path.exists() and json.loads(meta_path.read_text()) != meta:
         raise DataError(f"{args.out} was made with other options. Remove it, or use another --out.")
     archives = fetch_npm(PACKAGES, args.downloads or args.out / "downloads")
-    for kind in ("img_dir", "ann_dir"):
-        for split in counts:
-            (args.out / kind / split).mkdir(parents=True, exist_ok=True)
+    for folder in folders:
+        (args.out / folder).mkdir(parents=True, exist_ok=True)
     meta_path.write_text(json.dumps(meta, indent=1))
+    return archives
+
+
+def draw_all(
+    args: argparse.Namespace,
+    archives: dict[str, Path],
+    make: Callable[[Path, str, int, int, int], Any],
+) -> dict[str, list[Any]]:
+    """Make all scenes, in several processes.
+
+    Args:
+        args: see `parse_options`.
+        archives: package -> archive.
+        make: takes (out, split, index, size, seed).
+
+    Returns:
+        split -> what `make` returns for each scene, in order.
+    """
+    counts = {"train": args.train, "val": args.val}
     jobs = [(split, index) for split, count in counts.items() for index in range(count)]
     with ProcessPoolExecutor(
         args.jobs, initializer=_start_worker, initargs=(archives, args.per_group)
     ) as pool:
-        chunk = max(1, math.ceil(len(jobs) / (args.jobs * 20)))
         made = pool.map(
-            make_scene,
+            make,
             [args.out] * len(jobs), *zip(*jobs, strict=True), [args.size] * len(jobs),
-            [args.seed] * len(jobs), chunksize=chunk,
+            [args.seed] * len(jobs), chunksize=max(1, math.ceil(len(jobs) / (args.jobs * 20))),
         )  # fmt: skip
-        for _ in tqdm(made, "drawing", total=len(jobs), unit="scene"):
-            pass
+        results = iter(list(tqdm(made, "drawing", total=len(jobs), unit="scene")))
+    return {split: [next(results) for _ in range(count)] for split, count in counts.items()}
+
+
+def build(args: argparse.Namespace) -> None:
+    """Everything, from the packages to the checked data set."""
+    counts = {"train": args.train, "val": args.val}
+    folders = [f"{kind}/{split}" for kind in ("img_dir", "ann_dir") for split in counts]
+    archives = open_folder(args, folders, {"classes": CLASSES, "palette": PALETTE})
+    draw_all(args, archives, make_scene)
     check(args.out, counts, args.size)
     print(f"{args.out}: {args.train} training and {args.val} validation images, checked.")
 
 
-def main() -> int:
-    """Command line."""
+def parse_options(description: str, out: str) -> argparse.Namespace:
+    """Command line of a converter that draws scenes."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, default=Path("data/emoji_scenes"))
+    parser.add_argument("--out", type=Path, default=Path(out))
     parser.add_argument("--train", type=int, default=1600, help="training images")
     parser.add_argument("--val", type=int, default=200, help="validation images")
     parser.add_argument("--size", type=int, default=160, help="side in pixels")
@@ -212,7 +286,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--downloads", type=Path, help="folder of the packages (OUT/downloads)")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Command line."""
+    args = parse_options(__doc__, "data/emoji_scenes")
     return run_converter(lambda: build(args))
 
 

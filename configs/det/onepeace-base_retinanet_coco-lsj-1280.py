@@ -1,0 +1,29 @@
+"""ONE-PEACE base with RetinaNet on COCO at 1280 px, large-scale jitter, 92k steps.
+
+Run:    tools/dist_train.sh configs/det/onepeace-base_retinanet_coco-lsj-1280.py 16 --checkpoint WEIGHTS
+Needs:  COCO 2017 in data/coco; 16 GPUs, 4 images each; mmdetection, mmcv with compiled ops
+        weights of this size from your own pretraining (none are released), or train longer
+Expect: not measured yet
+"""
+
+_base_ = [
+    "../_base_/models/onepeace_retinanet.py",
+    "../_base_/datasets/coco_lsj_1280.py",
+    "../_base_/schedules/coco_92k.py",
+    "../_base_/det_runtime.py",
+]
+model = dict(
+    data_preprocessor=dict(batch_augments=[dict(type="BatchFixedSizePad", size=(1280, 1280))]),
+    backbone=dict(
+        arch="base",
+        img_size=1280,
+        drop_path_rate=0.1,
+        with_cp=True,
+    ),
+    neck=dict(in_channels=768),
+)
+train_dataloader = dict(batch_size=4)
+optim_wrapper = dict(paramwise_cfg=dict(decay_rate=0.7))
+val_evaluator = dict(metric="bbox")
+test_evaluator = val_evaluator
+auto_scale_lr = dict(base_batch_size=64)

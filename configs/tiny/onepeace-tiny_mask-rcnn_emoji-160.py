@@ -1,0 +1,34 @@
+"""ONE-PEACE tiny with Mask R-CNN on emoji objects at 160 px, from scratch on a CPU.
+
+Run:    make det-demo
+Needs:  mmdetection, mmcv with compiled ops; the data are made by
+        tools/dataset_converters/emoji_objects.py
+Expect: see README.md
+"""
+
+_base_ = [
+    "../_base_/models/onepeace_mask-rcnn.py",
+    "../_base_/datasets/emoji_objects_160.py",
+    "../_base_/schedules/tiny.py",
+    "../_base_/det_runtime.py",
+]
+model = dict(
+    backbone=dict(
+        arch=dict(embed_dim=192, depth=8, num_heads=3),
+        img_size=160,
+        window_size=5,
+        layer_scale_init=0.1,
+        init_std=0.06,
+    ),
+    neck=dict(in_channels=192, out_channels=64),
+    rpn_head=dict(in_channels=64, feat_channels=64, num_convs=1, anchor_generator=dict(scales=[4])),
+    roi_head=dict(
+        bbox_roi_extractor=dict(out_channels=64, finest_scale=28),
+        bbox_head=dict(in_channels=64, conv_out_channels=64, fc_out_channels=256, num_classes=8),
+        mask_roi_extractor=dict(out_channels=64, finest_scale=28),
+        mask_head=dict(in_channels=64, conv_out_channels=64, num_classes=8),
+    ),
+    train_cfg=dict(rcnn=dict(sampler=dict(num=64)), rpn_proposal=dict(max_per_img=200)),
+    test_cfg=dict(rpn=dict(max_per_img=200)),
+)
+auto_scale_lr = dict(base_batch_size=8)

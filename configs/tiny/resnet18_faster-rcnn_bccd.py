@@ -1,0 +1,35 @@
+"""The comparison: mmdet's Faster R-CNN with ResNet-18 from scratch, same data and budget.
+
+Run:    python tools/train.py configs/tiny/resnet18_faster-rcnn_bccd.py --data-root DIR
+Needs:  mmdetection, mmcv with compiled ops; BCCD in DIR/{train,val,annotations}
+Expect: see benchmarks/
+"""
+
+_base_ = [
+    "../_base_/models/faster-rcnn_128.py",
+    "../_base_/datasets/bccd.py",
+    "../_base_/schedules/tiny.py",
+    "../_base_/det_runtime.py",
+]
+norm_cfg = dict(type="GN", num_groups=32, requires_grad=True)  # batches are small
+model = dict(
+    backbone=dict(
+        type="ResNet",
+        depth=18,
+        num_stages=4,
+        out_indices=(0, 1, 2, 3),
+        frozen_stages=-1,
+        norm_cfg=norm_cfg,
+        norm_eval=False,
+        style="pytorch",
+        init_cfg=None,
+    ),
+    neck=dict(
+        type="FPN",
+        in_channels=[64, 128, 256, 512],
+        out_channels=128,
+        num_outs=5,
+        norm_cfg=norm_cfg,
+    ),
+)
+auto_scale_lr = dict(base_batch_size=4)

@@ -1,0 +1,238 @@
+"""A window that slides over pictures: where it stops, how stops blend, rows as they are finished.
+
+Shapes: C channels of the result, H rows, W columns.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# What is left of a smooth window at its edges, in parts of its centre: never zero, since the
+# sum of weights is divided by, and little, so that a window comes and goes without a step.
+_SMOOTH_FLOOR = 1e-3
+
+
+def window_starts(length: int, window: int, stride: int) -> list[int]:
+    """First pixels of the windows along a side; the last one is moved back to end with the side.
+
+    Args:
+        length: of the side, at least `window`.
+        window: length of a window.
+        stride: between windows.
+
+    Source: mmsegmentation's sliding window.
+    """
+    stops = -(-(length - window) // stride) + 1
+    return [min(i * stride, length - window) for i in range(stops)]
+
+
+def window_weights(starts: list[int], window: int, blend: Literal["mean", "smooth"]) -> Tensor:
+    """Shares of the windows along a side in the pixels that they cover.
+
+    Args:
+        starts: first pixels of the windows, which leave no gap.
+        window: length of a window.
+        blend: "mean", all windows alike; "smooth", a raised cosine, so that the share of a window
+            falls towards its edges.
+
+    Returns:
+        (windows, window) float32, positive; over each pixel of the side they sum to one.
+    """
+    shape = torch.ones(window, dtype=torch.float64)
+    if blend == "smooth":
+        phase = (torch.arange(window, dtype=torch.float64) + 0.5) / window * torch.pi
+        shape = _SMOOTH_FLOOR + (1 - _SMOOTH_FLOOR) * phase.sin().square()
+    places = torch.tensor(starts)[:, None] + torch.arange(window)
+    total = torch.zeros(starts[-1] + window, dtype=torch.float64)
+    total.index_add_(0, places.flatten(), shape.repeat(len(starts)))
+    return (shape / total[places]).float()
+
+
+@dataclass(frozen=True)
+class SlidingWindow:
+    """A window that slides over pictures, and how its results are put together.
+
+    Args:
+        crop_size: (height, width) of the window; it shrinks to a smaller picture.
+        stride: (vertical, horizontal) distance between windows, at most `crop_size`.
+        crop_batch: windows that the model sees at once.
+        blend: "mean", each window counts alike, as in mmsegmentation; "smooth", less towards its
+            edges, where it knows little of the surroundings.
+        accumulate_device: where results are summed, if not where the pictures are.
+
+    Raises:
+        ValueError: naming the value and what it should be.
+    """
+
+    crop_size: tuple[int, int]
+    stride: tuple[int, int]
+    crop_batch: int = 2
+    blend: Literal["mean", "smooth"] = "mean"
+    accumulate_device: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("crop_size", "stride"):
+            pair = getattr(self, name)
+            if (
+                not isinstance(pair, (tuple, list))
+                or len(pair) != 2
+                or not all(isinstance(side, int) and side > 0 for side in pair)
+            ):
+                raise ValueError(
+                    f"{name} is {pair!r}, it should be (height, width), two positive whole "
+                    f"numbers. Set test_cfg.{name}, such as (512, 512)."
+                )
+        if any(step > side for step, side in zip(self.stride, self.crop_size, strict=True)):
+            raise ValueError(
+                f"stride {tuple(self.stride)} is larger than crop_size {tuple(self.crop_size)}: "
+                "pixels between the windows would have no result. Set test_cfg.stride to at most "
+                "the crop_size; two thirds of it are usual."
+            )
+        if not isinstance(self.crop_batch, int) or self.crop_batch < 1:
+            raise ValueError(
+                f"crop_batch is {self.crop_batch!r}, it should be a positive whole number. Set "
+                "test_cfg.crop_batch to the crops that fit into the memory at once, such as 4."
+            )
+        if self.blend not in ("mean", "smooth"):
+            raise ValueError(
+                f"blend is {self.blend!r}, it should be 'mean' or 'smooth'. Set test_cfg.blend."
+            )
+        try:
+            torch.device(self.accumulate_device or "cpu")
+        except (RuntimeError, TypeError):
+            raise ValueError(
+                f"accumulate_device is {self.accumulate_device!r}, it should be a device of torch. "
+                "Set test_cfg.accumulate_device to 'cpu' or 'cuda', or leave it out."
+            ) from None
+
+    @torch.no_grad()
+    def bands(
+        self, images: Tensor, encode: Callable[[Tensor, list[int]], Tensor]
+    ) -> Iterator[tuple[int, int, Tensor]]:
+        """Rows of the result as soon as no further window covers them.
+
+        One picture comes after the other, and its bands from top to bottom without a gap. Only
+        the sums of one row of windows are held: C x crop height x W numbers, however high and
+        however many the pictures are. No gradients flow.
+
+        Args:
+            images: (N, 3, H, W).
+            encode: gives for crops (B, 3, h, w), and the pictures that they are from, their
+                results (B, C, h, w).
+
+        Yields:
+            number of the picture, first row of the band, and the band (C, rows, W) in float32,
+            which is overwritten when the next one is asked for.
+        """
+        count, _, height, width = images.shape
+        h, w = min(height, self.crop_size[0]), min(width, self.crop_size[1])
+        tops = window_starts(height, h, self.stride[0])
+        lefts = window_starts(width, w, self.stride[1])
+        device = torch.device(self.accumulate_device or images.device)
+        row_weights = window_weights(tops, h, self.blend).to(device)
+        column_weights = window_weights(lefts, w, self.blend).to(device)
+        sums = None
+        places = list(product(range(count), range(len(tops)), range(len(lefts))))
+        for start in range(0, len(places), self.crop_batch):
+            batch = places[start : start + self.crop_batch]
+            crops = [
+                images[i, :, tops[r] : tops[r] + h, lefts[c] : lefts[c] + w] for i, r, c in batch
+            ]
+            results = encode(torch.stack(crops), [i for i, _, _ in batch])
+            if sums is None:
+                sums = torch.zeros(results.shape[1], h, width, device=device)
+            for (i, r, c), result in zip(batch, results, strict=True):
+                weight = torch.outer(row_weights[r], column_weights[c])
+                sums[..., lefts[c] : lefts[c] + w].addcmul_(result.to(sums), weight)
+                if c < len(lefts) - 1:
+                    continue
+                done = tops[r + 1] - tops[r] if r < len(tops) - 1 else h
+                yield i, tops[r], sums[:, :done]
+                for plane in sums:  # one by one: a copy of all would cost as much as the sums
+                    plane[: h - done] = plane[done:].clone()
+                sums[:, h - done :] = 0
+            del results, result  # the next crops need their room
+
+
+class BandResizer:
+    """Flip and bilinear resizing of a map of which bands of rows come from top to bottom.
+
+    Equal to `F.interpolate` of the whole flipped map. A row of the output needs two neighbouring
+    rows of the input, so one row is kept from band to band.
+
+    Args:
+        height: rows of the whole map.
+        size: (height, width) of the whole output.
+        align_corners: as in `F.interpolate`.
+        flip: direction, None for no flip. After a vertical one the output comes from the bottom.
+
+    Raises:
+        ValueError: for an unknown direction.
+    """
+
+    def __init__(
+        self,
+        height: int,
+        size: tuple[int, int],
+        align_corners: bool,
+        flip: Literal["horizontal", "vertical", "diagonal"] | None = None,
+    ) -> None:
+        if flip not in (None, "horizontal", "vertical", "diagonal"):
+            raise ValueError(
+                f"flip_direction is {flip!r}, it should be 'horizontal', 'vertical' or 'diagonal'. "
+                "Set it in RandomFlip of the pipeline."
+            )
+        # float32 factors and one rounding, as in `F.interpolate`: rows in the thousands would tell.
+        rows = torch.arange(size[0], dtype=torch.float64)
+        if align_corners:
+            source = rows * torch.tensor((height - 1) / max(size[0] - 1, 1)).double()
+        else:
+            source = (rows + 0.5) * torch.tensor(height / size[0]).double() - 0.5
+        source = source.float().clamp(min=0)
+        self.upper = source.long().clamp(max=height - 1)
+        self.share = (source - self.upper).clamp(max=1)[:, None]  # of the lower row
+        self.lower = (self.upper + (self.share[:, 0] > 0)).clamp(max=height - 1)
+        if flip in ("vertical", "diagonal"):
+            self.upper, self.lower = height - 1 - self.upper, height - 1 - self.lower
+        self.needed = torch.maximum(self.upper, self.lower)
+        self.same_rows = height == size[0] and flip in (None, "horizontal")
+        self.mirrored = flip in ("horizontal", "diagonal")
+        self.width = size[1]
+        self.align_corners = align_corners
+        self.seen = 0
+        self.kept: Tensor | None = None
+
+    def __call__(self, band: Tensor) -> tuple[slice, Tensor]:
+        """Resize what the next band makes possible.
+
+        Args:
+            band: (C, rows, W), the rows below the last band, at least one.
+
+        Returns:
+            the rows of the output that can be told now, perhaps none, and their values.
+        """
+        rows = band.shape[1]
+        if self.mirrored:
+            band = band.flip(2)
+        if band.shape[2] != self.width:
+            band = F.interpolate(
+                band[None], (rows, self.width), mode="bilinear", align_corners=self.align_corners
+            )[0]
+        first = self.seen
+        self.seen += rows
+        if self.same_rows:
+            return slice(first, self.seen), band
+        numbers = ((self.needed >= first) & (self.needed < self.seen)).nonzero().flatten().tolist()
+        place = slice(numbers[0], numbers[-1] + 1) if numbers else slice(0, 0)
+        if self.kept is not None:
+            band = torch.cat([self.kept, band], 1)
+            first -= 1
+        self.kept = band[:, -1:].clone()
+        upper = band[:, (self.upper[place] - first).to(band.device)]
+        lower = band[:, (self.lower[place] - first).to(band.device)]
+        return place, upper.lerp(lower, self.share[place].to(band))

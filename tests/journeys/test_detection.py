@@ -1,0 +1,187 @@
+"""What a user does with detectors, from the command line and the mmdet API, on tiny data."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.coco_data import CLASSES, COLOURS, make_coco
+from tests.conftest import ROOT
+from tests.journeys.test_segmentation import losses, run
+
+pytestmark = pytest.mark.ops
+ONLY_BOXES = pytest.mark.parametrize("recipe", ["boxes"], indirect=True)
+
+# What the recipes of boxes and of masks have in common; `heads` are those of the roi_head.
+SMALL_RECIPE = """
+_base_ = ["{root}/configs/tiny/onepeace-tiny_{base}.py"]
+metainfo = dict(classes={classes}, palette={palette})
+train_dataloader = dict(batch_size=2, dataset=dict(metainfo=metainfo))
+val_dataloader = dict(dataset=dict(metainfo=metainfo))
+test_dataloader = val_dataloader
+model = dict(
+    backbone=dict(arch=dict(embed_dim=32, depth=4, num_heads=2)),
+    neck=dict(in_channels=32, out_channels=32),
+    rpn_head=dict(in_channels=32, feat_channels=32),
+    roi_head=dict({heads}),
+    test_cfg=dict(rcnn=dict(score_thr=0.0, max_per_img=20)),
+)
+param_scheduler = [dict(type="ConstantLR", factor=1.0, by_epoch=False)]
+default_hooks = dict(
+    logger=dict(interval=1), checkpoint=dict(interval=5), visualization=dict(interval=1)
+)
+train_cfg = dict(max_iters=10, val_interval=10)
+"""
+BASES = {"boxes": "faster-rcnn_bccd", "masks": "mask-rcnn_emoji-160"}
+HEADS = {
+    "boxes": """
+        bbox_roi_extractor=dict(out_channels=32),
+        bbox_head=dict(in_channels=32, fc_out_channels=64, num_classes=3),
+    """,
+    "masks": """
+        bbox_roi_extractor=dict(out_channels=32),
+        bbox_head=dict(in_channels=32, conv_out_channels=32, fc_out_channels=64, num_classes=3),
+        mask_roi_extractor=dict(out_channels=32),
+        mask_head=dict(in_channels=32, conv_out_channels=32, num_classes=3),
+    """,
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_coco(tmp_path_factory.mktemp("coco") / "data")
+
+
+@pytest.fixture(scope="module", params=["boxes", "masks"])
+def recipe(request, tmp_path_factory):
+    kind = request.param
+    path = tmp_path_factory.mktemp("recipe") / f"{kind}.py"
+    facts = dict(root=ROOT, classes=CLASSES, palette=list(COLOURS))
+    path.write_text(SMALL_RECIPE.format(base=BASES[kind], heads=HEADS[kind], **facts))
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(recipe, data, tmp_path_factory):
+    """Work directory of ten steps, and what was printed."""
+    work_dir = tmp_path_factory.mktemp("run") / "work"
+    return work_dir, run("train.py", recipe, "--data-root", data, "--work-dir", work_dir)
+
+
+def test_ten_steps_lower_the_loss_and_are_evaluated(trained, recipe):
+    work_dir, done = trained
+    assert len(losses(done)) == 10
+    # The sum may rise at first: boxes are learnt once some are told from the background.
+    values = [float(x) for x in re.findall(r"loss_rpn_cls: ([0-9.]+)", done.stdout)]
+    assert np.mean(values[-3:]) < np.mean(values[:3])
+    for text in ("coco/bbox_mAP", "triangle", "Optimiser groups", "eta:"):
+        assert text in done.stdout
+    assert ("coco/segm_mAP" in done.stdout) == (recipe.stem == "masks")
+    assert list(work_dir.glob("*/vis_data/events.out.tfevents*"))
+    assert list(work_dir.glob("*/vis_data/vis_image/*.png"))
+    assert list(work_dir.glob("best_coco_bbox_mAP*.pth"))
+
+
+@ONLY_BOXES
+def test_the_same_seed_gives_the_same_losses_and_a_run_is_resumed(trained, recipe, data, tmp_path):
+    again = run(
+        "train.py", recipe, "--data-root", data, "--work-dir", tmp_path,
+        "--cfg-options", "train_cfg.max_iters=3", "train_cfg.val_interval=99",
+    )  # fmt: skip
+    assert losses(again) == pytest.approx(losses(trained[1])[:3], rel=1e-3)
+    resumed = run(
+        "train.py", recipe, "--data-root", data, "--work-dir", tmp_path, "--resume",
+        "--cfg-options", "train_cfg.max_iters=4", "train_cfg.val_interval=99",
+    )  # fmt: skip
+    assert len(losses(resumed)) == 1
+
+
+def test_evaluation_writes_pictures_and_results_in_cocos_layout(trained, recipe, data, tmp_path):
+    done = run(
+        "test.py", recipe, trained[0], "--data-root", data, "--work-dir", tmp_path / "w",
+        "--show-dir", tmp_path / "show", "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert "coco/bbox_mAP" in done.stdout
+    assert sorted(p.name for p in (tmp_path / "show").iterdir()) == [f"{i}.png" for i in range(4)]
+    kinds = ["bbox"] + ["segm"] * (recipe.stem == "masks")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        f"results.{kind}.json" for kind in kinds
+    ]
+    for kind in kinds:
+        results = json.loads((tmp_path / f"out/results.{kind}.json").read_text())
+        assert {r["image_id"] for r in results} <= set(range(4))
+        assert {r["category_id"] for r in results} <= {10, 20, 30}
+
+
+@ONLY_BOXES
+def test_scales_and_flips_are_merged(trained, recipe, data, tmp_path):
+    done = run(
+        "test.py", recipe, trained[0], "--data-root", data, "--work-dir", tmp_path, "--tta",
+        "--show-dir", tmp_path / "show",
+    )  # fmt: skip
+    assert "coco/bbox_mAP" in done.stdout
+    assert len(list((tmp_path / "show").iterdir())) == 4
+
+
+def test_pictures_of_predictions(trained, recipe, data, tmp_path):
+    out = tmp_path / "predictions.png"
+    run(
+        "show_predictions.py", recipe, trained[0], "--num", 3, "--out", out, "--data-root", data,
+        "--score-thr", 0.05,
+    )  # fmt: skip
+    picture = np.array(Image.open(out).convert("RGB"))
+    assert picture.shape[0] > 500
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 100
+
+
+def test_mmdet_api_takes_any_size_and_lists(trained, recipe, tmp_path):
+    from mmdet.apis import DetInferencer, inference_detector, init_detector
+    from mmengine.config import Config
+    from mmengine.runner import find_latest_checkpoint
+
+    checkpoint = find_latest_checkpoint(trained[0])
+    cfg = Config.fromfile(recipe)
+    model = init_detector(cfg, checkpoint, device="cpu")
+    assert tuple(model.dataset_meta["classes"]) == CLASSES
+    rng = np.random.default_rng(0)
+    sizes = [(97, 513), (32, 32), (200, 150), (33, 47)]
+    images = [rng.integers(0, 255, (*size, 3), np.uint8) for size in sizes]
+    for image, result in zip(images, inference_detector(model, images), strict=True):
+        boxes = result.pred_instances.bboxes
+        assert result.ori_shape == image.shape[:2]
+        assert (boxes >= 0).all()
+        height, width = image.shape[:2]
+        assert (boxes <= boxes.new_tensor([width, height, width, height])).all()
+        if recipe.stem == "masks":
+            assert result.pred_instances.masks.shape[1:] == image.shape[:2]
+    paths = []
+    for i, image in enumerate(images):
+        paths.append(str(tmp_path / f"{i}.png"))
+        Image.fromarray(image).save(paths[-1])
+    inferencer = DetInferencer(str(recipe), checkpoint, device="cpu", show_progress=False)
+    result = inferencer(paths, batch_size=3, out_dir=str(tmp_path / "out"))
+    assert len(result["predictions"]) == len(paths)
+    assert len(list((tmp_path / "out/vis").iterdir())) == len(paths)
+
+
+@ONLY_BOXES
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--cfg-options", "model.roi_head.bbox_head.num_clases=3"], "bbox_head.num_classes"),
+        (["--data-root", "/nowhere"], "/nowhere/train"),
+        (["--cfg-options", "model.roi_head.bbox_head.num_classes=5"], "num_classes=3"),
+    ],
+)
+def test_mistakes_end_at_once_with_the_fix(recipe, data, tmp_path, arguments, says):
+    done = run(
+        "train.py", recipe, "--data-root", data, *arguments, "--work-dir", tmp_path / "work",
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "error: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert says in done.stderr
+    assert not (tmp_path / "work").exists()

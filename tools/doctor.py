@@ -1,0 +1,66 @@
+"""Examine the data of a config before hours are spent on them: faults, their fixes, histograms.
+
+Run:  python tools/doctor.py CONFIG [--data-root DIR] [--limit 500] [--json findings.json]
+
+Ends with 0 if there are no errors, 1 if there are, 2 if the config cannot be used.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mmengine.config import Config, DictAction
+
+from mmonepeace.engine import preflight
+from mmonepeace.engine.doctor import examine
+
+
+def parse_args() -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config")
+    parser.add_argument("--data-root", help="folder of the data set, instead of the config's")
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="KEY=VALUE ...")
+    parser.add_argument("--limit", type=int, help="look at so many files of each split, at random")
+    parser.add_argument("--json", type=Path, help="write all findings here, for programs")
+    return parser.parse_args()
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """The config with all options of the command line."""
+    if not Path(args.config).is_file():
+        raise preflight.PreflightError(f"config {args.config} does not exist.")
+    try:
+        cfg = Config.fromfile(args.config)
+    except Exception as error:  # noqa: BLE001  (a config is code and fails in many ways)
+        raise preflight.PreflightError(f"config {args.config} cannot be read: {error!r}") from None
+    preflight.apply_overrides(cfg, args.cfg_options)
+    if args.data_root:
+        preflight.set_data_root(cfg, args.data_root)
+    if args.limit is not None and args.limit < 1:
+        raise preflight.PreflightError(f"--limit {args.limit}: expected 1 or more.")
+    return cfg
+
+
+def main() -> int:
+    """Print the report."""
+    args = parse_args()
+    try:
+        report = examine(load_config(args), args.limit)
+    except preflight.PreflightError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(report)
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps({"config": args.config, **report.to_dict()}, indent=1))
+    return 1 if report.of("error") else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
