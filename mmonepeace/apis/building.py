@@ -4,7 +4,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -100,7 +100,7 @@ def build_index(
     for modality, values in sources.items():
         for value in values:
             try:
-                item = _describe(modality, value, folder)
+                item = describe_item(modality, value, folder)
                 wanted[_key(item)] = (item, value)
             except OSError as error:
                 failed[str(value)] = f"{value}: {error.strerror}"
@@ -119,18 +119,13 @@ def build_index(
     progress(done, len(todo))
     for modality in sources:
         entries = [entry for entry in todo if entry[0]["modality"] == modality]
-        start, count = 0, embedder.batch_size
-        while start < len(entries):
-            began = time.monotonic()
-            part = _embed(embedder, entries[start : start + count], meta, failed)
+        for chunk in in_parts(entries, embedder.batch_size):
+            part = _embed(embedder, chunk, meta, failed)
             if part.items:
                 part.save(parts / f"{time.time_ns()}.safetensors")
                 rows |= _known(part, meta)
-            done += len(entries[start : start + count])
+            done += len(chunk)
             progress(done, len(todo))
-            start += count
-            fitting = int(count * PART_SECONDS / (time.monotonic() - began))
-            count = min(max(fitting, embedder.batch_size), MAX_PART_BATCHES * embedder.batch_size)
     if not rows:
         reasons = list(failed.values()) or ["there are no items."]
         raise ValueError(f"nothing could be embedded, {len(reasons)} failed; first: {reasons[0]}")
@@ -144,6 +139,22 @@ def build_index(
     dropped = sum(_name(item) not in names for item in before)
     outdated = len(before) - len(reusable)
     return Built(index, len(rows) - kept, kept, dropped, outdated, failed)
+
+
+def in_parts(entries: list[Any], batch_size: int) -> Iterator[list[Any]]:
+    """Cut work into parts that each take about `PART_SECONDS`, whole batches of entries at least.
+
+    Args:
+        entries: what is to be done.
+        batch_size: of the model.
+    """
+    start, count = 0, batch_size
+    while start < len(entries):
+        began = time.monotonic()
+        yield entries[start : start + count]
+        start += count
+        fitting = int(count * PART_SECONDS / (time.monotonic() - began))
+        count = min(max(fitting, batch_size), MAX_PART_BATCHES * batch_size)
 
 
 def embedder_of(
@@ -187,7 +198,7 @@ def embedder_of(
     return embedder
 
 
-def _describe(modality: str, value: str | Path, folder: Path) -> Item:
+def describe_item(modality: str, value: str | Path, folder: Path) -> Item:
     """What stands in the index, and tells whether it is still the same."""
     if modality == "text":
         return {"modality": modality, "text": str(value)}

@@ -380,7 +380,7 @@ class Embedder:
         if not set(modalities) <= set(self.model.projections):
             raise ValueError(
                 "the model has no projections, so it gives no embeddings. Use a checkpoint of the "
-                "pretrained or a retrieval model, or encode_features."
+                "pretrained or a retrieval model, or features that need none: cls, mean, tokens."
             )
         sums = torch.zeros(len(rows), self.model.backbone.arch.embed_dim)
         failed = torch.ones(len(rows), dtype=torch.bool)

@@ -19,6 +19,25 @@ FORMAT = "mmonepeace-index"
 CHUNK = 65_536  # rows compared at once
 
 
+def save_tensors(path: Path, tensors: dict[str, np.ndarray], meta: dict[str, str]) -> None:
+    """Write a safetensors file; it appears whole or not at all.
+
+    Raises:
+        OSError: if the disk is full or the folder cannot be written to.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        save_file(tensors, temporary, meta)
+        with open(temporary, "r+b") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (SafetensorError, OSError) as error:
+        raise OSError(f"{path} cannot be written: {error}. Is the disk full?") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def search(
     query: np.ndarray | Tensor, index: "np.ndarray | Tensor | EmbeddingIndex", k: int = 5
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -82,21 +101,10 @@ class EmbeddingIndex:
         Raises:
             OSError: if the disk is full or the folder cannot be written to.
         """
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
         # A tensor: the header, where metadata go, is limited to 100 MB.
         items = np.frombuffer(json.dumps(self.items).encode(), np.uint8)
         tensors = {"embeddings": np.ascontiguousarray(self.embeddings), "items": items}
-        try:
-            save_file(tensors, temporary, {**self.meta, "format": FORMAT})
-            with open(temporary, "r+b") as file:
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except (SafetensorError, OSError) as error:
-            raise OSError(f"{path} cannot be written: {error}. Is the disk full?") from None
-        finally:
-            temporary.unlink(missing_ok=True)
+        save_tensors(Path(path), tensors, {**self.meta, "format": FORMAT})
 
     @classmethod
     def load(cls, path: str | Path) -> "EmbeddingIndex":

@@ -14,7 +14,9 @@ from mmonepeace.apis import (
     read_table,
     read_texts,
 )  # fmt: skip
+from mmonepeace.models import OnePeaceRetriever
 from tests.apis.conftest import TEXTS, write_model
+from tests.conftest import TINY
 
 
 def sources(data):
@@ -45,6 +47,13 @@ def test_folders_are_walked_sorted_and_without_hidden_files(data):
         find_files(data / "images", "audio", {})
     with pytest.raises(ValueError, match="is no folder"):
         find_files(data / "gone", "image", {})
+
+
+def test_a_model_without_sound_makes_an_index(data):
+    model = OnePeaceRetriever(dict(arch=TINY, modalities=("image",), img_size=64))
+    out, images = data / "images.safetensors", {"image": find_files(data / "images", "image", {})}
+    assert build_index(Embedder(model), out, images).embedded == 5
+    assert build_index(Embedder(model), out, images).kept == 5
 
 
 def test_texts_of_lines_and_of_tables(data):

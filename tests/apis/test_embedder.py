@@ -177,6 +177,70 @@ def test_a_file_without_projections_is_refused(checkpoint_file, tmp_path):
         load(vision)
 
 
+@MODALITIES
+def test_projected_cls_is_the_embedding_and_the_mean_is_that_of_tokens(embedder, modality):
+    items = ITEMS[modality]
+    cls = torch.stack(embedder.encode_features(modality, items))
+    projected = embedder.model.project({modality: cls})[modality].detach().numpy()
+    np.testing.assert_allclose(projected, encode(embedder, modality, items), atol=1e-5)
+    tokens = embedder.encode_features(modality, items, "tokens")
+    means = embedder.encode_features(modality, items, "mean")
+    for x_TD, mean_D in zip(tokens, means, strict=True):
+        torch.testing.assert_close(x_TD.mean(0), mean_D, atol=1e-5, rtol=1e-4)
+
+
+@MODALITIES
+def test_neighbours_change_no_token_and_padding_gives_none(embedder, modality):
+    items = ITEMS[modality]
+    together = embedder.encode_features(modality, items, "tokens")
+    alone = [embedder.encode_features(modality, [item], "tokens")[0] for item in items]
+    for found, expected in zip(together, alone, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_tokens_of_a_long_sound_are_those_of_its_windows(checkpoint_file):
+    embedder = load(checkpoint_file, window_seconds=1.0, hop_seconds=0.5, batch_size=3)
+    wave = np.random.default_rng(0).standard_normal(40_000).astype(np.float32)
+    (tokens,) = embedder.encode_features("audio", [(wave, 16000)], "tokens")
+    windows = audio_io.split_windows(audio_io.standardise(wave), 1.0, 0.5)
+    inputs = embedder._batch({"audio": [torch.from_numpy(w) for w in windows]})
+    backbone = embedder.model.backbone
+    features = backbone.encode(backbone.embed(inputs))["audio"].detach()
+    torch.testing.assert_close(tokens, features[:, 1:].flatten(0, 1), atol=1e-4, rtol=1e-3)
+    (cls,) = embedder.encode_features("audio", [(wave, 16000)], "cls")
+    torch.testing.assert_close(cls, features[:, 0].mean(0), atol=1e-4, rtol=1e-3)
+
+
+def test_features_of_what_cannot_be_read_are_none(embedder):
+    errors = {}
+    good = ITEMS["image"][0]
+    found = embedder.encode_features("image", [good, "gone.png"], "mean", errors)
+    assert found[1] is None
+    assert "gone.png: no such file" in errors[1]
+    torch.testing.assert_close(found[0], embedder.encode_features("image", [good], "mean")[0])
+    with pytest.raises(ValueError, match=r"gone\.png: no such file"):
+        embedder.encode_features("image", ["gone.png"])
+    with pytest.raises(ValueError, match=r"pooling is 'max'; choose one of \('cls'"):
+        embedder.encode_features("image", [good], "max")
+
+
+def test_a_vision_branch_gives_the_features_of_the_whole_but_no_embeddings(
+    embedder, checkpoint_file, tmp_path
+):
+    vision = tmp_path / "vision.safetensors"
+    checkpoint.convert_file(checkpoint_file, vision, "vision")
+    half = load(vision, projections=False)
+    assert not half.model.backbone.norms
+    (found,) = half.encode_features("image", ITEMS["image"][:1], "tokens")
+    (whole,) = embedder.encode_features("image", ITEMS["image"][:1], "tokens")
+    normed = embedder.model.backbone.norms["image"](found).detach()
+    torch.testing.assert_close(normed, whole, atol=1e-4, rtol=1e-3)
+    with pytest.raises(ValueError, match="no projections, so it gives no embeddings"):
+        half.encode_image(ITEMS["image"][:1])
+    with pytest.raises(ValueError, match="no audio branch"):
+        half.encode_features("audio", ITEMS["audio"][:1])
+
+
 def test_torch_and_numpy_output_agree(embedder, checkpoint_file):
     tensor = load(checkpoint_file, output="torch").encode_text(TEXTS)
     assert isinstance(tensor, torch.Tensor)

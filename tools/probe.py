@@ -1,0 +1,125 @@
+"""Measure how much of some labels can be read off the frozen features of a checkpoint.
+
+Run:  python tools/probe.py CKPT --modality image --train train.tsv --val val.tsv --label group \\
+          --kind linear --out results.csv
+      python tools/probe.py CKPT --modality audio --train DIR/train --val DIR/val \\
+          --kind knn linear attentive --cache features --out results.csv --plot confusion.png
+
+A table (.tsv, .jsonl) has paths in the column `image` or `audio`, relative to --root, by default
+its folder; a folder has one folder for each class. Settings are chosen on a fifth of train that is
+held out; then the probe is fitted to all of train. Numbers are per cent; chance is that of always
+naming the most frequent class.
+"""
+
+import argparse
+import csv
+import math
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import get_args
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mmonepeace.apis.confusion import draw_confusions
+from mmonepeace.apis.features import Feature
+from mmonepeace.apis.labelled_files import check_splits, read_split
+from mmonepeace.apis.options import (
+    add_model_options,
+    build_embedder,
+    exit_code,
+    list_failed,
+    positive,
+    printable,
+    table,
+)  # fmt: skip
+from mmonepeace.apis.probing import KINDS, probe_files, to_row
+from mmonepeace.apis.sources import SUFFIXES
+from mmonepeace.engine.preflight import PreflightError, find_checkpoint
+
+
+def parse() -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_model_options(parser)
+    parser.add_argument("--modality", required=True, choices=SUFFIXES)
+    parser.add_argument("--train", required=True, metavar="TABLE", help="or folder")
+    parser.add_argument("--val", required=True, metavar="TABLE", help="or folder")
+    parser.add_argument("--test", metavar="TABLE", help="or folder")
+    parser.add_argument("--label", metavar="COLUMN", help="of the tables")
+    parser.add_argument("--root", type=Path, help="of the tables' paths")
+    parser.add_argument("--kind", required=True, nargs="+", choices=KINDS)
+    help = "default: tokens of attentive; embedding, or cls where there are no projections"
+    parser.add_argument("--features", choices=get_args(Feature), help=help)
+    help = "settings to try: k of knn, C of linear, learning rate of attentive"
+    parser.add_argument("--grid", type=float, nargs="+", metavar="VALUE", help=help)
+    parser.add_argument("--epochs", type=positive, help="of attentive; default: 20, or 400 steps")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="keep the features")
+    parser.add_argument("--out", type=Path, required=True, metavar="CSV")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the confusions")
+    args = parser.parse_args()
+    if args.grid and (len(args.kind) > 1 or not all(0 < value < math.inf for value in args.grid)):
+        parser.error("--grid takes numbers above 0, for one --kind")
+    if args.features and (args.features == "tokens") != (args.kind == ["attentive"]):
+        parser.error(f"--features {args.features}: attentive takes tokens, and no other kind does")
+    return args
+
+
+def run() -> None:
+    """Extract features, probe them, write and draw."""
+    args, errors = parse(), {}  # path -> reason
+    sources = {"train": args.train, "val": args.val, "test": args.test}
+    splits = [
+        read_split(name, source, args.modality, args.label, args.root, errors)
+        for name, source in sources.items()
+        if source
+    ]
+    check_splits(splits[0], splits[1:])  # before the work, and once more after it
+    list_failed(errors.values())
+    for split in splits[1:]:
+        if seen := set(splits[0].paths) & set(split.paths):
+            flatters = (
+                f"{len(seen):,} files of {split.name} are in train too: its numbers will flatter."
+            )
+            print(flatters, file=sys.stderr)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint = find_checkpoint(args.checkpoint)
+    embedder = build_embedder(checkpoint, args, progress=False, projections=False)
+    options = args.grid, args.epochs, args.seed
+    records, panels = [], []
+    with ExitStack() as stack:
+        cache = args.cache or stack.enter_context(TemporaryDirectory())
+        for kind in dict.fromkeys(args.kind):
+            feature = "tokens" if kind == "attentive" else args.features
+            found = probe_files(embedder, args.modality, kind, splits, cache, feature, *options)
+            list_failed(reason for path, reason in found.errors.items() if path not in errors)
+            errors |= found.errors
+            facts = {"checkpoint": checkpoint, "modality": args.modality, "kind": kind}
+            facts |= {"features": found.feature, "seed": args.seed, "setting": KINDS[kind].setting}
+            for trial in found.trials:
+                records.append(facts | to_row(trial, found.items, found.classes))
+                if trial.chosen:
+                    name, best = list(trial.evaluations.items())[-1]
+                    title = f"{kind}, {facts['setting']} {trial.setting:g}"
+                    panels.append((f"{title}: {best.top1:.1%} of {name}", best))
+    with open(args.out, "w", encoding="utf-8", errors="replace", newline="") as file:
+        writer = csv.DictWriter(file, records[0])
+        writer.writeheader()
+        writer.writerows(records)
+    shown = [name for name in records[0] if name not in ("checkpoint", "modality", "seed")]
+    rows = [[record[name] for name in shown] for record in records]
+    print(table(shown, rows, "lllrll".ljust(len(shown), "r")))
+    print(f"the numbers are in {printable(str(args.out))}")
+    if args.plot:
+        draw_confusions(args.plot, panels, found.classes)
+        print(f"the confusions are drawn in {printable(str(args.plot))}")
+    if errors:
+        print(f"{len(errors):,} files or folders could not be read and were left out.")
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(run, PreflightError))
