@@ -97,6 +97,16 @@ def test_losses_reach_every_parameter_and_predictions_have_the_size_of_the_pictu
             assert kind == "retinanet"
 
 
+def test_one_stage_trains_in_bfloat16():
+    model = build("retinanet").train()
+    data = model.data_preprocessor(batch(), True)
+    exact, _ = model.parse_losses(model(**data, mode="loss"))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, _ = model.parse_losses(model(**data, mode="loss"))
+    loss.backward()
+    assert loss.item() == pytest.approx(exact.item(), rel=0.1)
+
+
 def test_the_cascade_has_one_mask_head_which_learns_once():
     model = build("cascade-mask-rcnn")
     names = [n for n, _ in model.named_parameters() if "mask_head" in n]

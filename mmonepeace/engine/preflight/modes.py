@@ -19,15 +19,10 @@ def set_precision(cfg: Config, dtype: Literal["float16", "bfloat16"]) -> None:
         PreflightError: for float16 without a GPU, and for bfloat16 where an operator has none.
     """
     if dtype == "bfloat16":
-        model = cfg.get("model") or {}
-        necks = model.get("neck") or {}
-        neck = (necks[-1] if isinstance(necks, (list, tuple)) else necks).get("type", "no neck")
-        # Ours ends with LayerNorm, which autocast leaves in float32 on GPUs.
-        float32 = neck.startswith("mmonepeace.") and torch.cuda.is_available()
-        if model.get("roi_head") and not float32:
+        if (cfg.get("model") or {}).get("rpn_head"):
             raise PreflightError(
-                f"--bf16: mmcv's RoIAlign knows no bfloat16, which it would get from {neck} here. "
-                "Leave it out, or use --amp on a GPU."
+                "--bf16: mmcv's NMS and RoIAlign know no bfloat16, and a detector with proposals "
+                "trains with them. Leave it out, or use --amp on a GPU."
             )
         cfg.optim_wrapper.type = "mmonepeace.BFloat16OptimWrapper"
         return
