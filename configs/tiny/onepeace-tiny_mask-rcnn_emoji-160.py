@@ -3,7 +3,7 @@
 Run:    make det-demo
 Needs:  mmdetection, mmcv with compiled ops; the data are made by
         tools/dataset_converters/emoji_objects.py
-Expect: see README.md
+Expect: not measured yet
 """
 
 _base_ = [
@@ -31,4 +31,9 @@ model = dict(
     train_cfg=dict(rcnn=dict(sampler=dict(num=64)), rpn_proposal=dict(max_per_img=200)),
     test_cfg=dict(rpn=dict(max_per_img=200)),
 )
+param_scheduler = [
+    dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=50),
+    dict(type="CosineAnnealingLR", eta_min=1e-6, by_epoch=False, begin=50, end=300),
+]
+train_cfg = dict(max_iters=300, val_interval=300)
 auto_scale_lr = dict(base_batch_size=8)
