@@ -64,6 +64,8 @@ def parse() -> argparse.Namespace:
     args = parser.parse_args()
     if args.grid and (len(args.kind) > 1 or not all(0 < value < math.inf for value in args.grid)):
         parser.error("--grid takes numbers above 0, for one --kind")
+    if args.out.is_dir():
+        parser.error(f"--out {args.out} is a folder; name a file, such as {args.out}/results.csv")
     if args.features and (args.features == "tokens") != (args.kind == ["attentive"]):
         parser.error(f"--features {args.features}: attentive takes tokens, and no other kind does")
     return args

@@ -203,6 +203,7 @@ def test_what_cannot_be_read_is_named_counted_and_left_out(run, model, data, ima
         (["--grid", "2.5"], "expected whole ones"),
         (["--features", "tokens"], "attentive takes tokens, and no other kind does"),
         (["--features", "cls", "--kind", "attentive"], "attentive takes tokens"),
+        (["--out", "{data}"], "is a folder; name a file"),
         (["--kind", "svm"], "invalid choice: 'svm'"),
     ],
 )
