@@ -10,8 +10,9 @@ Run:  python tools/convert_checkpoint.py one-peace.pt onepeace.safetensors --to 
 
 IN is the official full file or a fine-tuned one (.pt), the official vision branch (.pkl), an
 official segmentation, detection or classification file (.pth), or one of ours, shards included.
-"model" is what mmseg, mmdet and mmpretrain load, heads included. OUT ends with .safetensors, .pth or .pt; the official vision layout may also be a .pkl. No code from IN is ever
-run, and the tensors pass through memory one at a time.
+"model" is what mmseg, mmdet and mmpretrain load, heads included. OUT ends with .safetensors, .pth
+or .pt; the official vision layout may also be a .pkl. No code from IN is ever run, and the tensors
+pass through memory one at a time.
 """
 
 import argparse

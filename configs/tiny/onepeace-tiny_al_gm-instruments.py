@@ -6,7 +6,7 @@ Run:    python tools/train_tokenizer.py DIR/train.tsv data/gm_instruments/tokeni
         With --stage-one CKPT --tokenizer JSON it starts from a first stage, with its tokenizer.
 Needs:  sounds and their names in DIR/{train,val}.tsv, with columns audio and label
 Expect: on a sound bank not in training, of 151 names the right one first in about 6 % (by chance
-        0.7 %), among the first ten in about 43 % (6.6 %); about 5 minutes on 2 cores
+        0.7 %), among the first ten in about 42 % (6.6 %); about 5 minutes on 2 cores
 """
 
 _base_ = [

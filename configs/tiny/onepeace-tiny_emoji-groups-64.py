@@ -4,7 +4,7 @@ Run:    python tools/train.py configs/tiny/onepeace-tiny_emoji-groups-64.py --da
             [--checkpoint CKPT]
 Needs:  emoji in DIR/{train,val}.tsv with columns image and group; mmpretrain. CKPT is one of
         onepeace-tiny_vl_emoji-64.py; without one it starts from scratch
-Expect: see benchmarks/
+Expect: not measured yet
 """
 
 _base_ = [

@@ -3,7 +3,7 @@
 Run:    python tools/train.py configs/tiny/onepeace-tiny_vit-adapter_upernet_labelmefacade-256.py \
             --data-root DIR
 Needs:  LabelMeFacade in DIR/{img_dir,ann_dir}; no compiled operators
-Expect: see benchmarks/
+Expect: not measured yet
 """
 
 _base_ = [

@@ -30,7 +30,7 @@ def check_weights(cfg: Config) -> None:
         need = cfg.get("needs_weights", "the model that load_from names")
         raise PreflightError(
             f"load_from {start} does not exist. This recipe needs {need}.\n"
-            f"Elsewhere: --cfg-options load_from=PATH. Without: --cfg-options load_from=None"
+            "Elsewhere: --cfg-options load_from=PATH. Without: --cfg-options load_from=None"
         )
     init_cfg = (cfg.model.get("backbone") or {}).get("init_cfg")
     path = init_cfg.get("checkpoint") if isinstance(init_cfg, dict) else None
