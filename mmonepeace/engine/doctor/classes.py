@@ -1,18 +1,13 @@
 """Classes: their names and colours, the heads that tell them apart, and where they occur."""
 
-import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import MODELS
 
 from mmonepeace.engine.doctor.findings import Bin, Report
-from mmonepeace.engine.doctor.splits import Part, Split, walk_paths
-
-# Heads whose classes may be left to a default, and those that count something else.
-_HEADS = ("decode_head", "auxiliary_head", "bbox_head", "mask_head")
-_OTHER_HEADS = ("rpn", "semantic", "backbone")
+from mmonepeace.engine.doctor.splits import Part, Split
+from mmonepeace.engine.heads import find_heads, head_classes
 
 
 def check_config(cfg: Config, splits: Sequence[Split], report: Report) -> None:
@@ -93,16 +88,16 @@ def _is_colour(entry: Any) -> bool:
 
 
 def _check_heads(model: ConfigDict, number: int, report: Report) -> None:
-    wrong = {path: found for path, found in _head_classes(model) if found != number}
+    wrong = [head for head in head_classes(model) if head.found != number - head.others]
     if wrong:
         report.add(
             "num-classes",
             "config",
             f"heads tell another number of classes apart than the {number} of the data",
-            [f"{path} = {found}" for path, found in wrong.items()],
-            fix="--cfg-options " + " ".join(f"{path}={number}" for path in wrong),
+            [f"{head.path} = {head.found}" for head in wrong],
+            fix="--cfg-options " + " ".join(f"{h.path}={number - h.others}" for h in wrong),
         )
-    for path, head in _heads(model):
+    for path, head in find_heads(model):
         weights = head.get("class_weight")
         if isinstance(weights, (list, tuple)) and len(weights) not in (number, number + 1):
             report.add(
@@ -110,40 +105,6 @@ def _check_heads(model: ConfigDict, number: int, report: Report) -> None:
                 "config",
                 f"{path}.class_weight has {len(weights)} numbers, there are {number} classes",
             )
-
-
-def _heads(model: ConfigDict) -> Iterator[tuple[str, ConfigDict]]:
-    for path, found in walk_paths(model, "model"):
-        if "head" in path and not any(word in path for word in _OTHER_HEADS):
-            yield path, found
-
-
-def _head_classes(model: ConfigDict) -> Iterator[tuple[str, int]]:
-    """(path, number of classes) of every head, defaults of its class included."""
-    for path, head in _heads(model):
-        name = next(part for part in reversed(path.split(".")) if not part.isdigit())
-        if isinstance(head.get("num_classes"), int):
-            yield f"{path}.num_classes", head.num_classes
-        elif "num_things_classes" in head:
-            yield (
-                f"{path}.num_things_classes",
-                head.num_things_classes + head.get("num_stuff_classes", 0),
-            )
-        elif name in _HEADS and "type" in head:
-            default = _default_classes(head["type"])
-            if default is not None:
-                yield f"{path}.num_classes", default
-
-
-def _default_classes(kind: Any) -> int | None:
-    """What a head takes where its config has no `num_classes`; None where it has no default."""
-    with MODELS.switch_scope_and_registry(None) as registry:
-        cls = registry.get(kind) if isinstance(kind, str) else kind
-    for base in inspect.getmro(cls) if inspect.isclass(cls) else ():
-        parameter = inspect.signature(base).parameters.get("num_classes")
-        if parameter:
-            return parameter.default if isinstance(parameter.default, int) else None
-    return None
 
 
 # ------------------------------------------------------------------------------------ occurrence

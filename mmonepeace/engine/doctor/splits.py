@@ -10,6 +10,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, init_default_scope
 
 from mmonepeace.engine.doctor.findings import Report
+from mmonepeace.engine.heads import walk_paths
 from mmonepeace.engine.preflight import PreflightError, dataset_configs
 
 Kind = Literal["segmentation", "detection", "pairs", "other"]
@@ -102,17 +103,6 @@ class Split:
 def walk(node: Any) -> Iterator[ConfigDict]:
     """Every dict with a `type` in a node of a config."""
     return (found for _, found in walk_paths(node) if "type" in found)
-
-
-def walk_paths(node: Any, path: str = "") -> Iterator[tuple[str, ConfigDict]]:
-    """(path, dict) of every dict in a node of a config, the node included."""
-    if isinstance(node, dict):
-        yield path, node
-        for key, value in node.items():
-            yield from walk_paths(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(node, (list, tuple)):
-        for number, value in enumerate(node):
-            yield from walk_paths(value, f"{path}.{number}")
 
 
 def kind_of(step: ConfigDict) -> str:

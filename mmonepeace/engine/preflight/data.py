@@ -8,6 +8,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, TRANSFORMS, init_default_scope
 
+from mmonepeace.engine.heads import head_classes
 from mmonepeace.engine.labels import scan_labels
 from mmonepeace.engine.preflight.coco import check_coco
 from mmonepeace.engine.preflight.errors import PreflightError, data_help
@@ -16,11 +17,6 @@ from mmonepeace.engine.preflight.overrides import arguments
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 _LABEL_SCAN_SECONDS = 20.0
 _FILES_LOOKED_FOR = 1000  # of a data set of pairs
-# Heads whose classes are those of the data; the others, such as an RPN, have their own.
-_HEADS = (
-    "decode_head", "auxiliary_head", "bbox_head", "mask_head", "panoptic_head",
-    "roi_head.bbox_head", "roi_head.mask_head",
-)  # fmt: skip
 
 
 def dataset_configs(cfg: Config) -> Iterator[tuple[str, ConfigDict]]:
@@ -166,20 +162,10 @@ def check_classes(cfg: Config, classes: tuple[str, ...] | None) -> None:
             f"classes is the text {classes!r}, not a tuple of names. A single name needs a comma: "
             f"metainfo=dict(classes=({classes!r},))."
         )
-    for name in _HEADS:
-        heads: Any = cfg.model
-        for part in name.split("."):
-            heads = heads.get(part) or {}
-        for i, head in enumerate(heads if isinstance(heads, (list, tuple)) else [heads]):
-            # A mask head that paints every class alike has no classes.
-            if not classes or not head or head.get("class_agnostic"):
-                continue
-            number = "num_things_classes" if "num_things_classes" in head else "num_classes"
-            expected = len(classes) - head.get("num_stuff_classes", 0)
-            if head.get(number) != expected:
-                part = f".{i}" if isinstance(heads, (list, tuple)) else ""
-                path = f"model.{name}{part}.{number}"
-                raise PreflightError(
-                    f"{path} is {head.get(number)}, but the data set has {len(classes)} classes "
-                    f"({', '.join(classes[:5])}, ...). Set {path}={expected}."
-                )
+    for path, found, others in head_classes(cfg.model) if classes else ():
+        expected = len(classes) - others
+        if found != expected:
+            raise PreflightError(
+                f"{path} is {found}, but the data set has {len(classes)} classes "
+                f"({', '.join(classes[:5])}, ...). Set {path}={expected}."
+            )

@@ -1,0 +1,104 @@
+"""What probes read off a tiny pretraining's features, against the same model untrained.
+
+Run:    python benchmarks/probing.py --data-root DIR --pretrained 'CKPT of seed {seed}'
+Needs:  DIR/{emoji,esc10,fsdd}/{train,val}.tsv; checkpoints of benchmarks/pretraining.py
+Makes:  WORK_DIR/REPORT.md, to be kept as benchmarks/probing_HARDWARE_DATE.md
+
+As `tools/probe.py`: settings are chosen on a fifth of train, the probe is measured on val.
+"""
+
+import argparse
+import platform
+import statistics
+import sys
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import torch
+
+from mmonepeace import checkpoint
+from mmonepeace.apis.embedder import Embedder
+from mmonepeace.apis.labelled_files import read_split
+from mmonepeace.apis.probing import KINDS, probe_files
+from mmonepeace.models import OnePeaceRetriever
+
+# Name -> folder, modality, column of the labels.
+DATA = {
+    "emoji, 8 groups, a new artist": ("emoji", "image", "group"),
+    "ESC-10, 10 sounds": ("esc10", "audio", "label"),
+    "spoken digits, 10": ("fsdd", "audio", "label"),
+}
+MODELS = ("pretrained", "untrained")
+
+
+def probe_all(embedder: Embedder, seed: int, args: argparse.Namespace) -> dict[str, float]:
+    """Top-1 in per cent of each kind of probe on each data set, and chance."""
+    found = {}
+    for name, (folder, modality, label) in DATA.items():
+        splits = [
+            read_split(split, args.data_root / folder / f"{split}.tsv", modality, label, None, {})
+            for split in ("train", "val")
+        ]
+        for kind in KINDS:
+            probed = probe_files(
+                embedder, modality, kind, splits, args.work_dir / "cache", seed=seed
+            )
+            val = next(trial for trial in probed.trials if trial.chosen).evaluations["val"]
+            found[f"{name}: {kind}"] = 100 * val.top1
+            found[f"{name}: chance"] = 100 * val.majority
+    return found
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-root", type=Path, required=True)
+    parser.add_argument("--pretrained", required=True, metavar="CKPT", help="{seed} is filled in")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/benchmark_probing"))
+    args = parser.parse_args()
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in MODELS}
+    for seed in args.seeds:
+        path = args.pretrained.format(seed=seed)
+        runs["pretrained"].append(
+            probe_all(Embedder.from_checkpoint(path, progress=False), seed, args)
+        )
+        torch.manual_seed(seed)
+        file = checkpoint.read_own(path)
+        untrained = OnePeaceRetriever(checkpoint.describe(file.weights, file.meta))
+        runs["untrained"].append(probe_all(Embedder(untrained, progress=False), seed, args))
+        print(f"seed {seed}", runs["pretrained"][-1], runs["untrained"][-1], sep="\n", flush=True)
+
+    def cell(model: str, key: str) -> str:
+        values = [run[key] for run in runs[model]]
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        return f"{statistics.mean(values):.1f} ± {spread:.1f}"
+
+    seeds = " ".join(map(str, args.seeds))
+    versions = ", ".join(f"{p} {version(p)}" for p in ("torch", "torchaudio"))
+    lines = f"""# Probes of frozen features: a tiny pretraining against the same model untrained
+
+- Date: {date.today().isoformat()}
+- Command: `python benchmarks/probing.py --data-root DIR --pretrained '{args.pretrained}' --seeds {seeds}`
+- Hardware: {platform.machine()} CPU, {torch.get_num_threads()} threads
+- Versions: Python {platform.python_version()}, {versions}
+- Top-1 in per cent on val, mean and standard deviation over seeds; chance is the most frequent class
+
+| files, classes | chance | model | k-NN | linear | attentive |
+|---|---|---|---|---|---|""".splitlines()
+    for name in DATA:
+        for model in MODELS:
+            cells = " | ".join(cell(model, f"{name}: {kind}") for kind in KINDS)
+            chance = runs[model][0][f"{name}: chance"]
+            lines.append(f"| {name} | {chance:.1f} | {model} | {cells} |")
+    report = args.work_dir / "REPORT.md"
+    report.write_text("\n".join(lines) + "\n")
+    print(report.read_text())
+
+
+if __name__ == "__main__":
+    main()
