@@ -1,6 +1,6 @@
 """Faster R-CNN on BCCD, equal budgets: ONE-PEACE tiny against mmdet's ResNet-18, from scratch.
 
-Run:    python benchmarks/det_bccd.py --data-root DIR [--seeds 0] [--steps 400]
+Run:    python benchmarks/det_bccd.py --data-root DIR [--seeds 0] [--steps 600]
 Makes:  WORK_DIR/REPORT.md, to be kept as benchmarks/det_bccd_HARDWARE_DATE.md
 
 Data, batch, steps, optimiser, schedule and heads are the same. Before training each model is
@@ -65,8 +65,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/benchmark_det"))
     args = parser.parse_args()
     seeds = " ".join(map(str, args.seeds))

@@ -6,7 +6,7 @@ Expect: not measured yet
 """
 
 _base_ = [
-    "../_base_/models/faster-rcnn_128.py",
+    "../_base_/models/faster-rcnn_64.py",
     "../_base_/datasets/bccd.py",
     "../_base_/schedules/tiny.py",
     "../_base_/det_runtime.py",
@@ -14,12 +14,13 @@ _base_ = [
 model = dict(
     backbone=dict(
         type="mmonepeace.OnePeaceViTDet",
-        arch=dict(embed_dim=192, depth=8, num_heads=3),
+        arch=dict(embed_dim=192, depth=4, num_heads=3),
         img_size=320,
         window_size=8,
-        layer_scale_init=0.1,
-        init_std=0.06,
+        global_blocks=[1, 3],
+        layer_scale_init=1.0,
     ),
-    neck=dict(type="mmonepeace.SimpleFeaturePyramid", in_channels=192, out_channels=128),
+    neck=dict(type="mmonepeace.SimpleFeaturePyramid", in_channels=192, out_channels=64),
 )
+optim_wrapper = dict(optimizer=dict(lr=5e-4))
 auto_scale_lr = dict(base_batch_size=4)

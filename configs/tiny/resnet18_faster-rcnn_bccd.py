@@ -6,7 +6,7 @@ Expect: not measured yet
 """
 
 _base_ = [
-    "../_base_/models/faster-rcnn_128.py",
+    "../_base_/models/faster-rcnn_64.py",
     "../_base_/datasets/bccd.py",
     "../_base_/schedules/tiny.py",
     "../_base_/det_runtime.py",
@@ -27,9 +27,10 @@ model = dict(
     neck=dict(
         type="FPN",
         in_channels=[64, 128, 256, 512],
-        out_channels=128,
+        out_channels=64,
         num_outs=5,
         norm_cfg=norm_cfg,
     ),
 )
+optim_wrapper = dict(optimizer=dict(lr=5e-4))
 auto_scale_lr = dict(base_batch_size=4)

@@ -68,5 +68,7 @@ class SimpleFeaturePyramid(BaseModule):
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Maps of the backbone, of which the last is used -> five (B, C, ...)."""
-        pyramid = [level(maps[-1]) for level in self.levels]
+        # mmcv's RoIAlign reads memory in the order (B, C, H, W), whatever the strides: of maps that
+        # ChannelNorm left channels last it would take other numbers.
+        pyramid = [level(maps[-1]).contiguous() for level in self.levels]
         return (*pyramid, F.max_pool2d(pyramid[-1], 1, 2))

@@ -100,7 +100,8 @@ class OnePeaceViTDet(OnePeace):
         )
         outputs = self.layers(maps, self.out_indices)
         self._normalise_last(outputs)
-        return tuple(x.permute(0, 3, 1, 2) for x in outputs)
+        # See `SimpleFeaturePyramid`: convolutions of other necks would pass the order on.
+        return tuple(x.permute(0, 3, 1, 2).contiguous() for x in outputs)
 
     def _bias(self, grid: Grid, block: int, dtype: torch.dtype) -> Tensor:
         window = self.windows[block]

@@ -95,3 +95,20 @@ def test_pyramid_has_five_scales(grid):
     assert [m.shape for m in maps] == [(2, 24, *size) for size in sizes]
     sum(m.square().sum() for m in maps).backward()
     assert all(p.grad is not None for p in neck.parameters())
+
+
+def test_maps_lie_in_memory_as_roi_align_reads_them():
+    """mmcv's operator takes no notice of strides: channels-last maps would be scrambled."""
+    maps = build()(torch.randn(2, 3, 96, 64))
+    assert all(m.is_contiguous() for m in (*maps, *SimpleFeaturePyramid(32, 24)(maps)))
+
+
+@pytest.mark.ops
+def test_regions_are_those_of_the_maps():
+    from mmcv.ops import roi_align
+
+    maps = SimpleFeaturePyramid(32, 24)(build()(torch.randn(2, 3, 96, 64)))
+    box = torch.tensor([[1, 0.0, 0.0, 64.0, 96.0]])
+    for level, stride in zip(maps[:3], (4, 8, 16), strict=True):
+        region = roi_align(level, box, (96 // stride, 64 // stride), 1 / stride, 1, "avg", True)
+        torch.testing.assert_close(region, level[1:])

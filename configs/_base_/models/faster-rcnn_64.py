@@ -1,4 +1,4 @@
-"""Faster R-CNN with 128 channels for small pictures; recipes give a backbone and a neck."""
+"""Faster R-CNN with 64 channels for small pictures; recipes give a backbone and a neck."""
 
 model = dict(
     type="FasterRCNN",
@@ -11,8 +11,8 @@ model = dict(
     ),
     rpn_head=dict(
         type="RPNHead",
-        in_channels=128,
-        feat_channels=128,
+        in_channels=64,
+        feat_channels=64,
         anchor_generator=dict(
             type="AnchorGenerator",
             scales=[4],  # sides of 16 to 256 px: pictures are small
@@ -31,14 +31,14 @@ model = dict(
         type="StandardRoIHead",
         bbox_roi_extractor=dict(
             type="SingleRoIExtractor",
-            roi_layer=dict(type="RoIAlign", output_size=7, sampling_ratio=0),
-            out_channels=128,
+            roi_layer=dict(type="RoIAlign", output_size=7, sampling_ratio=2),
+            out_channels=64,
             featmap_strides=[4, 8, 16, 32],
             finest_scale=28,  # as the anchors, half of the usual size
         ),
         bbox_head=dict(
             type="Shared2FCBBoxHead",
-            in_channels=128,
+            in_channels=64,
             fc_out_channels=256,
             roi_feat_size=7,
             num_classes=3,
@@ -74,8 +74,8 @@ model = dict(
             debug=False,
         ),
         rpn_proposal=dict(
-            nms_pre=1000,
-            max_per_img=500,
+            nms_pre=500,
+            max_per_img=250,
             nms=dict(type="nms", iou_threshold=0.7),
             min_bbox_size=0,
         ),
@@ -90,7 +90,7 @@ model = dict(
             ),
             sampler=dict(
                 type="RandomSampler",
-                num=128,
+                num=64,
                 pos_fraction=0.25,
                 neg_pos_ub=-1,
                 add_gt_as_proposals=True,
@@ -101,7 +101,7 @@ model = dict(
     ),
     test_cfg=dict(
         rpn=dict(
-            nms_pre=1000,
+            nms_pre=500,
             max_per_img=300,
             nms=dict(type="nms", iou_threshold=0.7),
             min_bbox_size=0,
