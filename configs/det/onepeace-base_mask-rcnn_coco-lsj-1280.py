@@ -14,8 +14,8 @@ _base_ = [
 ]
 model = dict(
     data_preprocessor=dict(
-        batch_augments=[dict(type="BatchFixedSizePad", size=(1280, 1280), pad_mask=True)]
-    ),
+        pad_size_divisor=1280
+    ),  # in tests too: positions are those of the square
     backbone=dict(
         arch="base",
         img_size=1280,

@@ -13,7 +13,9 @@ _base_ = [
     "../_base_/det_runtime.py",
 ]
 model = dict(
-    data_preprocessor=dict(batch_augments=[dict(type="BatchFixedSizePad", size=(1280, 1280))]),
+    data_preprocessor=dict(
+        pad_size_divisor=1280
+    ),  # in tests too: positions are those of the square
     backbone=dict(
         arch="base",
         img_size=1280,

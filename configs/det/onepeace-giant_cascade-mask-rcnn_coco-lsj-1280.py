@@ -18,8 +18,8 @@ needs_weights = (
 )
 model = dict(
     data_preprocessor=dict(
-        batch_augments=[dict(type="BatchFixedSizePad", size=(1280, 1280), pad_mask=True)]
-    ),
+        pad_size_divisor=1280
+    ),  # in tests too: positions are those of the square
     backbone=dict(
         arch="giant",
         img_size=1280,

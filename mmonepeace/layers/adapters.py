@@ -273,7 +273,7 @@ class ImageAdapter(Adapter):
         if second and self.type_embed_2 is not None:
             positions = positions + self.type_embed_2[0]
         patches = self.stem(images_B3HW).flatten(2).transpose(1, 2)
-        return self.assemble(patches, positions, partial(self.rpb, grid))
+        return self.assemble(patches, positions, partial(self.rpb.of_grid, grid))
 
 
 class _ExtractorLayer(nn.Module):

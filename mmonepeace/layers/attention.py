@@ -7,14 +7,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmonepeace.layers.offset_attention import offset_attention
+from mmonepeace.layers.position import GridBias
 from mmonepeace.spec import LAYER_NORM_EPS, Arch
+
+AnyBias = Tensor | GridBias | None
+# Tokens from which blocks of weights are faster than whole ones (benchmarks/).
+_LONG = 512
 
 
 def attend(
     q_BHLd: Tensor,
     k_BHLd: Tensor,
     v_BHLd: Tensor,
-    bias: Tensor | None,
+    bias: AnyBias,
     scale: float | None = None,
 ) -> Tensor:
     """softmax(scale * q k^T + bias) v.
@@ -23,15 +29,22 @@ def attend(
         q_BHLd: queries.
         k_BHLd: keys.
         v_BHLd: values; they may have another width than queries and keys.
-        bias: (1 or B, H, L, L) or None. It broadcasts: nothing is copied per sample.
+        bias: (1 or B, H, L, L), which broadcasts: nothing is copied per sample; or that of a
+            grid; or None.
         scale: None: 1 / sqrt(d).
 
     Returns:
         (B, H, L, d).
 
-    PyTorch picks the kernel: flash on the CPU when the bias needs no gradient, the
+    Long sequences with the bias of a grid go through `offset_attention` on the CPU, in float32.
+    Otherwise PyTorch picks the kernel: flash on the CPU when the bias needs no gradient, the
     memory-efficient one on CUDA, plain matrix products otherwise.
     """
+    if isinstance(bias, GridBias):
+        cpu = q_BHLd.device.type == "cpu" and q_BHLd.dtype == torch.float32
+        if cpu and q_BHLd.shape[2] >= _LONG:
+            return offset_attention(q_BHLd, k_BHLd, v_BHLd, bias, scale)
+        bias = bias.dense()
     width = v_BHLd.shape[-1]
     if q_BHLd.shape[-1] > width and q_BHLd.device.type == "cpu":
         # The kernel that holds no L x L weights takes equal widths only.
@@ -58,7 +71,7 @@ class SelfAttention(nn.Module):
         self.norm = nn.LayerNorm(dim, LAYER_NORM_EPS) if arch.sub_norm else nn.Identity()
         self.out_proj = nn.Linear(dim, dim)
 
-    def forward(self, x_BLD: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(self, x_BLD: Tensor, bias: AnyBias) -> Tensor:
         """(B, L, D) and (1 or B, H, L, L) -> (B, L, D)."""
         return self.finish(attend(*self.heads(x_BLD), bias))
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmonepeace.layers.attention import SelfAttention
+from mmonepeace.layers.attention import AnyBias, SelfAttention
 from mmonepeace.layers.tokens import Tokens
 from mmonepeace.spec import LAYER_NORM_EPS, Arch
 
@@ -112,13 +112,13 @@ class EncoderLayer(nn.Module):
             self.gamma_1 = nn.Parameter(torch.full((dim,), layer_scale_init))
             self.gamma_2 = nn.Parameter(torch.full((dim,), layer_scale_init))
 
-    def _attend(self, x_BLD: Tensor, bias: Tensor | None, index: Tensor | None) -> Tensor:
-        if index is not None and bias is not None and bias.shape[0] > 1:
+    def _attend(self, x_BLD: Tensor, bias: AnyBias, index: Tensor | None) -> Tensor:
+        if index is not None and isinstance(bias, Tensor) and bias.shape[0] > 1:
             bias = bias[index]
         x = self.post_attn_norm(self.mix(self.norm1(x_BLD), bias))
         return x if self.gamma_1 is None else x * self.gamma_1
 
-    def mix(self, x_BLD: Tensor, bias: Tensor | None) -> Tensor:
+    def mix(self, x_BLD: Tensor, bias: AnyBias) -> Tensor:
         """Attention of normalised tokens, (B, L, D) -> (B, L, D)."""
         return self.attn(x_BLD, bias)
 
@@ -131,7 +131,7 @@ class EncoderLayer(nn.Module):
             x = torch.cat([self.ffn[m](part) for m, part in zip(lengths, parts, strict=True)], 1)
         return x if self.gamma_2 is None else x * self.gamma_2
 
-    def forward(self, x_BLD: Tensor, lengths: dict[str, int], bias: Tensor | None) -> Tensor:
+    def forward(self, x_BLD: Tensor, lengths: dict[str, int], bias: AnyBias) -> Tensor:
         """(B, L, D) -> (B, L, D); `lengths` and `bias` as in `Tokens`."""
         x = self.drop_path(x_BLD, lambda x, index: self._attend(x, bias, index))
         return self.drop_path(x, lambda x, _: self._feed(x, lengths))

@@ -6,7 +6,7 @@ Shapes: N table rows, H heads, L tokens (CLS first), D width. A grid is (rows, c
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -351,6 +351,37 @@ class RelativePositionBias1D(RelativePositionBias):
         return self.gather(table_NH, rpb_index_1d(self.num_buckets, length, table_NH.device), dtype)
 
 
+class GridBias(NamedTuple):
+    """Bias between the patches of a grid, kept as the table of their offsets.
+
+    Attributes:
+        table_NH: N = (2 * rows - 1) * (2 * columns - 1) + 3.
+        grid: rows and columns.
+        cls_token: whether CLS stands in front of the patches.
+    """
+
+    table_NH: Tensor
+    grid: Grid
+    cls_token: bool
+
+    def dense(self) -> Tensor:
+        """(1, H, L, L)."""
+        index_LL = rpb_index(self.grid, self.table_NH.device)
+        if not self.cls_token:
+            index_LL = index_LL[1:, 1:]
+        return RelativePositionBias.gather(self.table_NH, index_LL, self.table_NH.dtype)
+
+    def stretches(self) -> Tensor:
+        """The form that `offset_attention` works on, (H, columns, 2 * rows - 1, columns)."""
+        rows, columns = self.grid
+        offsets = self.table_NH[:-CLS_ROWS].t().reshape(-1, 2 * rows - 1, 2 * columns - 1)
+        return offsets.flip(1, 2).unfold(2, columns, 1).transpose(1, 2).contiguous()
+
+    def edges(self) -> Tensor | None:
+        """Rows for CLS as query, as key and with itself, (3, H); None without CLS."""
+        return self.table_NH[-CLS_ROWS:] if self.cls_token else None
+
+
 class RelativePositionBias2D(RelativePositionBias):
     """Bias between the patches of a grid.
 
@@ -371,21 +402,21 @@ class RelativePositionBias2D(RelativePositionBias):
     ) -> None:
         super().__init__([num_rpb_rows((side, side)) for side in sides], num_heads)
         self.sides = sides
-        self.first = 0 if cls_token else 1
+        self.cls_token = cls_token
         self.resampling = resampling
 
     def forward(self, grid: Grid, block: int, dtype: torch.dtype) -> Tensor:
+        """Bias of one block for the tokens of a grid, (1, H, L, L); see `of_grid`."""
+        return self.of_grid(grid, block, dtype).dense()
+
+    def of_grid(self, grid: Grid, block: int, dtype: torch.dtype) -> GridBias:
         """Bias of one block for the tokens of a grid.
 
         Args:
             grid: rows and columns of patches; another grid than the table's is resampled.
             block: index of the block; a shared table ignores it.
             dtype: dtype attention runs in.
-
-        Returns:
-            (1, H, L, L).
         """
         side = self.sides[block if len(self.sides) > 1 else 0]
         table_NH = resample_rpb(self.table(block), side, grid, self.resampling)
-        index_LL = rpb_index(grid, table_NH.device)[self.first :, self.first :]
-        return self.gather(table_NH, index_LL, dtype)
+        return GridBias(table_NH.to(dtype), grid, self.cls_token)

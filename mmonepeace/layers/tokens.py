@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Bias = Callable[[int, torch.dtype], Tensor]
+from mmonepeace.layers.position import GridBias
+
+Bias = Callable[[int, torch.dtype], Tensor | GridBias]
 
 
 @dataclass
@@ -21,7 +23,8 @@ class Tokens:
     Attributes:
         x_BLD: embeddings with positions added; padded ones are zero.
         lengths: modality -> number of its tokens, in the order they stand in the sequence.
-        bias: (index of a block, dtype) -> (1 or B, H, L, L) additive attention bias, or None.
+        bias: (index of a block, dtype) -> (1 or B, H, L, L) additive attention bias, or the bias
+            of a grid; or None.
         shared_bias: True if `bias` is the same for all blocks, so that it is asked for once.
         pad_BL: True where a token is padding: no token attends to it. None: there is no padding.
     """
@@ -100,14 +103,19 @@ class Tokens:
         parts = x_BLD.split(list(self.lengths.values()), dim=1)
         return dict(zip(self.lengths, parts, strict=True))
 
-    def masked_bias(self, block: int, dtype: torch.dtype) -> Tensor | None:
+    def masked_bias(self, block: int, dtype: torch.dtype) -> Tensor | GridBias | None:
         """The bias of a block with padded keys at minus infinity; None if there is neither."""
         bias = self.bias(block, dtype) if self.bias else None
         if self.pad_BL is None:
             return bias
         if bias is None:
             bias = torch.zeros((), dtype=dtype, device=self.x_BLD.device)
-        return torch.where(self.pad_BL[:, None, None, :], -torch.inf, bias)
+        return torch.where(self.pad_BL[:, None, None, :], -torch.inf, dense(bias))
+
+
+def dense(bias: Tensor | GridBias) -> Tensor:
+    """A bias as (1 or B, H, L, L)."""
+    return bias.dense() if isinstance(bias, GridBias) else bias
 
 
 def kept_positions(keep_BP: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,14 +131,14 @@ def gather_tokens(x_BLD: Tensor, index_BP: Tensor) -> Tensor:
 
 def kept_bias(bias: Bias, keep_BP: Tensor, block: int, dtype: torch.dtype) -> Tensor:
     """Rows and columns of a broadcast bias (1, H, L, L) at kept positions: (B, H, P, P)."""
-    bias_HLL = bias(block, dtype)[0]
+    bias_HLL = dense(bias(block, dtype))[0]
     return bias_HLL[:, keep_BP[:, :, None], keep_BP[:, None, :]].transpose(0, 1)
 
 
 def _joint_bias(parts: Sequence[Tokens], block: int, dtype: torch.dtype) -> Tensor:
     """Biases of the parts on the diagonal, zeros elsewhere."""
     total = sum(part.x_BLD.shape[1] for part in parts)
-    biases = [part.bias(block, dtype) if part.bias else None for part in parts]
+    biases = [dense(part.bias(block, dtype)) if part.bias else None for part in parts]
     like = next(bias for bias in biases if bias is not None)
     batch = max(len(bias) for bias in biases if bias is not None)
     rows, start = [], 0

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmonepeace.layers.attention import SelfAttention, attend
+from mmonepeace.layers.attention import AnyBias, SelfAttention, attend
 from mmonepeace.layers.encoder import EncoderLayer
 from mmonepeace.layers.position import Grid, resample_rel_pos
 from mmonepeace.spec import Arch
@@ -65,7 +65,7 @@ class GridAttention(SelfAttention):
             self.rel_pos_h = nn.Parameter(torch.zeros(rows, width))
             self.rel_pos_w = nn.Parameter(torch.zeros(rows, width))
 
-    def forward(self, x_BhwD: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(self, x_BhwD: Tensor, bias: AnyBias) -> Tensor:
         """(B, h, w, D) and (1 or B, H, L, L) -> (B, h, w, D)."""
         grid = tuple(x_BhwD.shape[1:3])
         q, k, v = self.heads(x_BhwD.flatten(1, 2))
@@ -126,7 +126,7 @@ class GridLayer(EncoderLayer):
         self.attn = GridAttention(arch, rel_pos_side)
         self.window = window
 
-    def mix(self, x_BhwD: Tensor, bias: Tensor | None) -> Tensor:
+    def mix(self, x_BhwD: Tensor, bias: AnyBias) -> Tensor:
         """(B, h, w, D) -> (B, h, w, D); the bias is that of a window or of the whole map."""
         if self.window is None:
             return self.attn(x_BhwD, bias)

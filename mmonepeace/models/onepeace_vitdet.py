@@ -13,7 +13,7 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor
 
 from mmonepeace.layers.encoder import FusionEncoder
-from mmonepeace.layers.position import Grid
+from mmonepeace.layers.position import Grid, GridBias
 from mmonepeace.layers.windows import GridLayer
 from mmonepeace.models.onepeace import OnePeace
 from mmonepeace.registry import MODELS
@@ -103,6 +103,7 @@ class OnePeaceViTDet(OnePeace):
         # See `SimpleFeaturePyramid`: convolutions of other necks would pass the order on.
         return tuple(x.permute(0, 3, 1, 2).contiguous() for x in outputs)
 
-    def _bias(self, grid: Grid, block: int, dtype: torch.dtype) -> Tensor:
-        window = self.windows[block]
-        return self.adapters["image"].rpb((window, window) if window else grid, block, dtype)
+    def _bias(self, grid: Grid, block: int, dtype: torch.dtype) -> Tensor | GridBias:
+        rpb, window = self.adapters["image"].rpb, self.windows[block]
+        # Windows are short, and padding may mask some of their keys.
+        return rpb((window, window), block, dtype) if window else rpb.of_grid(grid, block, dtype)

@@ -13,6 +13,7 @@ from torch import Tensor
 from mmonepeace import checkpoint
 from mmonepeace.layers.heads import ClassificationHead
 from mmonepeace.layers.position import resample_pos_embed
+from mmonepeace.layers.tokens import dense
 from mmonepeace.models import (
     OnePeaceClassifier,
     OnePeacePretrainer,
@@ -116,7 +117,7 @@ def encode(case: Case) -> None:
             f"{name}_features": (x, pads[name]),
             f"inter.encoder.{name}_features": (x, pads[name]),
             f"inter.adapter.{name}.x": (alone.x_BLD, pads[name]),
-            f"inter.adapter.{name}.bias_layer0": (alone.bias(0, torch.float32), None),
+            f"inter.adapter.{name}.bias_layer0": (dense(alone.bias(0, torch.float32)), None),
             f"inter.adapter.{name}.padding_mask": (pads[name], None),
         }
         if len(features) == 1:

@@ -1,0 +1,81 @@
+import pytest
+import torch
+
+from mmonepeace.layers import offset_attention as module
+from mmonepeace.layers.attention import attend
+from mmonepeace.layers.offset_attention import offset_attention
+from mmonepeace.layers.position import GridBias, num_rpb_rows
+
+
+def inputs(grid, cls, batch=2, heads=3, width=8, values=8, dtype=torch.float64):
+    length = grid[0] * grid[1] + cls
+    q, k = (torch.randn(batch, length, heads, width, dtype=dtype) for _ in "qk")
+    v = torch.randn(batch, length, heads, values, dtype=dtype)
+    table = torch.randn(num_rpb_rows(grid), heads, dtype=dtype)
+    return [x.requires_grad_() for x in (q, k, v, table)]
+
+
+def both(grid, cls, tensors, scale):
+    """(output, gradients) of offset_attention and of the plain product with the whole bias."""
+    q, k, v, table = tensors
+    weight = torch.randn(q.shape[0], q.shape[2], q.shape[1], v.shape[-1], dtype=q.dtype)
+    found = []
+    for plain in (False, True):
+        bias = GridBias(table, grid, bool(cls))
+        args = [x.transpose(1, 2) for x in (q, k, v)]
+        out = (
+            attend(*args, bias.dense(), scale)
+            if plain
+            else offset_attention(*args, bias, scale=scale)
+        )
+        grads = torch.autograd.grad((out * weight).sum(), tensors, allow_unused=True)
+        found.append((out, grads))
+    return found
+
+
+@pytest.mark.parametrize("numbers", [1, 200, 1 << 19])  # of a block: one row, some, all
+@pytest.mark.parametrize("cls", [0, 1])
+@pytest.mark.parametrize("grid", [(1, 1), (4, 4), (3, 5), (7, 2), (1, 6)])
+def test_it_is_plain_attention_with_the_whole_bias(grid, cls, numbers, monkeypatch):
+    monkeypatch.setattr(module, "_BLOCK_NUMBERS", numbers)
+    for batch, heads, values, scale in ((1, 4, 8, None), (2, 3, 8, 0.3), (3, 1, 5, 1.0)):
+        tensors = inputs(grid, cls, batch, heads, values=values)
+        (out, grads), (plain, expected) = both(grid, cls, tensors, scale)
+        torch.testing.assert_close(out, plain)
+        for grad, want in zip(grads, expected, strict=True):
+            torch.testing.assert_close(grad, want if want is not None else torch.zeros_like(grad))
+
+
+def test_large_logits_do_not_overflow():
+    q, k, v, table = inputs((4, 4), 1, dtype=torch.float32)
+    tensors = [(100 * q).detach().requires_grad_(), k, v, table]
+    (out, grads), (plain, expected) = both((4, 4), 1, tensors, None)
+    torch.testing.assert_close(out, plain, rtol=1e-4, atol=1e-4)
+    for grad, want in zip(grads, expected, strict=True):
+        assert (grad - want).abs().max() < 1e-3 * want.abs().max()
+
+
+def test_frozen_bias_gets_no_gradient_and_no_grad_keeps_nothing():
+    q, k, v, table = inputs((4, 4), 1)
+    bias = GridBias(table.detach(), (4, 4), True)
+    args = [x.transpose(1, 2) for x in (q, k, v)]
+    out = offset_attention(*args, bias)
+    out.sum().backward()
+    assert table.grad is None
+    assert q.grad is not None
+    with torch.inference_mode():
+        torch.testing.assert_close(offset_attention(*args, bias), out)
+
+
+def test_long_sequences_take_it_and_short_ones_the_whole_bias(monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        "mmonepeace.layers.attention.offset_attention",
+        lambda *args: calls.append(1) or offset_attention(*args),
+    )
+    for grid, taken in (((8, 8), 0), ((20, 26), 1)):
+        q, k, v, table = inputs(grid, 1, dtype=torch.float32)
+        args = [x.transpose(1, 2) for x in (q, k, v)]
+        bias = GridBias(table, grid, True)
+        torch.testing.assert_close(attend(*args, bias), attend(*args, bias.dense()))
+        assert sum(calls) == taken
