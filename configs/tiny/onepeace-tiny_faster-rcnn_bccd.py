@@ -2,7 +2,7 @@
 
 Run:    python tools/train.py configs/tiny/onepeace-tiny_faster-rcnn_bccd.py --data-root DIR
 Needs:  mmdetection, mmcv with compiled ops; BCCD in DIR/{train,val,annotations}
-Expect: not measured yet
+Expect: about 7 minutes on 2 cores; AP 29, AP50 54, see benchmarks/, det_bccd
 """
 
 _base_ = [
@@ -14,13 +14,12 @@ _base_ = [
 model = dict(
     backbone=dict(
         type="mmonepeace.OnePeaceViTDet",
-        arch=dict(embed_dim=192, depth=4, num_heads=3),
+        arch=dict(embed_dim=128, depth=3, num_heads=4, ffn_dim=256),  # as the tiny pretraining's
         img_size=320,
-        window_size=8,
-        global_blocks=[1, 3],
+        global_blocks=[0, 1, 2],  # pictures have 300 patches
         layer_scale_init=1.0,
+        init_std=0.06,
     ),
-    neck=dict(type="mmonepeace.SimpleFeaturePyramid", in_channels=192, out_channels=64),
+    neck=dict(type="mmonepeace.SimpleFeaturePyramid", in_channels=128, out_channels=64),
 )
-optim_wrapper = dict(optimizer=dict(lr=5e-4))
 auto_scale_lr = dict(base_batch_size=4)
