@@ -14,26 +14,34 @@ _base_ = [
 ]
 model = dict(
     backbone=dict(
-        arch=dict(embed_dim=192, depth=8, num_heads=3),
+        arch=dict(embed_dim=128, depth=3, num_heads=4, ffn_dim=256),
         img_size=160,
-        window_size=5,
-        layer_scale_init=0.1,
+        global_blocks=[0, 1, 2],  # pictures have 100 patches
+        layer_scale_init=1.0,
         init_std=0.06,
     ),
-    neck=dict(in_channels=192, out_channels=64),
+    neck=dict(in_channels=128, out_channels=64),
     rpn_head=dict(in_channels=64, feat_channels=64, num_convs=1, anchor_generator=dict(scales=[4])),
     roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=64, finest_scale=28),
-        bbox_head=dict(in_channels=64, conv_out_channels=64, fc_out_channels=256, num_classes=8),
-        mask_roi_extractor=dict(out_channels=64, finest_scale=28),
-        mask_head=dict(in_channels=64, conv_out_channels=64, num_classes=8),
+        bbox_roi_extractor=dict(
+            roi_layer=dict(sampling_ratio=2), out_channels=64, finest_scale=28
+        ),
+        bbox_head=dict(
+            type="Shared2FCBBoxHead", in_channels=64, fc_out_channels=256, num_classes=8
+        ),
+        mask_roi_extractor=dict(
+            roi_layer=dict(sampling_ratio=2), out_channels=64, finest_scale=28
+        ),
+        mask_head=dict(num_convs=2, in_channels=64, conv_out_channels=64, num_classes=8),
     ),
-    train_cfg=dict(rcnn=dict(sampler=dict(num=64)), rpn_proposal=dict(max_per_img=200)),
-    test_cfg=dict(rpn=dict(max_per_img=200)),
+    train_cfg=dict(
+        rcnn=dict(sampler=dict(num=64)), rpn_proposal=dict(nms_pre=500, max_per_img=200)
+    ),
+    test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=200)),
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=50),
-    dict(type="CosineAnnealingLR", eta_min=1e-6, by_epoch=False, begin=50, end=300),
+    dict(type="CosineAnnealingLR", eta_min=1e-6, by_epoch=False, begin=50, end=400),
 ]
-train_cfg = dict(max_iters=300, val_interval=300)
+train_cfg = dict(max_iters=400, val_interval=400)
 auto_scale_lr = dict(base_batch_size=8)
