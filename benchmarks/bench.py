@@ -83,7 +83,9 @@ def vit_operations(model: nn.Module, depth: int, dim: int, size: int, batch: int
 
 
 def backward_of(model: nn.Module, images: Tensor) -> Run:
-    """A step without the optimiser."""
+    """A step without the optimiser; gradients are there before it, as in all steps but the first."""
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 0)
 
     def run() -> None:
         model.zero_grad(set_to_none=False)
@@ -340,7 +342,11 @@ def print_memory(name: str, way: str, args: argparse.Namespace) -> None:
         run()
         print((torch.cuda.max_memory_allocated() - before) / 1e9)
         return
-    # Linear layers keep copies of small weights, and gradients stay: both belong to the weights.
+    print_peak(run)
+
+
+def print_peak(run: Run) -> None:
+    """GB that a run holds at most, above what is there before it; Linux."""
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     run()

@@ -41,7 +41,7 @@ model = dict(
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=50),
-    dict(type="CosineAnnealingLR", eta_min=1e-6, by_epoch=False, begin=50, end=400),
+    dict(type="CosineAnnealingLR", eta_min=1e-6, by_epoch=False, begin=50, end=900),
 ]
-train_cfg = dict(max_iters=400, val_interval=400)
+train_cfg = dict(max_iters=900, val_interval=900)
 auto_scale_lr = dict(base_batch_size=8)

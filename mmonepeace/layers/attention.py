@@ -42,7 +42,8 @@ def attend(
     """
     if isinstance(bias, GridBias):
         cpu = q_BHLd.device.type == "cpu" and q_BHLd.dtype == torch.float32
-        if cpu and q_BHLd.shape[2] >= _LONG:
+        # Its loop over blocks would be unrolled into a graph.
+        if cpu and q_BHLd.shape[2] >= _LONG and not torch.compiler.is_compiling():
             return offset_attention(q_BHLd, k_BHLd, v_BHLd, bias, scale)
         bias = bias.dense()
     width = v_BHLd.shape[-1]
