@@ -39,6 +39,7 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg = Config.fromfile(args.config)
     except Exception as error:  # noqa: BLE001  (a config is code and fails in many ways)
         raise preflight.PreflightError(f"config {args.config} cannot be read: {error!r}") from None
+    preflight.check_library(cfg)
     preflight.apply_overrides(cfg, args.cfg_options)
     if args.data_root:
         preflight.set_data_root(cfg, args.data_root)

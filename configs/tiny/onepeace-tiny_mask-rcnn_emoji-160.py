@@ -23,15 +23,11 @@ model = dict(
     neck=dict(in_channels=128, out_channels=64),
     rpn_head=dict(in_channels=64, feat_channels=64, num_convs=1, anchor_generator=dict(scales=[4])),
     roi_head=dict(
-        bbox_roi_extractor=dict(
-            roi_layer=dict(sampling_ratio=2), out_channels=64, finest_scale=28
-        ),
+        bbox_roi_extractor=dict(roi_layer=dict(sampling_ratio=2), out_channels=64, finest_scale=28),
         bbox_head=dict(
             type="Shared2FCBBoxHead", in_channels=64, fc_out_channels=256, num_classes=8
         ),
-        mask_roi_extractor=dict(
-            roi_layer=dict(sampling_ratio=2), out_channels=64, finest_scale=28
-        ),
+        mask_roi_extractor=dict(roi_layer=dict(sampling_ratio=2), out_channels=64, finest_scale=28),
         mask_head=dict(num_convs=2, in_channels=64, conv_out_channels=64, num_classes=8),
     ),
     train_cfg=dict(

@@ -59,14 +59,20 @@ def test_a_missing_mmdetection_is_named(monkeypatch):
         preflight.read_config(DETECTION)
 
 
+def test_a_missing_library_is_named(monkeypatch):
+    monkeypatch.setattr(preflight.operators, "find_spec", lambda name: None)
+    with pytest.raises(PreflightError, match=r"mmpretrain.*env-full.*pip install onedl-mmpretrain"):
+        preflight.read_config(ROOT / "configs/tiny/onepeace-tiny_emoji-groups-64.py")
+
+
 @pytest.mark.ops
 def test_with_operators_a_detector_is_read():
     assert preflight.read_config(DETECTION).model.type == "FasterRCNN"
 
 
-@pytest.mark.parametrize("tool", ["train.py", "test.py", "show_predictions.py"])
+@pytest.mark.parametrize("tool", ["train.py", "test.py", "show_predictions.py", "doctor.py"])
 def test_tools_end_with_that_line(tool, tmp_path):
-    arguments = [str(DETECTION), *(["x.pth"] if tool != "train.py" else [])]
+    arguments = [str(DETECTION), *(["x.pth"] if tool in ("test.py", "show_predictions.py") else [])]
     code = (
         "import runpy, sys; sys.modules['mmcv._ext'] = None; "
         f"sys.argv = {[tool, *arguments]}; runpy.run_path({str(ROOT / 'tools' / tool)!r}, "

@@ -16,7 +16,7 @@ from mmonepeace.engine.preflight.modes import (
     set_strategy,
     set_tta,
 )
-from mmonepeace.engine.preflight.operators import check_operators, read_config
+from mmonepeace.engine.preflight.operators import check_library, check_operators, read_config
 from mmonepeace.engine.preflight.overrides import apply_overrides
 from mmonepeace.engine.preflight.run import check_all, dry_run
 from mmonepeace.engine.preflight.tokenizers import check_tokenizers, set_tokenizer, text_steps
@@ -28,6 +28,7 @@ __all__ = [
     "check_all",
     "check_classes",
     "check_data",
+    "check_library",
     "check_operators",
     "check_tokenizers",
     "check_weights",

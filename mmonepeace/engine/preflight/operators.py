@@ -1,4 +1,4 @@
-"""Recipes, and the compiled operators of mmcv that some of them need."""
+"""Recipes, and the libraries and compiled operators of mmcv that some of them need."""
 
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -11,19 +11,37 @@ from mmonepeace.engine.preflight.errors import PreflightError, is_detection
 
 # mmseg's heads that are built on mmdet's, or on an operator.
 _HEADS = {"Mask2FormerHead", "MaskFormerHead", "PointHead", "PSAHead", "CCHead"}
+_PACKAGES = {"mmseg": "onedl-mmsegmentation", "mmpretrain": "onedl-mmpretrain"}
 
 
 def read_config(path: str) -> Config:
     """Read a recipe that can be run in this environment.
 
     Raises:
-        PreflightError: if there is no such file, or see `check_operators`.
+        PreflightError: if there is no such file, or see `check_operators` and `check_library`.
     """
     if not Path(path).is_file():
         raise PreflightError(f"config {path} does not exist.")
     cfg = Config.fromfile(path)
     check_operators(cfg)
+    check_library(cfg)
     return cfg
+
+
+def check_library(cfg: Config) -> None:
+    """Check that the library is there that a recipe belongs to.
+
+    Raises:
+        PreflightError: naming the command that installs it.
+    """
+    scope = cfg.get("default_scope")
+    if is_detection(cfg):
+        check_operators(cfg)  # without them mmdetection cannot be imported
+    elif scope in _PACKAGES and find_spec(scope) is None:
+        raise PreflightError(
+            f"this recipe is one of {scope}, which is not installed. In a clone, for its own "
+            f"environment: make env-full. In yours: pip install {_PACKAGES[scope]}"
+        )
 
 
 def check_operators(cfg: Config) -> None:
