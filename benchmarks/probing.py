@@ -8,11 +8,11 @@ As `tools/probe.py`: settings are chosen on a fifth of train, the probe is measu
 """
 
 import argparse
+import json
 import platform
 import statistics
 import sys
 from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,15 +63,23 @@ def main() -> None:
     args = parser.parse_args()
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in MODELS}
     for seed in args.seeds:
-        path = args.pretrained.format(seed=seed)
-        runs["pretrained"].append(
-            probe_all(Embedder.from_checkpoint(path, progress=False), seed, args)
-        )
-        torch.manual_seed(seed)
-        file = checkpoint.read_own(path)
-        untrained = OnePeaceRetriever(checkpoint.describe(file.weights, file.meta))
-        runs["untrained"].append(probe_all(Embedder(untrained, progress=False), seed, args))
-        print(f"seed {seed}", runs["pretrained"][-1], runs["untrained"][-1], sep="\n", flush=True)
+        file = args.work_dir / f"result-{seed}.json"
+        if not file.is_file():  # otherwise of a benchmark that was stopped
+            file.parent.mkdir(parents=True, exist_ok=True)
+            path = args.pretrained.format(seed=seed)
+            trained = Embedder.from_checkpoint(path, progress=False)
+            torch.manual_seed(seed)
+            read = checkpoint.read_own(path)
+            untrained = OnePeaceRetriever(checkpoint.describe(read.weights, read.meta))
+            models = (trained, Embedder(untrained, progress=False))
+            found = {
+                name: probe_all(model, seed, args)
+                for name, model in zip(MODELS, models, strict=True)
+            }
+            file.write_text(json.dumps(found))
+        for name, scores in json.loads(file.read_text()).items():
+            runs[name].append(scores)
+        print(f"seed {seed}", file=sys.stderr, flush=True)
 
     def cell(model: str, key: str) -> str:
         values = [run[key] for run in runs[model]]
@@ -79,13 +87,12 @@ def main() -> None:
         return f"{statistics.mean(values):.1f} ± {spread:.1f}"
 
     seeds = " ".join(map(str, args.seeds))
-    versions = ", ".join(f"{p} {version(p)}" for p in ("torch", "torchaudio"))
     lines = f"""# Probes of frozen features: a tiny pretraining against the same model untrained
 
 - Date: {date.today().isoformat()}
 - Command: `python benchmarks/probing.py --data-root DIR --pretrained '{args.pretrained}' --seeds {seeds}`
 - Hardware: {platform.machine()} CPU, {torch.get_num_threads()} threads
-- Versions: Python {platform.python_version()}, {versions}
+- Versions: Python {platform.python_version()}, torch {torch.__version__}
 - Top-1 in per cent on val, mean and standard deviation over seeds; chance is the most frequent class
 
 | files, classes | chance | model | k-NN | linear | attentive |
