@@ -5,9 +5,9 @@ Run:  python benchmarks/bench.py [--suite quick|full] [--only NAME ...] [--devic
 
 All ways of a workload run in turns in one process, with a matrix product of the same dtypes between
 them, whose speed is the peak that shares refer to. Memory is what a process of its own holds above
-its weights (and gradients) at most. Operations are those of the model: its matrix products and
-convolutions in the forward pass, and twice that for the backward pass; what is computed again, or for
-padding, does not count. Makes a table, and with --json all numbers.
+its weights (and gradients) at most. Operations are those of the blocks: linear layers and attention in
+the forward pass, and twice that for the backward pass; stems, what is computed again, and padding do
+not count. Makes a table, and with --json all numbers.
 """
 
 import argparse

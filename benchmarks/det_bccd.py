@@ -86,8 +86,7 @@ def main() -> None:
 - Hardware: {platform.machine()} CPU, {torch.get_num_threads()} threads
 - Versions: Python {platform.python_version()}, {versions}
 - Budget of each run: {args.steps} steps of 4 pictures of 320 x 240 px, AdamW with the learning rate of the recipe,
-  cosine; evaluated once, on
-  the 87 validation pictures, after the last step
+  cosine; evaluated once, on the 87 validation pictures, after the last step
 
 | model | steps | AP | AP50 | Platelets | RBC | WBC | s/step | minutes |
 |---|---|---|---|---|---|---|---|---|""".splitlines()

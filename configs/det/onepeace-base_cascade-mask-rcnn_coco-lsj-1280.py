@@ -13,9 +13,8 @@ _base_ = [
     "../_base_/det_runtime.py",
 ]
 model = dict(
-    data_preprocessor=dict(
-        pad_size_divisor=1280
-    ),  # in tests too: positions are those of the square
+    # In tests too: positions are those of the square.
+    data_preprocessor=dict(pad_size_divisor=1280),
     backbone=dict(
         arch="base",
         img_size=1280,

@@ -17,9 +17,8 @@ needs_weights = (
     "(github.com/OFA-Sys/ONE-PEACE, 'one_peace_vision'), in checkpoints/"
 )
 model = dict(
-    data_preprocessor=dict(
-        pad_size_divisor=1280
-    ),  # in tests too: positions are those of the square
+    # In tests too: positions are those of the square.
+    data_preprocessor=dict(pad_size_divisor=1280),
     backbone=dict(
         arch="giant",
         img_size=1280,

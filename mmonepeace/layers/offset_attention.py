@@ -16,7 +16,6 @@ block, R x C the grid.
 """
 
 import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -56,19 +55,6 @@ class _Block(NamedTuple):
     tokens: slice
 
 
-def _blocks(heads: int, batch: int, rows: int, columns: int, cls: int) -> Iterator[_Block]:
-    length = rows * columns + cls
-    together = 1 if batch > 1 else 2  # matrix products run in parallel over heads and samples
-    size = max(1, _BLOCK_NUMBERS // (together * batch * columns * length))
-    size = math.ceil(rows / math.ceil(rows / size))  # blocks of about the same size
-    for head in range(0, heads, together):
-        for first in range(0, rows, size):
-            last = min(first + size, rows)
-            stop = length if last == rows else last * columns
-            chosen = slice(head, min(head + together, heads))
-            yield _Block(chosen, first, last, slice(first * columns, stop))
-
-
 class _Grid:
     """The bias in the form that blocks are made from."""
 
@@ -77,6 +63,21 @@ class _Grid:
         self.columns = stretches_HCAC.shape[1]
         self.rows = (stretches_HCAC.shape[2] + 1) // 2
         self.cls = int(edges_3H is not None)
+
+    def blocks(self, heads: int, batch: int) -> list[_Block]:
+        """What is done at once, of about the same size each."""
+        length = self.rows * self.columns + self.cls
+        together = 1 if batch > 1 else 2  # matrix products run in parallel over heads and samples
+        size = max(1, _BLOCK_NUMBERS // max(1, together * batch * self.columns * length))
+        size = math.ceil(self.rows / math.ceil(self.rows / size))
+        found = []
+        for head in range(0, heads, together):
+            chosen = slice(head, min(head + together, heads))
+            for first in range(0, self.rows, size):
+                last = min(first + size, self.rows)
+                stop = length if last == self.rows else last * self.columns
+                found.append(_Block(chosen, first, last, slice(first * self.columns, stop)))
+        return found
 
     def rows_of(self, block: _Block) -> Tensor:
         """Bias between patches, (heads, rows, C, R * C), as a view."""
@@ -136,11 +137,10 @@ class _OffsetAttention(torch.autograd.Function):
         k, v = (x.transpose(0, 1).contiguous() for x in (k_BHLd, v_BHLd))
         grid = _Grid(stretches, edges)
         out, sums = q.new_empty(*q.shape[:3], v.shape[-1]), q.new_empty(q.shape[:3])
-        heads, batch = q.shape[:2]
-        space: Tensor | None = None
-        for block in _blocks(heads, batch, grid.rows, grid.columns, grid.cls):
-            if space is None:
-                space = _space(block, q)
+        batch = q.shape[1]
+        blocks = grid.blocks(*q.shape[:2])
+        space = _space(blocks[0], q)
+        for block in blocks:
             weights = grid.logits(block, q, k, space)
             top = weights.amax(-1, keepdim=True)
             total = weights.sub_(top).exp_().sum(-1, keepdim=True)
@@ -157,18 +157,17 @@ class _OffsetAttention(torch.autograd.Function):
     def backward(ctx: Any, gradient_BHLd: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, stretches, edges, out, sums = ctx.saved_tensors
         grid = _Grid(stretches, edges)
-        wanted = ctx.needs_input_grad[3]
-        grads = _Grid(
-            torch.zeros_like(stretches), None if edges is None else torch.zeros_like(edges)
-        )
+        grads = None  # of the bias
+        if ctx.needs_input_grad[3]:
+            no_edges = None if edges is None else torch.zeros_like(edges)
+            grads = _Grid(torch.zeros_like(stretches), no_edges)
         gradient = _reversed(gradient_BHLd)
         minus_delta = (gradient * out).sum(-1, keepdim=True).neg_()
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        heads, batch = q.shape[:2]
-        space: Tensor | None = None
-        for block in _blocks(heads, batch, grid.rows, grid.columns, grid.cls):
-            if space is None:
-                space, more = _space(block, q), _space(block, q)
+        batch = q.shape[1]
+        blocks = grid.blocks(*q.shape[:2])
+        space, more = _space(blocks[0], q), _space(blocks[0], q)
+        for block in blocks:
             q_, dout, delta, lse = (
                 x[block.heads, :, block.tokens].flatten(0, 1)
                 for x in (q, gradient, minus_delta, sums[..., None])
@@ -181,7 +180,7 @@ class _OffsetAttention(torch.autograd.Function):
             dlogits.mul_(weights)
             dq[block.heads, :, block.tokens] = torch.bmm(dlogits, k_).unflatten(0, (-1, batch))
             dk_.baddbmm_(dlogits.mT, q_)
-            if wanted:
+            if grads:
                 per_sample = dlogits.unflatten(0, (-1, batch))
                 summed = per_sample.sum(1) if batch > 1 else per_sample[:, 0]
                 grads.add_gradient(block, summed)
@@ -189,8 +188,8 @@ class _OffsetAttention(torch.autograd.Function):
             _reversed_back(dq) * ctx.scale,
             dk.transpose(0, 1),
             dv.transpose(0, 1),
-            grads.stretches if wanted else None,
-            grads.edges if wanted else None,
+            grads and grads.stretches,
+            grads and grads.edges,
             None,
         )
 
