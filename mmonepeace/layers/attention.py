@@ -16,6 +16,12 @@ AnyBias = Tensor | GridBias | None
 _LONG = 512
 
 
+def is_eager_on_cpu(x: Tensor) -> bool:
+    """Whether functions that work by pieces suit a tensor: in a graph they would be unrolled."""
+    in_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return x.device.type == "cpu" and x.dtype == torch.float32 and not in_graph
+
+
 def attend(
     q_BHLd: Tensor,
     k_BHLd: Tensor,
@@ -41,9 +47,7 @@ def attend(
     memory-efficient one on CUDA, plain matrix products otherwise.
     """
     if isinstance(bias, GridBias):
-        cpu = q_BHLd.device.type == "cpu" and q_BHLd.dtype == torch.float32
-        # Its loop over blocks would be unrolled into a graph.
-        if cpu and q_BHLd.shape[2] >= _LONG and not torch.compiler.is_compiling():
+        if is_eager_on_cpu(q_BHLd) and q_BHLd.shape[2] >= _LONG:
             return offset_attention(q_BHLd, k_BHLd, v_BHLd, bias, scale)
         bias = bias.dense()
     width = v_BHLd.shape[-1]

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmonepeace.layers.attention import AnyBias, SelfAttention
+from mmonepeace.layers.attention import AnyBias, SelfAttention, is_eager_on_cpu
+from mmonepeace.layers.gated import gated_linear
 from mmonepeace.layers.tokens import Tokens
 from mmonepeace.spec import LAYER_NORM_EPS, Arch
 
@@ -33,7 +34,14 @@ class GeGLU(nn.Module):
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """(B, L, D) -> (B, L, D)."""
-        return self.down(self.norm(F.gelu(self.gate(x_BLD)) * self.up(x_BLD)))
+        gate, up = self.gate(x_BLD), self.up(x_BLD)
+        # Layers that others put in the place of these have their own ways.
+        if is_eager_on_cpu(gate) and type(self.down) is nn.Linear:
+            norm = self.norm if isinstance(self.norm, nn.LayerNorm) else None
+            return gated_linear(
+                gate, up, norm and (norm.weight, norm.bias), (self.down.weight, self.down.bias)
+            )
+        return self.down(self.norm(F.gelu(gate) * up))
 
 
 class DropPath(nn.Module):

@@ -1,18 +1,19 @@
 """Exact attention whose bias depends on offsets in a grid, without any L x L matrix.
 
 For a grid of R x C patches the bias of one head is a table T[y - y' + R - 1, x - x' + C - 1] for the
-query at (y, x) and the key at (y', x'). Flip the table on both axes, and all keys of one query lie in
-one stretch of
+query at (y, x) and the key at (y', x'). With the keys in reversed order, y" = R - 1 - y' and
+x" = C - 1 - x', that is T[y + y", x + x"], and all keys of one query lie in one stretch of
 
-    E[w, a, x'] = T_flipped[a, w + x'],   w = C - 1 - x,   a = R - 1 - y + y',
+    E[x, s, x"] = T[s, x + x"],   s = y + y",
 
-which has 2 / R times the size of the bias. So the bias of whole rows of queries, in reversed order,
-is a strided view of E, and its gradient is added to E in stretches of whole rows: nothing is gathered
-or scattered over pairs of tokens. Queries are done in blocks that fit into the cache; the backward
-pass makes the weights of a block anew from the sums of their rows.
+which has 2 / R times the size of the bias. So the bias of whole rows of queries is a strided view of
+E, and its gradient is added to E in stretches of whole rows: nothing is gathered or scattered over
+pairs of tokens. Queries are done in blocks that fit into the cache; the backward pass makes the
+weights of a block anew from the sums of their rows. Logits are to the base of 2, whose powers are
+faster than those of e.
 
-Shapes: B batch, L tokens (CLS first, if there is one), H heads, d width of a head, n queries of a
-block, R x C the grid.
+Shapes: B batch, L tokens (CLS first, if there is one; last among reversed ones), H heads, d width of
+a head, h heads of a block, n its queries, R x C the grid.
 """
 
 import math
@@ -24,7 +25,8 @@ from torch.autograd.function import once_differentiable
 
 from mmonepeace.layers.position import GridBias
 
-_BLOCK_NUMBERS = 1 << 19  # logits in a block: what a core's share of the cache holds
+_BLOCK_NUMBERS = 1 << 20  # logits in a block: few enough for the cache, many enough for one call
+_LN_2 = math.log(2)
 
 
 def offset_attention(
@@ -40,14 +42,21 @@ def offset_attention(
         scale: None: 1 / sqrt(d).
 
     Returns:
-        (B, H, L, d).
+        (B, H, L, d), strided as (B, L, H, d).
     """
     scale = q_BHLd.shape[-1] ** -0.5 if scale is None else scale
-    return _OffsetAttention.apply(q_BHLd, k_BHLd, v_BHLd, bias.stretches(), bias.edges(), scale)
+    bias = bias._replace(table_NH=bias.table_NH / _LN_2)
+    return _OffsetAttention.apply(
+        q_BHLd,
+        (k_BHLd * (scale / _LN_2)).flip(2),
+        v_BHLd.flip(2),
+        bias.stretches(),
+        bias.edges(),
+    )
 
 
 class _Block(NamedTuple):
-    """Heads and reversed rows of queries that are done at once; the last row comes with CLS."""
+    """Heads and rows of queries that are done at once; CLS comes with the first row."""
 
     heads: slice
     first: int
@@ -65,7 +74,7 @@ class _Grid:
         self.cls = int(edges_3H is not None)
 
     def blocks(self, heads: int, batch: int) -> list[_Block]:
-        """What is done at once, of about the same size each."""
+        """What is done at once, of about the same size each: several heads or several samples."""
         length = self.rows * self.columns + self.cls
         together = 1 if batch > 1 else 2  # matrix products run in parallel over heads and samples
         size = max(1, _BLOCK_NUMBERS // max(1, together * batch * self.columns * length))
@@ -75,12 +84,17 @@ class _Grid:
             chosen = slice(head, min(head + together, heads))
             for first in range(0, self.rows, size):
                 last = min(first + size, self.rows)
-                stop = length if last == self.rows else last * self.columns
-                found.append(_Block(chosen, first, last, slice(first * self.columns, stop)))
+                start = self.cls + first * self.columns if first else 0
+                tokens = slice(start, self.cls + last * self.columns)
+                found.append(_Block(chosen, first, last, tokens))
         return found
 
-    def rows_of(self, block: _Block) -> Tensor:
-        """Bias between patches, (heads, rows, C, R * C), as a view."""
+    def patches(self, block: _Block) -> slice:
+        """The queries of a block that are not CLS."""
+        return slice(0 if block.first else self.cls, None)
+
+    def bias(self, block: _Block) -> Tensor:
+        """Between patches, (h, rows, C, R * C), as a view."""
         part = self.stretches[block.heads]
         per_head, per_column, per_row, _ = part.stride()
         return part.as_strided(
@@ -89,40 +103,37 @@ class _Grid:
             part.storage_offset() + block.first * per_row,
         )
 
-    def logits(self, block: _Block, q_HBLd: Tensor, k_HBLd: Tensor, space: Tensor) -> Tensor:
-        """Logits of a block in some memory: (heads * B, n, L)."""
-        q = q_HBLd[block.heads, :, block.tokens]
-        heads, batch, n, _ = q.shape
-        length = k_HBLd.shape[2]
-        patches = (block.last - block.first) * self.columns
-        logits = space[: heads * batch * n * length].view(heads, batch, n, length)
-        rows = logits[:, :, :patches, self.cls :].unflatten(2, (-1, self.columns))
-        rows.copy_(self.rows_of(block)[:, None])
+    def logits(self, block: _Block, q_HnD: Tensor, k_HLd: Tensor, space: Tensor) -> Tensor:
+        """Logits of a block in some memory, (B * h, n, L)."""
+        shape = (*q_HnD.shape[:2], k_HLd.shape[1])
+        logits, patches = space[: math.prod(shape)].view(shape), self.patches(block)
+        inner = logits[:, patches, : self.rows * self.columns]
+        inner.unflatten(1, (-1, self.columns)).copy_(self.bias(block))
         if self.edges is not None:
-            query, key, both = self.edges[:, block.heads, None, None]
-            logits[:, :, :patches, 0] = key
-            if n > patches:
-                logits[:, :, -1] = query
-                logits[:, :, -1, 0] = both[..., 0]
-        logits = logits.flatten(0, 1)
-        return logits.baddbmm_(q.flatten(0, 1), k_HBLd[block.heads].flatten(0, 1).mT)
+            query, key, both = self.edges[:, block.heads, None]
+            logits[:, patches, -1] = key
+            if not block.first:
+                logits[:, 0, :-1] = query
+                logits[:, 0, -1:] = both
+        return logits.baddbmm_(q_HnD, k_HLd.mT)
 
-    def add_gradient(self, block: _Block, gradient_HnL: Tensor) -> None:
+    def add_gradient(self, block: _Block, gradient_hnL: Tensor) -> None:
         """Add the gradient of a block's logits, summed over samples, where the bias lies."""
-        stretches = self.stretches[block.heads]
-        patches = (block.last - block.first) * self.columns
-        for i, row in enumerate(gradient_HnL[:, :patches, self.cls :].split(self.columns, 1)):
-            start = block.first + i
-            stretches[:, :, start : start + self.rows].flatten(2).add_(row)
+        stretches, patches = self.stretches[block.heads], gradient_hnL[:, self.patches(block)]
+        inner = patches[:, :, : self.rows * self.columns]
+        for y, row in enumerate(inner.split(self.columns, 1), block.first):
+            stretches[:, :, y : y + self.rows].flatten(2).add_(row)
         if self.edges is not None:
             query, key, both = self.edges[:, block.heads]
-            key += gradient_HnL[:, :patches, 0].sum(1)
-            if gradient_HnL.shape[1] > patches:
-                query += gradient_HnL[:, -1, 1:].sum(1)
-                both += gradient_HnL[:, -1, 0]
+            key += patches[:, :, -1].sum(1)
+            if not block.first:
+                query += gradient_hnL[:, 0, :-1].sum(1)
+                both += gradient_hnL[:, 0, -1]
 
 
 class _OffsetAttention(torch.autograd.Function):
+    """Queries in order, keys and values reversed, logits to the base of 2."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -131,26 +142,25 @@ class _OffsetAttention(torch.autograd.Function):
         v_BHLd: Tensor,
         stretches: Tensor,
         edges: Tensor | None,
-        scale: float,
     ) -> Tensor:
-        q = _reversed(q_BHLd * scale)
-        k, v = (x.transpose(0, 1).contiguous() for x in (k_BHLd, v_BHLd))
+        q, k, v = q_BHLd, k_BHLd.contiguous(), v_BHLd.contiguous()
+        batch, heads, length, _ = q.shape
         grid = _Grid(stretches, edges)
-        out, sums = q.new_empty(*q.shape[:3], v.shape[-1]), q.new_empty(q.shape[:3])
-        batch = q.shape[1]
-        blocks = grid.blocks(*q.shape[:2])
-        space = _space(blocks[0], q)
+        out = q.new_empty(batch, length, heads, v.shape[-1]).transpose(1, 2)
+        sums = q.new_empty(batch, heads, length, 1)
+        blocks = grid.blocks(heads, batch)
+        space = _space(blocks, q)
         for block in blocks:
-            weights = grid.logits(block, q, k, space)
+            rows = (slice(None), block.heads, block.tokens)
+            k_, v_ = (x[:, block.heads].flatten(0, 1) for x in (k, v))
+            weights = grid.logits(block, q[rows].flatten(0, 1), k_, space)
             top = weights.amax(-1, keepdim=True)
-            total = weights.sub_(top).exp_().sum(-1, keepdim=True)
-            found = torch.bmm(weights, v[block.heads].flatten(0, 1)).div_(total)
-            out[block.heads, :, block.tokens] = found.unflatten(0, (-1, batch))
-            lse = top.add_(total.log_())[..., 0]
-            sums[block.heads, :, block.tokens] = lse.unflatten(0, (-1, batch))
+            total = weights.sub_(top).exp2_().sum(-1, keepdim=True)
+            found = torch.bmm(weights, v_).div_(total)
+            out[rows] = found.unflatten(0, (batch, -1))
+            sums[rows] = top.add_(total.log2_()).unflatten(0, (batch, -1))
         ctx.save_for_backward(q, k, v, stretches, edges, out, sums)
-        ctx.scale = scale
-        return _reversed_back(out)
+        return out
 
     @staticmethod
     @once_differentiable
@@ -161,49 +171,34 @@ class _OffsetAttention(torch.autograd.Function):
         if ctx.needs_input_grad[3]:
             no_edges = None if edges is None else torch.zeros_like(edges)
             grads = _Grid(torch.zeros_like(stretches), no_edges)
-        gradient = _reversed(gradient_BHLd)
-        minus_delta = (gradient * out).sum(-1, keepdim=True).neg_()
+        # The derivative of a power of 2 has a factor.
+        minus_delta = (gradient_BHLd * out).sum(-1, keepdim=True).mul_(-_LN_2)
+        v_ln_2 = v * _LN_2
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        batch = q.shape[1]
-        blocks = grid.blocks(*q.shape[:2])
-        space, more = _space(blocks[0], q), _space(blocks[0], q)
+        batch, heads = q.shape[:2]
+        blocks = grid.blocks(heads, batch)
+        space, more = _space(blocks, q), _space(blocks, q)
         for block in blocks:
+            rows = (slice(None), block.heads, block.tokens)
             q_, dout, delta, lse = (
-                x[block.heads, :, block.tokens].flatten(0, 1)
-                for x in (q, gradient, minus_delta, sums[..., None])
+                x[rows].flatten(0, 1) for x in (q, gradient_BHLd, minus_delta, sums)
             )
-            k_, v_, dk_, dv_ = (x[block.heads].flatten(0, 1) for x in (k, v, dk, dv))
-            weights = grid.logits(block, q, k, space).sub_(lse).exp_()
+            k_, v_, dk_, dv_ = (x[:, block.heads].flatten(0, 1) for x in (k, v_ln_2, dk, dv))
+            weights = grid.logits(block, q_, k_, space).sub_(lse).exp2_()
             dv_.baddbmm_(weights.mT, dout)
             dlogits = more[: weights.numel()].view_as(weights)
             torch.baddbmm(delta, dout, v_.mT, out=dlogits)
             dlogits.mul_(weights)
-            dq[block.heads, :, block.tokens] = torch.bmm(dlogits, k_).unflatten(0, (-1, batch))
+            dq[rows] = torch.bmm(dlogits, k_).unflatten(0, (batch, -1))
             dk_.baddbmm_(dlogits.mT, q_)
             if grads:
-                per_sample = dlogits.unflatten(0, (-1, batch))
-                summed = per_sample.sum(1) if batch > 1 else per_sample[:, 0]
+                summed = dlogits.sum(0, keepdim=True) if batch > 1 else dlogits
                 grads.add_gradient(block, summed)
-        return (
-            _reversed_back(dq) * ctx.scale,
-            dk.transpose(0, 1),
-            dv.transpose(0, 1),
-            grads and grads.stretches,
-            grads and grads.edges,
-            None,
-        )
+        return dq, dk, dv, grads and grads.stretches, grads and grads.edges
 
 
-def _space(block: _Block, q_HBLd: Tensor) -> Tensor:
-    """Memory for the logits of any block; the first one may lack CLS."""
-    heads, batch, length = block.heads.stop - block.heads.start, *q_HBLd.shape[1:3]
-    return q_HBLd.new_empty(heads * batch * (block.tokens.stop - block.tokens.start + 1) * length)
-
-
-def _reversed(x_BHLd: Tensor) -> Tensor:
-    """(B, H, L, d) -> (H, B, L, d) with the last token first."""
-    return x_BHLd.transpose(0, 1).flip(2).contiguous()
-
-
-def _reversed_back(x_HBLd: Tensor) -> Tensor:
-    return x_HBLd.flip(2).transpose(0, 1)
+def _space(blocks: list[_Block], q_BHLd: Tensor) -> Tensor:
+    """Memory for the logits of any block; the first one is the largest."""
+    batch, _, length, _ = q_BHLd.shape
+    heads, tokens = blocks[0].heads, blocks[0].tokens
+    return q_BHLd.new_empty(batch * (heads.stop - heads.start) * tokens.stop * length)

@@ -375,7 +375,7 @@ class GridBias(NamedTuple):
         """The form that `offset_attention` works on, (H, columns, 2 * rows - 1, columns)."""
         rows, columns = self.grid
         offsets = self.table_NH[:-CLS_ROWS].t().reshape(-1, 2 * rows - 1, 2 * columns - 1)
-        return offsets.flip(1, 2).unfold(2, columns, 1).transpose(1, 2).contiguous()
+        return offsets.unfold(2, columns, 1).transpose(1, 2).contiguous()
 
     def edges(self) -> Tensor | None:
         """Rows for CLS as query, as key and with itself, (3, H); None without CLS."""
