@@ -26,10 +26,12 @@ from mmonepeace.spec import get_arch
 class MaskedDropPath(DropPath):
     """The usual way: compute everything, then multiply by the mask."""
 
-    def forward(self, x: Tensor, branch: Callable[[Tensor, Tensor | None], Tensor]) -> Tensor:
+    def forward(
+        self, x: Tensor, branch: Callable[[Tensor, Tensor | None], Tensor], scale: Tensor
+    ) -> Tensor:
         """As `DropPath.forward`."""
         kept = (torch.rand(len(x), device="cpu") < 1 - self.rate).to(x)
-        return x + branch(x, None) * kept[:, None, None] / (1 - self.rate)
+        return x + branch(x, None) * scale * kept[:, None, None] / (1 - self.rate)
 
 
 def main() -> None:

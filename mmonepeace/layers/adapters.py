@@ -173,24 +173,37 @@ class TextAdapter(Adapter):
         )
 
 
-class ChannelNorm(nn.LayerNorm):
-    """LayerNorm over the channels of (B, C, ...)."""
+class PatchConv(nn.Conv2d):
+    """Convolution of patches that do not overlap, channels last, as a matrix product.
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, ...) -> (B, C, ...)."""
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+    Args:
+        in_channels: C.
+        out_channels: C'.
+        side: of a patch.
+        bias: whether there is one.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, side: int, bias: bool = True) -> None:
+        super().__init__(in_channels, out_channels, side, side, bias=bias)
+
+    def forward(self, x_BHWC: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H / side, W / side, C')."""
+        side = self.stride[0]
+        patches = x_BHWC.unflatten(2, (-1, side)).unflatten(1, (-1, side)).transpose(2, 3)
+        # Rows, columns, channels: neighbours in memory stay neighbours.
+        return F.linear(patches.flatten(3), self.weight.movedim(1, 3).flatten(1), self.bias)
 
 
 def _hmlp_stem(dim: int) -> nn.Sequential:
     """Patches through three non-overlapping convolutions: they never exchange information."""
     return nn.Sequential(
-        nn.Conv2d(3, dim // 4, 4, stride=4),
-        ChannelNorm(dim // 4, LAYER_NORM_EPS),
+        PatchConv(3, dim // 4, 4),
+        nn.LayerNorm(dim // 4, LAYER_NORM_EPS),
         nn.GELU(),
-        nn.Conv2d(dim // 4, dim // 4, 2, stride=2),
-        ChannelNorm(dim // 4, LAYER_NORM_EPS),
+        PatchConv(dim // 4, dim // 4, 2),
+        nn.LayerNorm(dim // 4, LAYER_NORM_EPS),
         nn.GELU(),
-        nn.Conv2d(dim // 4, dim, 2, stride=2),
+        PatchConv(dim // 4, dim, 2),
     )
 
 
@@ -229,9 +242,7 @@ class ImageAdapter(Adapter):
             )
         dim, side = arch.embed_dim, img_size // PATCH_SIZE
         self.stem = (
-            _hmlp_stem(dim)
-            if arch.stem == "hmlp"
-            else nn.Conv2d(3, dim, PATCH_SIZE, stride=PATCH_SIZE, bias=False)
+            _hmlp_stem(dim) if arch.stem == "hmlp" else PatchConv(3, dim, PATCH_SIZE, bias=False)
         )
         self.pos_embed = nn.Parameter(torch.zeros(side**2 + 1, dim))
         # Added to the second image of a pair (NLVR2), besides the common one.
@@ -272,7 +283,7 @@ class ImageAdapter(Adapter):
         positions = resample_pos_embed(self.pos_embed, grid)
         if second and self.type_embed_2 is not None:
             positions = positions + self.type_embed_2[0]
-        patches = self.stem(images_B3HW).flatten(2).transpose(1, 2)
+        patches = self.stem(images_B3HW.movedim(1, 3)).flatten(1, 2)
         return self.assemble(patches, positions, partial(self.rpb.of_grid, grid))
 
 

@@ -44,6 +44,13 @@ class GeGLU(nn.Module):
         return self.down(self.norm(F.gelu(gate) * up))
 
 
+def _add(x: Tensor, found: Tensor, scale: Tensor | None, factor: float = 1) -> Tensor:
+    """x + factor * scale * found, in one pass."""
+    if scale is None:
+        return torch.add(x, found, alpha=factor)
+    return torch.addcmul(x, found, scale, value=factor)
+
+
 class DropPath(nn.Module):
     """Stochastic depth per sample that does not compute what it drops.
 
@@ -61,28 +68,35 @@ class DropPath(nn.Module):
             raise ValueError(f"drop path rate is {rate}; it must be in [0, 1).")
         self.rate = rate
 
-    def forward(self, x: Tensor, branch: Callable[[Tensor, Tensor | None], Tensor]) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        branch: Callable[[Tensor, Tensor | None], Tensor],
+        scale: Tensor | None = None,
+    ) -> Tensor:
         """Add a residual branch.
 
         Args:
             x: (B, ...).
             branch: called with samples and their indices in the batch (None: all of them).
+            scale: LayerScale of the branch, which is added in the same pass.
 
         Returns:
             (B, ...).
         """
         if not self.training or self.rate == 0:
-            return x + branch(x, None)
+            return _add(x, branch(x, None), scale)
         keep = 1 - self.rate
         kept = torch.rand(len(x), device="cpu") < keep
         if kept.all():
-            return x + branch(x, None) / keep
+            return _add(x, branch(x, None), scale, 1 / keep)
         if not kept.any():
             # Every parameter must get a gradient, if only zero, or DDP would wait for it.
-            return x + branch(x[:1], x.new_zeros(1, dtype=torch.long)) * 0
+            return _add(x, branch(x[:1], x.new_zeros(1, dtype=torch.long)), scale, 0)
         index = kept.nonzero().squeeze(1).to(x.device, non_blocking=True)
-        residual = branch(x[index], index) / keep
-        return x.index_add(0, index, residual.to(x.dtype))
+        found = branch(x[index], index)
+        found = found if scale is None else found * scale
+        return x.index_add(0, index, found.to(x.dtype), alpha=1 / keep)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:.3f}"
@@ -123,8 +137,7 @@ class EncoderLayer(nn.Module):
     def _attend(self, x_BLD: Tensor, bias: AnyBias, index: Tensor | None) -> Tensor:
         if index is not None and isinstance(bias, Tensor) and bias.shape[0] > 1:
             bias = bias[index]
-        x = self.post_attn_norm(self.mix(self.norm1(x_BLD), bias))
-        return x if self.gamma_1 is None else x * self.gamma_1
+        return self.post_attn_norm(self.mix(self.norm1(x_BLD), bias))
 
     def mix(self, x_BLD: Tensor, bias: AnyBias) -> Tensor:
         """Attention of normalised tokens, (B, L, D) -> (B, L, D)."""
@@ -133,16 +146,14 @@ class EncoderLayer(nn.Module):
     def _feed(self, x_BLD: Tensor, lengths: dict[str, int]) -> Tensor:
         x = self.norm2(x_BLD)
         if len(lengths) == 1:
-            x = self.ffn[next(iter(lengths))](x)
-        else:
-            parts = x.split(list(lengths.values()), dim=1)
-            x = torch.cat([self.ffn[m](part) for m, part in zip(lengths, parts, strict=True)], 1)
-        return x if self.gamma_2 is None else x * self.gamma_2
+            return self.ffn[next(iter(lengths))](x)
+        parts = x.split(list(lengths.values()), dim=1)
+        return torch.cat([self.ffn[m](part) for m, part in zip(lengths, parts, strict=True)], 1)
 
     def forward(self, x_BLD: Tensor, lengths: dict[str, int], bias: AnyBias) -> Tensor:
         """(B, L, D) -> (B, L, D); `lengths` and `bias` as in `Tokens`."""
-        x = self.drop_path(x_BLD, lambda x, index: self._attend(x, bias, index))
-        return self.drop_path(x, lambda x, _: self._feed(x, lengths))
+        x = self.drop_path(x_BLD, lambda x, index: self._attend(x, bias, index), self.gamma_1)
+        return self.drop_path(x, lambda x, _: self._feed(x, lengths), self.gamma_2)
 
 
 class FusionEncoder(nn.ModuleList):

@@ -9,12 +9,19 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mmonepeace.layers.adapters import ChannelNorm
 from mmonepeace.registry import MODELS
 
 _EPS = 1e-6
+
+
 # For convolutions of heads: `norm_cfg=dict(type="mmonepeace.LN2d")`.
-MODELS.register_module("LN2d", module=ChannelNorm)
+@MODELS.register_module("LN2d")
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of (B, C, ...)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, ...) -> (B, C, ...)."""
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
 class _ConvNorm(nn.Conv2d):
