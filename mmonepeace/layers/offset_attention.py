@@ -13,7 +13,7 @@ weights of a block anew from the sums of their rows. Logits are to the base of 2
 faster than those of e.
 
 Shapes: B batch, L tokens (CLS first, if there is one; last among reversed ones), H heads, d width of
-a head, h heads of a block, n its queries, R x C the grid.
+a head, n queries of a block, R x C the grid.
 """
 
 import math
@@ -25,7 +25,7 @@ from torch.autograd.function import once_differentiable
 
 from mmonepeace.layers.position import GridBias
 
-_BLOCK_NUMBERS = 1 << 20  # logits in a block: few enough for the cache, many enough for one call
+_BLOCK_NUMBERS = 1 << 21  # logits in a block: few enough for the cache, many enough for one call
 _LN_2 = math.log(2)
 
 
@@ -55,80 +55,106 @@ def offset_attention(
     )
 
 
-class _Block(NamedTuple):
-    """Heads and rows of queries that are done at once; CLS comes with the first row."""
+class _Rows(NamedTuple):
+    """Rows of queries that are done at once; CLS comes with the first."""
 
-    heads: slice
     first: int
     last: int
     tokens: slice
+    patches: slice  # of these tokens
 
 
 class _Grid:
-    """The bias in the form that blocks are made from."""
+    """The bias in the form that blocks are made from, and what is done at once.
 
-    def __init__(self, stretches_HCAC: Tensor, edges_3H: Tensor | None) -> None:
+    Args:
+        stretches_HCAC: see `GridBias.stretches`.
+        edges_3H: see `GridBias.edges`.
+        batch: samples.
+    """
+
+    def __init__(self, stretches_HCAC: Tensor, edges_3H: Tensor | None, batch: int) -> None:
         self.stretches, self.edges = stretches_HCAC, edges_3H
         self.columns = stretches_HCAC.shape[1]
         self.rows = (stretches_HCAC.shape[2] + 1) // 2
-        self.cls = int(edges_3H is not None)
+        self.patches = self.rows * self.columns
+        cls, heads = int(edges_3H is not None), len(stretches_HCAC)
+        self.tokens = self.patches + cls
+        together = 1 if batch > 1 else 2  # matrix products run in parallel over heads or samples
+        self.heads = [slice(i, min(i + together, heads)) for i in range(0, heads, together)]
+        self.products = max(batch, min(together, heads))
+        most = max(1, _BLOCK_NUMBERS // (self.products * self.columns * self.tokens))
+        self.most_rows = math.ceil(self.rows / math.ceil(self.rows / most))
+        self.blocks = []
+        for first in range(0, self.rows, self.most_rows):
+            last = min(first + self.most_rows, self.rows)
+            start = cls + first * self.columns if first else 0
+            tokens = slice(start, cls + last * self.columns)
+            patches = slice(0 if first else cls, tokens.stop - start)
+            self.blocks.append(_Rows(first, last, tokens, patches))
 
-    def blocks(self, heads: int, batch: int) -> list[_Block]:
-        """What is done at once, of about the same size each: several heads or several samples."""
-        length = self.rows * self.columns + self.cls
-        together = 1 if batch > 1 else 2  # matrix products run in parallel over heads and samples
-        size = max(1, _BLOCK_NUMBERS // max(1, together * batch * self.columns * length))
-        size = math.ceil(self.rows / math.ceil(self.rows / size))
-        found = []
-        for head in range(0, heads, together):
-            chosen = slice(head, min(head + together, heads))
-            for first in range(0, self.rows, size):
-                last = min(first + size, self.rows)
-                start = self.cls + first * self.columns if first else 0
-                tokens = slice(start, self.cls + last * self.columns)
-                found.append(_Block(chosen, first, last, tokens))
-        return found
+    def space(self, like: Tensor) -> Tensor:
+        """Memory for the logits of any block; the first is the largest."""
+        return like.new_empty(self.products * self.blocks[0].tokens.stop * self.tokens)
 
-    def patches(self, block: _Block) -> slice:
-        """The queries of a block that are not CLS."""
-        return slice(0 if block.first else self.cls, None)
+    def skewed_space(self, like: Tensor) -> Tensor:
+        """The same, with zeros behind each query's logits: what `add_gradient` works on."""
+        zeros = max(self.tokens - self.patches, (self.most_rows - 1) * self.columns)
+        return like.new_zeros(self.products, self.blocks[0].tokens.stop, self.patches + zeros)
 
-    def bias(self, block: _Block) -> Tensor:
-        """Between patches, (h, rows, C, R * C), as a view."""
-        part = self.stretches[block.heads]
-        per_head, per_column, per_row, _ = part.stride()
-        return part.as_strided(
-            (len(part), block.last - block.first, self.columns, self.rows * self.columns),
-            (per_head, per_row, per_column, 1),
-            part.storage_offset() + block.first * per_row,
-        )
-
-    def logits(self, block: _Block, q_HnD: Tensor, k_HLd: Tensor, space: Tensor) -> Tensor:
-        """Logits of a block in some memory, (B * h, n, L)."""
+    def logits(
+        self, heads: slice, rows: _Rows, q_HnD: Tensor, k_HLd: Tensor, space: Tensor
+    ) -> Tensor:
+        """Logits of a block in some memory, (products, n, L)."""
         shape = (*q_HnD.shape[:2], k_HLd.shape[1])
-        logits, patches = space[: math.prod(shape)].view(shape), self.patches(block)
-        inner = logits[:, patches, : self.rows * self.columns]
-        inner.unflatten(1, (-1, self.columns)).copy_(self.bias(block))
+        logits = space[: math.prod(shape)].view(shape)
+        part = self.stretches[heads]
+        per_head, per_column, per_row, _ = part.stride()
+        bias = part.as_strided(
+            (len(part), rows.last - rows.first, self.columns, self.patches),
+            (per_head, per_row, per_column, 1),
+            part.storage_offset() + rows.first * per_row,
+        )
+        inner = logits[:, rows.patches, : self.patches]
+        inner.unflatten(1, (-1, self.columns)).copy_(bias)
         if self.edges is not None:
-            query, key, both = self.edges[:, block.heads, None]
-            logits[:, patches, -1] = key
-            if not block.first:
+            query, key, both = self.edges[:, heads, None]
+            logits[:, rows.patches, -1] = key
+            if not rows.first:
                 logits[:, 0, :-1] = query
                 logits[:, 0, -1:] = both
         return logits.baddbmm_(q_HnD, k_HLd.mT)
 
-    def add_gradient(self, block: _Block, gradient_hnL: Tensor) -> None:
-        """Add the gradient of a block's logits, summed over samples, where the bias lies."""
-        stretches, patches = self.stretches[block.heads], gradient_hnL[:, self.patches(block)]
-        inner = patches[:, :, : self.rows * self.columns]
-        for y, row in enumerate(inner.split(self.columns, 1), block.first):
-            stretches[:, :, y : y + self.rows].flatten(2).add_(row)
+    def add_gradient(self, heads: slice, rows: _Rows, wide_HnW: Tensor) -> None:
+        """Add the gradient of a block's logits where the bias lies.
+
+        Args:
+            heads: of the block.
+            rows: of the block.
+            wide_HnW: in `skewed_space`; that of CLS as key is lost.
+        """
+        wide = wide_HnW
+        if len(wide) > heads.stop - heads.start:
+            wide = wide.sum(0, keepdim=True)
         if self.edges is not None:
-            query, key, both = self.edges[:, block.heads]
-            key += patches[:, :, -1].sum(1)
-            if not block.first:
-                query += gradient_hnL[:, 0, :-1].sum(1)
-                both += gradient_hnL[:, 0, -1]
+            query, key, both = self.edges[:, heads]
+            of_cls = wide[:, :, self.patches]
+            key += of_cls[:, rows.patches].sum(1)
+            if not rows.first:
+                query += wide[:, 0, : self.patches].sum(1)
+                both += of_cls[:, 0]
+            of_cls.zero_()
+        # A view in which the keys of each query begin where its stretch does, with zeros around.
+        per_head, per_token, _ = wide.stride()
+        count = rows.last - rows.first
+        length = self.rows + count - 1
+        skewed = wide.as_strided(
+            (len(wide), self.columns, count, length * self.columns),
+            (per_head, per_token, self.columns * (per_token - 1), 1),
+            wide.storage_offset() + rows.patches.start * per_token,
+        )
+        part = self.stretches[heads, :, rows.first : rows.first + length]
+        part.flatten(2).add_(skewed.sum(2))
 
 
 class _OffsetAttention(torch.autograd.Function):
@@ -145,20 +171,18 @@ class _OffsetAttention(torch.autograd.Function):
     ) -> Tensor:
         q, k, v = q_BHLd, k_BHLd.contiguous(), v_BHLd.contiguous()
         batch, heads, length, _ = q.shape
-        grid = _Grid(stretches, edges)
         out = q.new_empty(batch, length, heads, v.shape[-1]).transpose(1, 2)
         sums = q.new_empty(batch, heads, length, 1)
-        blocks = grid.blocks(heads, batch)
-        space = _space(blocks, q)
-        for block in blocks:
-            rows = (slice(None), block.heads, block.tokens)
-            k_, v_ = (x[:, block.heads].flatten(0, 1) for x in (k, v))
-            weights = grid.logits(block, q[rows].flatten(0, 1), k_, space)
-            top = weights.amax(-1, keepdim=True)
-            total = weights.sub_(top).exp2_().sum(-1, keepdim=True)
-            found = torch.bmm(weights, v_).div_(total)
-            out[rows] = found.unflatten(0, (batch, -1))
-            sums[rows] = top.add_(total.log2_()).unflatten(0, (batch, -1))
+        grid = _Grid(stretches, edges, batch)
+        space = grid.space(q)
+        for part in grid.heads:
+            q_, k_, v_, out_, sums_ = _of_heads(part, q, k, v, out, sums)
+            for rows in grid.blocks:
+                weights = grid.logits(part, rows, q_[:, rows.tokens], k_, space)
+                top = weights.amax(-1, keepdim=True)
+                total = weights.sub_(top).exp2_().sum(-1, keepdim=True)
+                out_[:, rows.tokens] = torch.bmm(weights, v_).div_(total)
+                sums_[:, rows.tokens] = top.add_(total.log2_())
         ctx.save_for_backward(q, k, v, stretches, edges, out, sums)
         return out
 
@@ -166,39 +190,33 @@ class _OffsetAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient_BHLd: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, stretches, edges, out, sums = ctx.saved_tensors
-        grid = _Grid(stretches, edges)
-        grads = None  # of the bias
+        grid, grads = _Grid(stretches, edges, len(q)), None
         if ctx.needs_input_grad[3]:
             no_edges = None if edges is None else torch.zeros_like(edges)
-            grads = _Grid(torch.zeros_like(stretches), no_edges)
+            grads = _Grid(torch.zeros_like(stretches), no_edges, len(q))
         # The derivative of a power of 2 has a factor.
         minus_delta = (gradient_BHLd * out).sum(-1, keepdim=True).mul_(-_LN_2)
-        v_ln_2 = v * _LN_2
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        batch, heads = q.shape[:2]
-        blocks = grid.blocks(heads, batch)
-        space, more = _space(blocks, q), _space(blocks, q)
-        for block in blocks:
-            rows = (slice(None), block.heads, block.tokens)
-            q_, dout, delta, lse = (
-                x[rows].flatten(0, 1) for x in (q, gradient_BHLd, minus_delta, sums)
-            )
-            k_, v_, dk_, dv_ = (x[:, block.heads].flatten(0, 1) for x in (k, v_ln_2, dk, dv))
-            weights = grid.logits(block, q_, k_, space).sub_(lse).exp2_()
-            dv_.baddbmm_(weights.mT, dout)
-            dlogits = more[: weights.numel()].view_as(weights)
-            torch.baddbmm(delta, dout, v_.mT, out=dlogits)
-            dlogits.mul_(weights)
-            dq[rows] = torch.bmm(dlogits, k_).unflatten(0, (batch, -1))
-            dk_.baddbmm_(dlogits.mT, q_)
-            if grads:
-                summed = dlogits.sum(0, keepdim=True) if batch > 1 else dlogits
-                grads.add_gradient(block, summed)
+        space, skewed_space = grid.space(q), grid.skewed_space(q)
+        for part in grid.heads:
+            q_, dq_, dout_, delta_, sums_ = _of_heads(part, q, dq, gradient_BHLd, minus_delta, sums)
+            k_, v_, dk_, dv_ = _of_heads(part, k, v, dk, dv)
+            v_ = v_ * _LN_2
+            for rows in grid.blocks:
+                queries, dout = q_[:, rows.tokens], dout_[:, rows.tokens]
+                weights = grid.logits(part, rows, queries, k_, space)
+                weights.sub_(sums_[:, rows.tokens]).exp2_()
+                dv_.baddbmm_(weights.mT, dout)
+                wide = skewed_space[: len(q_), : weights.shape[1]]
+                dlogits = wide[:, :, : grid.tokens]
+                torch.baddbmm(delta_[:, rows.tokens], dout, v_.mT, out=dlogits).mul_(weights)
+                dq_[:, rows.tokens] = torch.bmm(dlogits, k_)
+                dk_.baddbmm_(dlogits.mT, queries)
+                if grads:
+                    grads.add_gradient(part, rows, wide)
         return dq, dk, dv, grads and grads.stretches, grads and grads.edges
 
 
-def _space(blocks: list[_Block], q_BHLd: Tensor) -> Tensor:
-    """Memory for the logits of any block; the first one is the largest."""
-    batch, _, length, _ = q_BHLd.shape
-    heads, tokens = blocks[0].heads, blocks[0].tokens
-    return q_BHLd.new_empty(batch * (heads.stop - heads.start) * tokens.stop * length)
+def _of_heads(heads: slice, *tensors_BHLd: Tensor) -> list[Tensor]:
+    """(B, H, L, d) -> views (products, L, d) of one sample's heads, or of one head of each sample."""
+    return [x[:, heads].flatten(0, 1) for x in tensors_BHLd]
