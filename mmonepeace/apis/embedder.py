@@ -480,7 +480,7 @@ class Embedder:
     def _pool(self, inputs: dict[str, Any], pooling: Pooling) -> list[Tensor]:
         """(D,) of each piece, or its real tokens (T, D)."""
         tokens = self.model.backbone.embed(inputs)
-        (x_BLD,) = self.model.backbone.encode(tokens).values()
+        (x_BLD,) = self.model.backbone.encode(tokens, skip_padding=True).values()
         if pooling == "cls":
             return list(x_BLD[:, 0].float().cpu())
         x_BTD = x_BLD[:, 1:].float()

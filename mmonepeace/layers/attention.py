@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from mmonepeace.layers.offset_attention import offset_attention
 from mmonepeace.layers.position import GridBias
+from mmonepeace.layers.tokens import Ragged
 from mmonepeace.spec import LAYER_NORM_EPS, Arch
 
-AnyBias = Tensor | GridBias | None
+AnyBias = Tensor | GridBias | Ragged | None
 # Tokens from which blocks of weights are faster than whole ones (benchmarks/).
 _LONG = 512
 
@@ -36,7 +37,7 @@ def attend(
         k_BHLd: keys.
         v_BHLd: values; they may have another width than queries and keys.
         bias: (1 or B, H, L, L), which broadcasts: nothing is copied per sample; or that of a
-            grid; or None.
+            grid; or of sequences without padding, B = 1; or None.
         scale: None: 1 / sqrt(d).
 
     Returns:
@@ -46,6 +47,14 @@ def attend(
     Otherwise PyTorch picks the kernel: flash on the CPU when the bias needs no gradient, the
     memory-efficient one on CUDA, plain matrix products otherwise.
     """
+    if isinstance(bias, Ragged):
+        sequences = zip(
+            *(x.split(list(bias.counts), 2) for x in (q_BHLd, k_BHLd, v_BHLd)),
+            bias.parts(),
+            strict=True,
+        )
+        parts = [attend(*sequence, scale).transpose(1, 2) for sequence in sequences]
+        return torch.cat(parts, 1).transpose(1, 2)
     if isinstance(bias, GridBias):
         if is_eager_on_cpu(q_BHLd) and q_BHLd.shape[2] >= _LONG:
             return offset_attention(q_BHLd, k_BHLd, v_BHLd, bias, scale)

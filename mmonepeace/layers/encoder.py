@@ -3,7 +3,7 @@
 Shapes: B batch, L tokens, D width, F FFN width, H heads.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmonepeace.layers.attention import AnyBias, SelfAttention, is_eager_on_cpu
 from mmonepeace.layers.gated import gated_linear
-from mmonepeace.layers.tokens import Tokens
+from mmonepeace.layers.tokens import Ragged, Tokens
 from mmonepeace.spec import LAYER_NORM_EPS, Arch
 
 
@@ -73,30 +73,38 @@ class DropPath(nn.Module):
         x: Tensor,
         branch: Callable[[Tensor, Tensor | None], Tensor],
         scale: Tensor | None = None,
+        counts: Sequence[int] | None = None,
     ) -> Tensor:
         """Add a residual branch.
 
         Args:
-            x: (B, ...).
+            x: (B, ...), or (1, N, ...) with samples one behind the other.
             branch: called with samples and their indices in the batch (None: all of them).
             scale: LayerScale of the branch, which is added in the same pass.
+            counts: tokens of each sample, if they stand one behind the other.
 
         Returns:
-            (B, ...).
+            as `x`.
         """
         if not self.training or self.rate == 0:
             return _add(x, branch(x, None), scale)
         keep = 1 - self.rate
-        kept = torch.rand(len(x), device="cpu") < keep
+        kept = torch.rand(len(x) if counts is None else len(counts), device="cpu") < keep
         if kept.all():
             return _add(x, branch(x, None), scale, 1 / keep)
+        factor = 1 / keep
         if not kept.any():
             # Every parameter must get a gradient, if only zero, or DDP would wait for it.
-            return _add(x, branch(x[:1], x.new_zeros(1, dtype=torch.long)), scale, 0)
-        index = kept.nonzero().squeeze(1).to(x.device, non_blocking=True)
-        found = branch(x[index], index)
+            kept[0], factor = True, 0
+        dim, rows = 0, kept
+        if counts is not None:
+            dim, rows = 1, kept.repeat_interleave(torch.tensor(counts, device="cpu"))
+        index, rows = (
+            mask.nonzero().squeeze(1).to(x.device, non_blocking=True) for mask in (kept, rows)
+        )
+        found = branch(x.index_select(dim, rows), index)
         found = found if scale is None else found * scale
-        return x.index_add(0, index, found.to(x.dtype), alpha=1 / keep)
+        return x.index_add(dim, rows, found.to(x.dtype), alpha=factor)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:.3f}"
@@ -135,7 +143,9 @@ class EncoderLayer(nn.Module):
             self.gamma_2 = nn.Parameter(torch.full((dim,), layer_scale_init))
 
     def _attend(self, x_BLD: Tensor, bias: AnyBias, index: Tensor | None) -> Tensor:
-        if index is not None and isinstance(bias, Tensor) and bias.shape[0] > 1:
+        if index is not None and isinstance(bias, Ragged):
+            bias = bias.select(index)
+        elif index is not None and isinstance(bias, Tensor) and bias.shape[0] > 1:
             bias = bias[index]
         return self.post_attn_norm(self.mix(self.norm1(x_BLD), bias))
 
@@ -152,8 +162,16 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x_BLD: Tensor, lengths: dict[str, int], bias: AnyBias) -> Tensor:
         """(B, L, D) -> (B, L, D); `lengths` and `bias` as in `Tokens`."""
-        x = self.drop_path(x_BLD, lambda x, index: self._attend(x, bias, index), self.gamma_1)
-        return self.drop_path(x, lambda x, _: self._feed(x, lengths), self.gamma_2)
+        counts = bias.counts if isinstance(bias, Ragged) else None
+
+        def attend(x: Tensor, index: Tensor | None) -> Tensor:
+            return self._attend(x, bias, index)
+
+        def feed(x: Tensor, _: Tensor | None) -> Tensor:
+            return self._feed(x, lengths)
+
+        x = self.drop_path(x_BLD, attend, self.gamma_1, counts)
+        return self.drop_path(x, feed, self.gamma_2, counts)
 
 
 class FusionEncoder(nn.ModuleList):
@@ -195,20 +213,26 @@ class FusionEncoder(nn.ModuleList):
 
         return cls(arch.depth, layer, drop_path_rate, with_cp)
 
-    def forward(self, tokens: Tokens, out_indices: Iterable[int]) -> list[Tensor]:
+    def forward(
+        self, tokens: Tokens, out_indices: Iterable[int], skip_padding: bool = False
+    ) -> list[Tensor]:
         """Run the blocks up to the last one asked for.
 
         Args:
             tokens: embeddings of one or more modalities.
             out_indices: blocks whose outputs are wanted, counted from 0, rising.
+            skip_padding: do not compute padded tokens where that is faster; they become zero.
 
         Returns:
             one (B, L, D) for each index.
         """
-        run, x, start, outputs = self.runner(tokens), tokens.x_BLD, 0, []
+        # On a GPU one call for all sequences is faster than one for each.
+        pack = skip_padding and is_eager_on_cpu(tokens.x_BLD) and tokens.can_pack
+        packed = tokens.pack() if pack else tokens
+        run, x, start, outputs = self.runner(packed), packed.x_BLD, 0, []
         for index in out_indices:
             x = run(x, start, index + 1)
-            outputs.append(x)
+            outputs.append(tokens.unpack(x) if pack else x)
             start = index + 1
         return outputs
 

@@ -69,7 +69,7 @@ class OnePeaceClassifier(BackboneModel):
             tokens = self.backbone.embed(view)
             name = self.pool_over or next(iter(tokens.lengths))
             pad = None if tokens.pad_BL is None else tokens.split(tokens.pad_BL)[name]
-            pooled.append((self.backbone.encode(tokens)[name], pad))
+            pooled.append((self.backbone.encode(tokens, skip_padding=True)[name], pad))
         logits = self.head(pooled)
         if mode == "tensor":
             return logits

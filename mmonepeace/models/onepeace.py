@@ -327,16 +327,18 @@ class OnePeace(BaseModule):
             ]
         )
 
-    def encode(self, tokens: Tokens) -> dict[str, Tensor]:
+    def encode(self, tokens: Tokens, skip_padding: bool = False) -> dict[str, Tensor]:
         """Run all blocks and the final norms.
 
         Args:
             tokens: what `embed` returns.
+            skip_padding: see `FusionEncoder.forward`. Without it, padded tokens are computed as
+                the official code does it.
 
         Returns:
             modality -> (B, L, D), CLS first. Rows of padding have no meaning.
         """
-        x = self.layers(tokens, [self.arch.depth - 1])[0]
+        x = self.layers(tokens, [self.arch.depth - 1], skip_padding)[0]
         return {
             name: self.norms[name](part) if name in self.norms else part
             for name, part in tokens.split(x).items()

@@ -187,7 +187,7 @@ class OnePeacePretrainer(OnePeaceRetriever):
             with torch.set_grad_enabled(torch.is_grad_enabled() and trains):
                 extracted |= backbone.extract({name: inputs[name]})
                 whole[name] = backbone.place({name: extracted[name]})
-                features |= backbone.encode(whole[name])
+                features |= backbone.encode(whole[name], skip_padding=True)
         embeddings = self.project({name: x[:, 0] for name, x in features.items()})
         results = self._contrast(embeddings, data_samples, contrast)
         with torch.no_grad():
@@ -235,7 +235,8 @@ class OnePeacePretrainer(OnePeaceRetriever):
         if whole is None:
             whole = {name: backbone.place({name: value}) for name, value in extracted.items()}
         part = {name: extracted[name] for name in inputs}
-        kept = backbone.encode(backbone.place(part, {name: keep[name] for name in inputs}))
+        tokens = backbone.place(part, {name: keep[name] for name in inputs})
+        kept = backbone.encode(tokens, skip_padding=True)
         x = {
             name: restore(
                 self.decoder_embeds[name](value),

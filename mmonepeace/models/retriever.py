@@ -113,7 +113,7 @@ class OnePeaceRetriever(BackboneModel):
         """
         embeddings = {}
         for name, value in inputs.items():
-            features = self.backbone.encode(self.backbone.embed({name: value}))
+            features = self.backbone.encode(self.backbone.embed({name: value}), skip_padding=True)
             embeddings |= self.project({name: features[name][:, 0]})
         if mode == "tensor":
             return embeddings
