@@ -197,7 +197,7 @@ def ragged(
     @torch.inference_mode()
     def run() -> None:
         for inputs in batches:
-            model.encode(model.embed(inputs), skip_padding=True)
+            model.encode(model.embed(inputs), skip_padding=by_length)
 
     operations = sum(
         n * dense_operations(model, ("layers",))

@@ -4,6 +4,7 @@ Every number that more than one room needs is written here once. Source: the off
 implementation (state of October 2024) and arXiv 2305.11172.
 """
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -31,6 +32,8 @@ SAMPLE_RATE = 16_000
 MIN_AUDIO_SECONDS = 1  # shorter clips are repeated up to it
 MAX_AUDIO_SECONDS = 15  # of pretraining
 AUDIO_CONVS = ((10, 5), *((3, 2),) * 4, *((2, 2),) * 2)  # (kernel, stride), wav2vec 2.0
+AUDIO_STRIDE = math.prod(stride for _, stride in AUDIO_CONVS)  # samples from frame to frame
+AUDIO_FIELD = 400  # samples that a frame is made of
 AUDIO_FEATURE_DIM = 512
 AUDIO_RPB_BUCKETS = 512
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmonepeace.layers.attention import is_eager_on_cpu
 from mmonepeace.layers.position import (
     Grid,
     RelativePositionBias1D,
@@ -24,7 +25,9 @@ from mmonepeace.layers.tokens import Bias, Tokens, gather_tokens, kept_bias, kep
 from mmonepeace.spec import (
     AUDIO_CONVS,
     AUDIO_FEATURE_DIM,
+    AUDIO_FIELD,
     AUDIO_RPB_BUCKETS,
+    AUDIO_STRIDE,
     LAYER_NORM_EPS,
     MAX_AUDIO_SECONDS,
     MAX_POSITIONS,
@@ -306,6 +309,9 @@ class _ExtractorLayer(nn.Module):
         return F.gelu(self.norm(F.linear(windows, weight)))
 
 
+_PIECE_FRAMES = 64  # that are extracted at once: 8 MB in the first layer
+
+
 class AudioAdapter(Adapter):
     """Waveform to frame tokens (50 a second) with convolutional positions and 1-D RPB.
 
@@ -420,8 +426,30 @@ class AudioAdapter(Adapter):
                 f"the audio padding mask has shape {tuple(pad_BT.shape)}, expected "
                 f"{(len(waves_BS), frames)}: one entry for each frame, spec.num_audio_frames."
             )
-        features = self.extractor(waves_BS[..., None])
-        return self.feature_proj(self.feature_norm(features)), pad_BT
+        if is_eager_on_cpu(waves_BS):
+            return self._extract_by_pieces(waves_BS, frames, pad_BT), pad_BT
+        return self._features(waves_BS), pad_BT
+
+    def _features(self, waves_BS: Tensor) -> Tensor:
+        """(B, S) -> (B, T, D)."""
+        return self.feature_proj(self.feature_norm(self.extractor(waves_BS[..., None])))
+
+    def _extract_by_pieces(self, waves_BS: Tensor, frames: int, pad_BT: Tensor | None) -> Tensor:
+        """The same as `_features`, by pieces that stay in the cache; no clip behind its end."""
+        counts = torch.full((len(waves_BS),), frames)
+        if pad_BT is not None and self.padding == "masked":
+            counts -= pad_BT.sum(1)
+        together = max(_PIECE_FRAMES // len(waves_BS), _PIECE_FRAMES // 8)
+        pieces, places = [], []
+        for start in range(0, int(counts.max()), together):
+            (clips,) = (counts > start).nonzero(as_tuple=True)
+            stop = min(start + together, int(counts.max()))
+            samples = slice(start * AUDIO_STRIDE, (stop - 1) * AUDIO_STRIDE + AUDIO_FIELD)
+            pieces.append(self._features(waves_BS[clips, samples]).flatten(0, 1))
+            places.append((clips[:, None] * frames + torch.arange(start, stop)).flatten())
+        found = torch.cat(pieces)
+        whole = found.new_zeros(len(waves_BS) * frames, found.shape[1])
+        return whole.index_copy(0, torch.cat(places), found).unflatten(0, (-1, frames))
 
     def place(
         self, extracted: tuple[Tensor, Tensor | None], keep_BP: Tensor | None = None

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from mmonepeace.layers import adapters
 from mmonepeace.layers.adapters import AudioAdapter, ImageAdapter, TextAdapter
 from mmonepeace.layers.tokens import dense
 from mmonepeace.spec import MAX_POSITIONS, Arch, num_audio_frames
@@ -98,6 +99,26 @@ def test_masked_audio_padding_changes_nothing_and_compat_padding_leaks():
         difference = (padded.x_BLD[:, : alone.shape[1]] - alone).abs().amax(2)[0]
         assert (difference[-1] > 1e-3) == changes
         assert difference[: -2 * 2 * 2].max() < 1e-5  # two convolutions reach two frames each
+
+
+@pytest.mark.parametrize("padding", ["masked", "compat"])
+@pytest.mark.parametrize("frames_at_once", [8, 64, 10_000])
+def test_audio_is_extracted_by_pieces_as_whole(frames_at_once, padding, monkeypatch):
+    monkeypatch.setattr(adapters, "_PIECE_FRAMES", frames_at_once)
+    adapter = make_audio(padding=padding)
+    samples = torch.tensor([16_000, 9_000, 400, 12_345])
+    frames = torch.tensor([num_audio_frames(n) for n in samples.tolist()])
+    pad = torch.arange(frames.max()) >= frames[:, None]
+    waves = torch.randn(4, 16_000).masked_fill(torch.arange(16_000) >= samples[:, None], 0)
+    results = []
+    for by_pieces in (True, False):
+        monkeypatch.setattr(adapters, "is_eager_on_cpu", lambda _, choice=by_pieces: choice)
+        features, _ = adapter.extract(waves, pad)
+        seen = features if padding == "compat" else features.masked_fill(pad[..., None], 0)
+        weights = adapter.extractor.parameters()
+        results.append([seen, *torch.autograd.grad(seen.square().sum(), weights)])
+    for pieces, whole in zip(*results, strict=True):
+        torch.testing.assert_close(pieces, whole, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kernel", [4, 5])
