@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmonepeace.layers.attention import AnyBias, SelfAttention, is_eager_on_cpu
 from mmonepeace.layers.gated import gated_linear
+from mmonepeace.layers.offset_attention import Keeping
 from mmonepeace.layers.tokens import Ragged, Tokens
 from mmonepeace.spec import LAYER_NORM_EPS, Arch
 
@@ -257,10 +258,18 @@ class FusionEncoder(nn.ModuleList):
 
 
 def recomputed(function: Callable[..., Any], *inputs: Any) -> Any:
-    """Call a function; what it computes is not kept for the backward pass, but computed again."""
+    """Call a function; what it computes is not kept for the backward pass, but computed again.
+
+    The results of `offset_attention` are kept: they take little memory and much time.
+    """
     if not torch.is_grad_enabled():
         return function(*inputs)
-    return checkpoint(function, *inputs, use_reentrant=False)
+
+    def contexts() -> tuple[Keeping, Keeping]:
+        results = []
+        return Keeping(results, again=False), Keeping(results, again=True)
+
+    return checkpoint(function, *inputs, use_reentrant=False, context_fn=contexts)
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:

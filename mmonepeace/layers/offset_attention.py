@@ -17,6 +17,8 @@ a head, n queries of a block, R x C the grid.
 """
 
 import math
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +29,27 @@ from mmonepeace.layers.position import GridBias
 
 _BLOCK_NUMBERS = 1 << 21  # logits in a block: few enough for the cache, many enough for one call
 _LN_2 = math.log(2)
+
+# Results of the block that is being computed, and those of its first computation.
+_kept: ContextVar[tuple[list, Iterator | None]] = ContextVar("_kept")
+
+
+class Keeping:
+    """Context for blocks that are computed twice or more: their attention is computed once.
+
+    Args:
+        results: outputs and sums of rows, in the order of the calls.
+        again: take them from there; otherwise, put them there.
+    """
+
+    def __init__(self, results: list[tuple[Tensor, Tensor]], again: bool) -> None:
+        self.results, self.again = results, again
+
+    def __enter__(self) -> None:
+        self.token = _kept.set((self.results, iter(self.results) if self.again else None))
+
+    def __exit__(self, *_: object) -> None:
+        _kept.reset(self.token)
 
 
 def offset_attention(
@@ -170,6 +193,20 @@ class _OffsetAttention(torch.autograd.Function):
         edges: Tensor | None,
     ) -> Tensor:
         q, k, v = q_BHLd, k_BHLd.contiguous(), v_BHLd.contiguous()
+        results, known = _kept.get(([], None))
+        if known:
+            out, sums = next(known)
+        else:
+            out, sums = _OffsetAttention.attend(q, k, v, stretches, edges)
+            results.append((out.detach(), sums))
+        ctx.save_for_backward(q, k, v, stretches, edges, out, sums)
+        return out
+
+    @staticmethod
+    def attend(
+        q: Tensor, k: Tensor, v: Tensor, stretches: Tensor, edges: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Outputs, and the logarithms of the sums of rows."""
         batch, heads, length, _ = q.shape
         out = q.new_empty(batch, length, heads, v.shape[-1]).transpose(1, 2)
         sums = q.new_empty(batch, heads, length, 1)
@@ -183,8 +220,7 @@ class _OffsetAttention(torch.autograd.Function):
                 total = weights.sub_(top).exp2_().sum(-1, keepdim=True)
                 out_[:, rows.tokens] = torch.bmm(weights, v_).div_(total)
                 sums_[:, rows.tokens] = top.add_(total.log2_())
-        ctx.save_for_backward(q, k, v, stretches, edges, out, sums)
-        return out
+        return out, sums
 
     @staticmethod
     @once_differentiable

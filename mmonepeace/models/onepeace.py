@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mmonepeace import checkpoint
 from mmonepeace.layers.adapters import ADAPTERS
-from mmonepeace.layers.encoder import FusionEncoder
+from mmonepeace.layers.encoder import FusionEncoder, recomputed
 from mmonepeace.layers.tokens import Tokens
 from mmonepeace.registry import MODELS
 from mmonepeace.spec import (
@@ -357,7 +357,10 @@ class OnePeace(BaseModule):
         if "image" not in self.adapters:
             raise ValueError(f"this OnePeace has no image branch, only {tuple(self.adapters)}.")
         grid = patch_grid(*images_B3HW.shape[-2:])
-        outputs = self.layers(self.adapters["image"](images_B3HW), self.out_indices)
+        adapter = self.adapters["image"]
+        # The first maps of the stem are larger than all that the blocks keep.
+        tokens = recomputed(adapter, images_B3HW) if self.layers.with_cp else adapter(images_B3HW)
+        outputs = self.layers(tokens, self.out_indices)
         if self.out_type == "avg_featmap":
             outputs = [x[:, 1:].mean(1) for x in outputs]
         elif self.out_type == "cls_token":

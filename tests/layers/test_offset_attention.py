@@ -3,6 +3,7 @@ import torch
 
 from mmonepeace.layers import offset_attention as module
 from mmonepeace.layers.attention import attend
+from mmonepeace.layers.encoder import recomputed
 from mmonepeace.layers.offset_attention import offset_attention
 from mmonepeace.layers.position import GridBias, num_rpb_rows
 
@@ -65,6 +66,27 @@ def test_frozen_bias_gets_no_gradient_and_no_grad_keeps_nothing():
     assert q.grad is not None
     with torch.inference_mode():
         torch.testing.assert_close(offset_attention(*args, bias), out)
+
+
+def test_attention_of_a_recomputed_block_is_computed_once(monkeypatch):
+    q, k, v, table = inputs((4, 4), 1)
+    calls, attend_ = [], module._OffsetAttention.attend
+    monkeypatch.setattr(
+        module._OffsetAttention, "attend", lambda *args: calls.append(1) or attend_(*args)
+    )
+
+    def block(q, k, v, table):
+        heads = (x.transpose(1, 2) for x in (q * 2, k, v))
+        return offset_attention(*heads, GridBias(table, (4, 4), True)).square()
+
+    tensors, gradients = (q, k, v, table), []
+    for way in (block, lambda *args: recomputed(block, *args)):
+        out = way(*tensors).sum()
+        gradients += [torch.autograd.grad(out, tensors, retain_graph=True) for _ in range(2)]
+    assert len(calls) == 2, "one for each way"
+    for other in gradients[1:]:
+        for grad, want in zip(other, gradients[0], strict=True):
+            torch.testing.assert_close(grad, want)
 
 
 def test_long_sequences_take_it_and_short_ones_the_whole_bias(monkeypatch):
