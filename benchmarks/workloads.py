@@ -1,0 +1,489 @@
+"""What `bench.py` measures: models, inputs and operations of each workload, ours and of peers."""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmonepeace.apis import Embedder
+from mmonepeace.models import (
+    MultimodalDataPreprocessor,
+    OnePeace,
+    OnePeacePretrainer,
+    OnePeaceRetriever,
+)
+from mmonepeace.models.onepeace import as_arguments
+from mmonepeace.registry import MODELS
+from mmonepeace.spec import LAYER_SCALE_INIT, SAMPLE_RATE, VOCAB_SIZE, get_arch, num_audio_frames
+
+Run = Callable[[], object]
+
+
+def seconds(run: Run, device: str) -> float:
+    """Of one call."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def is_fast(dtype: torch.dtype, device: str) -> bool:
+    """Whether the machine multiplies numbers of a dtype at least as fast as float32."""
+    small, taken = torch.randn(256, 256, device=device), []
+    for kind in (torch.float32, dtype):
+        a = small.to(kind)
+        a @ a
+        taken.append(min(seconds(lambda a=a: a @ a, device) for _ in range(3)))
+    return taken[1] <= taken[0]
+
+
+class Built(NamedTuple):
+    """What is ready to run.
+
+    Attributes:
+        run: once.
+        operations: of a run; None where they are not counted.
+        dtype: of the products.
+    """
+
+    run: Run
+    operations: float | None = None
+    dtype: torch.dtype = torch.float32
+
+
+Way = Callable[[argparse.Namespace], Built | None]
+
+
+class Workload(NamedTuple):
+    """What is measured.
+
+    Attributes:
+        title: for the table.
+        ways: name of a way, or of a peer -> function of the command line that builds the model;
+            it gives None where the peer is not installed.
+        quick: whether it belongs to the quick suite.
+        curve: what it is a point of, and where: ("tokens", 257).
+    """
+
+    title: str
+    ways: dict[str, Way]
+    quick: bool = False
+    curve: tuple[str, int] | None = None
+
+
+# ------------------------------------------------------------------------------------- operations
+
+
+def dense_operations(model: nn.Module, prefixes: tuple[str, ...] = ("",)) -> int:
+    """Operations of the linear layers of a model for one token."""
+    return sum(
+        2 * module.weight.numel()
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.startswith(prefixes)
+    )
+
+
+def attention_operations(depth: int, dim: int, tokens: int) -> int:
+    """Operations of q k^T and of weights times values for one sequence."""
+    return 4 * depth * dim * tokens**2
+
+
+# ------------------------------------------------------------------------------------------- images
+
+
+def vit_operations(model: nn.Module, depth: int, dim: int, size: int, batch: int) -> float:
+    """Of the forward pass of a vision transformer with patches of 16 px; the stem is left out."""
+    tokens = (size // 16) ** 2 + 1
+    return batch * (
+        tokens * dense_operations(model, ("layers", "blocks"))
+        + attention_operations(depth, dim, tokens)
+    )
+
+
+def backward_of(model: nn.Module, images: Tensor) -> Run:
+    """A step without the optimiser; gradients are there before it, as in all steps but the first."""
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 0)
+
+    def run() -> None:
+        model.zero_grad(set_to_none=False)
+        out = model(images)
+        (out[0] if isinstance(out, (tuple, list)) else out).square().mean().backward()
+
+    return run
+
+
+def inference_of(model: nn.Module, *inputs: Any) -> Run:
+    """A forward pass."""
+    return torch.inference_mode()(lambda: model(*inputs))
+
+
+def ours(
+    args: argparse.Namespace,
+    size: int,
+    batch: int,
+    train: bool,
+    dtype: torch.dtype = torch.float32,
+    **options: Any,
+) -> Built | None:
+    """The vision backbone; trained, it has a table for each block. None for a dtype that is slow."""
+    if dtype != torch.float32 and not is_fast(dtype, args.device):
+        return None
+    rpb = "per_block" if train else "shared"
+    model = OnePeace(args.arch, img_size=size, rpb=rpb, **options).to(args.device, dtype)
+    images = torch.randn(batch, 3, size, size, device=args.device, dtype=dtype)
+    arch = get_arch(args.arch)
+    operations = vit_operations(model, arch.depth, arch.embed_dim, size, batch)
+    if train:
+        return Built(backward_of(model.train(), images), 3 * operations, dtype)
+    return Built(inference_of(model.eval(), images), operations, dtype)
+
+
+def timm_beit(
+    args: argparse.Namespace, size: int, batch: int, train: bool, dtype: torch.dtype = torch.float32
+) -> Built | None:
+    """timm's BEiT of the base size, whose blocks have a table of relative positions each."""
+    try:
+        import timm
+    except ImportError:
+        return None
+    # features alone: no pooling, no classifier
+    model = timm.create_model("beit_base_patch16_224", img_size=size, num_classes=0)
+    model.forward = model.forward_features
+    model = model.to(args.device, dtype).train(train)
+    images = torch.randn(batch, 3, size, size, device=args.device, dtype=dtype)
+    operations = vit_operations(model, len(model.blocks), model.embed_dim, size, batch)
+    if train:
+        return Built(backward_of(model, images), 3 * operations, dtype)
+    return Built(inference_of(model, images), operations, dtype)
+
+
+def mmseg_beit(args: argparse.Namespace, size: int, batch: int, train: bool) -> Built | None:
+    """mmsegmentation's BEiT of the base size."""
+    model = mmseg_models().BEiT(img_size=(size, size), embed_dims=768, num_layers=12, num_heads=12)
+    model.to(args.device).train(train)
+    images = torch.randn(batch, 3, size, size, device=args.device)
+    operations = vit_operations(model, 12, 768, size, batch)
+    if train:
+        return Built(backward_of(model, images), 3 * operations)
+    return Built(inference_of(model, images), operations)
+
+
+def transformers_beit(args: argparse.Namespace, size: int, batch: int, train: bool) -> Built | None:
+    """The BEiT of transformers, of the base size, with a table of relative positions each block."""
+    try:
+        from transformers import BeitConfig, BeitModel
+    except ImportError:
+        return None
+    config = BeitConfig(image_size=size, use_relative_position_bias=True)
+    beit = BeitModel(config, add_pooling_layer=False).to(args.device).train(train)
+    images = torch.randn(batch, 3, size, size, device=args.device)
+    operations = batch * (
+        ((size // 16) ** 2 + 1) * dense_operations(beit.encoder)
+        + attention_operations(12, 768, (size // 16) ** 2 + 1)
+    )
+    beit.forward = partial(beit.forward, return_dict=False)
+    if train:
+        return Built(backward_of(beit, images), 3 * operations)
+    return Built(inference_of(beit, images), operations)
+
+
+def mmseg_models() -> ModuleType:
+    """mmseg.models. It imports mmpretrain where that is installed, which transformers 5 breaks."""
+    hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if name == "transformers"}
+    sys.modules["transformers"] = None
+    try:
+        import mmseg.models
+    finally:
+        del sys.modules["transformers"]
+        sys.modules.update(hidden)
+    return mmseg.models
+
+
+def upernet(args: argparse.Namespace, kind: str = "mmonepeace.OnePeaceSegmentor") -> nn.Module:
+    """A segmentor of the recipe for ADE20K at 512 px, with a slim head and random weights."""
+    from mmengine.config import Config
+    from mmengine.model import revert_sync_batchnorm
+    from mmengine.registry import DefaultScope
+
+    mmseg_models()
+    cfg = Config.fromfile(ROOT / f"configs/seg/onepeace-{args.arch}_upernet_ade20k-512.py")
+    cfg.model.backbone.update(init_cfg=None, drop_path_rate=0.0)  # all runs compute the same
+    # With the 512 channels of the recipe most of the time is the head's.
+    cfg.model.decode_head.channels = 64
+    cfg.model.test_cfg = dict(mode="slide", crop_size=(512, 512), stride=(341, 341))
+    if kind != "mmonepeace.OnePeaceSegmentor":
+        cfg.model.type = kind
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        return revert_sync_batchnorm(MODELS.build(cfg.model)).to(args.device)
+
+
+def segmentation_step(args: argparse.Namespace) -> Built:
+    """Forward and backward of backbone, UPerNet and the auxiliary head."""
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    model = upernet(args).train()
+    images = torch.randn(2, 3, 512, 512, device=args.device)  # batch norm takes no single one
+    labels = torch.randint(0, 150, (1, 512, 512), device=args.device)
+    samples = [SegDataSample(gt_sem_seg=PixelData(data=labels))] * 2
+
+    def run() -> None:
+        model.zero_grad(set_to_none=False)
+        model.parse_losses(model.loss(images, samples))[0].backward()
+
+    return Built(run)
+
+
+def sliding_window(args: argparse.Namespace, kind: str) -> Built:
+    """Labels of a picture of 1024 x 2048 px by windows of 512 px, stride 341."""
+    from mmseg.structures import SegDataSample
+
+    model = upernet(args, kind).eval()
+    images = torch.randn(1, 3, 1024, 2048, device=args.device)
+    size = images.shape[-2:]
+    meta = dict(ori_shape=size, img_shape=size, pad_shape=size, padding_size=[0] * 4)
+    return Built(inference_of(model.predict, images, [SegDataSample(metainfo=meta)]))
+
+
+# ----------------------------------------------------------------------------------- text and audio
+
+
+def ragged(args: argparse.Namespace, modality: str, by_length: bool) -> Built:
+    """64 texts of 8 to 70 tokens, or 16 sounds of 1 to 15 s; batches of 16 and 4.
+
+    Args:
+        args: of the command line.
+        modality: text or audio.
+        by_length: neighbours of like length share a batch, as the Embedder does it; or all
+            are padded to the longest, as the official code does it.
+    """
+    generator = torch.Generator().manual_seed(0)
+    # Padding that is seen must be extracted.
+    options = {modality: {} if modality == "text" or by_length else {"padding": "compat"}}
+    model = OnePeace(args.arch, options, final_norm=True).eval().to(args.device)
+    arch = get_arch(args.arch)
+    if modality == "text":
+        lengths = torch.randint(8, 71, (64,), generator=generator).tolist()
+        together, tokens = 16, [length + 1 for length in lengths]
+        items = [torch.randint(4, VOCAB_SIZE, (n,), generator=generator) for n in lengths]
+    else:
+        lengths = torch.randint(16_000, 240_001, (16,), generator=generator).tolist()
+        together, tokens = 4, [num_audio_frames(n) + 1 for n in lengths]
+        items = [torch.randn(n, generator=generator) for n in lengths]
+    pack, order, longest = MultimodalDataPreprocessor(), list(range(len(items))), []
+    if by_length:
+        order.sort(key=lambda i: lengths[i])
+    else:
+        longest = [max(items, key=len)]  # pads the others; its row is dropped
+    batches = []
+    for start in range(0, len(items), together):
+        chosen = [items[i] for i in order[start : start + together]] + longest
+        padded = as_arguments(pack({"inputs": {modality: chosen}})["inputs"][modality])
+        count = len(chosen) - len(longest)
+        batches.append({modality: tuple(x[:count].to(args.device) for x in padded)})
+
+    @torch.inference_mode()
+    def run() -> None:
+        for inputs in batches:
+            model.encode(model.embed(inputs), skip_padding=by_length)
+
+    operations = sum(
+        n * dense_operations(model, ("layers",))
+        + attention_operations(arch.depth, arch.embed_dim, n)
+        for n in tokens
+    )
+    return Built(run, operations)
+
+
+def pretraining_step(args: argparse.Namespace, stage: str, as_official: bool) -> Built:
+    """Forward and backward of a step: 8 pictures of 256 px or 2 sounds of 1 to 15 s, with texts.
+
+    Args:
+        args: of the command line.
+        stage: vl or al.
+        as_official: inputs are extracted anew for each view, and padding is computed.
+    """
+    generator = torch.Generator().manual_seed(0)
+    other, batch, shares = {
+        "vl": ("image", 8, {"text": 0.6, "image": 0.25}),
+        "al": ("audio", 2, {"text": 0.6, "audio": 0.45}),
+    }[stage]
+    backbone = dict(
+        arch=args.arch,
+        modalities=("text", other),
+        final_norm=True,
+        layer_scale_init=LAYER_SCALE_INIT,
+    )
+    model = OnePeacePretrainer(backbone, stage).train().to(args.device)
+    samples = {
+        "text": [torch.randint(4, VOCAB_SIZE, (n,)) for n in _lengths(batch, 8, 70, generator)]
+    }
+    if stage == "vl":
+        samples["image"] = [torch.zeros(3, 256, 256, dtype=torch.uint8)] * batch
+        counts = {"image": [256] * batch}
+    else:
+        lengths = [2 * SAMPLE_RATE, 15 * SAMPLE_RATE]
+        samples["audio"] = [torch.randn(n) for n in lengths]
+        counts = {"audio": [num_audio_frames(n) for n in lengths]}
+    counts["text"] = [len(x) for x in samples["text"]]
+
+    def kept(count: int, share: float) -> np.ndarray:
+        chosen = torch.randperm(count, generator=generator)[: max(1, int(count * share))]
+        return np.concatenate([[0], chosen.sort().values.numpy() + 1])
+
+    keeps = {
+        view: {name: [kept(n, shares[name]) for n in counts[name]] for name in ("text", other)}
+        for view in ("alone", "joint")
+    }
+    data = MultimodalDataPreprocessor()({"inputs": samples, "keeps": keeps})
+    if as_official:
+        body = model.backbone
+        body.encode = lambda tokens, skip_padding=False: OnePeace.encode(body, tokens)
+        model.reconstruct = lambda inputs, keep, *_: OnePeacePretrainer.reconstruct(
+            model, inputs, keep
+        )
+
+    def run() -> None:
+        model.zero_grad(set_to_none=False)
+        losses = model(data["inputs"], keeps=data["keeps"], mode="loss")
+        model.parse_losses(losses)[0].backward()
+
+    return Built(run)
+
+
+def _lengths(count: int, low: int, high: int, generator: torch.Generator) -> list[int]:
+    return torch.randint(low, high + 1, (count,), generator=generator).tolist()
+
+
+def embedder(args: argparse.Namespace, modality: str, from_files: bool) -> Built:
+    """16 pictures of 640 x 480 px, or 8 sounds of 2 to 9 s, from files or from memory."""
+    model = OnePeaceRetriever(
+        dict(arch=args.arch, modalities=(modality,), final_norm=True, layer_scale_init=0.1)
+    )
+    encoder = Embedder(model.to(args.device), progress=False, batch_size=8)
+    folder = tempfile.TemporaryDirectory()
+    if modality == "image":
+        from PIL import Image
+
+        random = np.random.default_rng(0)
+        items = [random.integers(0, 255, (15, 20, 3), np.uint8) for _ in range(16)]
+        items = [np.asarray(Image.fromarray(x).resize((640, 480))) for x in items]
+    else:
+        items = [torch.randn(n * SAMPLE_RATE).numpy() * 0.1 for n in range(2, 10)]
+    encode = getattr(encoder, f"encode_{modality}")
+    if not from_files:
+        given = items if modality == "image" else [(x, SAMPLE_RATE) for x in items]
+        return Built(lambda: encode(given))
+    paths = []
+    for i, item in enumerate(items):
+        path = Path(folder.name) / f"{i}.{'jpg' if modality == 'image' else 'wav'}"
+        if modality == "image":
+            Image.fromarray(item).save(path)
+        else:
+            import soundfile
+
+            soundfile.write(path, item, SAMPLE_RATE)
+        paths.append(str(path))
+    return Built(lambda folder=folder: encode(paths))
+
+
+# ---------------------------------------------------------------------------------------- the list
+
+
+def workloads(batch: int) -> Mapping[str, Workload]:
+    """Name -> what is measured."""
+    peers = {
+        "timm BEiT": timm_beit,
+        "transformers BEiT": transformers_beit,
+        "mmseg BEiT": mmseg_beit,
+    }
+
+    def against(*names: str, **options: Any) -> dict[str, Way]:
+        chosen = {"ours": ours} | {name: peers[name] for name in names}
+        return {name: partial(way, **options) for name, way in chosen.items()}
+
+    everyone = tuple(peers)
+    encode = dict(size=256, batch=batch, train=False)
+    found = {
+        "encode-256": Workload(
+            f"image encode, 256 px, batch {batch}",
+            against(*everyone, **encode)
+            | {"ours, bf16": partial(ours, **encode, dtype=torch.bfloat16)},
+            quick=True,
+        )
+    }
+    for size, names in ((512, everyone), (896, ("timm BEiT",))):
+        step = dict(size=size, batch=1, train=True)
+        found[f"step-{size}"] = Workload(
+            f"fine-tuning step, {size} px, batch 1, RPB of each block",
+            against(*names, **step) | {"ours, recomputed": partial(ours, **step, with_cp=True)},
+            quick=size == 512,
+        )
+    found["step-upernet"] = Workload("the same with UPerNet of 64 channels, 512 px, batch 2", {"ours": segmentation_step})
+    found["encode-896"] = Workload(
+        "image encode, 896 px, batch 1", against(*everyone, size=896, batch=1, train=False)
+    )
+    for modality, what in (("text", "8 to 70 tokens"), ("audio", "1 to 15 s")):
+        found[modality] = Workload(
+            f"{modality} encode, {what}",
+            {
+                "ours": partial(ragged, modality=modality, by_length=True),
+                "padded to the longest": partial(ragged, modality=modality, by_length=False),
+            },
+            quick=True,
+        )
+    for stage, what in (("vl", "8 pictures"), ("al", "2 sounds")):
+        found[f"pretrain-{stage}"] = Workload(
+            f"pretraining step, {what} with texts",
+            {
+                "ours": partial(pretraining_step, stage=stage, as_official=False),
+                "padded, extracted for each view": partial(
+                    pretraining_step, stage=stage, as_official=True
+                ),
+            },
+        )
+    found["sliding-window"] = Workload(
+        "sliding window, UPerNet of 64 channels, 1024 x 2048 px",
+        {
+            "ours": partial(sliding_window, kind="mmonepeace.OnePeaceSegmentor"),
+            "mmseg's window": partial(sliding_window, kind="mmseg.EncoderDecoder"),
+        },
+    )
+    for modality, what in (("image", "16 pictures"), ("audio", "8 sounds")):
+        found[f"embedder-{modality}"] = Workload(
+            f"Embedder, {what}",
+            {
+                "ours, files": partial(embedder, modality=modality, from_files=True),
+                "ours, from memory": partial(embedder, modality=modality, from_files=False),
+            },
+        )
+    for size in (256, 512, 768, 1024):
+        tokens = (size // 16) ** 2 + 1
+        found[f"tokens-{tokens}"] = Workload(
+            f"image encode, {tokens} tokens, batch 1",
+            against(*everyone, size=size, batch=1, train=False),
+            curve=("tokens", tokens),
+        )
+    for number in (1, 2, 4, 8, 16):
+        found[f"batch-{number}"] = Workload(
+            f"image encode, 256 px, batch {number}",
+            against(*everyone, size=256, batch=number, train=False),
+            curve=("batch", number),
+        )
+    return found
