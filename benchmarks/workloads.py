@@ -129,8 +129,8 @@ def backward_of(model: nn.Module, images: Tensor) -> Run:
 
 
 def inference_of(model: nn.Module, *inputs: Any) -> Run:
-    """A forward pass."""
-    return torch.inference_mode()(lambda: model(*inputs))
+    """A forward pass. Not in inference mode: transformers keeps what it made there for training."""
+    return torch.no_grad()(lambda: model(*inputs))
 
 
 def ours(
@@ -194,7 +194,7 @@ def transformers_beit(args: argparse.Namespace, size: int, batch: int, train: bo
     beit = BeitModel(config, add_pooling_layer=False).to(args.device).train(train)
     images = torch.randn(batch, 3, size, size, device=args.device)
     operations = batch * (
-        ((size // 16) ** 2 + 1) * dense_operations(beit.encoder)
+        ((size // 16) ** 2 + 1) * dense_operations(beit)
         + attention_operations(12, 768, (size // 16) ** 2 + 1)
     )
     beit.forward = partial(beit.forward, return_dict=False)
@@ -435,7 +435,9 @@ def workloads(batch: int) -> Mapping[str, Workload]:
             against(*names, **step) | {"ours, recomputed": partial(ours, **step, with_cp=True)},
             quick=size == 512,
         )
-    found["step-upernet"] = Workload("the same with UPerNet of 64 channels, 512 px, batch 2", {"ours": segmentation_step})
+    found["step-upernet"] = Workload(
+        "the same with UPerNet of 64 channels, 512 px, batch 2", {"ours": segmentation_step}
+    )
     found["encode-896"] = Workload(
         "image encode, 896 px, batch 1", against(*everyone, size=896, batch=1, train=False)
     )
