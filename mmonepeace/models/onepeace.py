@@ -59,7 +59,7 @@ class OnePeace(BaseModule):
         init_std: of the initial weights, a normal that is cut at one sigma. The official one is
             made for the released width; narrow models learn sooner from a larger one.
         frozen_stages: -1 trains everything, 0 freezes the adapters, k the first k blocks too.
-        with_cp: activation checkpointing: less memory, a third more computation.
+        with_cp: activation checkpointing: half the memory for a fifth to a quarter more time.
         init_cfg: `dict(type="Pretrained", checkpoint=PATH)` with a file of any official or own
             layout; its other modalities are left out.
 
