@@ -69,7 +69,6 @@ for port, arguments in json.loads(sys.argv[1]):
     except SystemExit as end:
         if end.code:
             raise
-    torch.distributed.destroy_process_group()
 """
 
 
