@@ -8,7 +8,8 @@ them, whose speed is the peak that shares refer to. Memory is what a process of 
 its weights (and gradients) at most. Operations are those of the blocks: linear layers and attention in
 the forward pass, and twice that for the backward pass; stems, what is computed again, and padding do
 not count. Makes a table, with --json all numbers, with --plot a picture of the curves. Peers that are
-not installed are left out: pip install timm transformers.
+not installed are left out; install timm and transformers in an environment of their own, since
+mmpretrain (and so mmdet) cannot be imported beside transformers 5.
 """
 
 import argparse

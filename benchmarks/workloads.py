@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np
 import torch
+from pretrain_step import SeparatePretrainer
 from torch import Tensor, nn
 
 from mmonepeace.apis import Embedder
@@ -29,6 +30,7 @@ from mmonepeace.registry import MODELS
 from mmonepeace.spec import LAYER_SCALE_INIT, SAMPLE_RATE, VOCAB_SIZE, get_arch, num_audio_frames
 
 Run = Callable[[], object]
+OUR_SEGMENTOR = "mmonepeace.OnePeaceSegmentor"
 
 
 def seconds(run: Run, device: str) -> float:
@@ -110,7 +112,7 @@ def vit_operations(model: nn.Module, depth: int, dim: int, size: int, batch: int
     """Of the forward pass of a vision transformer with patches of 16 px; the stem is left out."""
     tokens = (size // 16) ** 2 + 1
     return batch * (
-        tokens * dense_operations(model, ("layers", "blocks"))
+        tokens * dense_operations(model, ("layers", "blocks", "encoder"))
         + attention_operations(depth, dim, tokens)
     )
 
@@ -193,10 +195,7 @@ def transformers_beit(args: argparse.Namespace, size: int, batch: int, train: bo
     config = BeitConfig(image_size=size, use_relative_position_bias=True)
     beit = BeitModel(config, add_pooling_layer=False).to(args.device).train(train)
     images = torch.randn(batch, 3, size, size, device=args.device)
-    operations = batch * (
-        ((size // 16) ** 2 + 1) * dense_operations(beit)
-        + attention_operations(12, 768, (size // 16) ** 2 + 1)
-    )
+    operations = vit_operations(beit, 12, 768, size, batch)
     beit.forward = partial(beit.forward, return_dict=False)
     if train:
         return Built(backward_of(beit, images), 3 * operations)
@@ -205,17 +204,18 @@ def transformers_beit(args: argparse.Namespace, size: int, batch: int, train: bo
 
 def mmseg_models() -> ModuleType:
     """mmseg.models. It imports mmpretrain where that is installed, which transformers 5 breaks."""
-    hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if name == "transformers"}
+    hidden = sys.modules.get("transformers")
     sys.modules["transformers"] = None
     try:
         import mmseg.models
     finally:
         del sys.modules["transformers"]
-        sys.modules.update(hidden)
+        if hidden:
+            sys.modules["transformers"] = hidden
     return mmseg.models
 
 
-def upernet(args: argparse.Namespace, kind: str = "mmonepeace.OnePeaceSegmentor") -> nn.Module:
+def upernet(args: argparse.Namespace, kind: str = OUR_SEGMENTOR) -> nn.Module:
     """A segmentor of the recipe for ADE20K at 512 px, with a slim head and random weights."""
     from mmengine.config import Config
     from mmengine.model import revert_sync_batchnorm
@@ -227,8 +227,7 @@ def upernet(args: argparse.Namespace, kind: str = "mmonepeace.OnePeaceSegmentor"
     # With the 512 channels of the recipe most of the time is the head's.
     cfg.model.decode_head.channels = 64
     cfg.model.test_cfg = dict(mode="slide", crop_size=(512, 512), stride=(341, 341))
-    if kind != "mmonepeace.OnePeaceSegmentor":
-        cfg.model.type = kind
+    cfg.model.type = kind
     with DefaultScope.overwrite_default_scope("mmseg"):
         return revert_sync_batchnorm(MODELS.build(cfg.model)).to(args.device)
 
@@ -312,7 +311,7 @@ def ragged(args: argparse.Namespace, modality: str, by_length: bool) -> Built:
 
 
 def pretraining_step(args: argparse.Namespace, stage: str, as_official: bool) -> Built:
-    """Forward and backward of a step: 8 pictures of 256 px or 2 sounds of 1 to 15 s, with texts.
+    """Forward and backward of a step: 8 pictures of 256 px or sounds of 2 and 15 s, with texts.
 
     Args:
         args: of the command line.
@@ -330,10 +329,10 @@ def pretraining_step(args: argparse.Namespace, stage: str, as_official: bool) ->
         final_norm=True,
         layer_scale_init=LAYER_SCALE_INIT,
     )
-    model = OnePeacePretrainer(backbone, stage).train().to(args.device)
-    samples = {
-        "text": [torch.randint(4, VOCAB_SIZE, (n,)) for n in _lengths(batch, 8, 70, generator)]
-    }
+    cls = SeparatePretrainer if as_official else OnePeacePretrainer
+    model = cls(backbone, stage).train().to(args.device)
+    lengths = torch.randint(8, 71, (batch,), generator=generator).tolist()
+    samples = {"text": [torch.randint(4, VOCAB_SIZE, (n,)) for n in lengths]}
     if stage == "vl":
         samples["image"] = [torch.zeros(3, 256, 256, dtype=torch.uint8)] * batch
         counts = {"image": [256] * batch}
@@ -355,9 +354,6 @@ def pretraining_step(args: argparse.Namespace, stage: str, as_official: bool) ->
     if as_official:
         body = model.backbone
         body.encode = lambda tokens, skip_padding=False: OnePeace.encode(body, tokens)
-        model.reconstruct = lambda inputs, keep, *_: OnePeacePretrainer.reconstruct(
-            model, inputs, keep
-        )
 
     def run() -> None:
         model.zero_grad(set_to_none=False)
@@ -365,10 +361,6 @@ def pretraining_step(args: argparse.Namespace, stage: str, as_official: bool) ->
         model.parse_losses(losses)[0].backward()
 
     return Built(run)
-
-
-def _lengths(count: int, low: int, high: int, generator: torch.Generator) -> list[int]:
-    return torch.randint(low, high + 1, (count,), generator=generator).tolist()
 
 
 def embedder(args: argparse.Namespace, modality: str, from_files: bool) -> Built:
@@ -450,7 +442,7 @@ def workloads(batch: int) -> Mapping[str, Workload]:
             },
             quick=True,
         )
-    for stage, what in (("vl", "8 pictures"), ("al", "2 sounds")):
+    for stage, what in (("vl", "8 pictures"), ("al", "sounds of 2 and 15 s")):
         found[f"pretrain-{stage}"] = Workload(
             f"pretraining step, {what} with texts",
             {
@@ -463,7 +455,7 @@ def workloads(batch: int) -> Mapping[str, Workload]:
     found["sliding-window"] = Workload(
         "sliding window, UPerNet of 64 channels, 1024 x 2048 px",
         {
-            "ours": partial(sliding_window, kind="mmonepeace.OnePeaceSegmentor"),
+            "ours": partial(sliding_window, kind=OUR_SEGMENTOR),
             "mmseg's window": partial(sliding_window, kind="mmseg.EncoderDecoder"),
         },
     )

@@ -17,6 +17,7 @@ from mmengine.config import Config, DictAction
 
 from mmonepeace.checkpoint import CheckpointError, read_run
 from mmonepeace.engine import PretrainRunner, preflight
+from mmonepeace.engine.processes import end
 
 
 def parse_args() -> argparse.Namespace:
@@ -92,4 +93,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    preflight.end(main())
+    end(main())

@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 from mmonepeace.checkpoint import CheckpointError, load_model
 from mmonepeace.engine import preflight
 from mmonepeace.engine.labels import LabelError
+from mmonepeace.engine.processes import end
 
 
 def parse_args() -> argparse.Namespace:
@@ -87,4 +88,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    preflight.end(main())
+    end(main())

@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 from mmonepeace.checkpoint import CheckpointError, read
 from mmonepeace.engine import preflight
 from mmonepeace.engine.labels import LabelError
+from mmonepeace.engine.processes import end
 
 USER_ERRORS = (CheckpointError, LabelError, preflight.PreflightError)
 
@@ -78,4 +79,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    preflight.end(main())
+    end(main())

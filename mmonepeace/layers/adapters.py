@@ -21,13 +21,11 @@ from mmonepeace.layers.position import (
     Resampling,
     resample_pos_embed,
 )
+from mmonepeace.layers.stems import PatchConv, audio_extractor, extract_by_pieces, hmlp_stem
 from mmonepeace.layers.tokens import Bias, Tokens, gather_tokens, kept_bias, kept_positions
 from mmonepeace.spec import (
-    AUDIO_CONVS,
     AUDIO_FEATURE_DIM,
-    AUDIO_FIELD,
     AUDIO_RPB_BUCKETS,
-    AUDIO_STRIDE,
     LAYER_NORM_EPS,
     MAX_AUDIO_SECONDS,
     MAX_POSITIONS,
@@ -176,40 +174,6 @@ class TextAdapter(Adapter):
         )
 
 
-class PatchConv(nn.Conv2d):
-    """Convolution of patches that do not overlap, channels last, as a matrix product.
-
-    Args:
-        in_channels: C.
-        out_channels: C'.
-        side: of a patch.
-        bias: whether there is one.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, side: int, bias: bool = True) -> None:
-        super().__init__(in_channels, out_channels, side, side, bias=bias)
-
-    def forward(self, x_BHWC: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, H / side, W / side, C')."""
-        side = self.stride[0]
-        patches = x_BHWC.unflatten(2, (-1, side)).unflatten(1, (-1, side)).transpose(2, 3)
-        # Rows, columns, channels: neighbours in memory stay neighbours.
-        return F.linear(patches.flatten(3), self.weight.movedim(1, 3).flatten(1), self.bias)
-
-
-def _hmlp_stem(dim: int) -> nn.Sequential:
-    """Patches through three non-overlapping convolutions: they never exchange information."""
-    return nn.Sequential(
-        PatchConv(3, dim // 4, 4),
-        nn.LayerNorm(dim // 4, LAYER_NORM_EPS),
-        nn.GELU(),
-        PatchConv(dim // 4, dim // 4, 2),
-        nn.LayerNorm(dim // 4, LAYER_NORM_EPS),
-        nn.GELU(),
-        PatchConv(dim // 4, dim, 2),
-    )
-
-
 class ImageAdapter(Adapter):
     """Image to patch tokens with learned positions and 2-D relative position bias.
 
@@ -245,7 +209,7 @@ class ImageAdapter(Adapter):
             )
         dim, side = arch.embed_dim, img_size // PATCH_SIZE
         self.stem = (
-            _hmlp_stem(dim) if arch.stem == "hmlp" else PatchConv(3, dim, PATCH_SIZE, bias=False)
+            hmlp_stem(dim) if arch.stem == "hmlp" else PatchConv(3, dim, PATCH_SIZE, bias=False)
         )
         self.pos_embed = nn.Parameter(torch.zeros(side**2 + 1, dim))
         # Added to the second image of a pair (NLVR2), besides the common one.
@@ -288,28 +252,6 @@ class ImageAdapter(Adapter):
             positions = positions + self.type_embed_2[0]
         patches = self.stem(images_B3HW.movedim(1, 3)).flatten(1, 2)
         return self.assemble(patches, positions, partial(self.rpb.of_grid, grid))
-
-
-class _ExtractorLayer(nn.Module):
-    """One layer of the wav2vec 2.0 feature extractor, layer-norm mode, without bias."""
-
-    def __init__(self, in_dim: int, dim: int, kernel: int, stride: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv1d(in_dim, dim, kernel, stride, bias=False)
-        self.norm = nn.LayerNorm(dim, LAYER_NORM_EPS)
-        nn.init.kaiming_normal_(self.conv.weight)
-
-    def forward(self, x_BTC: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T', C')."""
-        # As a matrix product, with channels last: the norm need not copy, and on a CPU it is faster
-        # than torch's convolution, see benchmarks/pretrain_step.py.
-        kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
-        windows = x_BTC.unfold(1, kernel, stride).transpose(2, 3).flatten(2)
-        weight = self.conv.weight.transpose(1, 2).flatten(1)
-        return F.gelu(self.norm(F.linear(windows, weight)))
-
-
-_PIECE_FRAMES = 64  # that are extracted at once: 8 MB in the first layer
 
 
 class AudioAdapter(Adapter):
@@ -355,13 +297,7 @@ class AudioAdapter(Adapter):
         self.padding_is_given = padding is not None
         self.clip_seconds = clip_seconds or MAX_AUDIO_SECONDS
         self.clip_seconds_are_given = clip_seconds is not None
-        widths = [1, *(feature_dim for _ in AUDIO_CONVS)]
-        self.extractor = nn.Sequential(
-            *(
-                _ExtractorLayer(w, feature_dim, *c)
-                for w, c in zip(widths, AUDIO_CONVS, strict=False)
-            )
-        )
+        self.extractor = audio_extractor(feature_dim)
         self.feature_norm = nn.LayerNorm(feature_dim, LAYER_NORM_EPS)
         self.feature_proj = nn.Linear(feature_dim, dim)
         self.pos_conv = nn.ModuleList(
@@ -427,29 +363,13 @@ class AudioAdapter(Adapter):
                 f"{(len(waves_BS), frames)}: one entry for each frame, spec.num_audio_frames."
             )
         if is_eager_on_cpu(waves_BS):
-            return self._extract_by_pieces(waves_BS, frames, pad_BT), pad_BT
+            skipped = pad_BT if self.padding == "masked" else None
+            return extract_by_pieces(self._features, waves_BS, frames, skipped), pad_BT
         return self._features(waves_BS), pad_BT
 
     def _features(self, waves_BS: Tensor) -> Tensor:
         """(B, S) -> (B, T, D)."""
         return self.feature_proj(self.feature_norm(self.extractor(waves_BS[..., None])))
-
-    def _extract_by_pieces(self, waves_BS: Tensor, frames: int, pad_BT: Tensor | None) -> Tensor:
-        """The same as `_features`, by pieces that stay in the cache; no clip behind its end."""
-        counts = torch.full((len(waves_BS),), frames)
-        if pad_BT is not None and self.padding == "masked":
-            counts -= pad_BT.sum(1)
-        together = max(_PIECE_FRAMES // len(waves_BS), _PIECE_FRAMES // 8)
-        pieces, places = [], []
-        for start in range(0, int(counts.max()), together):
-            (clips,) = (counts > start).nonzero(as_tuple=True)
-            stop = min(start + together, int(counts.max()))
-            samples = slice(start * AUDIO_STRIDE, (stop - 1) * AUDIO_STRIDE + AUDIO_FIELD)
-            pieces.append(self._features(waves_BS[clips, samples]).flatten(0, 1))
-            places.append((clips[:, None] * frames + torch.arange(start, stop)).flatten())
-        found = torch.cat(pieces)
-        whole = found.new_zeros(len(waves_BS) * frames, found.shape[1])
-        return whole.index_copy(0, torch.cat(places), found).unflatten(0, (-1, frames))
 
     def place(
         self, extracted: tuple[Tensor, Tensor | None], keep_BP: Tensor | None = None

@@ -227,7 +227,7 @@ class FusionEncoder(nn.ModuleList):
         Returns:
             one (B, L, D) for each index.
         """
-        # On a GPU one call for all sequences is faster than one for each.
+        # Attention is then called once for each sequence, which is meant for CPUs.
         pack = skip_padding and is_eager_on_cpu(tokens.x_BLD) and tokens.can_pack
         packed = tokens.pack() if pack else tokens
         run, x, start, outputs = self.runner(packed), packed.x_BLD, 0, []

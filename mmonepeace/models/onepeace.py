@@ -59,7 +59,7 @@ class OnePeace(BaseModule):
         init_std: of the initial weights, a normal that is cut at one sigma. The official one is
             made for the released width; narrow models learn sooner from a larger one.
         frozen_stages: -1 trains everything, 0 freezes the adapters, k the first k blocks too.
-        with_cp: activation checkpointing: half the memory for a fifth to a quarter more time.
+        with_cp: activation checkpointing: less memory, a fifth to a third more time.
         init_cfg: `dict(type="Pretrained", checkpoint=PATH)` with a file of any official or own
             layout; its other modalities are left out.
 
@@ -358,7 +358,7 @@ class OnePeace(BaseModule):
             raise ValueError(f"this OnePeace has no image branch, only {tuple(self.adapters)}.")
         grid = patch_grid(*images_B3HW.shape[-2:])
         adapter = self.adapters["image"]
-        # The first maps of the stem are larger than all that the blocks keep.
+        # The stem would keep about as much as all the recomputed blocks do.
         tokens = recomputed(adapter, images_B3HW) if self.layers.with_cp else adapter(images_B3HW)
         outputs = self.layers(tokens, self.out_indices)
         if self.out_type == "avg_featmap":

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mmonepeace.layers import adapters
+from mmonepeace.layers import adapters, stems
 from mmonepeace.layers.adapters import AudioAdapter, ImageAdapter, TextAdapter
 from mmonepeace.layers.tokens import dense
 from mmonepeace.spec import MAX_POSITIONS, Arch, num_audio_frames
@@ -104,7 +104,7 @@ def test_masked_audio_padding_changes_nothing_and_compat_padding_leaks():
 @pytest.mark.parametrize("padding", ["masked", "compat"])
 @pytest.mark.parametrize("frames_at_once", [8, 64, 10_000])
 def test_audio_is_extracted_by_pieces_as_whole(frames_at_once, padding, monkeypatch):
-    monkeypatch.setattr(adapters, "_PIECE_FRAMES", frames_at_once)
+    monkeypatch.setattr(stems, "_PIECE_FRAMES", frames_at_once)
     adapter = make_audio(padding=padding)
     samples = torch.tensor([16_000, 9_000, 400, 12_345])
     frames = torch.tensor([num_audio_frames(n) for n in samples.tolist()])

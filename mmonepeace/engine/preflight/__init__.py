@@ -9,7 +9,6 @@ from mmonepeace.engine.preflight.data import (
 )
 from mmonepeace.engine.preflight.errors import PreflightError, is_detection
 from mmonepeace.engine.preflight.modes import (
-    end,
     set_launcher,
     set_precision,
     set_resume,
@@ -35,7 +34,6 @@ __all__ = [
     "check_weights",
     "dataset_configs",
     "dry_run",
-    "end",
     "find_checkpoint",
     "is_detection",
     "metric_configs",

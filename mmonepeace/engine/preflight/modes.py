@@ -1,8 +1,7 @@
 """Options of the command line that change how a recipe runs."""
 
-import sys
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Literal
 
 import torch
 from mmengine.config import Config
@@ -53,16 +52,6 @@ def set_stage(cfg: Config, stage: Literal["vl", "al"]) -> None:
                 f"has {' and '.join(sorted(names))}. Take a recipe of that stage."
             )
     cfg.model.stage = stage
-
-
-def end(code: int) -> NoReturn:
-    """End a tool with an exit status, and leave the other processes of a run first.
-
-    A process that ends with the group's threads still running aborts now and then.
-    """
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-    sys.exit(code)
 
 
 def set_launcher(cfg: Config, launcher: str) -> None:

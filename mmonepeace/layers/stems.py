@@ -1,0 +1,111 @@
+"""What raw inputs go through before they are tokens: patches of pictures, frames of sounds.
+
+Shapes: B batch, H, W rows and columns, C channels, S audio samples, T audio frames, D width.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmonepeace.spec import AUDIO_CONVS, AUDIO_FIELD, AUDIO_STRIDE, LAYER_NORM_EPS
+
+_PIECE_FRAMES = 64  # that are extracted at once: 8 MB in the first layer
+
+
+class PatchConv(nn.Conv2d):
+    """Convolution of patches that do not overlap, channels last, as a matrix product.
+
+    Args:
+        in_channels: C.
+        out_channels: C'.
+        side: of a patch.
+        bias: whether there is one.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, side: int, bias: bool = True) -> None:
+        super().__init__(in_channels, out_channels, side, side, bias=bias)
+
+    def forward(self, x_BHWC: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H / side, W / side, C')."""
+        side = self.stride[0]
+        patches = x_BHWC.unflatten(2, (-1, side)).unflatten(1, (-1, side)).transpose(2, 3)
+        # Rows, columns, channels: neighbours in memory stay neighbours.
+        return F.linear(patches.flatten(3), self.weight.movedim(1, 3).flatten(1), self.bias)
+
+
+def hmlp_stem(dim: int) -> nn.Sequential:
+    """Patches through three non-overlapping convolutions: they never exchange information."""
+    return nn.Sequential(
+        PatchConv(3, dim // 4, 4),
+        nn.LayerNorm(dim // 4, LAYER_NORM_EPS),
+        nn.GELU(),
+        PatchConv(dim // 4, dim // 4, 2),
+        nn.LayerNorm(dim // 4, LAYER_NORM_EPS),
+        nn.GELU(),
+        PatchConv(dim // 4, dim, 2),
+    )
+
+
+class _ExtractorLayer(nn.Module):
+    """One layer of the wav2vec 2.0 feature extractor, layer-norm mode, without bias."""
+
+    def __init__(self, in_dim: int, dim: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(in_dim, dim, kernel, stride, bias=False)
+        self.norm = nn.LayerNorm(dim, LAYER_NORM_EPS)
+        nn.init.kaiming_normal_(self.conv.weight)
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T', C')."""
+        # As a matrix product, with channels last: the norm need not copy, and on a CPU it is faster
+        # than torch's convolution, see benchmarks/pretrain_step.py.
+        kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
+        windows = x_BTC.unfold(1, kernel, stride).transpose(2, 3).flatten(2)
+        weight = self.conv.weight.transpose(1, 2).flatten(1)
+        return F.gelu(self.norm(F.linear(windows, weight)))
+
+
+def audio_extractor(dim: int) -> nn.Sequential:
+    """(B, S, 1) -> (B, T, C), 50 frames a second: that of wav2vec 2.0.
+
+    Args:
+        dim: C.
+    """
+    widths = [1, *(dim for _ in AUDIO_CONVS)]
+    return nn.Sequential(
+        *(_ExtractorLayer(w, dim, *c) for w, c in zip(widths, AUDIO_CONVS, strict=False))
+    )
+
+
+def extract_by_pieces(
+    features: Callable[[Tensor], Tensor], waves_BS: Tensor, frames: int, pad_BT: Tensor | None
+) -> Tensor:
+    """features(waves), by pieces that stay in the cache.
+
+    Args:
+        features: (B, S) -> (B, T, D), an extractor and what works on single frames behind it.
+        waves_BS: waveforms.
+        frames: T.
+        pad_BT: True where a frame is padding at the right, which need not be computed. None:
+            compute all.
+
+    Returns:
+        (B, T, D).
+    """
+    counts = torch.full((len(waves_BS),), frames)
+    if pad_BT is not None:
+        counts -= pad_BT.sum(1)
+    longest = int(counts.max())
+    together = max(_PIECE_FRAMES // len(waves_BS), _PIECE_FRAMES // 8)
+    pieces, places = [], []
+    for start in range(0, longest, together):
+        (clips,) = (counts > start).nonzero(as_tuple=True)
+        stop = min(start + together, longest)
+        samples = slice(start * AUDIO_STRIDE, (stop - 1) * AUDIO_STRIDE + AUDIO_FIELD)
+        pieces.append(features(waves_BS[clips, samples]).flatten(0, 1))
+        places.append((clips[:, None] * frames + torch.arange(start, stop)).flatten())
+    found = torch.cat(pieces)
+    whole = found.new_zeros(len(waves_BS) * frames, found.shape[1])
+    return whole.index_copy(0, torch.cat(places), found).unflatten(0, (-1, frames))
