@@ -30,7 +30,7 @@ from mmonepeace.registry import MODELS
 from mmonepeace.spec import LAYER_SCALE_INIT, SAMPLE_RATE, VOCAB_SIZE, get_arch, num_audio_frames
 
 Run = Callable[[], object]
-OUR_SEGMENTOR = "mmonepeace.OnePeaceSegmentor"
+OUR_SEGMENTOR = "mmonepeace.EncoderDecoder"
 
 
 def seconds(run: Run, device: str) -> float:
