@@ -125,7 +125,7 @@ class TextAdapter(Adapter):
         num_tables: RPB tables, 1 or one per block.
         vocab_size: rows of the embedding table.
         num_positions: rows of the position table, CLS included: the longest sequence.
-        num_buckets: see `rpb_index_1d`.
+        num_buckets: see `rpb_rows_1d`.
     """
 
     def __init__(
@@ -262,7 +262,7 @@ class AudioAdapter(Adapter):
         arch: widths and variants.
         num_tables: RPB tables, 1 or one per block.
         feature_dim: channels of the extractor.
-        num_buckets: see `rpb_index_1d`.
+        num_buckets: see `rpb_rows_1d`.
         pos_depth: positional convolutions.
         pos_kernel: their kernel.
         pos_groups: their groups.

@@ -10,7 +10,7 @@ which has 2 / R times the size of the bias. So the bias of whole rows of queries
 E, and its gradient is added to E in stretches of whole rows: nothing is gathered or scattered over
 pairs of tokens. Queries are done in blocks that fit into the cache; the backward pass makes the
 weights of a block anew from the sums of their rows. Logits are to the base of 2, whose powers are
-faster than those of e.
+faster than those of e; keys are padded to whole cache lines, with weights of zero.
 
 Shapes: B batch, L tokens (CLS first, if there is one; last among reversed ones), H heads, d width of
 a head, n queries of a block, R x C the grid.
@@ -22,12 +22,13 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mmonepeace.layers.position import GridBias
 
-_BLOCK_NUMBERS = 1 << 21  # logits in a block: few enough for the cache, many enough for one call
+_BLOCK_NUMBERS = 5 << 18  # logits in a block: few enough for the cache, many enough for one call
 _LN_2 = math.log(2)
 
 # Results of the block that is being computed, and those of its first computation.
@@ -69,13 +70,20 @@ def offset_attention(
     """
     scale = q_BHLd.shape[-1] ** -0.5 if scale is None else scale
     bias = bias._replace(table_NH=bias.table_NH / _LN_2)
+    padding = (0, 0, 0, row_length(k_BHLd.shape[2]) - k_BHLd.shape[2])
     return _OffsetAttention.apply(
         q_BHLd,
-        (k_BHLd * (scale / _LN_2)).flip(2),
-        v_BHLd.flip(2),
+        F.pad((k_BHLd * (scale / _LN_2)).flip(2), padding),
+        F.pad(v_BHLd.flip(2), padding),
         bias.stretches(),
         bias.edges(),
     )
+
+
+def row_length(numbers: int) -> int:
+    """Length of rows that matrix products like: whole cache lines, but not many to the same set."""
+    length = math.ceil(numbers / 16) * 16
+    return length + 16 if length % 256 == 0 else length
 
 
 class _Rows(NamedTuple):
@@ -106,7 +114,8 @@ class _Grid:
         together = 1 if batch > 1 else 2  # matrix products run in parallel over heads or samples
         self.heads = [slice(i, min(i + together, heads)) for i in range(0, heads, together)]
         self.products = max(batch, min(together, heads))
-        most = max(1, _BLOCK_NUMBERS // (self.products * self.columns * self.tokens))
+        self.keys = row_length(self.tokens)
+        most = max(1, _BLOCK_NUMBERS // (self.products * self.columns * self.keys))
         self.most_rows = math.ceil(self.rows / math.ceil(self.rows / most))
         self.blocks = []
         for first in range(0, self.rows, self.most_rows):
@@ -118,17 +127,24 @@ class _Grid:
 
     def space(self, like: Tensor) -> Tensor:
         """Memory for the logits of any block; the first is the largest."""
-        return like.new_empty(self.products * self.blocks[0].tokens.stop * self.tokens)
+        return like.new_empty(self.products * self.blocks[0].tokens.stop * self.keys)
 
     def skewed_space(self, like: Tensor) -> Tensor:
         """The same, with zeros behind each query's logits: what `add_gradient` works on."""
-        zeros = max(self.tokens - self.patches, (self.most_rows - 1) * self.columns)
-        return like.new_zeros(self.products, self.blocks[0].tokens.stop, self.patches + zeros)
+        zeros = (self.most_rows - 1) * self.columns
+        length = row_length(max(self.keys, self.patches + zeros))
+        return like.new_zeros(self.products, self.blocks[0].tokens.stop, length)
 
     def logits(
-        self, heads: slice, rows: _Rows, q_HnD: Tensor, k_HLd: Tensor, space: Tensor
+        self,
+        heads: slice,
+        rows: _Rows,
+        q_HnD: Tensor,
+        k_HLd: Tensor,
+        sums: Tensor,
+        space: Tensor,
     ) -> Tensor:
-        """Logits of a block in some memory, (products, n, L)."""
+        """Logits of a block less the logarithms of the sums of rows, in some memory."""
         shape = (*q_HnD.shape[:2], k_HLd.shape[1])
         logits = space[: math.prod(shape)].view(shape)
         part = self.stretches[heads]
@@ -138,14 +154,15 @@ class _Grid:
             (per_head, per_row, per_column, 1),
             part.storage_offset() + rows.first * per_row,
         )
-        inner = logits[:, rows.patches, : self.patches]
-        inner.unflatten(1, (-1, self.columns)).copy_(bias)
+        inner = logits[:, rows.patches, : self.patches].unflatten(1, (-1, self.columns))
+        torch.sub(bias, sums[:, rows.patches].unflatten(1, (-1, self.columns)), out=inner)
+        logits[:, :, self.tokens :] = -math.inf
         if self.edges is not None:
             query, key, both = self.edges[:, heads, None]
-            logits[:, rows.patches, -1] = key
+            logits[:, rows.patches, self.patches] = key - sums[:, rows.patches, 0]
             if not rows.first:
-                logits[:, 0, :-1] = query
-                logits[:, 0, -1:] = both
+                logits[:, 0, : self.patches] = query - sums[:, 0]
+                logits[:, 0, self.patches] = both[:, 0] - sums[:, 0, 0]
         return logits.baddbmm_(q_HnD, k_HLd.mT)
 
     def add_gradient(self, heads: slice, rows: _Rows, wide_HnW: Tensor) -> None:
@@ -209,13 +226,14 @@ class _OffsetAttention(torch.autograd.Function):
         """Outputs, and the logarithms of the sums of rows."""
         batch, heads, length, _ = q.shape
         out = q.new_empty(batch, length, heads, v.shape[-1]).transpose(1, 2)
-        sums = q.new_empty(batch, heads, length, 1)
+        sums = q.new_zeros(batch, heads, length, 1)
         grid = _Grid(stretches, edges, batch)
         space = grid.space(q)
         for part in grid.heads:
             q_, k_, v_, out_, sums_ = _of_heads(part, q, k, v, out, sums)
             for rows in grid.blocks:
-                weights = grid.logits(part, rows, q_[:, rows.tokens], k_, space)
+                none = sums_[:, rows.tokens]
+                weights = grid.logits(part, rows, q_[:, rows.tokens], k_, none, space)
                 top = weights.amax(-1, keepdim=True)
                 total = weights.sub_(top).exp2_().sum(-1, keepdim=True)
                 out_[:, rows.tokens] = torch.bmm(weights, v_).div_(total)
@@ -240,11 +258,10 @@ class _OffsetAttention(torch.autograd.Function):
             v_ = v_ * _LN_2
             for rows in grid.blocks:
                 queries, dout = q_[:, rows.tokens], dout_[:, rows.tokens]
-                weights = grid.logits(part, rows, queries, k_, space)
-                weights.sub_(sums_[:, rows.tokens]).exp2_()
+                weights = grid.logits(part, rows, queries, k_, sums_[:, rows.tokens], space).exp2_()
                 dv_.baddbmm_(weights.mT, dout)
                 wide = skewed_space[: len(q_), : weights.shape[1]]
-                dlogits = wide[:, :, : grid.tokens]
+                dlogits = wide[:, :, : grid.keys]
                 torch.baddbmm(delta_[:, rows.tokens], dout, v_.mT, out=dlogits).mul_(weights)
                 dq_[:, rows.tokens] = torch.bmm(dlogits, k_)
                 dk_.baddbmm_(dlogits.mT, queries)

@@ -34,7 +34,7 @@ def _with_cls(offsets: Tensor, rows: int) -> Tensor:
 
 def num_rpb_rows(grid: Grid) -> int:
     """Rows of a 2-D table: one per patch offset, and three for CLS."""
-    return (2 * grid[0] - 1) * (2 * grid[1] - 1) + CLS_ROWS
+    return math.prod(max(2 * side - 1, 0) for side in grid) + CLS_ROWS
 
 
 def square_side(count: int, what: str) -> int:
@@ -86,15 +86,46 @@ def rpb_index(grid: Grid, device: torch.device | str = "cpu") -> Tensor:
     return index.to(device=device, dtype=torch.int32)
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=64)
 @torch.inference_mode(False)
-def rpb_index_1d(num_buckets: int, length: int, device: torch.device | str = "cpu") -> Tensor:
-    """Table row for each pair of tokens of a sequence, CLS first.
+def rpb_rows_1d(num_buckets: int, count: int, device: torch.device | str = "cpu") -> Tensor:
+    """Table row for each offset between the tokens of a sequence.
 
     Distances up to half of the buckets have a row each; longer ones share rows, logarithmically.
 
     Args:
         num_buckets: of one direction; the table has 2 * `num_buckets` + 2 rows.
+        count: tokens of the sequence.
+        device: where the rows are kept.
+
+    Returns:
+        (2 * count - 1,) int64; entry p - q + count - 1 serves query p and key q.
+
+    Raises:
+        ValueError: if the sequence is longer than the distances the buckets were made for.
+
+    Source: the official 1-D bias of text and audio.
+    """
+    if count > MAX_POSITIONS:
+        raise ValueError(
+            f"a sequence of {count} tokens is longer than the {MAX_POSITIONS} positions (CLS "
+            "included) that the relative position bias reaches. Cut it, or encode it in windows."
+        )
+    exact = num_buckets // 2
+    distance = torch.arange(count, dtype=torch.float64, device="cpu")
+    spread = (distance / exact).clamp(min=1).log() / math.log((MAX_POSITIONS - 1) / exact)
+    far = exact + (spread * (exact - 1)).ceil()
+    value = torch.where(distance <= exact, distance, far).long()
+    return (torch.cat([-value.flip(0), value[1:]]) + num_buckets - 1).to(device)
+
+
+@lru_cache(maxsize=32)
+@torch.inference_mode(False)
+def rpb_index_1d(num_buckets: int, length: int, device: torch.device | str = "cpu") -> Tensor:
+    """Table row for each pair of tokens of a sequence, CLS first.
+
+    Args:
+        num_buckets: see `rpb_rows_1d`.
         length: tokens of the sequence, CLS included.
         device: where the map is kept.
 
@@ -102,24 +133,12 @@ def rpb_index_1d(num_buckets: int, length: int, device: torch.device | str = "cp
         (L, L) int32; entry (p, q) serves query p and key q.
 
     Raises:
-        ValueError: if the sequence is longer than the distances the buckets were made for.
-
-    Source: the official 1-D bias of text and audio.
+        ValueError: as `rpb_rows_1d`.
     """
-    if length > MAX_POSITIONS:
-        raise ValueError(
-            f"a sequence of {length} tokens is longer than the {MAX_POSITIONS} positions (CLS "
-            "included) that the relative position bias reaches. Cut it, or encode it in windows."
-        )
-    exact = num_buckets // 2
-    distance = torch.arange(length, dtype=torch.float64, device="cpu")
-    spread = (distance / exact).clamp(min=1).log() / math.log((MAX_POSITIONS - 1) / exact)
-    far = exact + (spread * (exact - 1)).ceil()
-    value = torch.where(distance <= exact, distance, far).long()
-    offset = torch.cat([-value.flip(0), value[1:]]) + num_buckets - 1
     position = torch.arange(length, device="cpu")
-    index = offset[position[:, None] - position + length - 1]
-    return _with_cls(index, 2 * num_buckets + 2).to(device=device, dtype=torch.int32)
+    offsets = position[:, None] - position + length - 1
+    index = _with_cls(rpb_rows_1d(num_buckets, length)[offsets], 2 * num_buckets + 2)
+    return index.to(device=device, dtype=torch.int32)
 
 
 def _geometric_coordinates(old: int, new: int) -> Tensor:
@@ -316,40 +335,6 @@ class RelativePositionBias(nn.Module):
         """(N, H) table of a block; a shared one ignores the block."""
         return self.tables[block if len(self.tables) > 1 else 0]
 
-    @staticmethod
-    def gather(table_NH: Tensor, index_LL: Tensor, dtype: torch.dtype) -> Tensor:
-        """(1, H, L, L) bias: one copy that broadcasts over the batch."""
-        table_HN = table_NH.t().to(dtype)
-        return table_HN.index_select(1, index_LL.flatten()).view(1, -1, *index_LL.shape)
-
-
-class RelativePositionBias1D(RelativePositionBias):
-    """Bias between the tokens of a sequence.
-
-    Args:
-        num_buckets: see `rpb_index_1d`.
-        num_heads: attention heads.
-        num_tables: 1 (shared) or the number of blocks.
-    """
-
-    def __init__(self, num_buckets: int, num_heads: int, num_tables: int) -> None:
-        super().__init__([2 * num_buckets + 2] * num_tables, num_heads)
-        self.num_buckets = num_buckets
-
-    def forward(self, length: int, block: int, dtype: torch.dtype) -> Tensor:
-        """Bias of one block.
-
-        Args:
-            length: tokens, CLS included.
-            block: index of the block; a shared table ignores it.
-            dtype: dtype attention runs in.
-
-        Returns:
-            (1, H, L, L).
-        """
-        table_NH = self.table(block)
-        return self.gather(table_NH, rpb_index_1d(self.num_buckets, length, table_NH.device), dtype)
-
 
 class GridBias(NamedTuple):
     """Bias between the patches of a grid, kept as the table of their offsets.
@@ -365,11 +350,12 @@ class GridBias(NamedTuple):
     cls_token: bool
 
     def dense(self) -> Tensor:
-        """(1, H, L, L)."""
+        """(1, H, L, L): one copy that broadcasts over the batch."""
         index_LL = rpb_index(self.grid, self.table_NH.device)
         if not self.cls_token:
             index_LL = index_LL[1:, 1:]
-        return RelativePositionBias.gather(self.table_NH, index_LL, self.table_NH.dtype)
+        table_HN = self.table_NH.t()
+        return table_HN.index_select(1, index_LL.flatten()).view(1, -1, *index_LL.shape)
 
     def stretches(self) -> Tensor:
         """The form that `offset_attention` works on, (H, columns, 2 * rows - 1, columns)."""
@@ -380,6 +366,37 @@ class GridBias(NamedTuple):
     def edges(self) -> Tensor | None:
         """Rows for CLS as query, as key and with itself, (3, H); None without CLS."""
         return self.table_NH[-CLS_ROWS:] if self.cls_token else None
+
+
+class RelativePositionBias1D(RelativePositionBias):
+    """Bias between the tokens of a sequence.
+
+    Args:
+        num_buckets: see `rpb_rows_1d`.
+        num_heads: attention heads.
+        num_tables: 1 (shared) or the number of blocks.
+    """
+
+    def __init__(self, num_buckets: int, num_heads: int, num_tables: int) -> None:
+        super().__init__([2 * num_buckets + 2] * num_tables, num_heads)
+        self.num_buckets = num_buckets
+
+    def forward(self, length: int, block: int, dtype: torch.dtype) -> GridBias:
+        """Bias of one block.
+
+        Args:
+            length: tokens, CLS included.
+            block: index of the block; a shared table ignores it.
+            dtype: dtype attention runs in.
+
+        Raises:
+            ValueError: if the sequence is longer than the bias reaches.
+        """
+        table_NH = self.table(block).to(dtype)
+        # CLS counts for what the bias reaches; its own offsets are dropped.
+        rows = rpb_rows_1d(self.num_buckets, length, table_NH.device)[1:-1]
+        table_NH = torch.cat([table_NH[rows], table_NH[-CLS_ROWS:]])
+        return GridBias(table_NH, (length - 1, 1), cls_token=True)
 
 
 class RelativePositionBias2D(RelativePositionBias):

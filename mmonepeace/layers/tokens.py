@@ -171,8 +171,8 @@ def _ragged_bias(
     return Ragged(dense(bias(block, dtype)) if bias else None, counts)
 
 
-def dense(bias: Tensor | GridBias) -> Tensor:
-    """A bias as (1 or B, H, L, L)."""
+def dense(bias: Tensor | GridBias | None) -> Tensor | None:
+    """A bias as (1 or B, H, L, L), or None if there is none."""
     return bias.dense() if isinstance(bias, GridBias) else bias
 
 

@@ -77,7 +77,7 @@ class GridAttention(SelfAttention):
             q = torch.cat([q * scale, found], -1)
             k = torch.cat([k, places.expand(*k.shape[:2], -1, -1)], -1)
             scale = 1.0
-        return self.finish(attend(q, k, v, bias, scale)).unflatten(1, grid)
+        return self.finish(attend(q, k, v, bias, scale, self.backend)).unflatten(1, grid)
 
     def _relative(self, q_BHLd: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
         """What each query adds to the logits of each row and column; which ones a key is in.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mmonepeace import checkpoint
 from mmonepeace.layers.adapters import ADAPTERS
+from mmonepeace.layers.attention import Backend, SelfAttention, check_backend
 from mmonepeace.layers.encoder import FusionEncoder, recomputed
 from mmonepeace.layers.tokens import Tokens
 from mmonepeace.registry import MODELS
@@ -60,6 +61,7 @@ class OnePeace(BaseModule):
             made for the released width; narrow models learn sooner from a larger one.
         frozen_stages: -1 trains everything, 0 freezes the adapters, k the first k blocks too.
         with_cp: activation checkpointing: less memory, a fifth to a third more time.
+        attention: what computes it, see `layers.attention.attend`.
         init_cfg: `dict(type="Pretrained", checkpoint=PATH)` with a file of any official or own
             layout; its other modalities are left out.
 
@@ -83,6 +85,7 @@ class OnePeace(BaseModule):
         init_std: float = INIT_STD,
         frozen_stages: int = -1,
         with_cp: bool = False,
+        attention: Backend = "auto",
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -123,6 +126,9 @@ class OnePeace(BaseModule):
             }
         )
         self.layers = self.build_layers(drop_path_rate, layer_scale_init, with_cp)
+        for module in self.layers.modules():
+            if isinstance(module, SelfAttention):
+                module.backend = check_backend(attention)
         self.norms = nn.ModuleDict(
             {
                 name: nn.LayerNorm(self.arch.embed_dim, LAYER_NORM_EPS)

@@ -3,6 +3,7 @@ import torch
 from scipy.interpolate import RectBivariateSpline
 
 from mmonepeace.layers.position import (
+    RelativePositionBias1D,
     RelativePositionBias2D,
     num_rpb_rows,
     resample_pos_embed,
@@ -11,6 +12,7 @@ from mmonepeace.layers.position import (
     rpb_index_1d,
     rpb_side,
 )
+from mmonepeace.spec import MAX_POSITIONS
 
 
 def test_index_of_two_patches_is_their_offset():
@@ -169,3 +171,11 @@ def test_1d_index_reaches_every_row_and_no_other():
 def test_a_sequence_beyond_the_reach_is_refused():
     with pytest.raises(ValueError, match="1025 tokens"):
         rpb_index_1d(256, 1025)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 40, MAX_POSITIONS])  # 1: CLS alone
+def test_bias_of_a_sequence_is_that_of_its_offsets(length):
+    rpb = RelativePositionBias1D(16, 2, 3)
+    torch.nn.init.normal_(rpb.tables[1])
+    expected = rpb.tables[1].t()[:, rpb_index_1d(16, length).long()][None]
+    assert torch.equal(rpb(length, 1, torch.float32).dense(), expected)
