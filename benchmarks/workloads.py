@@ -311,7 +311,7 @@ def ragged(args: argparse.Namespace, modality: str, by_length: bool) -> Built:
 
 
 def pretraining_step(args: argparse.Namespace, stage: str, as_official: bool) -> Built:
-    """Forward and backward of a step: 8 pictures of 256 px or sounds of 2 and 15 s, with texts.
+    """Forward and backward of a step: 4 pictures of 256 px or sounds of 2 and 15 s, with texts.
 
     Args:
         args: of the command line.
@@ -320,7 +320,7 @@ def pretraining_step(args: argparse.Namespace, stage: str, as_official: bool) ->
     """
     generator = torch.Generator().manual_seed(0)
     other, batch, shares = {
-        "vl": ("image", 8, {"text": 0.6, "image": 0.25}),
+        "vl": ("image", 4, {"text": 0.6, "image": 0.25}),
         "al": ("audio", 2, {"text": 0.6, "audio": 0.45}),
     }[stage]
     backbone = dict(
@@ -442,7 +442,7 @@ def workloads(batch: int) -> Mapping[str, Workload]:
             },
             quick=True,
         )
-    for stage, what in (("vl", "8 pictures"), ("al", "sounds of 2 and 15 s")):
+    for stage, what in (("vl", "4 pictures"), ("al", "sounds of 2 and 15 s")):
         found[f"pretrain-{stage}"] = Workload(
             f"pretraining step, {what} with texts",
             {

@@ -154,18 +154,23 @@ def runs(in_one, in_two, tmp_path_factory):
     return root
 
 
-def assert_alike(got, expected, steps=range(1, STEPS + 1)):
-    """Losses, accuracies, gradient norms and learning rates of runs, to 1e-5."""
-    got, expected = logged(got), logged(expected)
-    assert list(got) == list(expected) == list(range(1, STEPS + 1))
-    for step in steps:
-        assert got[step] == pytest.approx(expected[step], rel=1e-5, abs=1e-5)
+def assert_alike(got, expected):
+    """step -> losses, gradient norms and learning rates, to 1e-5; accuracies, to a sample.
+
+    Where two candidates are as good but for the last digit, either may be the best.
+    """
+    assert list(got) == list(expected) != []
+    for step, values in expected.items():
+        assert list(got[step]) == list(values)
+        for name, value in values.items():
+            tie = 1 / (2 * BATCH) if name.startswith("acc") else 0
+            assert got[step][name] == pytest.approx(value, rel=1e-5, abs=1e-5 + tie), name
 
 
 def assert_close(got, expected):
     """Parameters of checkpoints, to 1e-5."""
     got, expected = parameters(got), parameters(expected)
-    assert list(got) == list(expected)
+    assert list(got) == list(expected) != []
     for name, value in expected.items():
         torch.testing.assert_close(
             got[name], value, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
@@ -175,7 +180,7 @@ def assert_close(got, expected):
 def assert_same(got, expected):
     """The same bits."""
     got, expected = parameters(got), parameters(expected)
-    assert list(got) == list(expected)
+    assert list(got) == list(expected) != []
     assert not [name for name in expected if not torch.equal(got[name], expected[name])]
 
 
@@ -183,7 +188,7 @@ def assert_same(got, expected):
 @pytest.mark.parametrize("strategy", STRATEGY)
 def test_two_processes_learn_what_one_does(runs, strategy, stage, gather):
     got, expected = (runs / name / f"{stage}_{gather}" for name in (strategy, "one"))
-    assert_alike(got, expected)
+    assert_alike(logged(got), logged(expected))
     assert_close(got / f"iter_{STEPS}.pth", expected / f"iter_{STEPS}.pth")
     first, last = (parameters(got / f"iter_{step}.pth") for step in (3, STEPS))
     moved = max((last[name] - first[name]).abs().max().item() for name in first)
@@ -271,11 +276,7 @@ def test_shards_are_resumed_bit_for_bit(runs, resumed):
 
 @pytest.mark.parametrize("name", ["sharded-ddp", "one-fsdp2"])
 def test_another_strategy_goes_on_alike(runs, resumed, name):
-    expected = steps_after(runs / "one/vl_full")
-    got = steps_after(resumed / name)
-    assert list(got) == list(expected)
-    for step, values in expected.items():
-        assert got[step] == pytest.approx(values, rel=1e-5, abs=1e-5)
+    assert_alike(steps_after(resumed / name), steps_after(runs / "one/vl_full"))
     assert_close(resumed / name / f"iter_{STEPS}.pth", runs / f"one/vl_full/iter_{STEPS}.pth")
 
 
@@ -283,11 +284,7 @@ def test_another_strategy_goes_on_alike(runs, resumed, name):
 def test_one_process_goes_on_alike(runs, in_one, tmp_path, source):
     work_dir = left_at(tmp_path / "work", runs / source / "vl_full")
     in_one("vl", work_dir, "--resume", config=["model.gather=full"])
-    expected = steps_after(runs / "one/vl_full")
-    got = steps_after(work_dir)
-    assert list(got) == list(expected)
-    for step, values in expected.items():
-        assert got[step] == pytest.approx(values, rel=1e-5, abs=1e-5)
+    assert_alike(steps_after(work_dir), steps_after(runs / "one/vl_full"))
     assert_close(work_dir / f"iter_{STEPS}.pth", runs / f"one/vl_full/iter_{STEPS}.pth")
 
 

@@ -2,7 +2,7 @@
 
 optim_wrapper = dict(
     type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=2e-5, betas=(0.9, 0.999), weight_decay=0.05),
+    optimizer=dict(type="AdamW", fused=True, lr=2e-5, betas=(0.9, 0.999), weight_decay=0.05),
     constructor="mmonepeace.LayerDecayOptimWrapperConstructor",
     paramwise_cfg=dict(decay_rate=0.95),
 )

@@ -3,7 +3,7 @@
 optim_wrapper = dict(
     type="AmpOptimWrapper",
     dtype="float16",
-    optimizer=dict(type="AdamW", lr=1e-4, betas=(0.9, 0.999), weight_decay=0.1),
+    optimizer=dict(type="AdamW", fused=True, lr=1e-4, betas=(0.9, 0.999), weight_decay=0.1),
     constructor="mmonepeace.LayerDecayOptimWrapperConstructor",
     paramwise_cfg=dict(decay_rate=0.9, preset="official-detection"),
 )

@@ -3,7 +3,9 @@
 optim_wrapper = dict(
     type="AmpOptimWrapper",
     dtype="float16",
-    optimizer=dict(type="AdamW", lr=3e-5, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05),
+    optimizer=dict(
+        type="AdamW", fused=True, lr=3e-5, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05
+    ),
     constructor="mmonepeace.LayerDecayOptimWrapperConstructor",
     paramwise_cfg=dict(decay_rate=0.9, preset="official-classification"),
 )

@@ -3,7 +3,9 @@
 optim_wrapper = dict(
     type="AmpOptimWrapper",
     dtype="float16",
-    optimizer=dict(type="AdamW", lr=1e-4, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.05),
+    optimizer=dict(
+        type="AdamW", fused=True, lr=1e-4, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.05
+    ),
     constructor="mmonepeace.LayerDecayOptimWrapperConstructor",
     paramwise_cfg=dict(decay_rate=0.85, preset="official-classification"),
 )

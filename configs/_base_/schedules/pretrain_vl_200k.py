@@ -2,7 +2,9 @@
 
 optim_wrapper = dict(
     type="mmonepeace.BFloat16OptimWrapper",
-    optimizer=dict(type="AdamW", lr=5e-4, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.05),
+    optimizer=dict(
+        type="AdamW", fused=True, lr=5e-4, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.05
+    ),
     constructor="mmonepeace.LayerDecayOptimWrapperConstructor",
     paramwise_cfg=dict(decay_rate=1.0, preset="official-multimodal"),
     clip_grad=dict(max_norm=3.0),
