@@ -214,7 +214,9 @@ def main() -> None:
         for row in measure(known[name], args):
             row["memory"] = memory_of(name, row["way"], args)
             rows.append(row)
-            print(f"{row['workload']}: {row['way']} {row['seconds']:.3f} s", file=sys.stderr)
+            share = f", {row['share']:.0%} of the peak" if row["share"] else ""
+            took = f"{row['way']} {row['seconds']:.3f} s{share}"
+            print(f"{row['workload']}: {took}", file=sys.stderr, flush=True)
     print(header(args) + "\n" + table(rows))
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1))
