@@ -65,7 +65,7 @@ def rpb_side(rows: int) -> int:
 
 
 # Cached tensors must serve training too, also when inference made them first.
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=64)  # grids of pictures, and lengths of texts and sounds
 @torch.inference_mode(False)
 def rpb_index(grid: Grid, device: torch.device | str = "cpu") -> Tensor:
     """Table row for each pair of tokens of a grid, CLS first.

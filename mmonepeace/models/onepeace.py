@@ -126,9 +126,10 @@ class OnePeace(BaseModule):
             }
         )
         self.layers = self.build_layers(drop_path_rate, layer_scale_init, with_cp)
+        backend = check_backend(attention)
         for module in self.layers.modules():
             if isinstance(module, SelfAttention):
-                module.backend = check_backend(attention)
+                module.backend = backend
         self.norms = nn.ModuleDict(
             {
                 name: nn.LayerNorm(self.arch.embed_dim, LAYER_NORM_EPS)
