@@ -5,9 +5,9 @@ Run:  python benchmarks/bench.py [--suite quick|full] [--only NAME ...] [--devic
 
 All ways of a workload run in turns in one process, with a matrix product of the same dtypes between
 them, whose speed is the peak that shares refer to. Memory is what a process of its own holds above
-its weights (and gradients) at most. Operations are those of the blocks: linear layers and attention in
-the forward pass, and twice that for the backward pass; stems, what is computed again, and padding do
-not count. Makes a table, with --json all numbers, with --plot a picture of the curves. Peers that are
+its weights (and gradients) at most. Operations are those of linear layers, convolutions and attention in
+the forward pass, and twice that for the backward pass; what is computed again, and padding do not
+count. Makes a table, with --json all numbers, with --plot a picture of the curves. Peers that are
 not installed are left out; install timm and transformers in an environment of their own, since
 mmpretrain (and so mmdet) cannot be imported beside transformers 5.
 """

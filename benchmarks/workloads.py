@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from pretrain_step import SeparatePretrainer
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmonepeace.apis import Embedder
 from mmonepeace.models import (
@@ -105,13 +106,24 @@ def attention_operations(depth: int, dim: int, tokens: int) -> int:
     return 4 * depth * dim * tokens**2
 
 
+@torch.no_grad()
+def operations_of(call: Callable[..., Any], *inputs: Any) -> int:
+    """Operations of the products and convolutions of a call."""
+    with FlopCounterMode(display=False) as counter:
+        call(*inputs)
+    return counter.get_total_flops()
+
+
 # ------------------------------------------------------------------------------------------- images
 
 
-def vit_operations(model: nn.Module, depth: int, dim: int, size: int, batch: int) -> float:
-    """Of the forward pass of a vision transformer with patches of 16 px; the stem is left out."""
-    tokens = (size // 16) ** 2 + 1
-    return batch * (
+def vit_operations(
+    model: nn.Module, stem: Callable[..., Any], images: Tensor, depth: int, dim: int
+) -> float:
+    """Of the forward pass of a vision transformer with patches of 16 px."""
+    batch, _, height, width = images.shape
+    tokens = (height // 16) * (width // 16) + 1
+    return operations_of(stem, images) + batch * (
         tokens * dense_operations(model, ("layers", "blocks", "encoder"))
         + attention_operations(depth, dim, tokens)
     )
@@ -150,7 +162,9 @@ def ours(
     model = OnePeace(args.arch, img_size=size, rpb=rpb, **options).to(args.device, dtype)
     images = torch.randn(batch, 3, size, size, device=args.device, dtype=dtype)
     arch = get_arch(args.arch)
-    operations = vit_operations(model, arch.depth, arch.embed_dim, size, batch)
+    operations = vit_operations(
+        model, lambda x: model.embed({"image": x}), images, arch.depth, arch.embed_dim
+    )
     if train:
         return Built(backward_of(model.train(), images), 3 * operations, dtype)
     return Built(inference_of(model.eval(), images), operations, dtype)
@@ -169,7 +183,9 @@ def timm_beit(
     model.forward = model.forward_features
     model = model.to(args.device, dtype).train(train)
     images = torch.randn(batch, 3, size, size, device=args.device, dtype=dtype)
-    operations = vit_operations(model, len(model.blocks), model.embed_dim, size, batch)
+    operations = vit_operations(
+        model, model.patch_embed, images, len(model.blocks), model.embed_dim
+    )
     if train:
         return Built(backward_of(model, images), 3 * operations, dtype)
     return Built(inference_of(model, images), operations, dtype)
@@ -180,7 +196,7 @@ def mmseg_beit(args: argparse.Namespace, size: int, batch: int, train: bool) -> 
     model = mmseg_models().BEiT(img_size=(size, size), embed_dims=768, num_layers=12, num_heads=12)
     model.to(args.device).train(train)
     images = torch.randn(batch, 3, size, size, device=args.device)
-    operations = vit_operations(model, 12, 768, size, batch)
+    operations = vit_operations(model, model.patch_embed, images, 12, 768)
     if train:
         return Built(backward_of(model, images), 3 * operations)
     return Built(inference_of(model, images), operations)
@@ -195,7 +211,7 @@ def transformers_beit(args: argparse.Namespace, size: int, batch: int, train: bo
     config = BeitConfig(image_size=size, use_relative_position_bias=True)
     beit = BeitModel(config, add_pooling_layer=False).to(args.device).train(train)
     images = torch.randn(batch, 3, size, size, device=args.device)
-    operations = vit_operations(beit, 12, 768, size, batch)
+    operations = vit_operations(beit, beit.embeddings, images, 12, 768)
     beit.forward = partial(beit.forward, return_dict=False)
     if train:
         return Built(backward_of(beit, images), 3 * operations)
@@ -305,7 +321,8 @@ def ragged(args: argparse.Namespace, modality: str, by_length: bool) -> Built:
     operations = sum(
         n * dense_operations(model, ("layers",))
         + attention_operations(arch.depth, arch.embed_dim, n)
-        for n in tokens
+        + operations_of(lambda x: model.embed({modality: x}), item[None].to(args.device))
+        for n, item in zip(tokens, items, strict=True)
     )
     return Built(run, operations)
 

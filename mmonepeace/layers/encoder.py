@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmonepeace.layers.attention import AnyBias, SelfAttention, is_eager_on_cpu
-from mmonepeace.layers.gated import gated_linear
+from mmonepeace.layers.gated import GatedWeights, gated_ffn
 from mmonepeace.layers.offset_attention import Keeping
 from mmonepeace.layers.tokens import Ragged, Tokens
 from mmonepeace.spec import LAYER_NORM_EPS, Arch
@@ -35,14 +35,22 @@ class GeGLU(nn.Module):
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """(B, L, D) -> (B, L, D)."""
-        gate, up = self.gate(x_BLD), self.up(x_BLD)
         # Layers that others put in the place of these have their own ways.
-        if is_eager_on_cpu(gate) and type(self.down) is nn.Linear:
+        plain = all(type(layer) is nn.Linear for layer in (self.gate, self.up, self.down))
+        if plain and is_eager_on_cpu(x_BLD) and not torch.is_autocast_enabled("cpu"):
             norm = self.norm if isinstance(self.norm, nn.LayerNorm) else None
-            return gated_linear(
-                gate, up, norm and (norm.weight, norm.bias), (self.down.weight, self.down.bias)
+            return gated_ffn(
+                x_BLD,
+                GatedWeights(
+                    self.gate.weight,
+                    self.up.weight,
+                    norm and norm.weight,
+                    norm and norm.bias,
+                    self.down.weight,
+                    self.down.bias,
+                ),
             )
-        return self.down(self.norm(F.gelu(gate) * up))
+        return self.down(self.norm(F.gelu(self.gate(x_BLD)) * self.up(x_BLD)))
 
 
 def _add(x: Tensor, found: Tensor, scale: Tensor | None, factor: float = 1) -> Tensor:
