@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import torch
 import torch.nn.functional as F
 from bench import PEAK_OPERATIONS, matrix_product, print_peak
-from workloads import Run, seconds
+from runs import Run, seconds
 
 from mmonepeace.layers.offset_attention import offset_attention
 from mmonepeace.layers.position import GridBias, num_rpb_rows

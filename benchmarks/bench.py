@@ -13,19 +13,20 @@ mmpretrain (and so mmdet) cannot be imported beside transformers 5.
 """
 
 import argparse
+import gc
 import json
 import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
-from workloads import Run, Workload, seconds, workloads
+from runs import Run, seconds
+from workloads import Workload, workloads
 
 _SIDE, _TIMES = 2048, 4  # of the matrices whose products are the peak
 PEAK_OPERATIONS = _TIMES * 2 * _SIDE**3
@@ -38,8 +39,8 @@ def matrix_product(dtype: torch.dtype, device: str) -> Run:
     return lambda: [a @ a for _ in range(_TIMES)]
 
 
-def measure(workload: Workload, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Time all ways in turns: a row for each."""
+def measure(workload: Workload, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Time all ways in turns: a row for each. Models are gone afterwards: memory is measured next."""
     built = {
         name: found
         for name, way in workload.ways.items()
@@ -54,22 +55,26 @@ def measure(workload: Workload, args: argparse.Namespace) -> Iterator[dict[str, 
             taken = seconds(run, args.device)
             if turn:  # warm-up
                 times[key].append(taken)
+    rows = []
     for name, found in built.items():
         middle = statistics.median(times[name])
         peak = PEAK_OPERATIONS / statistics.median(times[found.dtype])
         low, _, high = statistics.quantiles(times[name], n=4)
         speed = found.operations and found.operations / middle
-        yield {
-            "workload": workload.title,
-            "way": name,
-            "curve": workload.curve,
-            "seconds": middle,
-            "quartiles": [low, high],
-            "gflops": speed and speed / 1e9,
-            "peak_gflops": peak / 1e9,
-            "share": speed and speed / peak,
-            "dtype": str(found.dtype).removeprefix("torch."),
-        }
+        rows.append(
+            {
+                "workload": workload.title,
+                "way": name,
+                "curve": workload.curve,
+                "seconds": middle,
+                "quartiles": [low, high],
+                "gflops": speed and speed / 1e9,
+                "peak_gflops": peak / 1e9,
+                "share": speed and speed / peak,
+                "dtype": str(found.dtype).removeprefix("torch."),
+            }
+        )
+    return rows
 
 
 def wanted(way: str, args: argparse.Namespace) -> bool:
@@ -211,7 +216,9 @@ def main() -> None:
     names = args.only or [n for n, load in known.items() if load.quick or args.suite == "full"]
     rows = []
     for name in names:
-        for row in measure(known[name], args):
+        measured = measure(known[name], args)
+        gc.collect()  # what refers to itself
+        for row in measured:
             row["memory"] = memory_of(name, row["way"], args)
             rows.append(row)
             share = f", {row['share']:.0%} of the peak" if row["share"] else ""

@@ -3,11 +3,9 @@
 import argparse
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -15,9 +13,20 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np
 import torch
+from peers import mmseg_beit, mmseg_models, timm_beit, transformers_beit
 from pretrain_step import SeparatePretrainer
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from runs import (
+    Built,
+    Way,
+    attention_operations,
+    backward_of,
+    dense_operations,
+    inference_of,
+    is_fast,
+    operations_of,
+    vit_operations,
+)
+from torch import nn
 
 from mmonepeace.apis import Embedder
 from mmonepeace.models import (
@@ -30,46 +39,7 @@ from mmonepeace.models.onepeace import as_arguments
 from mmonepeace.registry import MODELS
 from mmonepeace.spec import LAYER_SCALE_INIT, SAMPLE_RATE, VOCAB_SIZE, get_arch, num_audio_frames
 
-Run = Callable[[], object]
 OUR_SEGMENTOR = "mmonepeace.EncoderDecoder"
-
-
-def seconds(run: Run, device: str) -> float:
-    """Of one call."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def is_fast(dtype: torch.dtype, device: str) -> bool:
-    """Whether the machine multiplies numbers of a dtype at least as fast as float32."""
-    small, taken = torch.randn(256, 256, device=device), []
-    for kind in (torch.float32, dtype):
-        a = small.to(kind)
-        a @ a
-        taken.append(min(seconds(lambda a=a: a @ a, device) for _ in range(3)))
-    return taken[1] <= taken[0]
-
-
-class Built(NamedTuple):
-    """What is ready to run.
-
-    Attributes:
-        run: once.
-        operations: of a run; None where they are not counted.
-        dtype: of the products.
-    """
-
-    run: Run
-    operations: float | None = None
-    dtype: torch.dtype = torch.float32
-
-
-Way = Callable[[argparse.Namespace], Built | None]
 
 
 class Workload(NamedTuple):
@@ -89,62 +59,7 @@ class Workload(NamedTuple):
     curve: tuple[str, int] | None = None
 
 
-# ------------------------------------------------------------------------------------- operations
-
-
-def dense_operations(model: nn.Module, prefixes: tuple[str, ...] = ("",)) -> int:
-    """Operations of the linear layers of a model for one token."""
-    return sum(
-        2 * module.weight.numel()
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.startswith(prefixes)
-    )
-
-
-def attention_operations(depth: int, dim: int, tokens: int) -> int:
-    """Operations of q k^T and of weights times values for one sequence."""
-    return 4 * depth * dim * tokens**2
-
-
-@torch.no_grad()
-def operations_of(call: Callable[..., Any], *inputs: Any) -> int:
-    """Operations of the products and convolutions of a call."""
-    with FlopCounterMode(display=False) as counter:
-        call(*inputs)
-    return counter.get_total_flops()
-
-
 # ------------------------------------------------------------------------------------------- images
-
-
-def vit_operations(
-    model: nn.Module, stem: Callable[..., Any], images: Tensor, depth: int, dim: int
-) -> float:
-    """Of the forward pass of a vision transformer with patches of 16 px."""
-    batch, _, height, width = images.shape
-    tokens = (height // 16) * (width // 16) + 1
-    return operations_of(stem, images) + batch * (
-        tokens * dense_operations(model, ("layers", "blocks", "encoder"))
-        + attention_operations(depth, dim, tokens)
-    )
-
-
-def backward_of(model: nn.Module, images: Tensor) -> Run:
-    """A step without the optimiser; gradients are there before it, as in all steps but the first."""
-    for parameter in model.parameters():
-        parameter.grad = torch.full_like(parameter, 0)
-
-    def run() -> None:
-        model.zero_grad(set_to_none=False)
-        out = model(images)
-        (out[0] if isinstance(out, (tuple, list)) else out).square().mean().backward()
-
-    return run
-
-
-def inference_of(model: nn.Module, *inputs: Any) -> Run:
-    """A forward pass. Not in inference mode: transformers keeps what it made there for training."""
-    return torch.no_grad()(lambda: model(*inputs))
 
 
 def ours(
@@ -168,67 +83,6 @@ def ours(
     if train:
         return Built(backward_of(model.train(), images), 3 * operations, dtype)
     return Built(inference_of(model.eval(), images), operations, dtype)
-
-
-def timm_beit(
-    args: argparse.Namespace, size: int, batch: int, train: bool, dtype: torch.dtype = torch.float32
-) -> Built | None:
-    """timm's BEiT of the base size, whose blocks have a table of relative positions each."""
-    try:
-        import timm
-    except ImportError:
-        return None
-    # features alone: no pooling, no classifier
-    model = timm.create_model("beit_base_patch16_224", img_size=size, num_classes=0)
-    model.forward = model.forward_features
-    model = model.to(args.device, dtype).train(train)
-    images = torch.randn(batch, 3, size, size, device=args.device, dtype=dtype)
-    operations = vit_operations(
-        model, model.patch_embed, images, len(model.blocks), model.embed_dim
-    )
-    if train:
-        return Built(backward_of(model, images), 3 * operations, dtype)
-    return Built(inference_of(model, images), operations, dtype)
-
-
-def mmseg_beit(args: argparse.Namespace, size: int, batch: int, train: bool) -> Built | None:
-    """mmsegmentation's BEiT of the base size."""
-    model = mmseg_models().BEiT(img_size=(size, size), embed_dims=768, num_layers=12, num_heads=12)
-    model.to(args.device).train(train)
-    images = torch.randn(batch, 3, size, size, device=args.device)
-    operations = vit_operations(model, model.patch_embed, images, 12, 768)
-    if train:
-        return Built(backward_of(model, images), 3 * operations)
-    return Built(inference_of(model, images), operations)
-
-
-def transformers_beit(args: argparse.Namespace, size: int, batch: int, train: bool) -> Built | None:
-    """The BEiT of transformers, of the base size, with a table of relative positions each block."""
-    try:
-        from transformers import BeitConfig, BeitModel
-    except ImportError:
-        return None
-    config = BeitConfig(image_size=size, use_relative_position_bias=True)
-    beit = BeitModel(config, add_pooling_layer=False).to(args.device).train(train)
-    images = torch.randn(batch, 3, size, size, device=args.device)
-    operations = vit_operations(beit, beit.embeddings, images, 12, 768)
-    beit.forward = partial(beit.forward, return_dict=False)
-    if train:
-        return Built(backward_of(beit, images), 3 * operations)
-    return Built(inference_of(beit, images), operations)
-
-
-def mmseg_models() -> ModuleType:
-    """mmseg.models. It imports mmpretrain where that is installed, which transformers 5 breaks."""
-    hidden = sys.modules.get("transformers")
-    sys.modules["transformers"] = None
-    try:
-        import mmseg.models
-    finally:
-        del sys.modules["transformers"]
-        if hidden:
-            sys.modules["transformers"] = hidden
-    return mmseg.models
 
 
 def upernet(args: argparse.Namespace, kind: str = OUR_SEGMENTOR) -> nn.Module:
@@ -380,19 +234,25 @@ def pretraining_step(args: argparse.Namespace, stage: str, as_official: bool) ->
     return Built(run)
 
 
-def embedder(args: argparse.Namespace, modality: str, from_files: bool) -> Built:
-    """16 pictures of 640 x 480 px, or 8 sounds of 2 to 9 s, from files or from memory."""
+def embedder(
+    args: argparse.Namespace,
+    modality: str,
+    from_files: bool = True,
+    size: tuple[int, int] = (640, 480),
+    **options: Any,
+) -> Built:
+    """16 pictures of a size, or 8 sounds of 2 to 9 s, from files or from memory."""
     model = OnePeaceRetriever(
         dict(arch=args.arch, modalities=(modality,), final_norm=True, layer_scale_init=0.1)
     )
-    encoder = Embedder(model.to(args.device), progress=False, batch_size=8)
+    encoder = Embedder(model.to(args.device), progress=False, batch_size=8, **options)
     folder = tempfile.TemporaryDirectory()
     if modality == "image":
         from PIL import Image
 
         random = np.random.default_rng(0)
         items = [random.integers(0, 255, (15, 20, 3), np.uint8) for _ in range(16)]
-        items = [np.asarray(Image.fromarray(x).resize((640, 480))) for x in items]
+        items = [np.asarray(Image.fromarray(x).resize(size)) for x in items]
     else:
         items = [torch.randn(n * SAMPLE_RATE).numpy() * 0.1 for n in range(2, 10)]
     encode = getattr(encoder, f"encode_{modality}")
@@ -476,7 +336,7 @@ def workloads(batch: int) -> Mapping[str, Workload]:
             "mmseg's window": partial(sliding_window, kind="mmseg.EncoderDecoder"),
         },
     )
-    for modality, what in (("image", "16 pictures"), ("audio", "8 sounds")):
+    for modality, what in (("image", "16 pictures of 640 x 480 px"), ("audio", "8 sounds")):
         found[f"embedder-{modality}"] = Workload(
             f"Embedder, {what}",
             {
@@ -484,6 +344,11 @@ def workloads(batch: int) -> Mapping[str, Workload]:
                 "ours, from memory": partial(embedder, modality=modality, from_files=False),
             },
         )
+    photos = partial(embedder, modality="image", size=(4000, 3000))
+    found["embedder-photos"] = Workload(
+        "Embedder, 16 JPEG files of 12 megapixels",
+        {"ours": photos, "ours, fast_jpeg": partial(photos, fast_jpeg=True)},
+    )
     for size in (256, 512, 768, 1024):
         tokens = (size // 16) ** 2 + 1
         found[f"tokens-{tokens}"] = Workload(

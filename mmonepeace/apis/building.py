@@ -18,7 +18,7 @@ from mmonepeace.apis.index import EmbeddingIndex
 # What the embedding of an item depends on, beside the item; keys of the index's `meta`.
 SETTINGS = {
     "text": ("fingerprint", "dtype", "tokenizer_fingerprint"),
-    "image": ("fingerprint", "dtype", "image_size", "keep_ratio"),
+    "image": ("fingerprint", "dtype", "image_size", "keep_ratio", "fast_jpeg"),
     "audio": ("fingerprint", "dtype", "window_seconds", "hop_seconds"),
 }
 PART_SECONDS = 10.0  # of work, which is what a killed run loses
@@ -56,6 +56,7 @@ def settings(embedder: Embedder) -> dict[str, str]:
         "dtype": str(embedder.model.logit_scale.dtype).removeprefix("torch."),
         "image_size": embedder.image_size or "",
         "keep_ratio": int(embedder.keep_ratio),
+        "fast_jpeg": int(embedder.fast_jpeg),
         "window_seconds": window,
         "hop_seconds": hop,
         "tokenizer_fingerprint": "",
@@ -185,6 +186,7 @@ def embedder_of(
         tokenizer=tokenizer or meta.get("tokenizer"),
         image_size=int(meta["image_size"] or 0) or None,
         keep_ratio=meta["keep_ratio"] == "1",
+        fast_jpeg=meta.get("fast_jpeg") == "1",
         window_seconds=float(meta["window_seconds"]),
         hop_seconds=float(meta["hop_seconds"]),
     )

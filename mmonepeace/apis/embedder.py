@@ -85,6 +85,8 @@ class Embedder:
         image_size: side of the square that images are resized to, in pixels; None takes the size
             that the model keeps its positions for.
         keep_ratio: resize to about as many pixels without squashing.
+        fast_jpeg: decode large JPEG files at a part of their size, see `image_io.to_rgb`; pixels, and
+            so embeddings, change a little.
         batch_size: pieces in one forward pass.
         window_seconds: longer sounds are cut into windows of this length, at most 20.48; None takes
             that of the clips which the model was trained on, 15 for the released ones.
@@ -101,6 +103,7 @@ class Embedder:
         *,
         image_size: int | None = None,
         keep_ratio: bool = False,
+        fast_jpeg: bool = False,
         batch_size: int = 32,
         window_seconds: float | None = None,
         hop_seconds: float | None = None,
@@ -113,6 +116,7 @@ class Embedder:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.keep_ratio = keep_ratio
+        self.fast_jpeg = fast_jpeg
         self.batch_size = batch_size
         self.output = output
         self.progress = progress
@@ -337,8 +341,9 @@ class Embedder:
     # ------------------------------------------------------------------------- one item at a time
 
     def _load_image(self, image: ImageLike) -> list[Tensor]:
-        picture = image_io.resize(image_io.to_rgb(image), self.image_size, self.keep_ratio)
-        return [image_io.to_tensor(picture)]
+        at_least = image_io.fast_sides(self.image_size) if self.fast_jpeg else None
+        picture = image_io.to_rgb(image, at_least)
+        return [image_io.to_tensor(image_io.resize(picture, self.image_size, self.keep_ratio))]
 
     def _load_text(self, text: str) -> list[Tensor]:
         if self.tokenizer is None:

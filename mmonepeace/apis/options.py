@@ -23,6 +23,9 @@ def add_model_options(parser: ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=positive, default=32)
     parser.add_argument("--image-size", type=positive, help="pixels; default: the model's own")
     parser.add_argument("--keep-ratio", action="store_true", help="do not squash to a square")
+    parser.add_argument(
+        "--fast-jpeg", action="store_true", help="decode large JPEG files at a part of their size"
+    )
 
 
 QUERY = {"text": "TEXT", "image": "FILE", "audio": "FILE"}
@@ -52,6 +55,7 @@ def build_embedder(path: str | Path, args: Namespace, **options: Any) -> Embedde
         batch_size=args.batch_size,
         image_size=args.image_size,
         keep_ratio=args.keep_ratio,
+        fast_jpeg=args.fast_jpeg,
         **options,
     )
 

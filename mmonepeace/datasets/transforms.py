@@ -71,6 +71,8 @@ class LoadImage(BaseTransform):
         crop_scale: for training, cut out a random rectangle with this share of the area, from and
             to; pretraining has (0.9, 1.0). None takes the whole picture.
         crop_ratio: its width divided by its height, from and to.
+        fast_jpeg: decode large JPEG files at a part of their size, see `image_io.to_rgb`; pixels
+            change a little.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class LoadImage(BaseTransform):
         keep_ratio: bool = False,
         crop_scale: tuple[float, float] | None = None,
         crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        fast_jpeg: bool = False,
     ) -> None:
         for name, limits in (("crop_scale", crop_scale or (1, 1)), ("crop_ratio", crop_ratio)):
             low, high = limits
@@ -88,11 +91,16 @@ class LoadImage(BaseTransform):
         self.keep_ratio = keep_ratio
         self.crop_scale = crop_scale
         self.crop_ratio = crop_ratio
+        self.at_least = None
+        if fast_jpeg:
+            # What is cut out must be large enough.
+            share = min(1, crop_scale[0]) if crop_scale else 1
+            self.at_least = math.ceil(image_io.fast_sides(size) / math.sqrt(share))
 
     def transform(self, results: Results) -> Results:
         """Add `inputs["image"]`."""
         _, source = _first(results, "img_path", "img")
-        image = image_io.to_rgb(source)
+        image = image_io.to_rgb(source, self.at_least)
         if self.crop_scale:
             rng = generator(results, self)
             image = image.crop(_crop_box(rng, image.size, self.crop_scale, self.crop_ratio))

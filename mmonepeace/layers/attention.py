@@ -99,7 +99,7 @@ def _suits_blocks(q_BHLd: Tensor, bias: AnyBias) -> bool:
 
 
 def _blocks(q: Tensor, k: Tensor, v: Tensor, bias: AnyBias, scale: float | None) -> Tensor:
-    if isinstance(bias, GridBias):
+    if isinstance(bias, GridBias) and 0 not in bias.grid:  # CLS alone has no offsets
         return offset_attention(q, k, v, bias, scale)
     return _sdpa(q, k, v, bias, scale)
 

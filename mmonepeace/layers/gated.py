@@ -100,11 +100,8 @@ class _GatedFFN(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient_ND: Tensor) -> tuple[Tensor | None, ...]:
         x_ND, gate, up, gate_weight, up_weight, norm, norm_bias, down = ctx.saved_tensors
-        hidden, dgate, dup = (
-            torch.empty_like(gate),
-            torch.empty_like(gate),
-            _product(gradient_ND, down),
-        )
+        hidden, dgate = torch.empty_like(gate), torch.empty_like(gate)
+        dup = _product(gradient_ND, down)
         dnorm = None if norm is None else torch.zeros(2, len(norm), dtype=gate.dtype)
         for rows in _pieces(gate):
             gelu = F.gelu(gate[rows])
@@ -124,7 +121,7 @@ class _GatedFFN(torch.autograd.Function):
             torch.mul(dproduct, gelu, out=dup[rows])
         wants_x, wants_gate, wants_up, _, _, wants_down, _ = ctx.needs_input_grad
         return (
-            torch.addmm(dgate @ gate_weight, dup, up_weight) if wants_x else None,
+            (dgate @ gate_weight).addmm_(dup, up_weight) if wants_x else None,
             dgate.T @ x_ND if wants_gate else None,
             dup.T @ x_ND if wants_up else None,
             *(dnorm if dnorm is not None else (None, None)),

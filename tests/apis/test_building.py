@@ -173,6 +173,7 @@ def test_a_stopped_run_goes_on(watched, data, monkeypatch):
         ({}, {}),
         ({"image_size": 32}, {"image": 6}),
         ({"keep_ratio": True}, {"image": 6}),
+        ({"fast_jpeg": True}, {"image": 6}),
         ({"window_seconds": 0.3, "hop_seconds": 0.3}, {"audio": 4}),
         ({"dtype": "bf16"}, {"text": 4, "image": 6, "audio": 4}),
     ],
@@ -246,7 +247,13 @@ def test_embeddings_that_overflow_are_left_out(embedder, data, monkeypatch):
 
 def test_the_model_of_an_index_is_found_and_checked(embedder, checkpoint_file, data, tmp_path):
     out = data / "i.safetensors"
-    options = {"image_size": 32, "keep_ratio": True, "window_seconds": 0.5, "hop_seconds": 0.25}
+    options = {
+        "image_size": 32,
+        "keep_ratio": True,
+        "fast_jpeg": True,
+        "window_seconds": 0.5,
+        "hop_seconds": 0.25,
+    }
     made = Embedder.from_checkpoint(checkpoint_file, device="cpu", dtype="bf16", **options)
     build_index(made, out, sources(data), {"checkpoint": str(checkpoint_file)})
     index = EmbeddingIndex.load(out)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mmonepeace.datasets.image_io import ImageError, resize, to_rgb, to_tensor
+from mmonepeace.datasets.image_io import ImageError, fast_sides, resize, to_rgb, to_tensor
 
 
 def pixels(*shape):
@@ -130,3 +130,34 @@ def test_sizes_below_one_pixel_are_refused():
     for size in (0, (16, -1)):
         with pytest.raises(ValueError, match="at least 1"):
             resize(Image.new("RGB", (4, 4)), size)
+
+
+def photograph(path, size=(800, 600), **options):
+    """Smooth waves, as a file; JPEG hardly changes them."""
+    y, x = np.mgrid[: size[1], : size[0]] / 40
+    waves = [np.sin(x), np.cos(y), np.sin(x + y)]
+    image = Image.fromarray(np.rint(127 + 100 * np.stack(waves, 2)).astype(np.uint8))
+    image.save(path, quality=95, **options)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("at_least", "size"),
+    [(76, (200, 150)), (75, (100, 75)), (300, (400, 300)), (301, (800, 600)), (None, (800, 600))],
+)
+def test_jpeg_files_may_be_decoded_at_a_part_of_their_size(tmp_path, at_least, size):
+    path = photograph(tmp_path / "p.jpg")
+    assert to_rgb(path, at_least).size == to_rgb(path.read_bytes(), at_least).size == size
+    assert to_rgb(photograph(tmp_path / "p.png"), at_least).size == (800, 600)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_fast_decoding_changes_resized_pixels_a_little(tmp_path, turned):
+    exif = Image.Exif()
+    if turned:
+        exif[0x0112] = 6
+    path = photograph(tmp_path / "p.jpg", (2000, 1200), exif=exif)
+    whole, fast = to_rgb(path), to_rgb(path, fast_sides(64))
+    assert fast.size == ((150, 250) if turned else (250, 150))
+    difference = to_tensor(resize(whole, 64)).float() - to_tensor(resize(fast, 64))
+    assert difference.abs().mean() < 2

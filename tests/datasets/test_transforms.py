@@ -107,6 +107,18 @@ def test_kept_ratio_reaches_the_image(files):
     assert image.shape[1] < image.shape[2]
 
 
+@pytest.mark.parametrize(("crop_scale", "at_least"), [(None, 128), ((0.25, 1.0), 256)])
+def test_fast_jpeg_decodes_twice_what_is_needed(tmp_path, monkeypatch, crop_scale, at_least):
+    path, asked, read = tmp_path / "large.jpg", [], image_io.to_rgb
+    Image.new("RGB", (2400, 1600), (200, 10, 90)).save(path)
+    monkeypatch.setattr(image_io, "to_rgb", lambda *args: asked.append(args) or read(*args))
+    for fast in (True, False):
+        transform = LoadImage(64, crop_scale=crop_scale, fast_jpeg=fast)
+        image = transform({"img_path": str(path), "seed": (0,)})["inputs"]["image"]
+        assert image.shape == (3, 64, 64)
+    assert asked == [(str(path), at_least), (str(path), None)]
+
+
 def test_cleaning_is_a_choice(files):
     path = files / "tokenizer.json"
     hub, dataset = (Tokenize(path, cleaning=c) for c in ("hub", "dataset"))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmonepeace.layers.attention import _score_mod, attend
-from mmonepeace.layers.position import GridBias, num_rpb_rows
+from mmonepeace.layers.position import GridBias, RelativePositionBias1D, num_rpb_rows
 from mmonepeace.layers.tokens import Ragged
 from mmonepeace.models import OnePeace
 
@@ -50,6 +50,13 @@ def assert_like_eager(backend, kind, values=16, device="cpu"):
 @pytest.mark.parametrize("backend", ["auto", "blocks", "sdpa"])
 def test_backends_give_the_same_values_and_gradients(backend, kind, values):
     assert_like_eager(backend, kind, values)
+
+
+@pytest.mark.parametrize("backend", ["auto", "blocks", "sdpa", "eager"])
+def test_a_cls_token_alone_attends_to_itself(backend):
+    bias = RelativePositionBias1D(4, 3, 1)(1, 0, torch.float32)
+    q, k, v = torch.randn(3, 2, 3, 1, 16).unbind()
+    torch.testing.assert_close(attend(q, k, v, bias, backend=backend), v)
 
 
 @needs_cuda

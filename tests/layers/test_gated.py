@@ -26,9 +26,7 @@ def plain(x, weights):
 @pytest.fixture(params=[(1, 1, 1), (30, 4, 5), (1 << 19, 1024, 512)], ids=["one", "some", "all"])
 def pieces(request, monkeypatch):
     """Numbers, columns and tokens that are done at once."""
-    for name, value in zip(
-        ("_PIECE_NUMBERS", "_COLUMNS", "_TOKENS"), request.param, strict=True
-    ):
+    for name, value in zip(("_PIECE_NUMBERS", "_COLUMNS", "_TOKENS"), request.param, strict=True):
         monkeypatch.setattr(module, name, value)
 
 
