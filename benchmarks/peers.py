@@ -6,7 +6,7 @@ from functools import partial
 from types import ModuleType
 
 import torch
-from runs import Built, backward_of, inference_of, vit_operations
+from runs import Built, vit_run
 
 
 def timm_beit(
@@ -20,25 +20,17 @@ def timm_beit(
     # features alone: no pooling, no classifier
     model = timm.create_model("beit_base_patch16_224", img_size=size, num_classes=0)
     model.forward = model.forward_features
-    model = model.to(args.device, dtype).train(train)
+    model = model.to(args.device, dtype)
     images = torch.randn(batch, 3, size, size, device=args.device, dtype=dtype)
-    operations = vit_operations(
-        model, model.patch_embed, images, len(model.blocks), model.embed_dim
-    )
-    if train:
-        return Built(backward_of(model, images), 3 * operations, dtype)
-    return Built(inference_of(model, images), operations, dtype)
+    return vit_run(model, model.patch_embed, images, len(model.blocks), model.embed_dim, train)
 
 
 def mmseg_beit(args: argparse.Namespace, size: int, batch: int, train: bool) -> Built | None:
     """mmsegmentation's BEiT of the base size."""
     model = mmseg_models().BEiT(img_size=(size, size), embed_dims=768, num_layers=12, num_heads=12)
-    model.to(args.device).train(train)
+    model.to(args.device)
     images = torch.randn(batch, 3, size, size, device=args.device)
-    operations = vit_operations(model, model.patch_embed, images, 12, 768)
-    if train:
-        return Built(backward_of(model, images), 3 * operations)
-    return Built(inference_of(model, images), operations)
+    return vit_run(model, model.patch_embed, images, 12, 768, train)
 
 
 def transformers_beit(args: argparse.Namespace, size: int, batch: int, train: bool) -> Built | None:
@@ -48,13 +40,10 @@ def transformers_beit(args: argparse.Namespace, size: int, batch: int, train: bo
     except ImportError:
         return None
     config = BeitConfig(image_size=size, use_relative_position_bias=True)
-    beit = BeitModel(config, add_pooling_layer=False).to(args.device).train(train)
+    beit = BeitModel(config, add_pooling_layer=False).to(args.device)
     images = torch.randn(batch, 3, size, size, device=args.device)
-    operations = vit_operations(beit, beit.embeddings, images, 12, 768)
     beit.forward = partial(beit.forward, return_dict=False)
-    if train:
-        return Built(backward_of(beit, images), 3 * operations)
-    return Built(inference_of(beit, images), operations)
+    return vit_run(beit, beit.embeddings, images, 12, 768, train)
 
 
 def mmseg_models() -> ModuleType:

@@ -72,18 +72,6 @@ def operations_of(call: Callable[..., Any], *inputs: Any) -> int:
     return counter.get_total_flops()
 
 
-def vit_operations(
-    model: nn.Module, stem: Callable[..., Any], images: Tensor, depth: int, dim: int
-) -> float:
-    """Of the forward pass of a vision transformer with patches of 16 px."""
-    batch, _, height, width = images.shape
-    tokens = (height // 16) * (width // 16) + 1
-    return operations_of(stem, images) + batch * (
-        tokens * dense_operations(model, ("layers", "blocks", "encoder"))
-        + attention_operations(depth, dim, tokens)
-    )
-
-
 def backward_of(model: nn.Module, images: Tensor) -> Run:
     """A step without the optimiser; gradients are there before it, as in all steps but the first."""
     for parameter in model.parameters():
@@ -100,3 +88,24 @@ def backward_of(model: nn.Module, images: Tensor) -> Run:
 def inference_of(model: nn.Module, *inputs: Any) -> Run:
     """A forward pass. Not in inference mode: transformers keeps what it made there for training."""
     return torch.no_grad()(lambda: model(*inputs))
+
+
+def vit_run(
+    model: nn.Module,
+    stem: Callable[..., Any],
+    images: Tensor,
+    depth: int,
+    dim: int,
+    train: bool,
+) -> Built:
+    """A step or a forward pass of a vision transformer with patches of 16 px."""
+    batch, _, height, width = images.shape
+    tokens = (height // 16) * (width // 16) + 1
+    operations = operations_of(stem, images) + batch * (
+        tokens * dense_operations(model, ("layers", "blocks", "encoder"))
+        + attention_operations(depth, dim, tokens)
+    )
+    model.train(train)  # mmseg's gives nothing back
+    if train:
+        return Built(backward_of(model, images), 3 * operations, images.dtype)
+    return Built(inference_of(model, images), operations, images.dtype)

@@ -19,16 +19,16 @@ from runs import (
     Built,
     Way,
     attention_operations,
-    backward_of,
     dense_operations,
     inference_of,
     is_fast,
     operations_of,
-    vit_operations,
+    vit_run,
 )
-from torch import nn
+from torch import Tensor, nn
 
 from mmonepeace.apis import Embedder
+from mmonepeace.layers.tokens import Tokens
 from mmonepeace.models import (
     MultimodalDataPreprocessor,
     OnePeace,
@@ -77,12 +77,11 @@ def ours(
     model = OnePeace(args.arch, img_size=size, rpb=rpb, **options).to(args.device, dtype)
     images = torch.randn(batch, 3, size, size, device=args.device, dtype=dtype)
     arch = get_arch(args.arch)
-    operations = vit_operations(
-        model, lambda x: model.embed({"image": x}), images, arch.depth, arch.embed_dim
-    )
-    if train:
-        return Built(backward_of(model.train(), images), 3 * operations, dtype)
-    return Built(inference_of(model.eval(), images), operations, dtype)
+
+    def stem(x: Tensor) -> Tokens:
+        return model.embed({"image": x})
+
+    return vit_run(model, stem, images, arch.depth, arch.embed_dim, train)
 
 
 def upernet(args: argparse.Namespace, kind: str = OUR_SEGMENTOR) -> nn.Module:

@@ -1,9 +1,8 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.conftest import ROOT
 
 
 def test_bench_times_every_way_of_the_workloads_and_writes_table_numbers_and_picture(tmp_path):

@@ -83,7 +83,7 @@ def fast_sides(size: int | tuple[int, int]) -> int:
 
     Below that the decoder's plain averaging would show beside the bicubic filter.
     """
-    return 2 * max(size if isinstance(size, tuple) else (size,))
+    return 2 * (size if isinstance(size, int) else max(size))
 
 
 def to_tensor(image: Image.Image) -> Tensor:

@@ -7,7 +7,7 @@ from PIL import Image
 
 from mmonepeace import checkpoint
 from mmonepeace.apis import Embedder, combine, similarity
-from mmonepeace.datasets import audio_io
+from mmonepeace.datasets import audio_io, image_io
 from tests.apis.conftest import TEXTS
 from tests.checkpoint import official
 
@@ -53,6 +53,17 @@ def test_images_of_different_shapes_keep_their_ratio_and_mix(checkpoint_file):
     both = embedder.encode_image([wide, high, wide])
     np.testing.assert_allclose(both[0], both[2], atol=1e-5)
     np.testing.assert_allclose(both[1], embedder.encode_image([high])[0], atol=1e-5)
+
+
+def test_fast_jpeg_embeds_what_is_decoded_at_a_part_of_its_size(checkpoint_file, tmp_path):
+    path, noise = tmp_path / "large.jpg", np.random.default_rng(0)
+    Image.fromarray(noise.integers(0, 256, (600, 800, 3), np.uint8)).save(path)
+    plain = load(checkpoint_file, image_size=32)
+    fast = load(checkpoint_file, image_size=32, fast_jpeg=True).encode_image([path])
+    reduced = image_io.to_rgb(path, 64)
+    assert reduced.size == (100, 75)
+    np.testing.assert_allclose(fast, plain.encode_image([reduced]), atol=1e-6)
+    assert np.abs(fast - plain.encode_image([path])).max() > 1e-5
 
 
 def test_windows_are_as_long_as_the_clips_of_training(checkpoint_file):

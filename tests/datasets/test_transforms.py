@@ -113,7 +113,7 @@ def test_fast_jpeg_decodes_twice_what_is_needed(tmp_path, monkeypatch, crop_scal
     Image.new("RGB", (2400, 1600), (200, 10, 90)).save(path)
     monkeypatch.setattr(image_io, "to_rgb", lambda *args: asked.append(args) or read(*args))
     for fast in (True, False):
-        transform = LoadImage(64, crop_scale=crop_scale, fast_jpeg=fast)
+        transform = LoadImage([64, 64], crop_scale=crop_scale, fast_jpeg=fast)
         image = transform({"img_path": str(path), "seed": (0,)})["inputs"]["image"]
         assert image.shape == (3, 64, 64)
     assert asked == [(str(path), at_least), (str(path), None)]

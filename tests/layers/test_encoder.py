@@ -29,6 +29,25 @@ def test_geglu_gates_with_the_exact_gelu():
     torch.testing.assert_close(ffn(x), ffn.down(ffn.norm(hidden)))
 
 
+def test_geglu_calls_layers_that_others_put_in():
+    class Raised(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x) + 1
+
+    ffn, x = GeGLU(Arch(8, 1, 1, 10)), torch.randn(2, 3, 8)
+    expected = ffn.down(ffn.norm(torch.nn.functional.gelu(ffn.gate(x)) * (ffn.up(x) + 1)))
+    ffn.up.__class__ = Raised
+    torch.testing.assert_close(ffn(x), expected)
+
+
+def test_geglu_computes_in_the_dtype_of_autocast():
+    ffn, x = GeGLU(Arch(8, 1, 1, 10)), torch.randn(2, 3, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = ffn(x)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), ffn(x), rtol=0.1, atol=0.05)
+
+
 def test_permuting_a_batch_permutes_the_output():
     encoder = FusionEncoder.of(ARCH, ["image"], layer_scale_init=0.5).eval()
     tokens = make_tokens(4)
