@@ -1,5 +1,7 @@
 """The processes of a run."""
 
+import atexit
+import os
 import sys
 from typing import NoReturn
 
@@ -9,8 +11,15 @@ from torch import distributed as dist
 def end(code: int) -> NoReturn:
     """End a tool with an exit status, and leave the other processes of its run first.
 
-    A process that ends with the group's threads still running aborts now and then.
+    Threads of gloo outlive their group. One that lets go of a tensor while Python takes itself
+    down aborts the process, and a run that has done all its work counts as failed (PyTorch issue
+    190489). So one of several processes ends without taking Python down, after all that was
+    registered for the exit.
     """
     if dist.is_initialized():
         dist.destroy_process_group()
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)

@@ -13,6 +13,7 @@ from torch import multiprocessing as mp
 
 from mmonepeace.engine import BFloat16OptimWrapper
 from mmonepeace.engine.accumulation import accumulated_step
+from mmonepeace.engine.processes import end
 from mmonepeace.engine.runner import EndlessTrainLoop
 from mmonepeace.models import OnePeacePretrainer, OnePeaceRetriever
 from mmonepeace.models.pretrainer import STAGES
@@ -286,24 +287,20 @@ CASES = {
 def _rank(rank, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
-    try:
-        for name, (wrap, gather, number, micro_batch_size) in CASES.items():
-            data = samples(number=number)
-            data = take(data, slice(rank * number // 2, (rank + 1) * number // 2))
-            model, exchanged = build(gather=gather, equal_texts_match=True), []
-            wrapped = MMDistributedDataParallel(model) if wrap == "ddp" else _shard(model)
-            if wrap == "ddp":
-                wrapped.register_comm_hook(exchanged, _count_and_average)
-            _, gradients = step(model, data, micro_batch_size, wrapped=wrapped)
-            # Once each, whatever the buckets of the wrapper are.
-            assert sum(exchanged) in (0, sum(x.numel() for x in gradients.values()))
-            gradients = {
-                n: getattr(g, "full_tensor", lambda g=g: g)() for n, g in gradients.items()
-            }
-            if rank == 0:
-                torch.save(gradients, f"{folder}/{name}.pt")
-    finally:
-        dist.destroy_process_group()
+    for name, (wrap, gather, number, micro_batch_size) in CASES.items():
+        data = samples(number=number)
+        data = take(data, slice(rank * number // 2, (rank + 1) * number // 2))
+        model, exchanged = build(gather=gather, equal_texts_match=True), []
+        wrapped = MMDistributedDataParallel(model) if wrap == "ddp" else _shard(model)
+        if wrap == "ddp":
+            wrapped.register_comm_hook(exchanged, _count_and_average)
+        _, gradients = step(model, data, micro_batch_size, wrapped=wrapped)
+        # Once each, whatever the buckets of the wrapper are.
+        assert sum(exchanged) in (0, sum(x.numel() for x in gradients.values()))
+        gradients = {n: getattr(g, "full_tensor", lambda g=g: g)() for n, g in gradients.items()}
+        if rank == 0:
+            torch.save(gradients, f"{folder}/{name}.pt")
+    end(0)
 
 
 def _count_and_average(synchronised, bucket):

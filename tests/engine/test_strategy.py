@@ -11,6 +11,7 @@ from torch import multiprocessing as mp
 from torch.distributed.tensor import DTensor
 
 from mmonepeace.engine import BFloat16OptimWrapper, FSDP2Strategy, preflight
+from mmonepeace.engine.processes import end
 from mmonepeace.registry import MODELS
 
 WORLD = 3  # does not divide most of the rows
@@ -114,7 +115,7 @@ def work(rank, folder):
         build_strategy(folder, param_dtype="float16")
     with pytest.raises(TypeError, match=r"runner_type='mmonepeace\.PretrainRunner'"):
         half.save_checkpoint("x.pth")
-    dist.destroy_process_group()
+    end(0)
 
 
 @pytest.fixture(scope="module")

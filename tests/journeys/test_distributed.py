@@ -60,15 +60,15 @@ def options(work_dir, *more, config=()):
 WORKER = """
 import json, os, runpy, sys
 import torch
+from mmonepeace.engine.processes import end
 torch.set_num_threads(1)
 for port, arguments in json.loads(sys.argv[1]):
     os.environ["MASTER_PORT"] = str(port)
     sys.argv = arguments
-    try:
-        runpy.run_path(arguments[0], run_name="__main__")
-    except SystemExit as end:
-        if end.code:
-            raise
+    if code := runpy.run_path(arguments[0])["main"]():
+        break
+    torch.distributed.destroy_process_group()
+end(code)
 """
 
 
