@@ -7,9 +7,10 @@ All ways of a workload run in turns in one process, with a matrix product of the
 them, whose speed is the peak that shares refer to. Memory is what a process of its own holds above
 its weights (and gradients) at most. Operations are those of linear layers, convolutions and attention in
 the forward pass, and twice that for the backward pass; what is computed again, and padding do not
-count. Makes a table, with --json all numbers, with --plot a picture of the curves. Peers that are
-not installed are left out; install timm and transformers in an environment of their own, since
-mmpretrain (and so mmdet) cannot be imported beside transformers 5.
+count. Of pretraining steps and sliding windows, those that ours computes are counted. Makes a table,
+with --json all numbers, with --plot a picture of the curves. Peers that are not installed are left
+out; install timm and transformers in an environment of their own, since mmpretrain (and so mmdet)
+cannot be imported beside transformers 5.
 """
 
 import argparse
@@ -60,7 +61,8 @@ def measure(workload: Workload, args: argparse.Namespace) -> list[dict[str, Any]
         middle = statistics.median(times[name])
         peak = PEAK_OPERATIONS / statistics.median(times[found.dtype])
         low, _, high = statistics.quantiles(times[name], n=4)
-        speed = found.operations and found.operations / middle
+        operations = found.operations() if callable(found.operations) else found.operations
+        speed = operations and operations / middle
         rows.append(
             {
                 "workload": workload.title,

@@ -7,9 +7,20 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_flop_formula
 
 Run = Callable[[], object]
+
+aten = torch.ops.aten
+for unknown, known in {  # to the counter of operations
+    aten.addmm_: aten.addmm,
+    aten.baddbmm_: aten.baddbmm,
+    aten._scaled_dot_product_flash_attention_for_cpu: aten._scaled_dot_product_flash_attention,
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        aten._scaled_dot_product_flash_attention_backward
+    ),
+}.items():
+    register_flop_formula(unknown, get_raw=True)(flop_registry[known])
 
 
 def seconds(run: Run, device: str) -> float:
@@ -38,12 +49,12 @@ class Built(NamedTuple):
 
     Attributes:
         run: once.
-        operations: of a run; None where they are not counted.
+        operations: of a run, or what counts them; None where they are not counted.
         dtype: of the products.
     """
 
     run: Run
-    operations: float | None = None
+    operations: float | Callable[[], float] | None = None
     dtype: torch.dtype = torch.float32
 
 
@@ -64,9 +75,8 @@ def attention_operations(depth: int, dim: int, tokens: int) -> int:
     return 4 * depth * dim * tokens**2
 
 
-@torch.no_grad()
 def operations_of(call: Callable[..., Any], *inputs: Any) -> int:
-    """Operations of the products and convolutions of a call."""
+    """Operations of the products, convolutions and attention that a call computes."""
     with FlopCounterMode(display=False) as counter:
         call(*inputs)
     return counter.get_total_flops()

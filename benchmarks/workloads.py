@@ -126,7 +126,8 @@ def sliding_window(args: argparse.Namespace, kind: str) -> Built:
     images = torch.randn(1, 3, 1024, 2048, device=args.device)
     size = images.shape[-2:]
     meta = dict(ori_shape=size, img_shape=size, pad_shape=size, padding_size=[0] * 4)
-    return Built(inference_of(model.predict, images, [SegDataSample(metainfo=meta)]))
+    run = inference_of(model.predict, images, [SegDataSample(metainfo=meta)])
+    return Built(run, partial(operations_of, run) if kind == OUR_SEGMENTOR else None)
 
 
 # ----------------------------------------------------------------------------------- text and audio
@@ -230,7 +231,7 @@ def pretraining_step(args: argparse.Namespace, stage: str, as_official: bool) ->
         losses = model(data["inputs"], keeps=data["keeps"], mode="loss")
         model.parse_losses(losses)[0].backward()
 
-    return Built(run)
+    return Built(run, None if as_official else partial(operations_of, run))
 
 
 def embedder(

@@ -1,7 +1,12 @@
+import importlib
 import json
 import subprocess
 import sys
 
+import pytest
+import torch
+
+from mmonepeace.models import OnePeace
 from tests.conftest import ROOT
 
 
@@ -28,3 +33,20 @@ def test_an_unknown_workload_is_refused_with_those_that_there_are():
     assert done.returncode == 2
     assert "txet" in done.stderr
     assert "embedder-audio" in done.stderr
+
+
+@pytest.mark.parametrize("size", [64, 512])
+def test_operations_counted_from_a_run_are_those_of_the_formula(size, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    runs = importlib.import_module("runs")
+    model = OnePeace("tiny", img_size=size)
+    images, tokens = torch.zeros(2, 3, size, size), (size // 16) ** 2 + 1
+    arch, one = model.arch, runs.dense_operations(model, ("layers",))
+    built = runs.vit_run(
+        model, lambda x: model.embed({"image": x}), images, arch.depth, arch.embed_dim, train=False
+    )
+    stem = runs.operations_of(lambda: model.embed({"image": images}))
+    attention = 4 * arch.depth * arch.embed_dim * tokens**2
+    assert built.operations == stem + 2 * (tokens * one + attention)
+    # Keys are padded to whole cache lines where attention goes by blocks.
+    assert runs.operations_of(built.run) == pytest.approx(built.operations, rel=0.01)
