@@ -90,7 +90,11 @@ def memory_of(name: str, way: str, args: argparse.Namespace) -> float | None:
     command = [sys.executable, __file__, "--memory-of", name, way, "--device", args.device]
     command += ["--arch", args.arch, "--batch", str(args.batch)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return float(done.stdout.split()[-1]) if done.returncode == 0 and done.stdout else None
+    if done.returncode:
+        last = (done.stderr.splitlines() or ["no message"])[-1]
+        print(f"no memory of {way}: status {done.returncode}, {last}", file=sys.stderr)
+        return None
+    return float(done.stdout.split()[-1]) if done.stdout else None
 
 
 def print_memory(name: str, way: str, args: argparse.Namespace) -> None:

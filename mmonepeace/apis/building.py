@@ -50,21 +50,22 @@ class Built:
 
 def settings(embedder: Embedder) -> dict[str, str]:
     """What embeddings depend on, beside the items, as metadata of an index."""
-    window, hop = embedder.windows
+    reader = embedder.reader
+    window, hop = reader.windows
     values = {
         "fingerprint": embedder.fingerprint,
         "dtype": str(embedder.model.logit_scale.dtype).removeprefix("torch."),
-        "image_size": embedder.image_size or "",
-        "keep_ratio": int(embedder.keep_ratio),
-        "fast_jpeg": int(embedder.fast_jpeg),
+        "image_size": reader.image_size or "",
+        "keep_ratio": int(reader.keep_ratio),
+        "fast_jpeg": int(reader.fast_jpeg),
         "window_seconds": window,
         "hop_seconds": hop,
         "tokenizer_fingerprint": "",
     }
-    if embedder.tokenizer:
+    if reader.tokenizer:
         with TemporaryDirectory() as folder:
             file = Path(folder, "tokenizer.json")
-            embedder.tokenizer.save(file)
+            reader.tokenizer.save(file)
             values["tokenizer_fingerprint"] = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
     return {name: str(value) for name, value in values.items()}
 

@@ -7,30 +7,26 @@ h x w patches.
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config
-from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from mmonepeace import checkpoint
 from mmonepeace.apis.index import search
-from mmonepeace.datasets import audio_io, image_io
+from mmonepeace.apis.reading import AudioLike, ImageLike, ItemReader, as_rows
+from mmonepeace.datasets import image_io
 from mmonepeace.datasets.tokenizer import Tokenizer
 from mmonepeace.models import OnePeaceRetriever
 from mmonepeace.registry import MODELS
 from mmonepeace.spec import MAX_AUDIO_SECONDS, PATCH_SIZE, patch_grid
 
-ImageLike = str | Path | Image.Image | np.ndarray | Tensor
-AudioLike = str | Path | tuple[np.ndarray | Tensor, int]
 Embeddings = np.ndarray | Tensor
 Pooling = Literal["cls", "mean", "tokens"]
 
@@ -39,7 +35,6 @@ DTYPES = {
     **dict.fromkeys(("bf16", "bfloat16"), torch.bfloat16),
     **dict.fromkeys(("fp16", "float16"), torch.float16),
 }
-READERS = 4  # threads that decode files while the model runs
 
 
 def similarity(a: Embeddings, b: Embeddings) -> Embeddings:
@@ -65,13 +60,6 @@ def combine(*embeddings: Embeddings, weights: Sequence[float] | None = None) -> 
         raise ValueError(f"the embeddings cancel out with weights {weights}.")
     total = F.normalize(total, dim=-1)
     return total.numpy() if isinstance(embeddings[0], np.ndarray) else total
-
-
-class _Piece(NamedTuple):
-    """Part of an item that goes through the model at once, such as a window of a long sound."""
-
-    item: int
-    inputs: dict[str, Tensor]
 
 
 class Embedder:
@@ -114,9 +102,6 @@ class Embedder:
         if output not in ("numpy", "torch"):
             raise ValueError(f"output is {output!r}; choose 'numpy' or 'torch'.")
         self.model = model.eval()
-        self.tokenizer = tokenizer
-        self.keep_ratio = keep_ratio
-        self.fast_jpeg = fast_jpeg
         self.batch_size = batch_size
         self.output = output
         self.progress = progress
@@ -124,10 +109,8 @@ class Embedder:
         adapters = model.backbone.adapters
         if "image" in adapters:
             image_size = image_size or PATCH_SIZE * adapters["image"].rpb.sides[0]
-        self.image_size = image_size
         clip = adapters["audio"].clip_seconds if "audio" in adapters else MAX_AUDIO_SECONDS
         window_seconds = window_seconds or clip
-        self.windows = (window_seconds, hop_seconds or window_seconds / 2)
         if tokenizer and "text" in adapters:
             rows = adapters["text"].embed_tokens.num_embeddings
             if tokenizer.vocab_size > rows:
@@ -135,11 +118,16 @@ class Embedder:
                     f"the tokenizer has {tokenizer.vocab_size} tokens, the model {rows}. Use the "
                     "tokenizer.json that the model was trained with."
                 )
-        self._loaders: dict[str, Callable[[Any], list[Tensor]]] = {
-            "image": self._load_image,
-            "text": self._load_text,
-            "audio": self._load_audio,
-        }
+        self.reader = ItemReader(
+            tokenizer,
+            image_size=image_size,
+            keep_ratio=keep_ratio,
+            fast_jpeg=fast_jpeg,
+            windows=(window_seconds, hop_seconds or window_seconds / 2),
+            batch_size=batch_size,
+            # In the official way, padding of audio matters.
+            equal_sounds=model.backbone.metadata().get("audio_padding") == "compat",
+        )
 
     @classmethod
     def from_checkpoint(
@@ -323,7 +311,7 @@ class Embedder:
             (Q, H, W) cosines of the projected patches with the queries, at the image's own size.
         """
         picture = image_io.to_rgb(image)
-        resized = image_io.resize(picture, self.image_size, keep_ratio=True)
+        resized = image_io.resize(picture, self.reader.image_size, keep_ratio=True)
         pixels = self._batch({"image": [image_io.to_tensor(resized)]})
         with torch.inference_mode():
             features = self.model.backbone.encode(self.model.backbone.embed(pixels))["image"]
@@ -338,45 +326,7 @@ class Embedder:
             )
         return self._give(maps[0])
 
-    # ------------------------------------------------------------------------- one item at a time
-
-    def _load_image(self, image: ImageLike) -> list[Tensor]:
-        at_least = image_io.fast_sides(self.image_size) if self.fast_jpeg else None
-        picture = image_io.to_rgb(image, at_least)
-        return [image_io.to_tensor(image_io.resize(picture, self.image_size, self.keep_ratio))]
-
-    def _load_text(self, text: str) -> list[Tensor]:
-        if self.tokenizer is None:
-            raise ValueError(
-                "there is no tokenizer. Put tokenizer.json beside the checkpoint or pass its path; "
-                "tools/convert_tokenizer.py makes one from the official vocabulary files."
-            )
-        if not isinstance(text, str):
-            raise TypeError(f"a text is {text!r}, expected a string.")
-        return [torch.tensor(self.tokenizer.encode([text])[0])]
-
-    def _load_audio(self, clip: AudioLike) -> list[Tensor]:
-        wave = (
-            audio_io.to_mono_16k(np.asarray(clip[0]), clip[1])
-            if isinstance(clip, tuple)
-            else audio_io.load_audio(clip)
-        )
-        # Standardised as a whole, then cut: the official order.
-        windows = audio_io.split_windows(audio_io.standardise(wave), *self.windows)
-        return [torch.from_numpy(audio_io.fit_length(w, max_seconds=None)) for w in windows]
-
-    def _load(self, item: Mapping[str, Any]) -> list[dict[str, Tensor]] | ValueError:
-        """The pieces of an item, or why it has none."""
-        try:
-            parts = {name: self._loaders[name](value) for name, value in item.items()}
-        except ValueError as error:
-            return error
-        if len(parts) > 1:
-            return [{name: pieces[0] for name, pieces in parts.items()}]
-        ((name, pieces),) = parts.items()
-        return [{name: piece} for piece in pieces]
-
-    # ------------------------------------------------------------------------- many items
+    # ------------------------------------------------------------------------- batches
 
     def _encode(
         self, modalities: Mapping[str, Iterable[Any]], errors: dict[int, str] | None
@@ -397,67 +347,18 @@ class Embedder:
     def _rows(self, modalities: Mapping[str, Iterable[Any]]) -> list[dict[str, Any]]:
         """Modality -> value, for each item."""
         for name in modalities:
-            if name not in self.model.backbone.adapters or name not in self._loaders:
+            if name not in self.model.backbone.adapters:
                 raise ValueError(
                     f"the model has no {name} branch, only {tuple(self.model.backbone.adapters)}."
                 )
-        columns = {name: _listed(name, values) for name, values in modalities.items()}
-        counts = {name: len(values) for name, values in columns.items()}
-        if len(set(counts.values())) != 1:
-            raise ValueError(f"modalities have different numbers of items: {counts}.")
-        rows = zip(*columns.values(), strict=True)
-        return [dict(zip(columns, row, strict=True)) for row in rows]
+        return as_rows(modalities)
 
     def _batches(
         self, rows: list[dict[str, Any]], errors: dict[int, str] | None
     ) -> Iterator[tuple[list[int], dict[str, Any]]]:
-        """Batches of pieces of all items that can be read, and the item of each piece.
-
-        The pieces of an item come in their order.
-        """
-        pieces: list[_Piece] = []
-        quiet = len(rows) <= 4 * self.batch_size if self.progress is None else not self.progress
-        with (
-            ThreadPoolExecutor(READERS) as pool,
-            tqdm(total=len(rows), desc="+".join(rows[0]) if rows else "", disable=quiet) as bar,
-        ):
-            for i, loaded in enumerate(_read_ahead(pool, self._load, rows, 2 * READERS)):
-                if isinstance(loaded, ValueError):
-                    if errors is None:
-                        raise loaded
-                    errors[i] = str(loaded)
-                else:
-                    pieces += [_Piece(i, inputs) for inputs in loaded]
-                if len(pieces) >= 4 * self.batch_size:
-                    yield from self._batched(pieces)
-                    pieces = []
-                bar.update()
-            yield from self._batched(pieces)
-
-    def _batched(self, pieces: list[_Piece]) -> Iterator[tuple[list[int], dict[str, Any]]]:
-        """Group pieces for the model."""
-        groups = defaultdict(list)
-        for piece in pieces:
-            groups[self._group(piece.inputs)].append(piece)
-        for members in groups.values():
-            # Neighbours of like length need little padding.
-            members.sort(key=lambda piece: sum(x.numel() for x in piece.inputs.values()))
-            for start in range(0, len(members), self.batch_size):
-                batch = members[start : start + self.batch_size]
-                inputs = {name: [p.inputs[name] for p in batch] for name in batch[0].inputs}
-                yield [piece.item for piece in batch], self._batch(inputs)
-
-    def _group(self, inputs: Mapping[str, Tensor]) -> tuple[Any, ...]:
-        """What pieces of one batch must have in common, so that they do not influence each other.
-
-        Images have one size. Audio in the official way has one length: there, padding matters.
-        """
-        key: list[Any] = []
-        if "image" in inputs:
-            key.append(inputs["image"].shape)
-        if "audio" in inputs and self.model.backbone.metadata()["audio_padding"] == "compat":
-            key.append(len(inputs["audio"]))
-        return tuple(key)
+        """What the model takes, and the item of each piece."""
+        for owners, inputs in self.reader.batches(rows, errors, self.progress):
+            yield owners, self._batch(inputs)
 
     def _batch(self, inputs: Mapping[str, list[Tensor]]) -> dict[str, Any]:
         """What the model takes, on its device, in its dtype."""
@@ -524,28 +425,6 @@ def _from_config(path: Path) -> tuple[OnePeaceRetriever, Path]:
         )
     model.load_checkpoint(source)
     return model, Path(source)
-
-
-def _listed(name: str, values: Iterable[Any]) -> list[Any]:
-    single = isinstance(values, str | Path | Image.Image) or (
-        isinstance(values, np.ndarray | Tensor) and values.ndim < 4
-    )
-    if single:
-        raise ValueError(f"{name} is one {type(values).__name__}; give a list, [x] for one item.")
-    return list(values)
-
-
-def _read_ahead(
-    pool: ThreadPoolExecutor, load: Callable[[Any], Any], items: Iterable[Any], ahead: int
-) -> Iterator[Any]:
-    """load(item) for each item, in order, at most `ahead` of them in memory."""
-    pending: deque = deque()
-    for item in items:
-        pending.append(pool.submit(load, item))
-        if len(pending) > ahead:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
 
 
 def _tensor(x: Embeddings) -> Tensor:

@@ -67,11 +67,11 @@ def test_fast_jpeg_embeds_what_is_decoded_at_a_part_of_its_size(checkpoint_file,
 
 
 def test_windows_are_as_long_as_the_clips_of_training(checkpoint_file):
-    assert load(checkpoint_file).windows == (15, 7.5)
+    assert load(checkpoint_file).reader.windows == (15, 7.5)
     model = load(checkpoint_file).model
     model.backbone.adopt_metadata({"audio_clip_seconds": "1.0"})
-    assert Embedder(model).windows == (1.0, 0.5)
-    assert Embedder(model, window_seconds=3).windows == (3, 1.5)
+    assert Embedder(model).reader.windows == (1.0, 0.5)
+    assert Embedder(model, window_seconds=3).reader.windows == (3, 1.5)
 
 
 def test_a_long_sound_is_the_mean_of_its_windows(checkpoint_file):

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -47,10 +49,13 @@ def test_it_is_plain_attention_with_the_whole_bias(grid, cls, numbers, monkeypat
             torch.testing.assert_close(grad, want if want is not None else torch.zeros_like(grad))
 
 
-def test_large_logits_do_not_overflow():
-    q, k, v, table = inputs((4, 4), 1, dtype=torch.float32)
-    tensors = [(100 * q).detach().requires_grad_(), k, v, table]
-    (out, grads), (plain, expected) = both((4, 4), 1, tensors, None)
+@pytest.mark.parametrize("factor", [0.9, 1.1, 20])  # of the limit up to which no maximum is taken
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_large_logits_do_not_overflow(factor, sign):
+    _, k, v, table = inputs((4, 4), 1, dtype=torch.float32)
+    scale = sign * factor * module._SMALL * math.log(2) / k.detach().square().sum(-1).max()
+    tensors = [k.detach().clone().requires_grad_(), k, v, (table / 100).detach().requires_grad_()]
+    (out, grads), (plain, expected) = both((4, 4), 1, tensors, scale.item())
     torch.testing.assert_close(out, plain, rtol=1e-4, atol=1e-4)
     for grad, want in zip(grads, expected, strict=True):
         assert (grad - want).abs().max() < 1e-3 * want.abs().max()

@@ -1,0 +1,202 @@
+"""Images, texts and sounds as the inputs of a model: read ahead of it, and dealt to batches."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from mmonepeace.datasets import audio_io, image_io
+from mmonepeace.datasets.tokenizer import Tokenizer
+
+ImageLike = str | Path | Image.Image | np.ndarray | Tensor
+AudioLike = str | Path | tuple[np.ndarray | Tensor, int]
+
+READERS = 4  # threads that decode files while the model runs
+
+
+class _Piece(NamedTuple):
+    """Part of an item that goes through the model at once, such as a window of a long sound."""
+
+    item: int
+    inputs: dict[str, Tensor]
+
+
+class ItemReader:
+    """Reads items, cuts them into pieces and puts pieces together that a model takes at once.
+
+    Args:
+        tokenizer: of texts; None refuses them.
+        image_size: side of the square that images are resized to, in pixels.
+        keep_ratio: resize to about as many pixels without squashing.
+        fast_jpeg: see `image_io.to_rgb`.
+        windows: length and hop, in seconds, of the windows that long sounds are cut into.
+        batch_size: pieces of a batch, at most.
+        equal_sounds: only sounds of one length share a batch.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer | None,
+        *,
+        image_size: int | None,
+        keep_ratio: bool,
+        fast_jpeg: bool,
+        windows: tuple[float, float],
+        batch_size: int,
+        equal_sounds: bool,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.image_size = image_size
+        self.keep_ratio = keep_ratio
+        self.fast_jpeg = fast_jpeg
+        self.windows = windows
+        self.batch_size = batch_size
+        self.equal_sounds = equal_sounds
+        self._loaders: dict[str, Callable[[Any], list[Tensor]]] = {
+            "image": self._load_image,
+            "text": self._load_text,
+            "audio": self._load_audio,
+        }
+
+    def batches(
+        self,
+        rows: list[dict[str, Any]],
+        errors: dict[int, str] | None = None,
+        progress: bool | None = None,
+    ) -> Iterator[tuple[list[int], dict[str, list[Tensor]]]]:
+        """Batches of pieces of all items that can be read, and the item of each piece.
+
+        The pieces of an item come in their order.
+
+        Args:
+            rows: items, modality -> value, all of the same modalities.
+            errors: takes index -> reason for what cannot be read. None raises at the first such.
+            progress: show a progress bar; None shows one for more than four batches.
+
+        Raises:
+            ValueError: if an item cannot be read.
+        """
+        pieces: list[_Piece] = []
+        quiet = len(rows) <= 4 * self.batch_size if progress is None else not progress
+        with (
+            ThreadPoolExecutor(READERS) as pool,
+            tqdm(total=len(rows), desc="+".join(rows[0]) if rows else "", disable=quiet) as bar,
+        ):
+            for i, loaded in enumerate(_read_ahead(pool, self._load, rows, 2 * READERS)):
+                if isinstance(loaded, ValueError):
+                    if errors is None:
+                        raise loaded
+                    errors[i] = str(loaded)
+                else:
+                    pieces += [_Piece(i, inputs) for inputs in loaded]
+                if len(pieces) >= 4 * self.batch_size:
+                    yield from self._batched(pieces)
+                    pieces = []
+                bar.update()
+            yield from self._batched(pieces)
+
+    def _batched(self, pieces: list[_Piece]) -> Iterator[tuple[list[int], dict[str, list[Tensor]]]]:
+        """Group pieces for the model."""
+        groups = defaultdict(list)
+        for piece in pieces:
+            groups[self._group(piece.inputs)].append(piece)
+        for members in groups.values():
+            # Neighbours of like length need little padding.
+            members.sort(key=lambda piece: sum(x.numel() for x in piece.inputs.values()))
+            for start in range(0, len(members), self.batch_size):
+                batch = members[start : start + self.batch_size]
+                inputs = {name: [p.inputs[name] for p in batch] for name in batch[0].inputs}
+                yield [piece.item for piece in batch], inputs
+
+    def _group(self, inputs: Mapping[str, Tensor]) -> tuple[Any, ...]:
+        """What pieces of one batch must have in common, so that they do not influence each other.
+
+        Images have one size.
+        """
+        key: list[Any] = []
+        if "image" in inputs:
+            key.append(inputs["image"].shape)
+        if "audio" in inputs and self.equal_sounds:
+            key.append(len(inputs["audio"]))
+        return tuple(key)
+
+    def _load(self, item: Mapping[str, Any]) -> list[dict[str, Tensor]] | ValueError:
+        """The pieces of an item, or why it has none."""
+        try:
+            parts = {name: self._loaders[name](value) for name, value in item.items()}
+        except ValueError as error:
+            return error
+        if len(parts) > 1:
+            return [{name: pieces[0] for name, pieces in parts.items()}]
+        ((name, pieces),) = parts.items()
+        return [{name: piece} for piece in pieces]
+
+    def _load_image(self, image: ImageLike) -> list[Tensor]:
+        at_least = image_io.fast_sides(self.image_size) if self.fast_jpeg else None
+        picture = image_io.to_rgb(image, at_least)
+        return [image_io.to_tensor(image_io.resize(picture, self.image_size, self.keep_ratio))]
+
+    def _load_text(self, text: str) -> list[Tensor]:
+        if self.tokenizer is None:
+            raise ValueError(
+                "there is no tokenizer. Put tokenizer.json beside the checkpoint or pass its path; "
+                "tools/convert_tokenizer.py makes one from the official vocabulary files."
+            )
+        if not isinstance(text, str):
+            raise TypeError(f"a text is {text!r}, expected a string.")
+        return [torch.tensor(self.tokenizer.encode([text])[0])]
+
+    def _load_audio(self, clip: AudioLike) -> list[Tensor]:
+        wave = (
+            audio_io.to_mono_16k(np.asarray(clip[0]), clip[1])
+            if isinstance(clip, tuple)
+            else audio_io.load_audio(clip)
+        )
+        # Standardised as a whole, then cut: the official order.
+        windows = audio_io.split_windows(audio_io.standardise(wave), *self.windows)
+        return [torch.from_numpy(audio_io.fit_length(w, max_seconds=None)) for w in windows]
+
+
+def as_rows(modalities: Mapping[str, Iterable[Any]]) -> list[dict[str, Any]]:
+    """Items, modality -> value, from columns of values.
+
+    Raises:
+        ValueError: if a column is a single item, or they have different numbers of items.
+    """
+    columns = {name: _listed(name, values) for name, values in modalities.items()}
+    counts = {name: len(values) for name, values in columns.items()}
+    if len(set(counts.values())) != 1:
+        raise ValueError(f"modalities have different numbers of items: {counts}.")
+    rows = zip(*columns.values(), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def _listed(name: str, values: Iterable[Any]) -> list[Any]:
+    single = isinstance(values, str | Path | Image.Image) or (
+        isinstance(values, np.ndarray | Tensor) and values.ndim < 4
+    )
+    if single:
+        raise ValueError(f"{name} is one {type(values).__name__}; give a list, [x] for one item.")
+    return list(values)
+
+
+def _read_ahead(
+    pool: ThreadPoolExecutor, load: Callable[[Any], Any], items: Iterable[Any], ahead: int
+) -> Iterator[Any]:
+    """load(item) for each item, in order, at most `ahead` of them in memory."""
+    pending: deque = deque()
+    for item in items:
+        pending.append(pool.submit(load, item))
+        if len(pending) > ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
