@@ -1,7 +1,8 @@
 """Speed, share of the machine's peak and memory of the main workloads, next to peers.
 
 Run:  python benchmarks/bench.py [--suite quick|full] [--only NAME ...] [--device cpu|cuda]
-      [--against timm,mmseg,transformers] [--arch base] [--rounds 7] [--json OUT] [--plot OUT]
+      [--against timm,mmseg,transformers] [--arch base] [--batch 4] [--sizes PX ...] [--rounds 7]
+      [--json OUT] [--plot OUT]
 
 All ways of a workload run in turns in one process, with a matrix product of the same dtypes between
 them, whose speed is the peak that shares refer to. Memory is what a process of its own holds above
@@ -29,7 +30,7 @@ import torch
 from runs import Run, seconds
 from workloads import Workload, workloads
 
-_SIDE, _TIMES = 2048, 4  # of the matrices whose products are the peak
+_SIDE, _TIMES = 2048, 16  # of the matrices whose products are the peak
 PEAK_OPERATIONS = _TIMES * 2 * _SIDE**3
 PEERS = ("timm", "mmseg", "transformers")
 
@@ -88,7 +89,7 @@ def wanted(way: str, args: argparse.Namespace) -> bool:
 def memory_of(name: str, way: str, args: argparse.Namespace) -> float | None:
     """GB above the weights that one run in a process of its own holds at most; Linux."""
     command = [sys.executable, __file__, "--memory-of", name, way, "--device", args.device]
-    command += ["--arch", args.arch, "--batch", str(args.batch)]
+    command += ["--arch", args.arch, "--batch", str(args.batch), "--sizes", *map(str, args.sizes)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.splitlines() or ["no message"])[-1]
@@ -99,7 +100,7 @@ def memory_of(name: str, way: str, args: argparse.Namespace) -> float | None:
 
 def print_memory(name: str, way: str, args: argparse.Namespace) -> None:
     """What `memory_of` reads."""
-    found = workloads(args.batch)[name].ways[way](args)
+    found = workloads(args)[name].ways[way](args)
     if found is None:
         return
     run = found.run
@@ -206,6 +207,14 @@ def main() -> None:
     )
     parser.add_argument("--arch", default="base")
     parser.add_argument("--batch", type=int, default=4, help="of image encode at 256 px")
+    parser.add_argument(
+        "--sizes",
+        nargs="+",
+        type=int,
+        default=[],
+        metavar="PX",
+        help="of more images: encode-PX and step-PX",
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path, metavar="OUT")
     parser.add_argument("--plot", type=Path, metavar="OUT", help="curves, as a picture")
@@ -215,7 +224,7 @@ def main() -> None:
     if args.memory_of:
         print_memory(*args.memory_of, args)
         return
-    known = workloads(args.batch)
+    known = workloads(args)
     unknown = sorted(set(args.only or ()) - set(known))
     if unknown:
         parser.error(f"--only {', '.join(unknown)}: choose from {', '.join(known)}")

@@ -275,8 +275,8 @@ def embedder(
 # ---------------------------------------------------------------------------------------- the list
 
 
-def workloads(batch: int) -> Mapping[str, Workload]:
-    """Name -> what is measured."""
+def workloads(args: argparse.Namespace) -> Mapping[str, Workload]:
+    """Name -> what is measured; the command line has the batch at 256 px and more sizes."""
     peers = {
         "timm BEiT": timm_beit,
         "transformers BEiT": transformers_beit,
@@ -287,18 +287,18 @@ def workloads(batch: int) -> Mapping[str, Workload]:
         chosen = {"ours": ours} | {name: peers[name] for name in names}
         return {name: partial(way, **options) for name, way in chosen.items()}
 
-    everyone = tuple(peers)
-    encode = dict(size=256, batch=batch, train=False)
-    found = {
-        "encode-256": Workload(
-            f"image encode, 256 px, batch {batch}",
+    everyone, found = tuple(peers), {}
+    for size in (256, 896, *args.sizes):
+        encode = dict(size=size, batch=args.batch if size == 256 else 1, train=False)
+        found[f"encode-{size}"] = Workload(
+            f"image encode, {size} px, batch {encode['batch']}",
             against(*everyone, **encode)
             | {"ours, bf16": partial(ours, **encode, dtype=torch.bfloat16)},
-            quick=True,
+            quick=size == 256,
         )
-    }
-    for size, names in ((512, everyone), (896, ("timm BEiT",))):
+    for size in (512, 896, *args.sizes):
         step = dict(size=size, batch=1, train=True)
+        names = everyone if size <= 512 else ("timm BEiT",)  # others keep too much for 24 GB
         found[f"step-{size}"] = Workload(
             f"fine-tuning step, {size} px, batch 1, RPB of each block",
             against(*names, **step) | {"ours, recomputed": partial(ours, **step, with_cp=True)},
@@ -306,9 +306,6 @@ def workloads(batch: int) -> Mapping[str, Workload]:
         )
     found["step-upernet"] = Workload(
         "the same with UPerNet of 64 channels, 512 px, batch 2", {"ours": segmentation_step}
-    )
-    found["encode-896"] = Workload(
-        "image encode, 896 px, batch 1", against(*everyone, size=896, batch=1, train=False)
     )
     for modality, what in (("text", "8 to 70 tokens"), ("audio", "1 to 15 s")):
         found[modality] = Workload(
