@@ -209,7 +209,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4, help="of image encode at 256 px")
     parser.add_argument(
         "--sizes",
-        nargs="+",
+        nargs="*",
         type=int,
         default=[],
         metavar="PX",
