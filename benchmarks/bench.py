@@ -229,6 +229,9 @@ def main() -> None:
     if unknown:
         parser.error(f"--only {', '.join(unknown)}: choose from {', '.join(known)}")
     names = args.only or [n for n, load in known.items() if load.quick or args.suite == "full"]
+    curves = [name for name, load in known.items() if load.curve]
+    if args.plot and not set(names) & set(curves):
+        parser.error(f"--plot draws curves; add some of {', '.join(curves)} to --only.")
     rows = []
     for name in names:
         measured = measure(known[name], args)

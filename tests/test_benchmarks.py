@@ -10,15 +10,26 @@ from mmonepeace.models import OnePeace
 from tests.conftest import ROOT
 
 
-def test_bench_times_every_way_of_the_workloads_and_writes_table_numbers_and_picture(tmp_path):
+@pytest.mark.parametrize(
+    ("chosen", "ways"),
+    [
+        (["tokens-257"], ["ours"]),
+        (
+            ["text", "tokens-257", "step-48", "--sizes", "48"],
+            ["ours", "padded to the longest", "ours", "ours", "ours, recomputed"],
+        ),
+    ],
+)
+def test_bench_times_every_way_of_the_workloads_and_writes_table_numbers_and_picture(
+    chosen, ways, tmp_path
+):
     numbers, picture = tmp_path / "rows.json", tmp_path / "curves.png"
     command = [sys.executable, "benchmarks/bench.py", "--arch", "tiny", "--against", "none"]
-    command += ["--rounds", "2", "--only", "text", "tokens-257", "step-48", "--sizes", "48"]
+    command += ["--rounds", "2", "--only", *chosen]
     command += ["--json", str(numbers), "--plot", str(picture)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = json.loads(numbers.read_text())
-    ways = ["ours", "padded to the longest", "ours", "ours", "ours, recomputed"]
     assert [row["way"] for row in rows] == ways
     for row in rows:
         assert 0 < row["share"] < 1.5
@@ -33,6 +44,20 @@ def test_an_unknown_workload_is_refused_with_those_that_there_are():
     assert done.returncode == 2
     assert "txet" in done.stderr
     assert "embedder-audio" in done.stderr
+
+
+def test_a_plot_of_workloads_without_a_curve_is_refused_before_anything_is_timed(tmp_path):
+    command = [
+        sys.executable,
+        "benchmarks/bench.py",
+        "--only",
+        "text",
+        "--plot",
+        str(tmp_path / "x"),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "tokens-257" in done.stderr
 
 
 @pytest.mark.parametrize("size", [64, 512])

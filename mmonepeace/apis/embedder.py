@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mmonepeace import checkpoint
 from mmonepeace.apis.index import search
-from mmonepeace.apis.reading import AudioLike, ImageLike, ItemReader, as_rows
+from mmonepeace.apis.reading import AudioLike, ItemReader, as_rows
 from mmonepeace.datasets import image_io
 from mmonepeace.datasets.tokenizer import Tokenizer
 from mmonepeace.models import OnePeaceRetriever
@@ -192,7 +192,7 @@ class Embedder:
     search = staticmethod(search)
 
     def encode_image(
-        self, images: Iterable[ImageLike], errors: dict[int, str] | None = None
+        self, images: Iterable[image_io.Picture], errors: dict[int, str] | None = None
     ) -> Embeddings:
         """Embed images.
 
@@ -299,7 +299,7 @@ class Embedder:
         joined = torch.cat if pooling == "tokens" else lambda windows: torch.stack(windows).mean(0)
         return [joined(parts[i]) if i in parts else None for i in range(len(rows))]
 
-    def heat_maps(self, image: ImageLike, queries: Embeddings) -> Embeddings:
+    def heat_maps(self, image: image_io.Picture, queries: Embeddings) -> Embeddings:
         """How much each place of an image is like each query.
 
         Args:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from mmonepeace.apis.embedder import ImageLike
 from mmonepeace.datasets import image_io
 
 COLUMNS = 4
@@ -18,7 +17,7 @@ OUTLIERS = 0.5  # per cent of the pixels at each end that have the colour of the
 
 
 def draw_heat_maps(
-    path: str | Path, image: ImageLike, maps_QHW: np.ndarray, titles: Sequence[str]
+    path: str | Path, image: image_io.Picture, maps_QHW: np.ndarray, titles: Sequence[str]
 ) -> None:
     """Draw the image and, over a grey copy for each query, how much each place is like it.
 

@@ -29,7 +29,6 @@ from torch.autograd.function import once_differentiable
 from mmonepeace.layers.position import GridBias
 
 _BLOCK_NUMBERS = 5 << 18  # logits in a block: few enough for the cache, many enough for one call
-_SMALL = 64.0  # powers of 2 of logits up to this, up or down, and their sums are far from the ends
 _LN_2 = math.log(2)
 
 # Results of the block that is being computed, and those of its first computation.
@@ -126,11 +125,16 @@ class _Grid:
             patches = slice(0 if first else cls, tokens.stop - start)
             self.blocks.append(_Rows(first, last, tokens, patches))
 
-    def largest_logit(self, q_BHLd: Tensor, k_BHLd: Tensor) -> float:
-        """What no logit exceeds, up or down."""
+    def are_small(self, q_BHLd: Tensor, k_BHLd: Tensor) -> bool:
+        """Whether powers of 2 of all logits, and sums of a row, are far from the ends of the dtype."""
         q, k = (x.norm(dim=-1).amax() for x in (q_BHLd, k_BHLd))
         biases = (x for x in (self.stretches, self.edges) if x is not None)
-        return (q * k + max(torch.stack(x.aminmax()).abs().amax() for x in biases)).item()
+        largest = q * k + max(torch.stack(x.aminmax()).abs().amax() for x in biases)
+        return largest.item() <= self.limit(q_BHLd.dtype)
+
+    def limit(self, dtype: torch.dtype) -> float:
+        """For `are_small`; nothing is in float16."""
+        return math.log2(torch.finfo(dtype).max) / 2 - math.log2(self.keys)
 
     def space(self, like: Tensor) -> Tensor:
         """Memory for the logits of any block; the first is the largest."""
@@ -236,14 +240,15 @@ class _OffsetAttention(torch.autograd.Function):
         sums = q.new_zeros(batch, heads, length, 1)
         grid = _Grid(stretches, edges, batch)
         space = grid.space(q)
-        small = grid.largest_logit(q, k) <= _SMALL
+        small = grid.are_small(q, k)
         for part in grid.heads:
             q_, k_, v_, out_, sums_ = _of_heads(part, q, k, v, out, sums)
             for rows in grid.blocks:
                 none = sums_[:, rows.tokens]
                 weights = grid.logits(part, rows, q_[:, rows.tokens], k_, none, space)
-                top = 0 if small else weights.amax(-1, keepdim=True)
+                top = 0
                 if not small:
+                    top = weights.amax(-1, keepdim=True)
                     weights.sub_(top)
                 total = weights.exp2_().sum(-1, keepdim=True)
                 out_[:, rows.tokens] = torch.bmm(weights, v_).div_(total)

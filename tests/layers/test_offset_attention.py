@@ -53,12 +53,23 @@ def test_it_is_plain_attention_with_the_whole_bias(grid, cls, numbers, monkeypat
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_large_logits_do_not_overflow(factor, sign):
     _, k, v, table = inputs((4, 4), 1, dtype=torch.float32)
-    scale = sign * factor * module._SMALL * math.log(2) / k.detach().square().sum(-1).max()
+    limit = module._Grid(GridBias(table, (4, 4), True).stretches(), None, 2).limit(torch.float32)
+    scale = sign * factor * limit * math.log(2) / k.detach().square().sum(-1).max()
     tensors = [k.detach().clone().requires_grad_(), k, v, (table / 100).detach().requires_grad_()]
     (out, grads), (plain, expected) = both((4, 4), 1, tensors, scale.item())
     torch.testing.assert_close(out, plain, rtol=1e-4, atol=1e-4)
     for grad, want in zip(grads, expected, strict=True):
         assert (grad - want).abs().max() < 1e-3 * want.abs().max()
+
+
+@pytest.mark.parametrize("largest", [4, 14, 30])  # in float16 the powers of 2 end at 16
+def test_logits_do_not_overflow_half_precision(largest):
+    _, k, v, table = (x.detach() for x in inputs((4, 4), 1, dtype=torch.float32))
+    scale = largest * math.log(2) / k.square().sum(-1).max().item()
+    args, bias = [x.transpose(1, 2) for x in (k, k, v)], GridBias(table / 100, (4, 4), True)
+    half = bias._replace(table_NH=bias.table_NH.half())
+    found = offset_attention(*(x.half() for x in args), half, scale)
+    torch.testing.assert_close(found.float(), attend(*args, bias.dense(), scale), rtol=0, atol=0.03)
 
 
 def test_frozen_bias_gets_no_gradient_and_no_grad_keeps_nothing():
