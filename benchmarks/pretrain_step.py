@@ -38,10 +38,13 @@ Inputs = dict[str, Any]
 class SeparatePretrainer(OnePeacePretrainer):
     """Extracts the inputs of each view anew."""
 
-    def reconstruct(self, inputs: Inputs, keep: Inputs, *_: Any) -> dict[str, torch.Tensor]:
+    def reconstruct(self, inputs: Inputs, keeps: Sequence[Inputs], *_: Any) -> list[Inputs]:
         """As `OnePeacePretrainer.reconstruct`."""
-        whole = {name: self.backbone.embed({name: value}) for name, value in inputs.items()}
-        return super().reconstruct(inputs, keep, None, whole)
+        found = []
+        for keep in keeps:
+            whole = {name: self.backbone.embed({name: inputs[name]}) for name in keep}
+            found += super().reconstruct(inputs, [keep], None, whole)
+        return found
 
 
 def build(cls: type[OnePeacePretrainer], stage: str, arch: str) -> OnePeacePretrainer:

@@ -3,7 +3,7 @@
 import argparse
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +28,7 @@ from runs import (
 from torch import Tensor, nn
 
 from mmonepeace.apis import Embedder
+from mmonepeace.layers.encoder import FusionEncoder
 from mmonepeace.layers.tokens import Tokens
 from mmonepeace.models import (
     MultimodalDataPreprocessor,
@@ -181,13 +182,18 @@ def ragged(args: argparse.Namespace, modality: str, by_length: bool) -> Built:
     return Built(run, operations)
 
 
+def _with_padding(stack: FusionEncoder, views: Sequence[Tokens]) -> list[Tensor]:
+    """As `FusionEncoder.last`, each batch alone."""
+    return [stack(view, [len(stack) - 1])[0] for view in views]
+
+
 def pretraining_step(args: argparse.Namespace, stage: str, as_official: bool) -> Built:
     """Forward and backward of a step: 4 pictures of 256 px or sounds of 2 and 15 s, with texts.
 
     Args:
         args: of the command line.
         stage: vl or al.
-        as_official: inputs are extracted anew for each view, and padding is computed.
+        as_official: inputs are extracted anew for each view, each is encoded alone, and padding is computed.
     """
     generator = torch.Generator().manual_seed(0)
     other, batch, shares = {
@@ -223,8 +229,8 @@ def pretraining_step(args: argparse.Namespace, stage: str, as_official: bool) ->
     }
     data = MultimodalDataPreprocessor()({"inputs": samples, "keeps": keeps})
     if as_official:
-        body = model.backbone
-        body.encode = lambda tokens, skip_padding=False: OnePeace.encode(body, tokens)
+        for stack in (model.backbone.layers, model.decoder.layers):
+            stack.last = partial(_with_padding, stack)
 
     def run() -> None:
         model.zero_grad(set_to_none=False)

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmonepeace.layers.offset_attention import offset_attention
+from mmonepeace.layers.packing import Ragged
 from mmonepeace.layers.position import GridBias
-from mmonepeace.layers.tokens import Ragged, dense
+from mmonepeace.layers.tokens import dense
 from mmonepeace.spec import LAYER_NORM_EPS, Arch
 
 AnyBias = Tensor | GridBias | Ragged | None
@@ -65,13 +66,13 @@ def attend(
         ValueError: if the backend is unknown or cannot be used here.
     """
     if isinstance(bias, Ragged):
-        sequences = zip(
-            *(x.split(list(bias.counts), 2) for x in (q_BHLd, k_BHLd, v_BHLd)),
-            bias.parts(),
-            strict=True,
-        )
-        parts = [attend(*sequence, scale, backend).transpose(1, 2) for sequence in sequences]
-        return torch.cat(parts, 1).transpose(1, 2)
+        sizes = [sum(group.counts) for group in bias.groups]
+        parts = zip(*(x.split(sizes, 2) for x in (q_BHLd, k_BHLd, v_BHLd)), strict=True)
+        found = [
+            group.collect(attend(*map(group.spread, part), group.bias, scale, backend))
+            for group, part in zip(bias.groups, parts, strict=True)
+        ]
+        return torch.cat(found, 1).transpose(1, 2)
     if backend == "auto":
         backend = "blocks" if _suits_blocks(q_BHLd, bias) else "sdpa"
     return _BACKENDS[check_backend(backend)](q_BHLd, k_BHLd, v_BHLd, bias, scale)

@@ -3,7 +3,7 @@
 Shapes: B batch, L tokens (CLS first), P kept tokens, E width of the encoder, D of the decoder.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -76,29 +76,40 @@ class Decoder(nn.Module):
 
     def forward(
         self,
-        x: Mapping[str, Tensor],
+        views: Sequence[Mapping[str, Tensor]],
         grids: Mapping[str, Grid | None],
         pads: Mapping[str, Tensor | None],
-    ) -> dict[str, Tensor]:
-        """Decode one or more modalities together.
+    ) -> list[dict[str, Tensor]]:
+        """Decode batches of one or more modalities.
 
         Args:
-            x: modality -> (B, L, D), in the order of a joint sequence.
+            views: modality -> (B, L, D), in the order of a joint sequence, for each batch.
             grids: modality -> grid of patches, or None.
             pads: modality -> (B, L), True where a token is padding, or None.
 
         Returns:
-            modality -> (B, L, D).
+            as `views`.
         """
+        tokens = [self._join(view, grids, pads) for view in views]
+        return [
+            {name: self.norms[name](part) for name, part in joint.split(out).items()}
+            for joint, out in zip(tokens, self.layers.last(tokens), strict=True)
+        ]
+
+    def _join(
+        self,
+        view: Mapping[str, Tensor],
+        grids: Mapping[str, Grid | None],
+        pads: Mapping[str, Tensor | None],
+    ) -> Tokens:
         parts = []
-        for name, value in x.items():
-            value = value + self.adapters[name](value.shape[1], grids[name])
-            parts.append(Tokens.of(name, value, None, True, pads[name]))
+        for name, x in view.items():
+            x = x + self.adapters[name](x.shape[1], grids[name])
+            parts.append(Tokens.of(name, x, None, True, pads[name]))
         tokens = Tokens.join(parts)
         if not self.mask_padding:
             tokens.pad_BL = None
-        out = self.layers(tokens, [len(self.layers) - 1])[0]
-        return {name: self.norms[name](part) for name, part in tokens.split(out).items()}
+        return tokens
 
 
 def restore(x_BPD: Tensor, keep_BP: Tensor, length: int, filler_1D: Tensor) -> Tensor:

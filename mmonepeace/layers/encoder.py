@@ -14,7 +14,8 @@ from torch.utils.checkpoint import checkpoint
 from mmonepeace.layers.attention import AnyBias, SelfAttention, is_eager_on_cpu
 from mmonepeace.layers.gated import GatedWeights, gated_ffn
 from mmonepeace.layers.offset_attention import Keeping
-from mmonepeace.layers.tokens import Ragged, Tokens
+from mmonepeace.layers.packing import Packed, Ragged
+from mmonepeace.layers.tokens import Tokens
 from mmonepeace.spec import LAYER_NORM_EPS, Arch
 
 
@@ -152,7 +153,7 @@ class EncoderLayer(nn.Module):
             self.gamma_2 = nn.Parameter(torch.full((dim,), layer_scale_init))
 
     def _attend(self, x_BLD: Tensor, bias: AnyBias, index: Tensor | None) -> Tensor:
-        if index is not None and isinstance(bias, Ragged):
+        if isinstance(bias, Ragged):
             bias = bias.select(index)
         elif index is not None and isinstance(bias, Tensor) and bias.shape[0] > 1:
             bias = bias[index]
@@ -162,23 +163,30 @@ class EncoderLayer(nn.Module):
         """Attention of normalised tokens, (B, L, D) -> (B, L, D)."""
         return self.attn(x_BLD, bias)
 
-    def _feed(self, x_BLD: Tensor, lengths: dict[str, int]) -> Tensor:
+    def _feed(self, x_BLD: Tensor, segments: Sequence[tuple[str, int]]) -> Tensor:
         x = self.norm2(x_BLD)
-        if len(lengths) == 1:
-            return self.ffn[next(iter(lengths))](x)
-        parts = x.split(list(lengths.values()), dim=1)
-        return torch.cat([self.ffn[m](part) for m, part in zip(lengths, parts, strict=True)], 1)
+        if len(segments) == 1:
+            return self.ffn[segments[0][0]](x)
+        parts = list(x.split([n for _, n in segments], dim=1))
+        for modality in dict.fromkeys(name for name, _ in segments):
+            places = [i for i, (name, _) in enumerate(segments) if name == modality]
+            found = self.ffn[modality](torch.cat([parts[i] for i in places], 1))
+            found = found.split([segments[i][1] for i in places], 1)
+            for i, part in zip(places, found, strict=True):
+                parts[i] = part
+        return torch.cat(parts, 1)
 
     def forward(self, x_BLD: Tensor, lengths: dict[str, int], bias: AnyBias) -> Tensor:
         """(B, L, D) -> (B, L, D); `lengths` and `bias` as in `Tokens`."""
-        counts = bias.counts if isinstance(bias, Ragged) else None
+        ragged = bias if isinstance(bias, Ragged) else None
 
         def attend(x: Tensor, index: Tensor | None) -> Tensor:
             return self._attend(x, bias, index)
 
-        def feed(x: Tensor, _: Tensor | None) -> Tensor:
-            return self._feed(x, lengths)
+        def feed(x: Tensor, index: Tensor | None) -> Tensor:
+            return self._feed(x, ragged.select(index).segments if ragged else [*lengths.items()])
 
+        counts = ragged and ragged.counts
         x = self.drop_path(x_BLD, attend, self.gamma_1, counts)
         return self.drop_path(x, feed, self.gamma_2, counts)
 
@@ -222,30 +230,43 @@ class FusionEncoder(nn.ModuleList):
 
         return cls(arch.depth, layer, drop_path_rate, with_cp)
 
-    def forward(
-        self, tokens: Tokens, out_indices: Iterable[int], skip_padding: bool = False
-    ) -> list[Tensor]:
+    def forward(self, tokens: Tokens, out_indices: Iterable[int]) -> list[Tensor]:
         """Run the blocks up to the last one asked for.
 
         Args:
             tokens: embeddings of one or more modalities.
             out_indices: blocks whose outputs are wanted, counted from 0, rising.
-            skip_padding: do not compute padded tokens where that is faster; they become zero.
 
         Returns:
             one (B, L, D) for each index.
         """
-        # Attention is then called once for each sequence, which is meant for CPUs.
-        pack = skip_padding and is_eager_on_cpu(tokens.x_BLD) and tokens.can_pack
-        packed = tokens.pack() if pack else tokens
-        run, x, start, outputs = self.runner(packed), packed.x_BLD, 0, []
+        run, x, start, outputs = self.runner(tokens), tokens.x_BLD, 0, []
         for index in out_indices:
             x = run(x, start, index + 1)
-            outputs.append(tokens.unpack(x) if pack else x)
+            outputs.append(x)
             start = index + 1
         return outputs
 
-    def runner(self, tokens: Tokens) -> Callable[[Tensor, int, int], Tensor]:
+    def last(self, views: Sequence[Tokens]) -> list[Tensor]:
+        """Outputs of the last block for several batches, without computing padding needlessly.
+
+        On CPUs all sequences stand one behind the other, whatever their modalities: products are
+        larger, and gradients are added up once.
+
+        Args:
+            views: batches of embeddings; not all need to have the same modalities.
+
+        Returns:
+            (B, L, D) for each; what padding becomes is not said.
+        """
+        # Attention is called once for each sequence then, which is meant for CPUs.
+        on_cpu = all(is_eager_on_cpu(view.x_BLD) for view in views)
+        if on_cpu and (len(views) > 1 or views[0].pad_BL is not None):
+            packed = Packed(views)
+            return packed.unpack(self.runner(packed)(packed.x_BLD, 0, len(self)))
+        return [self.runner(view)(view.x_BLD, 0, len(self)) for view in views]
+
+    def runner(self, tokens: Tokens | Packed) -> Callable[[Tensor, int, int], Tensor]:
         """A function (x, start, stop) that runs blocks start to stop - 1 on tokens of this form.
 
         For models that change the embeddings between blocks; the bias is that of `tokens`.

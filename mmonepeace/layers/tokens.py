@@ -6,7 +6,6 @@ Shapes: B batch, L tokens, P kept tokens, D width, H heads.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,32 +13,7 @@ from torch import Tensor
 
 from mmonepeace.layers.position import GridBias
 
-
-class Ragged(NamedTuple):
-    """Bias of sequences that stand one behind the other, without padding between them.
-
-    Attributes:
-        bias: (1 or B, H, L, L) of sequences padded at the right, or None.
-        counts: tokens of each sequence.
-    """
-
-    bias: Tensor | None
-    counts: Sequence[int]
-
-    def select(self, index: Tensor) -> "Ragged":
-        """That of some of the sequences."""
-        bias = self.bias if self.bias is None or len(self.bias) == 1 else self.bias[index]
-        return Ragged(bias, [self.counts[i] for i in index.tolist()])
-
-    def parts(self) -> list[Tensor | None]:
-        """(1, H, n, n) for each sequence, as a view."""
-        if self.bias is None:
-            return [None] * len(self.counts)
-        rows = self.bias.expand(len(self.counts), -1, -1, -1).split(1)
-        return [row[..., :n, :n] for row, n in zip(rows, self.counts, strict=True)]
-
-
-Bias = Callable[[int, torch.dtype], Tensor | GridBias | Ragged]
+Bias = Callable[[int, torch.dtype], Tensor | GridBias]
 
 
 @dataclass
@@ -124,38 +98,12 @@ class Tokens:
             pad_BL=pad_BL,
         )
 
-    @property
-    def can_pack(self) -> bool:
-        """Whether there is padding, at the right of the sequences alone."""
-        pad = self.pad_BL
-        return (
-            pad is not None and len(self.lengths) == 1 and bool((pad[:, 1:] >= pad[:, :-1]).all())
-        )
-
-    def pack(self) -> "Tokens":
-        """The sequences one behind the other, (1, N, D), without padding: nothing is lost on it."""
-        (modality,) = self.lengths
-        keep_BL = ~self.pad_BL
-        counts, (index,) = keep_BL.sum(1).tolist(), keep_BL.flatten().nonzero(as_tuple=True)
-        return Tokens(
-            self.x_BLD.flatten(0, 1).index_select(0, index)[None],
-            {modality: len(index)},
-            partial(_ragged_bias, self.bias, counts),
-            self.shared_bias or self.bias is None,
-        )
-
-    def unpack(self, x_1ND: Tensor) -> Tensor:
-        """Where the tokens of `pack` stood, (B, L, D), with zeros for padding."""
-        index = (~self.pad_BL).flatten().nonzero(as_tuple=True)[0]
-        whole = x_1ND.new_zeros(self.pad_BL.numel(), x_1ND.shape[-1])
-        return whole.index_copy(0, index, x_1ND[0]).unflatten(0, self.pad_BL.shape)
-
     def split(self, x_BLD: Tensor) -> dict[str, Tensor]:
         """Cut a sequence of this form into its modalities."""
         parts = x_BLD.split(list(self.lengths.values()), dim=1)
         return dict(zip(self.lengths, parts, strict=True))
 
-    def masked_bias(self, block: int, dtype: torch.dtype) -> Tensor | GridBias | Ragged | None:
+    def masked_bias(self, block: int, dtype: torch.dtype) -> Tensor | GridBias | None:
         """The bias of a block with padded keys at minus infinity; None if there is neither."""
         bias = self.bias(block, dtype) if self.bias else None
         if self.pad_BL is None:
@@ -163,12 +111,6 @@ class Tokens:
         if bias is None:
             bias = torch.zeros((), dtype=dtype, device=self.x_BLD.device)
         return torch.where(self.pad_BL[:, None, None, :], -torch.inf, dense(bias))
-
-
-def _ragged_bias(
-    bias: Bias | None, counts: Sequence[int], block: int, dtype: torch.dtype
-) -> Ragged:
-    return Ragged(dense(bias(block, dtype)) if bias else None, counts)
 
 
 def dense(bias: Tensor | GridBias | None) -> Tensor | None:

@@ -339,16 +339,32 @@ class OnePeace(BaseModule):
 
         Args:
             tokens: what `embed` returns.
-            skip_padding: see `FusionEncoder.forward`. Without it, padded tokens are computed as
-                the official code does it.
+            skip_padding: see `encode_views`. Without it, padded tokens are computed as the
+                official code does it.
 
         Returns:
             modality -> (B, L, D), CLS first. Rows of padding have no meaning.
         """
-        x = self.layers(tokens, [self.arch.depth - 1], skip_padding)[0]
+        if skip_padding:
+            return self.encode_views([tokens])[0]
+        return self._normalise(tokens, self.layers(tokens, [self.arch.depth - 1])[0])
+
+    def encode_views(self, views: Sequence[Tokens]) -> list[dict[str, Tensor]]:
+        """Run all blocks and the final norms for several batches, see `FusionEncoder.last`.
+
+        Args:
+            views: what `embed` returns, for each.
+
+        Returns:
+            what `encode` returns, for each.
+        """
+        outputs = self.layers.last(views)
+        return [self._normalise(view, x) for view, x in zip(views, outputs, strict=True)]
+
+    def _normalise(self, tokens: Tokens, x_BLD: Tensor) -> dict[str, Tensor]:
         return {
             name: self.norms[name](part) if name in self.norms else part
-            for name, part in tokens.split(x).items()
+            for name, part in tokens.split(x_BLD).items()
         }
 
     def forward(self, images_B3HW: Tensor) -> tuple[Tensor, ...]:

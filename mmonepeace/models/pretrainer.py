@@ -191,11 +191,12 @@ class OnePeacePretrainer(OnePeaceRetriever):
         embeddings = self.project({name: x[:, 0] for name, x in features.items()})
         results = self._contrast(embeddings, data_samples, contrast)
         with torch.no_grad():
-            together = backbone.encode(Tokens.join([whole[name] for name in stage.pair]))
+            joint = Tokens.join([whole[name] for name in stage.pair])
+            together = backbone.encode(joint, skip_padding=True)
         views = [("alone", (name,)) for name in stage.alone] + [("joint", stage.pair)]
-        for view, names in views:
-            part, keep = {name: inputs[name] for name in names}, keeps[view]
-            students = self.reconstruct(part, keep, extracted, whole)
+        kept = [{name: keeps[view][name] for name in names} for view, names in views]
+        reconstructed = self.reconstruct(inputs, kept, extracted, whole)
+        for (view, names), keep, students in zip(views, kept, reconstructed, strict=True):
             for name in names:
                 joint = view == "joint"
                 teacher = together if joint or stage.joint_teacher else features
@@ -214,38 +215,43 @@ class OnePeacePretrainer(OnePeaceRetriever):
     def reconstruct(
         self,
         inputs: Mapping[str, Any],
-        keep: Mapping[str, Tensor],
+        keeps: Sequence[Mapping[str, Tensor]],
         extracted: Mapping[str, Any] | None = None,
         whole: Mapping[str, Tokens] | None = None,
-    ) -> dict[str, Tensor]:
+    ) -> list[dict[str, Tensor]]:
         """Encode kept tokens and decode whole sequences: what the masked tokens are taken for.
 
         Args:
-            inputs: modality -> input, encoded together.
-            keep: modality -> positions kept. Here and below, other modalities do not matter.
+            inputs: modality -> input; here and below, others than those of the views do not matter.
+            keeps: for each view, modality -> positions kept; its modalities are encoded together.
             extracted: what `OnePeace.extract` gives for the inputs, where it is known already.
             whole: modality -> tokens of the whole input, likewise.
 
         Returns:
-            modality -> (B, L, D).
+            for each view, modality -> (B, L, D).
         """
         backbone = self.backbone
+        names = dict.fromkeys(name for keep in keeps for name in keep)
         if extracted is None:
-            extracted = backbone.extract(inputs)
+            extracted = backbone.extract({name: inputs[name] for name in names})
         if whole is None:
-            whole = {name: backbone.place({name: value}) for name, value in extracted.items()}
-        part = {name: extracted[name] for name in inputs}
-        tokens = backbone.place(part, {name: keep[name] for name in inputs})
-        kept = backbone.encode(tokens, skip_padding=True)
-        x = {
-            name: restore(
-                self.decoder_embeds[name](value),
-                keep[name],
-                whole[name].x_BLD.shape[1],
-                self.mask_tokens[name],
-            )
-            for name, value in kept.items()
-        }
-        grids = {name: backbone.adapters[name].grid(*as_arguments(inputs[name])) for name in x}
-        decoded = self.decoder(x, grids, {name: whole[name].pad_BL for name in x})
-        return {name: self.mask_heads[name](value) for name, value in decoded.items()}
+            whole = {name: backbone.place({name: extracted[name]}) for name in names}
+        views = [backbone.place({n: extracted[n] for n in keep}, keep) for keep in keeps]
+        restored = [
+            {
+                name: restore(
+                    self.decoder_embeds[name](value),
+                    keep[name],
+                    whole[name].x_BLD.shape[1],
+                    self.mask_tokens[name],
+                )
+                for name, value in kept.items()
+            }
+            for keep, kept in zip(keeps, backbone.encode_views(views), strict=True)
+        ]
+        grids = {name: backbone.adapters[name].grid(*as_arguments(inputs[name])) for name in names}
+        pads = {name: whole[name].pad_BL for name in names}
+        return [
+            {name: self.mask_heads[name](value) for name, value in decoded.items()}
+            for decoded in self.decoder(restored, grids, pads)
+        ]

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mmonepeace.layers.attention import _score_mod, attend
+from mmonepeace.layers.packing import Group, Ragged
 from mmonepeace.layers.position import GridBias, RelativePositionBias1D, num_rpb_rows
-from mmonepeace.layers.tokens import Ragged
 from mmonepeace.models import OnePeace
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -26,7 +26,12 @@ def case(kind, values=16, device="cpu"):
         "grid": GridBias(table, GRID, True),
         "dense": dense,
         "shared": dense[:1],
-        "ragged": Ragged(dense, (LENGTH - 8, 8)),
+        "ragged": Ragged(
+            [
+                Group(dense[..., :-8, :-8], [{"a": LENGTH - 8}]),
+                Group(dense[..., :8, :8], [{"b": 8}]),
+            ]
+        ),
         "none": None,
     }[kind]
     return (q, k, v), trained, bias

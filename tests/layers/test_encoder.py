@@ -58,31 +58,6 @@ def test_permuting_a_batch_permutes_the_output():
     )
 
 
-@pytest.mark.parametrize("kept", [False, True], ids=["whole", "kept"])
-@pytest.mark.parametrize("with_bias", [True, False])
-@pytest.mark.parametrize("rate", [0.0, 0.5, 0.99])
-def test_skipping_padding_changes_nothing_else(rate, with_bias, kept):
-    """Also with stochastic depth, down to no sample at all, and with a bias for each sample."""
-    encoder = FusionEncoder.of(ARCH, ["image"], rate, 0.5).train()
-    pad = torch.arange(5) >= torch.tensor([[5], [2], [3], [1]])
-    table = torch.randn(1, 2, 5, 5, requires_grad=True)
-    x = torch.randn(4, 5, 16, requires_grad=True)
-    results = []
-    for skip in (False, True):
-        bias = (lambda i, dtype: table * (i + 1)) if with_bias else None
-        tokens = Tokens.of("image", x, bias, False, pad)
-        if kept:
-            tokens = tokens.keep(torch.tensor([[0, 2, 4], [0, 1, -1], [0, 2, 3], [0, -1, -1]]))
-        torch.manual_seed(5)
-        found = encoder(tokens, [0, 2], skip)
-        found = [out.masked_fill(tokens.pad_BL[..., None], 0) for out in found]
-        leaves = [x, *([table] if with_bias else ()), *encoder.parameters()]
-        loss = sum(out.square().sum() for out in found)
-        results.append([*found, *torch.autograd.grad(loss, leaves)])
-    for plain, skipped in zip(*results, strict=True):
-        torch.testing.assert_close(plain, skipped, rtol=1e-4, atol=1e-5)
-
-
 def test_each_modality_goes_through_its_own_ffn():
     encoder = FusionEncoder.of(ARCH, ["image", "other"]).eval()
     tokens = make_tokens()

@@ -69,26 +69,3 @@ def test_split_undoes_join():
 def test_different_batches_are_refused():
     with pytest.raises(ValueError, match="batch sizes"):
         Tokens.join([make("a", 2, 3), make("b", 3, 3)])
-
-
-def test_packed_sequences_are_unpacked_with_zeros_for_padding():
-    pad = torch.tensor([[False, False, True], [False] * 3, [False, True, True]])
-    tokens = make("a", 3, 3, pad)
-    packed = tokens.pack()
-    assert packed.lengths == {"a": 6}
-    assert packed.pad_BL is None
-    assert torch.equal(packed.x_BLD[0], tokens.x_BLD[~pad])
-    assert torch.equal(tokens.unpack(packed.x_BLD), tokens.x_BLD)
-    bias = packed.masked_bias(1, torch.float32)
-    assert bias.counts == [2, 3, 1]
-    whole = tokens.bias(1, torch.float32)
-    for part, count in zip(bias.parts(), bias.counts, strict=True):
-        assert torch.equal(part, whole[..., :count, :count])
-
-
-def test_only_padding_at_the_right_of_one_modality_can_be_packed():
-    right, left = torch.tensor([[False, True]]), torch.tensor([[True, False]])
-    assert make("a", 1, 2, right).can_pack
-    assert not make("a", 1, 2, left).can_pack
-    assert not make("a", 1, 2).can_pack
-    assert not Tokens.join([make("a", 1, 2, right), make("b", 1, 2)]).can_pack

@@ -263,10 +263,10 @@ def test_students_and_losses_of_a_pretraining_step(modalities, tmp_path):
     model.logit_scale.fill_(math.log(1 / 0.07))
     keeps = KEEPS[modalities]
     for view, students in STUDENTS[modalities].items():
-        inputs = {name: INPUTS[name] for name in students}
-        together = [inputs] if view == "joint" else [{n: x} for n, x in inputs.items()]
-        for part in together:
-            for name, student in model.reconstruct(part, keeps[view]).items():
+        keep = {name: keeps[view][name] for name in students}
+        views = [keep] if view == "joint" else [{name: x} for name, x in keep.items()]
+        for found in model.reconstruct(INPUTS, views):
+            for name, student in found.items():
                 agrees(student, *students[name])
     losses = model(INPUTS, keeps=keeps, mode="loss")
     losses["total"] = sum(value for name, value in losses.items() if name.startswith("loss"))

@@ -65,7 +65,7 @@ def test_a_checkpointed_decoder_keeps_the_inputs_of_its_blocks_alone():
         torch.manual_seed(1)
         arch = get_arch({**ARCH, "depth": 4})
         decoder = randomise(Decoder(arch, {"image": 50}, with_cp=with_cp))
-        run = lambda decoder=decoder: decoder(x, {"image": None}, {"image": None})["image"]
+        run = lambda decoder=decoder: decoder([x], {"image": None}, {"image": None})[0]["image"]
         sizes.append(stored(run))
         outputs.append(run())
         outputs[-1].square().sum().backward()
@@ -124,7 +124,7 @@ def test_views_that_share_an_extraction_are_those_that_do_not(monkeypatch):
     expected_loss, expected = step(build())
     model = build()
     reconstruct = model.reconstruct
-    monkeypatch.setattr(model, "reconstruct", lambda inputs, keep, *_: reconstruct(inputs, keep))
+    monkeypatch.setattr(model, "reconstruct", lambda inputs, keeps, *_: reconstruct(inputs, keeps))
     loss, gradients = step(model)
     torch.testing.assert_close(loss, expected_loss)
     for name, gradient in expected.items():

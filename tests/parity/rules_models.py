@@ -231,7 +231,7 @@ def masked(case: Case) -> None:
     keep = _kept(case, inputs, f"{stage}_" if len(inputs) > 1 else "")
     model = _pretrainer(case, stage)
     kept = model.backbone.embed(inputs, keep)
-    got = model.reconstruct(inputs, keep)
+    (got,) = model.reconstruct(inputs, [{name: keep[name] for name in inputs}])
     for name, features in model.backbone.encode(kept).items():
         case.compare(
             f"inter.encoder.{name}_features",
