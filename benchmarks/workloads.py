@@ -112,11 +112,14 @@ def segmentation_step(args: argparse.Namespace) -> Built:
     labels = torch.randint(0, 150, (1, 512, 512), device=args.device)
     samples = [SegDataSample(gt_sem_seg=PixelData(data=labels))] * 2
 
+    def losses() -> dict[str, Tensor]:
+        return model.loss(images, samples)
+
     def run() -> None:
         model.zero_grad(set_to_none=False)
-        model.parse_losses(model.loss(images, samples))[0].backward()
+        model.parse_losses(losses())[0].backward()
 
-    return Built(run)
+    return Built(run, lambda: 3 * operations_of(losses))
 
 
 def sliding_window(args: argparse.Namespace, kind: str) -> Built:
@@ -193,7 +196,8 @@ def pretraining_step(args: argparse.Namespace, stage: str, as_official: bool) ->
     Args:
         args: of the command line.
         stage: vl or al.
-        as_official: inputs are extracted anew for each view, each is encoded alone, and padding is computed.
+        as_official: inputs are extracted anew for each view, each view is encoded alone, and
+            padding is computed.
     """
     generator = torch.Generator().manual_seed(0)
     other, batch, shares = {

@@ -15,9 +15,9 @@ from torch import Tensor
 from mmonepeace.layers.position import GridBias
 from mmonepeace.layers.tokens import Tokens, dense
 
-# Padded tokens up to which attention of a batch in one call is faster than of each sequence alone
-# (measured: training of a small model, ...).
-_SHORT = 128
+# Width times padded tokens squared up to which attention of a whole batch in one call is faster
+# than of each sequence alone, which costs half a millisecond in training (benchmarks/ideas.md).
+_FEW = 2**20
 
 
 class Group(NamedTuple):
@@ -110,7 +110,8 @@ class Packed:
         """The bias of a block and what it belongs to."""
         groups = []
         for view, lengths in zip(self.views, self._lengths, strict=True):
-            if view.pad_BL is None or view.x_BLD.shape[1] <= _SHORT:
+            _, length, width = view.x_BLD.shape
+            if view.pad_BL is None or width * length**2 <= _FEW:
                 groups.append(Group(view.masked_bias(block, dtype), lengths, view.pad_BL))
                 continue
             bias = dense(view.bias(block, dtype)) if view.bias else None

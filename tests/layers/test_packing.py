@@ -40,7 +40,7 @@ def test_unpacked_tokens_stand_where_they_stood(pad):
 
 @pytest.mark.parametrize("pad", PADS)
 def test_long_sequences_have_the_bias_of_their_tokens_alone(pad, monkeypatch):
-    monkeypatch.setattr(packing, "_SHORT", 0)
+    monkeypatch.setattr(packing, "_FEW", 0)
     tokens, _ = make("a", PADS[pad])
     whole = tokens.bias(1, torch.float32)
     ragged = Packed([tokens]).masked_bias(1, torch.float32)
@@ -70,10 +70,10 @@ def test_segments_are_stretches_of_one_modality():
     assert ragged.select(None) is ragged
 
 
-@pytest.fixture(params=[0, 128], ids=["each", "short"])
+@pytest.fixture(params=[0, 2**20], ids=["each", "short"])
 def short(request, monkeypatch):
     """Attention of each sequence alone, or of padded batches."""
-    monkeypatch.setattr(packing, "_SHORT", request.param)
+    monkeypatch.setattr(packing, "_FEW", request.param)
 
 
 def gradients(encoder, outputs, views, leaves):
