@@ -24,8 +24,9 @@ import torch.nn.functional as F
 from bench import PEAK_OPERATIONS, matrix_product, print_peak
 from runs import Run, seconds
 
+from mmonepeace.layers.bias import GridBias
 from mmonepeace.layers.offset_attention import offset_attention
-from mmonepeace.layers.position import GridBias, num_rpb_rows
+from mmonepeace.layers.position import num_rpb_rows
 
 WIDTH = 64  # of a head
 

@@ -14,13 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmonepeace.layers.attention import is_eager_on_cpu
-from mmonepeace.layers.position import (
-    Grid,
-    RelativePositionBias1D,
-    RelativePositionBias2D,
-    Resampling,
-    resample_pos_embed,
-)
+from mmonepeace.layers.bias import RelativePositionBias1D, RelativePositionBias2D
+from mmonepeace.layers.position import Grid, Resampling, resample_pos_embed
 from mmonepeace.layers.stems import PatchConv, audio_extractor, extract_by_pieces, hmlp_stem
 from mmonepeace.layers.tokens import Bias, Tokens, gather_tokens, kept_bias, kept_positions
 from mmonepeace.spec import (

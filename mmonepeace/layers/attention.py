@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmonepeace.layers.bias import GridBias
 from mmonepeace.layers.offset_attention import offset_attention
 from mmonepeace.layers.packing import Ragged
-from mmonepeace.layers.position import GridBias
 from mmonepeace.layers.tokens import dense
 from mmonepeace.spec import LAYER_NORM_EPS, Arch
 

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mmonepeace.layers.position import GridBias
+from mmonepeace.layers.bias import GridBias
 
 _BLOCK_NUMBERS = 5 << 18  # logits in a block: few enough for the cache, many enough for one call
 _LN_2 = math.log(2)

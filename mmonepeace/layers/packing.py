@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmonepeace.layers.position import GridBias
+from mmonepeace.layers.bias import GridBias
 from mmonepeace.layers.tokens import Tokens, dense
 
 # Width times padded tokens squared up to which attention of a whole batch in one call is faster

@@ -7,8 +7,9 @@ from mmengine.model import BaseModel
 from torch import nn
 
 from mmonepeace import checkpoint
-from mmonepeace.models.onepeace import OnePeace, load_checkpoint, reset_weight
+from mmonepeace.models.onepeace import OnePeace
 from mmonepeace.models.preprocessor import MultimodalDataPreprocessor
+from mmonepeace.models.weights import load_checkpoint, reset_weight
 from mmonepeace.registry import MODELS
 
 

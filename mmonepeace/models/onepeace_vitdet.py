@@ -12,8 +12,9 @@ import torch
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor
 
+from mmonepeace.layers.bias import GridBias
 from mmonepeace.layers.encoder import FusionEncoder
-from mmonepeace.layers.position import Grid, GridBias
+from mmonepeace.layers.position import Grid
 from mmonepeace.layers.windows import GridLayer
 from mmonepeace.models.onepeace import OnePeace
 from mmonepeace.registry import MODELS

@@ -191,8 +191,8 @@ class OnePeacePretrainer(OnePeaceRetriever):
         embeddings = self.project({name: x[:, 0] for name, x in features.items()})
         results = self._contrast(embeddings, data_samples, contrast)
         with torch.no_grad():
-            joint = Tokens.join([whole[name] for name in stage.pair])
-            together = backbone.encode(joint, skip_padding=True)
+            pair = Tokens.join([whole[name] for name in stage.pair])
+            together = backbone.encode(pair, skip_padding=True)
         views = [("alone", (name,)) for name in stage.alone] + [("joint", stage.pair)]
         kept = [{name: keeps[view][name] for name in names} for view, names in views]
         reconstructed = self.reconstruct(inputs, kept, extracted, whole)

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from mmonepeace.layers.attention import _score_mod, attend
+from mmonepeace.layers.bias import GridBias, RelativePositionBias1D
 from mmonepeace.layers.packing import Group, Ragged
-from mmonepeace.layers.position import GridBias, RelativePositionBias1D, num_rpb_rows
+from mmonepeace.layers.position import num_rpb_rows
 from mmonepeace.models import OnePeace
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

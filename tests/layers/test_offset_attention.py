@@ -5,9 +5,10 @@ import torch
 
 from mmonepeace.layers import offset_attention as module
 from mmonepeace.layers.attention import attend
+from mmonepeace.layers.bias import GridBias
 from mmonepeace.layers.encoder import recomputed
 from mmonepeace.layers.offset_attention import offset_attention
-from mmonepeace.layers.position import GridBias, num_rpb_rows
+from mmonepeace.layers.position import num_rpb_rows
 
 
 def inputs(grid, cls, batch=2, heads=3, width=8, values=8, dtype=torch.float64):

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from mmonepeace.layers import packing
+from mmonepeace.layers.bias import RelativePositionBias1D
 from mmonepeace.layers.encoder import FusionEncoder
 from mmonepeace.layers.packing import Group, Packed, Ragged
-from mmonepeace.layers.position import RelativePositionBias1D
 from mmonepeace.layers.tokens import Tokens
 from mmonepeace.spec import Arch
 
