@@ -3,7 +3,7 @@
 import argparse
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np
 import torch
 from peers import mmseg_beit, mmseg_models, timm_beit, transformers_beit
-from pretrain_step import SeparatePretrainer
+from pretrain_step import SeparatePretrainer, pad
 from runs import (
     Built,
     Way,
@@ -28,7 +28,6 @@ from runs import (
 from torch import Tensor, nn
 
 from mmonepeace.apis import Embedder
-from mmonepeace.layers.encoder import FusionEncoder
 from mmonepeace.layers.tokens import Tokens
 from mmonepeace.models import (
     MultimodalDataPreprocessor,
@@ -185,11 +184,6 @@ def ragged(args: argparse.Namespace, modality: str, by_length: bool) -> Built:
     return Built(run, operations)
 
 
-def _with_padding(stack: FusionEncoder, views: Sequence[Tokens]) -> list[Tensor]:
-    """As `FusionEncoder.last`, each batch alone."""
-    return [stack(view, [len(stack) - 1])[0] for view in views]
-
-
 def pretraining_step(args: argparse.Namespace, stage: str, as_official: bool) -> Built:
     """Forward and backward of a step: 4 pictures of 256 px or sounds of 2 and 15 s, with texts.
 
@@ -233,8 +227,7 @@ def pretraining_step(args: argparse.Namespace, stage: str, as_official: bool) ->
     }
     data = MultimodalDataPreprocessor()({"inputs": samples, "keeps": keeps})
     if as_official:
-        for stack in (model.backbone.layers, model.decoder.layers):
-            stack.last = partial(_with_padding, stack)
+        pad(model)
 
     def run() -> None:
         model.zero_grad(set_to_none=False)
