@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from functools import wraps
+from threading import Lock
 from typing import Any
 
 import torch
@@ -25,20 +26,22 @@ def kept_within(limit: int) -> Callable[[Make], Make]:
 
     def decorate(make: Make) -> Make:
         kept: OrderedDict[Hashable, Tensor] = OrderedDict()
+        lock = Lock()  # a model may serve several threads
 
         @wraps(make)
         def cached(*args: Any) -> Tensor:
             if torch.compiler.is_compiling():
                 return make(*args)
-            if args not in kept:
-                with torch.inference_mode(False):  # or they could not serve training
-                    value = make(*args)
-                room = limit - value.nbytes
-                while kept and sum(x.nbytes for x in kept.values()) > room:
-                    kept.popitem(last=False)
-                kept[args] = value
-            kept.move_to_end(args)
-            return kept[args]
+            with lock:
+                if args not in kept:
+                    with torch.inference_mode(False):  # or they could not serve training
+                        value = make(*args)
+                    room = limit - value.nbytes
+                    while kept and sum(x.nbytes for x in kept.values()) > room:
+                        kept.popitem(last=False)
+                    kept[args] = value
+                kept.move_to_end(args)
+                return kept[args]
 
         cached.cache_clear = kept.clear
         return cached

@@ -6,12 +6,13 @@ S levels, P points.
 
 import math
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmonepeace.layers.caching import kept_within
 from mmonepeace.layers.position import Grid
 
 
@@ -74,8 +75,7 @@ def _plain(value_BKHd: Tensor, grids: Sequence[Grid], points: Tensor, weights: T
     return out.view(batch, heads * width, -1).transpose(1, 2)
 
 
-@lru_cache(maxsize=32)
-@torch.inference_mode(False)
+@kept_within(2**25)
 def cell_centres(grids: tuple[Grid, ...], device: torch.device | str) -> Tensor:
     """(x, y) of the centres of all cells of some maps, in units of the map: (Q, 2) float32."""
     centres = []

@@ -170,7 +170,9 @@ class EncoderLayer(nn.Module):
         parts = list(x.split([n for _, n in segments], dim=1))
         for modality in dict.fromkeys(name for name, _ in segments):
             places = [i for i, (name, _) in enumerate(segments) if name == modality]
-            found = self.ffn[modality](torch.cat([parts[i] for i in places], 1))
+            chosen = [parts[i] for i in places]
+            # A single part is not copied.
+            found = self.ffn[modality](torch.cat(chosen, 1) if len(chosen) > 1 else chosen[0])
             found = found.split([segments[i][1] for i in places], 1)
             for i, part in zip(places, found, strict=True):
                 parts[i] = part

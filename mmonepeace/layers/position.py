@@ -85,8 +85,7 @@ def rpb_index(grid: Grid, device: torch.device | str = "cpu") -> Tensor:
     return _with_cls(F.pad(patches, (1, 0, 1, 0)), n)
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)
+@kept_within(2**20)
 def rpb_rows_1d(num_buckets: int, count: int, device: torch.device | str = "cpu") -> Tensor:
     """Table row for each offset between the tokens of a sequence.
 
@@ -118,8 +117,7 @@ def rpb_rows_1d(num_buckets: int, count: int, device: torch.device | str = "cpu"
     return (torch.cat([-value.flip(0), value[1:]]) + num_buckets - 1).to(device)
 
 
-@lru_cache(maxsize=32)
-@torch.inference_mode(False)
+@kept_within(2**25)
 def rpb_index_1d(num_buckets: int, length: int, device: torch.device | str = "cpu") -> Tensor:
     """Table row for each pair of tokens of a sequence, CLS first.
 
@@ -213,7 +211,7 @@ def _spline_matrix(x: Tensor, u: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-@torch.inference_mode(False)
+@torch.inference_mode(False)  # or what inference made could not serve training
 def _geometric_matrix(
     old: int, new: int, dtype: torch.dtype, device: torch.device | str
 ) -> Tensor | None:
