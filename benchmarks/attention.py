@@ -3,7 +3,7 @@
 Run:  python benchmarks/attention.py [--sides 16 24 32 56] [--heads 12] [--batch 1] [--rounds 7]
 
 "whole" gathers the bias for all pairs of tokens and leaves the rest to PyTorch's attention, "blocks"
-is `offset_attention`; both give the gradient of the table. Shares refer to a product of two square
+is `grid_bias_attention`; both give the gradient of the table. Shares refer to a product of two square
 matrices, which runs in turns with both; memory is above what queries, keys, values and the table
 take, in a process of its own. What is computed again in the backward pass does not count.
 """
@@ -24,9 +24,9 @@ import torch.nn.functional as F
 from bench import PEAK_OPERATIONS, matrix_product, print_peak
 from runs import Run, seconds
 
-from mmonepeace.layers.bias import GridBias
-from mmonepeace.layers.offset_attention import offset_attention
-from mmonepeace.layers.position import num_rpb_rows
+from mmonepeace.layers.cpu.grid_attention import grid_bias_attention
+from mmonepeace.layers.relative_position_bias import GridBias
+from mmonepeace.layers.resampling import num_rpb_rows
 
 WIDTH = 64  # of a head
 
@@ -46,7 +46,7 @@ def runs(side: int, args: argparse.Namespace) -> dict[str, Run]:
         return F.scaled_dot_product_attention(*tensors, attn_mask=bias)
 
     def blocks() -> torch.Tensor:
-        return offset_attention(*tensors, GridBias(table, (side, side), True))
+        return grid_bias_attention(*tensors, GridBias(table, (side, side), True))
 
     found: dict[str, Run] = {}
     for name, way in (("whole", whole), ("blocks", blocks)):

@@ -35,8 +35,9 @@ from mmengine.dataset import pseudo_collate
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from mmonepeace import checks
 from mmonepeace.checkpoint import read
-from mmonepeace.engine import PretrainRunner, preflight
+from mmonepeace.engine import PretrainRunner
 from mmonepeace.evaluation import RecallAtK
 from mmonepeace.layers.tokens import Tokens
 from mmonepeace.models import OnePeace
@@ -135,7 +136,7 @@ def stage_one_config(variant: str) -> Config:
 @torch.no_grad()
 def measure(model: nn.Module, cfg: Config, sets: dict[str, tuple[str, ...]]) -> dict[str, Any]:
     """Recall and chance of each direction on each validation set, in per cent."""
-    tokenize = next(step for step in preflight.text_steps(cfg) if step.type.endswith("Tokenize"))
+    tokenize = next(step for step in checks.text_steps(cfg) if step.type.endswith("Tokenize"))
     load = {
         "image": dict(type="mmonepeace.LoadImage", size=cfg.model.backbone.img_size),
         "text": dict(tokenize),
@@ -176,8 +177,8 @@ def train_one(args: argparse.Namespace) -> None:
     else:
         cfg = stage_one_config(args.run)
     cfg.work_dir = str(args.work_dir / f"{args.run}-{seed}")
-    preflight.set_data_root(cfg, str(args.data_root))
-    preflight.set_tokenizer(cfg, str(args.work_dir / "tokenizer.json"))
+    checks.set_data_root(cfg, str(args.data_root))
+    checks.set_tokenizer(cfg, str(args.work_dir / "tokenizer.json"))
     steps = args.steps_two if args.run == "al" else args.steps
     cfg.train_cfg.max_iters = cfg.train_cfg.val_interval = steps
     cfg.param_scheduler[1].end = cfg.default_hooks.checkpoint.interval = steps

@@ -70,7 +70,7 @@ def main() -> None:
             trained = Embedder.from_checkpoint(path, progress=False)
             torch.manual_seed(seed)
             read = checkpoint.read_own(path)
-            untrained = OnePeaceRetriever(checkpoint.describe(read.weights, read.meta))
+            untrained = OnePeaceRetriever(checkpoint.infer_config(read.weights, read.meta))
             models = (trained, Embedder(untrained, progress=False))
             found = {
                 name: probe_all(model, seed, args)

@@ -304,7 +304,8 @@ def workloads(args: argparse.Namespace) -> Mapping[str, Workload]:
         names = everyone if size <= 512 else ("timm BEiT",)  # others keep too much for 24 GB
         found[f"step-{size}"] = Workload(
             f"fine-tuning step, {size} px, batch 1, RPB of each block",
-            against(*names, **step) | {"ours, recomputed": partial(ours, **step, with_cp=True)},
+            against(*names, **step)
+            | {"ours, activation_checkpoint": partial(ours, **step, with_cp=True)},
             quick=size == 512,
         )
     found["step-upernet"] = Workload(

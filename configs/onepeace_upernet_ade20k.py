@@ -3,7 +3,7 @@
 Run:    tools/dist_train.sh configs/onepeace_upernet_ade20k.py 8
 Needs:  ADE20K in data/ade; one-peace-vision.pkl in checkpoints/; 8 GPUs, 2 images each. 1.6 G
         parameters take 25 GB a GPU for weights, gradients and AdamW alone (16 bytes each, by
-        arithmetic); activations are recomputed and attention runs in bfloat16. A 40 GB card is
+        arithmetic); activations are activation_checkpoint and attention runs in bfloat16. A 40 GB card is
         the least to try.
 Expect: not measured yet. The official recipe has ViT-Adapter and Mask2Former instead of UPerNet;
         the paper's figure for it is 62.0 mIoU at 896 px.

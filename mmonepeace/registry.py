@@ -25,7 +25,13 @@ DATA_SAMPLERS = _child(mmengine_registry.DATA_SAMPLERS, ["mmonepeace.datasets"])
 TRANSFORMS = _child(mmengine_registry.TRANSFORMS, ["mmonepeace.datasets"])
 METRICS = _child(mmengine_registry.METRICS, ["mmonepeace.evaluation"])
 HOOKS = _child(
-    mmengine_registry.HOOKS, ["mmonepeace.datasets", "mmonepeace.engine", "mmonepeace.evaluation"]
+    mmengine_registry.HOOKS,
+    [
+        "mmonepeace.datasets",
+        "mmonepeace.engine",
+        "mmonepeace.evaluation",
+        "mmonepeace.visualization",
+    ],
 )
 LOOPS = _child(mmengine_registry.LOOPS, ["mmonepeace.engine"])
 RUNNERS = _child(mmengine_registry.RUNNERS, ["mmonepeace.engine"])

@@ -8,7 +8,8 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, PARAM_SCHEDULERS, init_default_scope
 
-from mmonepeace.engine import preflight
+from mmonepeace import checks
+from mmonepeace.engine import run_options
 from tests.conftest import ROOT
 
 CONFIGS = ROOT / "configs"
@@ -43,26 +44,26 @@ def test_recipe_loads_dumps_and_builds(path, tmp_path):
     assert cfg.tta_model
     assert ("tta_pipeline" in cfg) != _has_masks(cfg)  # mmdet merges boxes, not masks
     if cfg.default_scope != "mmpretrain":
-        preflight.check_classes(cfg, _classes(cfg))
+        checks.check_classes(cfg, _classes(cfg))
 
 
 @pytest.mark.parametrize("path", PRETRAINING, ids=name)
 def test_recipe_of_pretraining_gives_its_stage_what_it_needs(path):
     cfg = Config.fromfile(path)
     assert cfg.runner_type == "mmonepeace.PretrainRunner"
-    preflight.set_stage(cfg, cfg.model.stage)  # modalities of the data and of the backbone
+    run_options.set_stage(cfg, cfg.model.stage)  # modalities of the data and of the backbone
     masks = [s for s in cfg.train_dataloader.dataset.pipeline if s.type.endswith("MaskTokens")]
     assert [mask.stage for mask in masks] == [cfg.model.stage]
-    assert len({step.tokenizer for step in preflight.text_steps(cfg)}) == 1
+    assert len({step.tokenizer for step in checks.text_steps(cfg)}) == 1
     dataset = cfg.train_dataloader.dataset
     assert dataset.get("batch_size", cfg.train_dataloader.batch_size) == (
         cfg.train_dataloader.batch_size
     )
     # Without data each of them says what it needs.
-    preflight.set_tokenizer(cfg, "/nowhere/tokenizer.json")
-    preflight.set_data_root(cfg, "/nowhere")
-    with pytest.raises(preflight.PreflightError) as error:
-        preflight.check_all(cfg)
+    checks.set_tokenizer(cfg, "/nowhere/tokenizer.json")
+    checks.set_data_root(cfg, "/nowhere")
+    with pytest.raises(checks.PreflightError) as error:
+        checks.check_all(cfg)
     for text in ("/nowhere/tokenizer.json", cfg.needs_tokenizer, cfg.needs_data, "--data-root DIR"):
         assert text in str(error.value)
 

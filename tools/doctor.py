@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmengine.config import Config, DictAction
 
-from mmonepeace.engine import preflight
-from mmonepeace.engine.doctor import examine
+from mmonepeace import checks
+from mmonepeace.checks import examine
 
 
 def parse_args() -> argparse.Namespace:
@@ -34,17 +34,17 @@ def parse_args() -> argparse.Namespace:
 def load_config(args: argparse.Namespace) -> Config:
     """The config with all options of the command line."""
     if not Path(args.config).is_file():
-        raise preflight.PreflightError(f"config {args.config} does not exist.")
+        raise checks.PreflightError(f"config {args.config} does not exist.")
     try:
         cfg = Config.fromfile(args.config)
     except Exception as error:  # noqa: BLE001  (a config is code and fails in many ways)
-        raise preflight.PreflightError(f"config {args.config} cannot be read: {error!r}") from None
-    preflight.check_library(cfg)
-    preflight.apply_overrides(cfg, args.cfg_options)
+        raise checks.PreflightError(f"config {args.config} cannot be read: {error!r}") from None
+    checks.check_library(cfg)
+    checks.apply_overrides(cfg, args.cfg_options)
     if args.data_root:
-        preflight.set_data_root(cfg, args.data_root)
+        checks.set_data_root(cfg, args.data_root)
     if args.limit is not None and args.limit < 1:
-        raise preflight.PreflightError(f"--limit {args.limit}: expected 1 or more.")
+        raise checks.PreflightError(f"--limit {args.limit}: expected 1 or more.")
     return cfg
 
 
@@ -53,7 +53,7 @@ def main() -> int:
     args = parse_args()
     try:
         report = examine(load_config(args), args.limit)
-    except preflight.PreflightError as error:
+    except checks.PreflightError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(report)

@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tqdm import tqdm
 
 from mmonepeace.apis import build_index, find_files, read_texts
-from mmonepeace.apis.options import add_model_options, build_embedder, exit_code, list_failed
-from mmonepeace.engine.preflight import PreflightError, find_checkpoint
+from mmonepeace.checks import PreflightError, find_checkpoint
+from mmonepeace.cli import add_model_options, build_embedder, exit_code, list_failed
 
 
 def parse() -> argparse.Namespace:

@@ -23,19 +23,13 @@ import torch
 from PIL import Image
 
 from mmonepeace.apis import Embedder, read_rows
-from mmonepeace.apis.options import (
-    add_model_options,
-    build_embedder,
-    exit_code,
-    list_failed,
-    positive,
-    printable,
-    table,
-)  # fmt: skip
+from mmonepeace.checks import PreflightError, find_checkpoint
+from mmonepeace.cli import add_model_options, build_embedder, exit_code, list_failed, positive
+from mmonepeace.console import printable, table
 from mmonepeace.datasets.tokenizer import clean_caption
-from mmonepeace.engine.preflight import PreflightError, find_checkpoint
-from mmonepeace.evaluation import draw_direction, find_directions, summarise
+from mmonepeace.evaluation import find_directions, summarise
 from mmonepeace.evaluation.retrieval import Item
+from mmonepeace.visualization import draw_direction
 
 
 def parse() -> argparse.Namespace:

@@ -15,9 +15,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmengine.config import Config, DictAction
 
+from mmonepeace import checks
 from mmonepeace.checkpoint import CheckpointError, read_run
-from mmonepeace.engine import PretrainRunner, preflight
-from mmonepeace.engine.processes import end
+from mmonepeace.engine import PretrainRunner, run_options
+from mmonepeace.engine.processes import exit_distributed
 
 
 def parse_args() -> argparse.Namespace:
@@ -48,27 +49,27 @@ def parse_args() -> argparse.Namespace:
 
 def load_config(args: argparse.Namespace) -> Config:
     """The config with all options of the command line."""
-    cfg = preflight.read_config(args.config)
+    cfg = checks.read_config(args.config)
     if cfg.get("runner_type") != "mmonepeace.PretrainRunner":
-        raise preflight.PreflightError(
+        raise checks.PreflightError(
             f"{args.config} is no recipe of pretraining. Train it with tools/train.py."
         )
-    preflight.apply_overrides(cfg, args.cfg_options)
+    checks.apply_overrides(cfg, args.cfg_options)
     if args.stage:
-        preflight.set_stage(cfg, args.stage)
-    preflight.set_launcher(cfg, args.launcher)
+        run_options.set_stage(cfg, args.stage)
+    run_options.set_launcher(cfg, args.launcher)
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{Path(args.config).stem}"
     if args.data_root:
-        preflight.set_data_root(cfg, args.data_root)
+        checks.set_data_root(cfg, args.data_root)
     if args.tokenizer:
-        preflight.set_tokenizer(cfg, args.tokenizer)
+        checks.set_tokenizer(cfg, args.tokenizer)
     if args.stage_one:
         cfg.stage_one = args.stage_one
     if args.bf16:
-        preflight.set_precision(cfg, "bfloat16")
-    preflight.set_strategy(cfg, args.strategy, args.sharded)
+        run_options.set_precision(cfg, "bfloat16")
+    run_options.set_strategy(cfg, args.strategy, args.sharded)
     if args.resume:
-        preflight.set_resume(cfg, args.resume)
+        run_options.set_resume(cfg, args.resume)
         if args.resume != "auto":
             read_run(args.resume, list)  # refuses at once what is truncated or no run's
     return cfg
@@ -80,17 +81,17 @@ def main() -> int:
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     try:
         cfg = load_config(args)
-        preflight.check_all(cfg)
+        checks.check_all(cfg)
         runner = PretrainRunner.from_cfg(cfg)
         if args.dry_run:
-            preflight.dry_run(runner)
+            checks.dry_run(runner)
         else:
             runner.train()
-    except (CheckpointError, preflight.PreflightError) as error:
+    except (CheckpointError, checks.PreflightError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
 if __name__ == "__main__":
-    end(main())
+    exit_distributed(main())

@@ -16,17 +16,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmonepeace.apis import EmbeddingIndex, combine, embedder_of, write_gallery
-from mmonepeace.apis.gallery import Entry
-from mmonepeace.apis.options import (
-    QUERY,
-    add_query_options,
-    device,
-    exit_code,
-    positive,
-    printable,
-    table,
-)
-from mmonepeace.engine.preflight import PreflightError, find_checkpoint
+from mmonepeace.checks import PreflightError, find_checkpoint
+from mmonepeace.cli import QUERY, add_query_options, device, exit_code, positive
+from mmonepeace.console import printable, table
+from mmonepeace.visualization.gallery import Entry
 
 
 def parse() -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""Draw predictions of a segmentor or detector on its test images, beside the truth.
+"""EpochIndex predictions of a segmentor or detector on its test images, beside the truth.
 
 Run:  python tools/show_predictions.py CONFIG CHECKPOINT [--num 8] [--out predictions.png]
 """
@@ -16,10 +16,10 @@ from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, TRANSFORMS, init_default_scope
 
+from mmonepeace import checks
 from mmonepeace.checkpoint import CheckpointError, load_model
-from mmonepeace.engine import preflight
-from mmonepeace.engine.labels import LabelError
-from mmonepeace.evaluation.predictions import (
+from mmonepeace.checks.labels import LabelError
+from mmonepeace.visualization.predictions import (
     class_colours,
     draw_instances,
     draw_label_maps,
@@ -33,7 +33,7 @@ def load_samples(cfg: Config, num: int) -> tuple[list[dict[str, Any]], dict[str,
     dataset_cfg = cfg.test_dataloader.dataset
     steps = [s for s in dataset_cfg.pipeline if s["type"].split(".")[-1].startswith("Load")]
     if not any(s["type"].endswith("Annotations") for s in steps):
-        raise preflight.PreflightError("the pipeline of test_dataloader has no LoadAnnotations.")
+        raise checks.PreflightError("the pipeline of test_dataloader has no LoadAnnotations.")
     load = [TRANSFORMS.build(step) for step in steps]
     dataset = DATASETS.build(dataset_cfg)
     samples = []
@@ -47,7 +47,7 @@ def load_samples(cfg: Config, num: int) -> tuple[list[dict[str, Any]], dict[str,
 
 def predict(cfg: Config, path: str, images: list[str], device: str) -> list[Any]:
     """What the model of a checkpoint says to images, as mmseg's or mmdet's data samples."""
-    if preflight.is_detection(cfg):
+    if checks.is_detection(cfg):
         from mmdet.apis import inference_detector as infer
     else:
         from mmseg.apis import inference_model as infer
@@ -63,7 +63,7 @@ def draw(cfg: Config, path: str, num: int, device: str, score_thr: float) -> Fig
     samples, metainfo = load_samples(cfg, num)
     results = predict(cfg, path, [sample["img_path"] for sample in samples], device)
     colours = class_colours(metainfo.get("palette"), len(metainfo["classes"]))
-    detection, rows = preflight.is_detection(cfg), []
+    detection, rows = checks.is_detection(cfg), []
     for sample, result in zip(samples, results, strict=True):
         if detection:
             pair = true_instances(sample), predicted_instances(result, score_thr)
@@ -85,14 +85,14 @@ def main() -> int:
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     try:
-        cfg = preflight.read_config(args.config)
-        path = preflight.find_checkpoint(args.checkpoint)
+        cfg = checks.read_config(args.config)
+        path = checks.find_checkpoint(args.checkpoint)
         if args.data_root:
-            preflight.set_data_root(cfg, args.data_root)
-        preflight.check_data(cfg, ("test_dataloader",))
+            checks.set_data_root(cfg, args.data_root)
+        checks.check_data(cfg, ("test_dataloader",))
         init_default_scope(cfg.default_scope)
         figure = draw(cfg, path, args.num, args.device, args.score_thr)
-    except (CheckpointError, LabelError, preflight.PreflightError) as error:
+    except (CheckpointError, LabelError, checks.PreflightError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     args.out.parent.mkdir(parents=True, exist_ok=True)

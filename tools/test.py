@@ -13,10 +13,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
+from mmonepeace import checks
 from mmonepeace.checkpoint import CheckpointError, load_model
-from mmonepeace.engine import preflight
-from mmonepeace.engine.labels import LabelError
-from mmonepeace.engine.processes import end
+from mmonepeace.checks.labels import LabelError
+from mmonepeace.engine import run_options
+from mmonepeace.engine.processes import exit_distributed
 
 
 def parse_args() -> argparse.Namespace:
@@ -37,17 +38,17 @@ def parse_args() -> argparse.Namespace:
 
 def load_config(args: argparse.Namespace) -> Config:
     """The config with all options of the command line."""
-    cfg = preflight.read_config(args.config)
-    preflight.apply_overrides(cfg, args.cfg_options)
-    preflight.set_launcher(cfg, args.launcher)
+    cfg = checks.read_config(args.config)
+    checks.apply_overrides(cfg, args.cfg_options)
+    run_options.set_launcher(cfg, args.launcher)
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{Path(args.config).stem}"
     cfg.model.backbone.init_cfg = None
     cfg.load_from, cfg.resume = None, False
     if args.data_root:
-        preflight.set_data_root(cfg, args.data_root)
+        checks.set_data_root(cfg, args.data_root)
     # Drawing each picture takes longer than predicting it: only on demand.
     cfg.default_hooks.pop("visualization", None)
-    detection = preflight.is_detection(cfg)
+    detection = checks.is_detection(cfg)
     if args.show_dir and detection:
         folder = str(Path(args.show_dir).resolve())  # the hook puts others into the work directory
         cfg.default_hooks.visualization = dict(
@@ -61,7 +62,7 @@ def load_config(args: argparse.Namespace) -> Config:
         if detection:
             Path(args.out).mkdir(parents=True, exist_ok=True)
             results = dict(outfile_prefix=f"{args.out}/results")
-        for name, metric in preflight.metric_configs(cfg):
+        for name, metric in checks.metric_configs(cfg):
             if name == "test_evaluator":
                 metric.update(results)
     return cfg
@@ -73,19 +74,19 @@ def main() -> int:
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     try:
         cfg = load_config(args)
-        path = preflight.find_checkpoint(args.checkpoint)
-        preflight.check_data(cfg, ("test_dataloader",))
+        path = checks.find_checkpoint(args.checkpoint)
+        checks.check_data(cfg, ("test_dataloader",))
         if args.tta:
-            preflight.set_tta(cfg)
+            run_options.set_tta(cfg)
         runner = Runner.from_cfg(cfg)
         model = runner.model.module if args.launcher != "none" else runner.model
         print(load_model(model.module if args.tta else model, path))
         runner.test()
-    except (CheckpointError, LabelError, preflight.PreflightError) as error:
+    except (CheckpointError, LabelError, checks.PreflightError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
 if __name__ == "__main__":
-    end(main())
+    exit_distributed(main())

@@ -13,12 +13,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
+from mmonepeace import checks
 from mmonepeace.checkpoint import CheckpointError, read
-from mmonepeace.engine import preflight
-from mmonepeace.engine.labels import LabelError
-from mmonepeace.engine.processes import end
+from mmonepeace.checks.labels import LabelError
+from mmonepeace.engine import run_options
+from mmonepeace.engine.processes import exit_distributed
 
-USER_ERRORS = (CheckpointError, LabelError, preflight.PreflightError)
+USER_ERRORS = (CheckpointError, LabelError, checks.PreflightError)
 
 
 def parse_args() -> argparse.Namespace:
@@ -43,18 +44,18 @@ def parse_args() -> argparse.Namespace:
 
 def load_config(args: argparse.Namespace) -> Config:
     """The config with all options of the command line."""
-    cfg = preflight.read_config(args.config)
-    preflight.apply_overrides(cfg, args.cfg_options)
-    preflight.set_launcher(cfg, args.launcher)
+    cfg = checks.read_config(args.config)
+    checks.apply_overrides(cfg, args.cfg_options)
+    run_options.set_launcher(cfg, args.launcher)
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{Path(args.config).stem}"
     if args.data_root:
-        preflight.set_data_root(cfg, args.data_root)
+        checks.set_data_root(cfg, args.data_root)
     if args.checkpoint:
         cfg.model.backbone.init_cfg = dict(type="Pretrained", checkpoint=args.checkpoint)
     if args.bf16 or args.amp:
-        preflight.set_precision(cfg, "bfloat16" if args.bf16 else "float16")
+        run_options.set_precision(cfg, "bfloat16" if args.bf16 else "float16")
     if args.resume:
-        preflight.set_resume(cfg, args.resume)
+        run_options.set_resume(cfg, args.resume)
         if args.resume != "auto":
             read(args.resume)  # refuses what is hostile or truncated, before MMEngine loads it
     return cfg
@@ -66,10 +67,10 @@ def main() -> int:
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     try:
         cfg = load_config(args)
-        preflight.check_all(cfg)
+        checks.check_all(cfg)
         runner = Runner.from_cfg(cfg)
         if args.dry_run:
-            preflight.dry_run(runner)
+            checks.dry_run(runner)
         else:
             runner.train()
     except USER_ERRORS as error:
@@ -79,4 +80,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    end(main())
+    exit_distributed(main())

@@ -17,17 +17,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from mmonepeace.apis import ZeroShotClassifier, evaluate, read_table, read_texts
-from mmonepeace.apis.options import (
-    add_model_options,
-    build_embedder,
-    exit_code,
-    list_failed,
-    positive,
-    printable,
-    table,
-)  # fmt: skip
 from mmonepeace.apis.sources import list_files
-from mmonepeace.engine.preflight import PreflightError, find_checkpoint
+from mmonepeace.checks import PreflightError, find_checkpoint
+from mmonepeace.cli import add_model_options, build_embedder, exit_code, list_failed, positive
+from mmonepeace.console import printable, table
 
 
 def parse() -> argparse.Namespace:

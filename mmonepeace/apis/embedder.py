@@ -172,7 +172,9 @@ class Embedder:
                 )
             # The weights of the file become those of the model: nothing is allocated twice.
             with torch.device("meta"):
-                model = OnePeaceRetriever(checkpoint.describe(converted.weights, converted.meta))
+                model = OnePeaceRetriever(
+                    checkpoint.infer_config(converted.weights, converted.meta)
+                )
             if not projected:
                 model.projections.clear()
             del converted

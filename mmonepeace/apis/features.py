@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from mmonepeace.apis.building import SETTINGS, describe_item, in_parts, settings
 from mmonepeace.apis.embedder import Embedder, Pooling
+from mmonepeace.apis.feature_cache import SETTINGS, describe_item, in_parts, settings
 from mmonepeace.apis.index import save_tensors
 
 Feature = Literal["embedding", "cls", "mean", "tokens"]

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from mmonepeace.apis.embedder import Embedder
 from mmonepeace.apis.features import Feature, Features, extract_features
 from mmonepeace.apis.labelled_files import Split, check_splits
-from mmonepeace.apis.probes import Options, fit_attentive, fit_knn, fit_linear
+from mmonepeace.apis.probe import Options, fit_attentive, fit_knn, fit_linear
 from mmonepeace.apis.zero_shot import Evaluation, evaluate
 
 HELD_OUT = 0.2  # of each class of the training items, to choose a setting on

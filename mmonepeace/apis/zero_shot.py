@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from mmonepeace.apis.embedder import Embedder
-from mmonepeace.apis.options import table
+from mmonepeace.console import table
 
 TEMPLATES = {
     "image": ("a photo of a {}", "a picture of a {}", "{}"),

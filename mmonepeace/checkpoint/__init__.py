@@ -13,9 +13,10 @@ from mmonepeace.checkpoint.conversion import (
     to_official_model,
     to_official_vision,
 )
-from mmonepeace.checkpoint.describe import describe
-from mmonepeace.checkpoint.fitting import LoadReport, fit_state_dict, key_table, load_model
-from mmonepeace.checkpoint.names import (
+from mmonepeace.checkpoint.errors import CheckpointError
+from mmonepeace.checkpoint.fitting import LoadReport, adapt_state_dict, key_table, load_model
+from mmonepeace.checkpoint.infer_config import infer_config
+from mmonepeace.checkpoint.key_mapping import (
     RECOMPUTED,
     Conversion,
     is_vision,
@@ -24,8 +25,15 @@ from mmonepeace.checkpoint.names import (
     select_vision,
     to_own,
 )
-from mmonepeace.checkpoint.reading import CheckpointError, read
-from mmonepeace.checkpoint.runs import is_sealed, join, read_run, run_files, seal, write_run
+from mmonepeace.checkpoint.reading import read
+from mmonepeace.checkpoint.training_state import (
+    commit,
+    is_committed,
+    join,
+    read_run,
+    run_files,
+    write_run,
+)
 from mmonepeace.checkpoint.writing import write
 
 __all__ = [
@@ -34,10 +42,11 @@ __all__ = [
     "Conversion",
     "LoadReport",
     "Target",
+    "adapt_state_dict",
+    "commit",
     "convert_file",
-    "describe",
-    "fit_state_dict",
-    "is_sealed",
+    "infer_config",
+    "is_committed",
     "is_vision",
     "join",
     "key_table",
@@ -48,7 +57,6 @@ __all__ = [
     "read_own",
     "read_run",
     "run_files",
-    "seal",
     "select_vision",
     "to_model",
     "to_official_full",

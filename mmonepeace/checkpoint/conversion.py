@@ -8,10 +8,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mmonepeace.checkpoint.names import Conversion, official_name, select_vision, to_own
-from mmonepeace.checkpoint.reading import CheckpointError, StateDict, naming, read
+from mmonepeace.checkpoint.errors import CheckpointError, StateDict, prefix_errors
+from mmonepeace.checkpoint.key_mapping import Conversion, official_name, select_vision, to_own
+from mmonepeace.checkpoint.reading import read
 from mmonepeace.checkpoint.writing import Progress, write
-from mmonepeace.layers.position import rpb_index, rpb_index_1d, rpb_side
+from mmonepeace.layers.relative_position_bias import rpb_index, rpb_index_1d
+from mmonepeace.layers.resampling import rpb_side
 from mmonepeace.spec import MAX_POSITIONS
 
 
@@ -191,7 +193,7 @@ def read_own(path: str | Path) -> Conversion:
         CheckpointError: naming the file, see `read` and `to_own`.
     """
     weights, meta = read(path)
-    with naming(path):
+    with prefix_errors(path):
         return to_own(weights, meta)
 
 
@@ -232,7 +234,7 @@ def convert_file(
         CheckpointError: if the source cannot be used or the target not be written.
     """
     converted = read_own(source)
-    with naming(source):
+    with prefix_errors(source):
         converted = _CONVERSIONS[target](converted)
     if out is not None:
         write(out, converted, shard_size, progress)

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from mmonepeace.checkpoint.conversion import to_model
-from mmonepeace.checkpoint.names import to_own
-from mmonepeace.checkpoint.reading import CheckpointError, StateDict, naming, read
-from mmonepeace.layers.position import (
+from mmonepeace.checkpoint.errors import CheckpointError, StateDict, prefix_errors
+from mmonepeace.checkpoint.key_mapping import to_own
+from mmonepeace.checkpoint.reading import read
+from mmonepeace.layers.resampling import (
     resample_pos_embed,
     resample_rel_pos,
     resample_rpb,
@@ -68,7 +69,7 @@ _OPTIONS = {
 }
 
 
-def fit_state_dict(
+def adapt_state_dict(
     weights: Mapping[str, Tensor], target: Mapping[str, Tensor]
 ) -> tuple[StateDict, LoadReport]:
     """Adapt own-named weights to a model: decouple the RPB, resample tables and positions.
@@ -121,7 +122,7 @@ def fit_state_dict(
             option = next((o for part, o in _OPTIONS.items() if re.search(part, name)), "arch")
             raise CheckpointError(
                 f"{name}: the file has shape {old}, the model {tuple(wanted.shape)}. Build the "
-                f"model with the {option} of the checkpoint; mmonepeace.checkpoint.describe tells it."
+                f"model with the {option} of the checkpoint; mmonepeace.checkpoint.infer_config tells it."
             )
         note = f"resampled {old[0]} -> {len(wanted)} rows"
         report.changed[name] = ", ".join(filter(None, [report.changed.get(name), note]))
@@ -147,7 +148,7 @@ def load_model(model: torch.nn.Module, path: str | Path) -> LoadReport:
     weights, meta = read(path)
     target = model.state_dict()
     if not target.keys() & weights.keys():
-        with naming(path):
+        with prefix_errors(path):
             weights = to_model(to_own(weights, meta)).weights
     copied = re.compile(r"(^|\.)adapters\.\w+\.rpb\.tables\.\d+$")
     resampled = re.compile(

@@ -4,29 +4,15 @@ import io
 import json
 import pickle
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-StateDict = dict[str, Tensor]
-
-
-class CheckpointError(Exception):
-    """A file that cannot be used, or weights that do not fit. The message is for the user."""
-
-
-@contextmanager
-def naming(subject: str | Path) -> Iterator[None]:
-    """Put the file, or the parameter, in front of what is said about it."""
-    try:
-        yield
-    except (CheckpointError, ValueError) as error:
-        raise CheckpointError(f"{subject}: {error}") from None
-
+from mmonepeace.checkpoint.errors import CheckpointError, StateDict, prefix_errors
 
 # Classes found in official files whose content nobody needs: replaced by inert stand-ins.
 _INERT_PACKAGES = {
@@ -151,7 +137,7 @@ def _read_index(path: Path) -> tuple[StateDict, dict[str, Any]]:
             )
         if not path.with_name(name).is_file():
             raise CheckpointError(f"shard {name} is missing; it belongs beside the index.")
-        with naming(name):
+        with prefix_errors(name):
             shards[name], _ = _read_safetensors(path.with_name(name))
     meta = dict(index.get("metadata") or {})
     meta.pop("total_size", None)
@@ -202,7 +188,7 @@ def read(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
     if path.suffix == ".safetensors" and not path.exists() and index_of(path).is_file():
         path = index_of(path)
     if path.is_dir():
-        from mmonepeace.checkpoint.runs import read_run  # which imports this module
+        from mmonepeace.checkpoint.training_state import read_run  # which imports this module
 
         content = read_run(path)
         return content["state_dict"], dict(content.get("meta") or {})

@@ -12,8 +12,9 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from mmonepeace.checkpoint.names import Conversion
-from mmonepeace.checkpoint.reading import CheckpointError, StateDict, index_of
+from mmonepeace.checkpoint.errors import CheckpointError, StateDict
+from mmonepeace.checkpoint.key_mapping import Conversion
+from mmonepeace.checkpoint.reading import index_of
 
 Progress = Callable[[int, int], None]  # bytes written so far, bytes of all tensors
 

@@ -10,7 +10,7 @@ from mmengine.dataset import BaseDataset
 
 from mmonepeace.datasets.broken import SAMPLE_ERRORS, BrokenSamples, MissingError
 from mmonepeace.datasets.manifest import read_manifest
-from mmonepeace.datasets.sampler import Draw
+from mmonepeace.datasets.sampler import EpochIndex
 from mmonepeace.registry import DATASETS
 
 KEYS = {"image": "img_path", "text": "text", "audio": "audio_path"}  # of a record
@@ -121,7 +121,7 @@ class PairDataset(BaseDataset):
         other.broken = BrokenSamples(len(other), self.max_broken)
         return other
 
-    def __getitem__(self, draw: int | Draw) -> Any:
+    def __getitem__(self, draw: int | EpochIndex) -> Any:
         index, epoch = draw if isinstance(draw, tuple) else (draw, 0)
         self.full_init()
         index = range(len(self))[index]  # as lists do: negative ones, IndexError

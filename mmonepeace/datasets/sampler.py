@@ -10,7 +10,7 @@ from torch.utils.data import Sampler
 from mmonepeace.registry import DATA_SAMPLERS
 
 
-class Draw(NamedTuple):
+class EpochIndex(NamedTuple):
     """A sample, and how often all of them have come before: it looks different each time."""
 
     index: int
@@ -40,7 +40,7 @@ class EndlessSampler(Sampler):
         """Begin after so many samples of this process; MMEngine's loop calls it to resume."""
         self.start = num_samples
 
-    def __iter__(self) -> Iterator[Draw]:
+    def __iter__(self) -> Iterator[EpochIndex]:
         position = self.start * self.world_size + self.rank
         while True:
             epoch, first = divmod(position, self.size)
@@ -48,7 +48,7 @@ class EndlessSampler(Sampler):
             if self.shuffle:
                 np.random.default_rng((self.seed, epoch)).shuffle(order)
             for index in order[first :: self.world_size].tolist():
-                yield Draw(index, epoch)
+                yield EpochIndex(index, epoch)
                 position += self.world_size
 
     def __len__(self) -> int:

@@ -1,6 +1,6 @@
 """Engine parts registered in the MM registries, and the checks before a run."""
 
-from mmonepeace.engine.labels import LabelCheckHook
+from mmonepeace.checks.labels import LabelCheckHook
 from mmonepeace.engine.metadata import CheckpointMetadataHook
 from mmonepeace.engine.optim import BFloat16OptimWrapper, LayerDecayOptimWrapperConstructor
 from mmonepeace.engine.runner import (

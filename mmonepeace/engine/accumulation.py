@@ -98,7 +98,7 @@ def _take(data: Any, rows: slice) -> Any:
 
 @contextmanager
 def _seeded(seed: int, module: nn.Module) -> Iterator[None]:
-    """Draw what the seed says; afterwards the generators are where they were."""
+    """EpochIndex what the seed says; afterwards the generators are where they were."""
     device = next(module.parameters()).device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)

@@ -8,7 +8,7 @@ from typing import NoReturn
 from torch import distributed as dist
 
 
-def end(code: int) -> NoReturn:
+def exit_distributed(code: int) -> NoReturn:
     """End a tool with an exit status, and leave the other processes of its run first.
 
     Threads of gloo outlive their group. One that lets go of a tensor while Python takes itself

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from mmonepeace import checkpoint
 from mmonepeace.checkpoint import CheckpointError
-from mmonepeace.engine.preflight import PreflightError
+from mmonepeace.checks import PreflightError
 
 _STEP = re.compile(r"iter_(\d+)\.pth")
 
@@ -49,11 +49,11 @@ def write_folder(folder: Path, content: dict[str, Any]) -> None:
     checkpoint.write_run(folder / names[get_rank()], content)
     barrier()
     if is_main_process():
-        checkpoint.seal(folder, names)
+        checkpoint.commit(folder, names)
     barrier()
 
 
-def plain(value: Any, store: Callable[[Tensor], Tensor | None]) -> Any:
+def to_serializable(value: Any, store: Callable[[Tensor], Tensor | None]) -> Any:
     """Tensors, numbers, texts and containers of them: what is read without running code.
 
     Args:
@@ -71,10 +71,10 @@ def plain(value: Any, store: Callable[[Tensor], Tensor | None]) -> Any:
     if isinstance(value, HistoryBuffer):
         return [torch.from_numpy(numbers) for numbers in value.data]
     if isinstance(value, Mapping):
-        items = {key: plain(item, store) for key, item in value.items()}
+        items = {key: to_serializable(item, store) for key, item in value.items()}
         return {key: item for key, item in items.items() if item is not None or value[key] is None}
     if isinstance(value, list | tuple):
-        items = [plain(item, store) for item in value]
+        items = [to_serializable(item, store) for item in value]
         return items if isinstance(value, list) else tuple(items)
     raise TypeError(
         f"a checkpoint cannot hold {value!r} ({type(value).__name__}), only tensors, numbers, "
@@ -83,7 +83,7 @@ def plain(value: Any, store: Callable[[Tensor], Tensor | None]) -> Any:
     )
 
 
-def find_whole_checkpoint(work_dir: str | Path) -> str | None:
+def find_latest_valid_checkpoint(work_dir: str | Path) -> str | None:
     """The newest checkpoint of a run that is not damaged; the same in all processes.
 
     Files that are newer than the run's `last_checkpoint` belong to an earlier run.
@@ -110,7 +110,8 @@ def _newest_whole(folder: Path) -> tuple[str | None, str | None]:
         int(match[1]): path
         for path in folder.glob("iter_*.pth")
         # A folder without index was never finished, as files that have no name yet.
-        if (match := _STEP.fullmatch(path.name)) and (path.is_file() or checkpoint.is_sealed(path))
+        if (match := _STEP.fullmatch(path.name))
+        and (path.is_file() or checkpoint.is_committed(path))
     }
     note = folder / "last_checkpoint"
     named = _STEP.search(note.read_text()) if note.is_file() else None

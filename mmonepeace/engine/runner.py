@@ -29,7 +29,12 @@ from torch.utils.data import DataLoader, IterableDataset
 from mmonepeace import checkpoint
 from mmonepeace.checkpoint import CheckpointError
 from mmonepeace.engine.accumulation import accumulated_step
-from mmonepeace.engine.resuming import find_whole_checkpoint, plain, write_file, write_folder
+from mmonepeace.engine.resuming import (
+    find_latest_valid_checkpoint,
+    to_serializable,
+    write_file,
+    write_folder,
+)
 from mmonepeace.engine.strategy import FSDP2Strategy
 from mmonepeace.registry import HOOKS, LOOPS, RUNNERS
 
@@ -106,7 +111,7 @@ class PretrainRunner(FlexibleRunner):
 
     def _find_start(self) -> None:
         if self._resume and self._load_from is None:
-            self._load_from = find_whole_checkpoint(self.work_dir)
+            self._load_from = find_latest_valid_checkpoint(self.work_dir)
             self._resume = self._load_from is not None
         if self._shards:
             self._shards.skip_init = self._load_from is not None
@@ -232,7 +237,9 @@ class PretrainRunner(FlexibleRunner):
             content["param_schedulers"] = self.strategy.scheduler_state_dict()
         self.call_hook("before_save_checkpoint", checkpoint=content)
         write = write_folder if shards and shards.sharded else write_file
-        write(Path(out_dir, filename), plain(content, shards.store if shards else _to_cpu))
+        write(
+            Path(out_dir, filename), to_serializable(content, shards.store if shards else _to_cpu)
+        )
 
 
 def _to_cpu(tensor: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
-"""Metrics over embeddings and pictures of them, registered in METRICS and HOOKS."""
+"""Metrics over embeddings, registered in METRICS and HOOKS."""
 
-from mmonepeace.evaluation.pictures import RetrievalGalleryHook, draw_direction
 from mmonepeace.evaluation.retrieval import (
     ClassPromptHook,
     Direction,
@@ -14,9 +13,7 @@ __all__ = [
     "ClassPromptHook",
     "Direction",
     "RecallAtK",
-    "RetrievalGalleryHook",
     "ZeroShotAccuracy",
-    "draw_direction",
     "find_directions",
     "summarise",
 ]

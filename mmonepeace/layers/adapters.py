@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmonepeace.layers.attention import is_eager_on_cpu
-from mmonepeace.layers.bias import RelativePositionBias1D, RelativePositionBias2D
-from mmonepeace.layers.position import Grid, Resampling, resample_pos_embed
+from mmonepeace.layers.attention import use_cpu_kernels
+from mmonepeace.layers.relative_position_bias import RelativePositionBias1D, RelativePositionBias2D
+from mmonepeace.layers.resampling import Grid, Resampling, resample_pos_embed
 from mmonepeace.layers.stems import PatchConv, audio_extractor, extract_by_pieces, hmlp_stem
 from mmonepeace.layers.tokens import Bias, Tokens, gather_tokens, kept_bias, kept_positions
 from mmonepeace.spec import (
@@ -357,7 +357,7 @@ class AudioAdapter(Adapter):
                 f"the audio padding mask has shape {tuple(pad_BT.shape)}, expected "
                 f"{(len(waves_BS), frames)}: one entry for each frame, spec.num_audio_frames."
             )
-        if is_eager_on_cpu(waves_BS):
+        if use_cpu_kernels(waves_BS):
             skipped = pad_BT if self.padding == "masked" else None
             return extract_by_pieces(self._features, waves_BS, frames, skipped), pad_BT
         return self._features(waves_BS), pad_BT

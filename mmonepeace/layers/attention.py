@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmonepeace.layers.bias import GridBias
-from mmonepeace.layers.offset_attention import offset_attention
-from mmonepeace.layers.packing import Ragged
+from mmonepeace.layers.cpu.grid_attention import grid_bias_attention
+from mmonepeace.layers.cpu.packing import Ragged
+from mmonepeace.layers.relative_position_bias import GridBias
 from mmonepeace.layers.tokens import dense
 from mmonepeace.spec import LAYER_NORM_EPS, Arch
 
@@ -25,7 +25,7 @@ Backend = Literal["auto", "blocks", "sdpa", "flex", "xformers", "eager"]
 _LONG, _LONG_TRAINED = 512, 300
 
 
-def is_eager_on_cpu(x: Tensor) -> bool:
+def use_cpu_kernels(x: Tensor) -> bool:
     """Whether functions that work by pieces suit a tensor: in a graph they would be unrolled."""
     in_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
     return x.device.type == "cpu" and x.dtype == torch.float32 and not in_graph
@@ -49,7 +49,7 @@ def attend(
             grid; or of sequences without padding, B = 1; or None.
         scale: None: 1 / sqrt(d).
         backend: what computes it; all give the same values and gradients.
-            blocks: `offset_attention` for the bias of a grid, without L x L weights in memory.
+            blocks: `grid_bias_attention` for the bias of a grid, without L x L weights in memory.
             sdpa: PyTorch picks the kernel: flash on the CPU when the bias needs no gradient, the
             memory-efficient one on CUDA, plain matrix products otherwise.
             flex: FlexAttention, compiled; on CPUs for inference alone. The bias of a grid is
@@ -93,7 +93,7 @@ def check_backend(name: str) -> str:
 
 
 def _suits_blocks(q_BHLd: Tensor, bias: AnyBias) -> bool:
-    if not isinstance(bias, GridBias) or not is_eager_on_cpu(q_BHLd):
+    if not isinstance(bias, GridBias) or not use_cpu_kernels(q_BHLd):
         return False
     trained = torch.is_grad_enabled() and bias.table_NH.requires_grad
     return q_BHLd.shape[2] >= (_LONG_TRAINED if trained else _LONG)
@@ -101,7 +101,7 @@ def _suits_blocks(q_BHLd: Tensor, bias: AnyBias) -> bool:
 
 def _blocks(q: Tensor, k: Tensor, v: Tensor, bias: AnyBias, scale: float | None) -> Tensor:
     if isinstance(bias, GridBias) and 0 not in bias.grid:  # CLS alone has no offsets
-        return offset_attention(q, k, v, bias, scale)
+        return grid_bias_attention(q, k, v, bias, scale)
     return _sdpa(q, k, v, bias, scale)
 
 

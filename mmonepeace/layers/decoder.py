@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmonepeace.layers.encoder import FusionEncoder
-from mmonepeace.layers.position import Grid, resample_pos_embed
+from mmonepeace.layers.resampling import Grid, resample_pos_embed
 from mmonepeace.layers.tokens import Tokens
 from mmonepeace.spec import LAYER_NORM_EPS, Arch
 
@@ -112,7 +112,7 @@ class Decoder(nn.Module):
         return tokens
 
 
-def restore(x_BPD: Tensor, keep_BP: Tensor, length: int, filler_1D: Tensor) -> Tensor:
+def insert_mask_tokens(x_BPD: Tensor, keep_BP: Tensor, length: int, filler_1D: Tensor) -> Tensor:
     """Put kept tokens back in their places, and a filler in all others.
 
     Args:

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmonepeace.layers.caching import kept_within
-from mmonepeace.layers.position import Grid
+from mmonepeace.layers.resampling import Grid
+from mmonepeace.layers.tensor_cache import byte_bounded_lru_cache
 
 
 @cache
@@ -75,7 +75,7 @@ def _plain(value_BKHd: Tensor, grids: Sequence[Grid], points: Tensor, weights: T
     return out.view(batch, heads * width, -1).transpose(1, 2)
 
 
-@kept_within(2**25)
+@byte_bounded_lru_cache(2**25)
 def cell_centres(grids: tuple[Grid, ...], device: torch.device | str) -> Tensor:
     """(x, y) of the centres of all cells of some maps, in units of the map: (Q, 2) float32."""
     centres = []

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmonepeace.layers.attention import AnyBias, SelfAttention, is_eager_on_cpu
-from mmonepeace.layers.gated import GatedWeights, gated_ffn
-from mmonepeace.layers.offset_attention import Keeping
-from mmonepeace.layers.packing import Packed, Ragged
+from mmonepeace.layers.attention import AnyBias, SelfAttention, use_cpu_kernels
+from mmonepeace.layers.cpu.geglu import GatedWeights, chunked_geglu
+from mmonepeace.layers.cpu.grid_attention import AttentionResultCache
+from mmonepeace.layers.cpu.packing import Packed, Ragged
 from mmonepeace.layers.tokens import Tokens
 from mmonepeace.spec import LAYER_NORM_EPS, Arch
 
@@ -38,9 +38,9 @@ class GeGLU(nn.Module):
         """(B, L, D) -> (B, L, D)."""
         # Layers that others put in the place of these have their own ways.
         plain = all(type(layer) is nn.Linear for layer in (self.gate, self.up, self.down))
-        if plain and is_eager_on_cpu(x_BLD) and not torch.is_autocast_enabled("cpu"):
+        if plain and use_cpu_kernels(x_BLD) and not torch.is_autocast_enabled("cpu"):
             norm = self.norm if isinstance(self.norm, nn.LayerNorm) else None
-            return gated_ffn(
+            return chunked_geglu(
                 x_BLD,
                 GatedWeights(
                     self.gate.weight,
@@ -262,7 +262,7 @@ class FusionEncoder(nn.ModuleList):
             (B, L, D) for each; what padding becomes is not said.
         """
         # Attention is called once for each sequence then, which is meant for CPUs.
-        on_cpu = all(is_eager_on_cpu(view.x_BLD) for view in views)
+        on_cpu = all(use_cpu_kernels(view.x_BLD) for view in views)
         if on_cpu and (len(views) > 1 or views[0].pad_BL is not None):
             packed = Packed(views)
             return packed.unpack(self.runner(packed)(packed.x_BLD, 0, len(self)))
@@ -282,23 +282,23 @@ class FusionEncoder(nn.ModuleList):
 
         def run(x: Tensor, start: int, stop: int) -> Tensor:
             for i in range(start, stop):
-                x = recomputed(block, i, x) if self.with_cp else block(i, x)
+                x = activation_checkpoint(block, i, x) if self.with_cp else block(i, x)
             return x
 
         return run
 
 
-def recomputed(function: Callable[..., Any], *inputs: Any) -> Any:
+def activation_checkpoint(function: Callable[..., Any], *inputs: Any) -> Any:
     """Call a function; what it computes is not kept for the backward pass, but computed again.
 
-    The results of `offset_attention` are kept: they take little memory and much time.
+    The results of `grid_bias_attention` are kept: they take little memory and much time.
     """
     if not torch.is_grad_enabled():
         return function(*inputs)
 
-    def contexts() -> tuple[Keeping, Keeping]:
+    def contexts() -> tuple[AttentionResultCache, AttentionResultCache]:
         results = []
-        return Keeping(results, again=False), Keeping(results, again=True)
+        return AttentionResultCache(results, again=False), AttentionResultCache(results, again=True)
 
     return checkpoint(function, *inputs, use_reentrant=False, context_fn=contexts)
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmonepeace.layers.bias import GridBias
+from mmonepeace.layers.relative_position_bias import GridBias
 
 Bias = Callable[[int, torch.dtype], Tensor | GridBias]
 

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmonepeace.layers.deformable import DeformableAttention
-from mmonepeace.layers.encoder import DropPath, recomputed
-from mmonepeace.layers.position import Grid
+from mmonepeace.layers.encoder import DropPath, activation_checkpoint
+from mmonepeace.layers.resampling import Grid
 
 _EPS = 1e-6  # of the LayerNorms; the encoder's is another
 _INJECTOR_INIT = 1e-6
@@ -246,7 +246,9 @@ class ViTAdapter(nn.Module):
             ],
             1,
         )
-        call = recomputed if self.with_cp else lambda function, *inputs: function(*inputs)
+        call = (
+            activation_checkpoint if self.with_cp else lambda function, *inputs: function(*inputs)
+        )
         cls, x = x_BLD[:, :1], x_BLD[:, 1:]
         features = []
         for interaction, (first, last) in zip(self.interactions, self.groups, strict=True):

@@ -7,9 +7,9 @@ from mmengine.model import BaseModel
 from torch import nn
 
 from mmonepeace import checkpoint
+from mmonepeace.models.loading import load_checkpoint, reset_weight
 from mmonepeace.models.onepeace import OnePeace
 from mmonepeace.models.preprocessor import MultimodalDataPreprocessor
-from mmonepeace.models.weights import load_checkpoint, reset_weight
 from mmonepeace.registry import MODELS
 
 
@@ -24,7 +24,7 @@ class BackboneModel(BaseModel):
     """
 
     # Beginnings of parameter names that a checkpoint given in `init_cfg` may lack.
-    may_be_new: ClassVar[tuple[str, ...]] = ()
+    allow_missing: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class BackboneModel(BaseModel):
     def init_weights(self) -> None:
         """Load the checkpoint of `init_cfg`, if there is one, or that of the backbone."""
         if self.init_cfg:
-            self.load_checkpoint(self.init_cfg["checkpoint"], self.may_be_new)
+            self.load_checkpoint(self.init_cfg["checkpoint"], self.allow_missing)
         else:
             self.backbone.init_weights()
         self._is_init = True

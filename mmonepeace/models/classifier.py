@@ -28,7 +28,7 @@ class OnePeaceClassifier(BackboneModel):
             initialised.
     """
 
-    may_be_new: ClassVar = ("head.",)
+    allow_missing: ClassVar = ("head.",)
 
     def __init__(
         self,

@@ -125,7 +125,7 @@ def contrastive(
 
 
 @dataclass(frozen=True)
-class CachedContrast:
+class GradCache:
     """The gradient of a contrastive loss over embeddings that are computed again, in parts.
 
     What a part of a batch contributes to the gradient of the parameters is that of its embeddings
@@ -146,11 +146,11 @@ class CachedContrast:
     embeddings: Mapping[str, Tensor]
     scale: Tensor
 
-    def part(self, rows: slice) -> "CachedContrast":
+    def part(self, rows: slice) -> "GradCache":
         """The gradient of some samples; that of the scale is shared out by their number."""
         part = {name: gradient[rows] for name, gradient in self.embeddings.items()}
         numbers = [len(next(iter(x.values()))) for x in (part, self.embeddings)]
-        return CachedContrast(part, self.scale * (numbers[0] / numbers[1]))
+        return GradCache(part, self.scale * (numbers[0] / numbers[1]))
 
     def surrogate(self, embeddings: Mapping[str, Tensor], scale: Tensor) -> Tensor:
         """A scalar without meaning, but with the gradient of the loss.

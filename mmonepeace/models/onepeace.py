@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from mmonepeace import checkpoint
 from mmonepeace.layers.adapters import ADAPTERS
 from mmonepeace.layers.attention import Backend, SelfAttention, check_backend
-from mmonepeace.layers.encoder import FusionEncoder, recomputed
+from mmonepeace.layers.encoder import FusionEncoder, activation_checkpoint
 from mmonepeace.layers.tokens import Tokens
-from mmonepeace.models.weights import load_checkpoint, reset_weight
+from mmonepeace.models.loading import load_checkpoint, reset_weight
 from mmonepeace.registry import MODELS
 from mmonepeace.spec import (
     INIT_STD,
@@ -67,10 +67,10 @@ class OnePeace(BaseModule):
             layout; its other modalities are left out.
 
     Attributes:
-        may_lack: beginnings of parameters, as patterns, that a checkpoint may lack.
+        allow_missing: beginnings of parameters, as patterns, that a checkpoint may lack.
     """
 
-    may_lack: tuple[str, ...] = ()
+    allow_missing: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class OnePeace(BaseModule):
         self.out_indices = _resolve_indices(out_indices, depth)
         self.out_type = out_type
         if out_type != "featmap":
-            self.may_lack = (r"norms\.",)  # exported vision branches have no final norm
+            self.allow_missing = (r"norms\.",)  # exported vision branches have no final norm
         self.frozen_stages = frozen_stages
         self.init_std = init_std
         self._decoupled = rpb == "per_block" and depth > 1
@@ -191,7 +191,7 @@ class OnePeace(BaseModule):
         Args:
             path: see `checkpoint.read`.
             allow_missing: beginnings of parameter names, as patterns, that the file may lack
-                besides `may_lack`.
+                besides `allow_missing`.
 
         Returns:
             what was missing, unused and resampled.
@@ -200,7 +200,7 @@ class OnePeace(BaseModule):
             mmonepeace.checkpoint.CheckpointError: if the file cannot be used, or lacks a
                 parameter that is not allowed to be missing.
         """
-        return load_checkpoint(self, path, (*self.may_lack, *allow_missing))
+        return load_checkpoint(self, path, (*self.allow_missing, *allow_missing))
 
     def adopt_metadata(self, meta: Mapping[str, Any]) -> None:
         """Take from a checkpoint what its weights were trained with, unless the config says it.
@@ -226,7 +226,7 @@ class OnePeace(BaseModule):
         mine = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
         weights = {k: v for k, v in mine.items() if resized.fullmatch(k)}
         target = {k: v for k, v in self.state_dict().items() if resized.fullmatch(k)}
-        fitted, report = checkpoint.fit_state_dict(weights, target)
+        fitted, report = checkpoint.adapt_state_dict(weights, target)
         state_dict.update({f"{prefix}{key}": fitted[key] for key in report.changed})
 
     def _freeze(self) -> None:
@@ -382,8 +382,12 @@ class OnePeace(BaseModule):
             raise ValueError(f"this OnePeace has no image branch, only {tuple(self.adapters)}.")
         grid = patch_grid(*images_B3HW.shape[-2:])
         adapter = self.adapters["image"]
-        # The stem would keep about as much as all the recomputed blocks do.
-        tokens = recomputed(adapter, images_B3HW) if self.layers.with_cp else adapter(images_B3HW)
+        # The stem would keep about as much as all the activation_checkpoint blocks do.
+        tokens = (
+            activation_checkpoint(adapter, images_B3HW)
+            if self.layers.with_cp
+            else adapter(images_B3HW)
+        )
         outputs = self.layers(tokens, self.out_indices)
         if self.out_type == "avg_featmap":
             outputs = [x[:, 1:].mean(1) for x in outputs]

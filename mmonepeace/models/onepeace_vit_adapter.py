@@ -41,7 +41,7 @@ class OnePeaceViTAdapter(OnePeace):
         ValueError: for groups that do not follow each other from the first block to the last.
     """
 
-    may_lack = ("vit_adapter\\.",)
+    allow_missing = ("vit_adapter\\.",)
 
     def __init__(
         self,

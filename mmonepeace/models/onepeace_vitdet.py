@@ -12,10 +12,10 @@ import torch
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor
 
-from mmonepeace.layers.bias import GridBias
 from mmonepeace.layers.encoder import FusionEncoder
-from mmonepeace.layers.position import Grid
-from mmonepeace.layers.windows import GridLayer
+from mmonepeace.layers.relative_position_bias import GridBias
+from mmonepeace.layers.resampling import Grid
+from mmonepeace.layers.window_attention import GridLayer
 from mmonepeace.models.onepeace import OnePeace
 from mmonepeace.registry import MODELS
 from mmonepeace.spec import PATCH_SIZE, PRETRAIN_IMG_SIZE, Arch, get_arch, patch_grid
@@ -43,7 +43,7 @@ class OnePeaceViTDet(OnePeace):
     Source: ViTDet, arXiv 2203.16527, and the official ONE-PEACE detector.
     """
 
-    may_lack = (r"layers\.\d+\.attn\.rel_pos_[hw]$",)
+    allow_missing = (r"layers\.\d+\.attn\.rel_pos_[hw]$",)
 
     def __init__(
         self,

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mmonepeace import checkpoint
-from mmonepeace.layers.decoder import Decoder, restore
+from mmonepeace.layers.decoder import Decoder, insert_mask_tokens
 from mmonepeace.layers.tokens import Tokens
-from mmonepeace.models.losses import CachedContrast, denoising_contrastive
+from mmonepeace.models.losses import GradCache, denoising_contrastive
 from mmonepeace.models.onepeace import as_arguments
 from mmonepeace.models.retriever import LOGIT_SCALE_INIT, OnePeaceRetriever
 from mmonepeace.registry import MODELS
@@ -161,7 +161,7 @@ class OnePeacePretrainer(OnePeaceRetriever):
         data_samples: Sequence[Any] | None = None,
         keeps: Mapping[str, Mapping[str, Tensor]] | None = None,
         mode: Literal["tensor", "predict", "loss", "contrast"] = "tensor",
-        contrast: CachedContrast | None = None,
+        contrast: GradCache | None = None,
     ) -> Any:
         """Losses of a step, or what a retriever gives.
 
@@ -239,7 +239,7 @@ class OnePeacePretrainer(OnePeaceRetriever):
         views = [backbone.place({n: extracted[n] for n in keep}, keep) for keep in keeps]
         restored = [
             {
-                name: restore(
+                name: insert_mask_tokens(
                     self.decoder_embeds[name](value),
                     keep[name],
                     whole[name].x_BLD.shape[1],

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mmonepeace import checkpoint
 from mmonepeace.models.base import BackboneModel
-from mmonepeace.models.losses import CachedContrast, Gather, contrastive
+from mmonepeace.models.losses import Gather, GradCache, contrastive
 from mmonepeace.registry import MODELS
 
 LOGIT_SCALE_INIT = math.log(1 / 0.07)
@@ -95,7 +95,7 @@ class OnePeaceRetriever(BackboneModel):
         inputs: Mapping[str, Any],
         data_samples: Sequence[Any] | None = None,
         mode: Literal["tensor", "predict", "loss", "contrast"] = "tensor",
-        contrast: CachedContrast | None = None,
+        contrast: GradCache | None = None,
     ) -> Any:
         """Embed each modality on its own.
 
@@ -131,7 +131,7 @@ class OnePeaceRetriever(BackboneModel):
         self,
         embeddings: Mapping[str, Tensor],
         data_samples: Sequence[Any] | None,
-        cached: CachedContrast | None,
+        cached: GradCache | None,
     ) -> dict[str, Tensor]:
         if cached is None:
             return self.compare(embeddings, self.scale(), data_samples)
@@ -174,7 +174,7 @@ class OnePeaceRetriever(BackboneModel):
         embeddings: Mapping[str, Tensor],
         scale: Tensor,
         data_samples: Sequence[Any] | None = None,
-    ) -> tuple[dict[str, Tensor], CachedContrast]:
+    ) -> tuple[dict[str, Tensor], GradCache]:
         """Compare embeddings that carry no gradient, and find the gradient they should have.
 
         Args:
@@ -190,7 +190,7 @@ class OnePeaceRetriever(BackboneModel):
         results = self.compare(leaves, factor, data_samples)
         loss, _ = self.parse_losses(results)
         *rows, of_scale = torch.autograd.grad(loss, [*leaves.values(), factor])
-        gradient = CachedContrast(dict(zip(leaves, rows, strict=True)), of_scale)
+        gradient = GradCache(dict(zip(leaves, rows, strict=True)), of_scale)
         return {name: value.detach() for name, value in results.items()}, gradient
 
 

@@ -16,7 +16,7 @@ from mmseg.models import EncoderDecoder as MMSegEncoderDecoder
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from mmonepeace.layers.sliding import BandResizer, SlidingWindow
+from mmonepeace.models.sliding_window import BandResizer, SlidingWindow
 from mmonepeace.registry import MODELS
 
 # Of logits that are resized and compared at once; glibc takes larger pieces from the system each

@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from mmonepeace.apis.features import Features
-from mmonepeace.apis.probes import Options
+from mmonepeace.apis.probe import Options
 from mmonepeace.apis.probing import KINDS, hold_out, probe, to_row
-from tests.apis.test_probes import clusters, pooled, sequences
+from tests.apis.test_probe import clusters, pooled, sequences
 
 NAMES = ["bird", "cat", "dog", "emu"]
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mmonepeace import checkpoint
-from mmonepeace.layers.position import rpb_index, rpb_index_1d
+from mmonepeace.layers.relative_position_bias import rpb_index, rpb_index_1d
 from mmonepeace.models import OnePeace
 from mmonepeace.spec import AUDIO_RPB_BUCKETS, MAX_POSITIONS, TEXT_RPB_BUCKETS
 from tests import official

@@ -19,13 +19,13 @@ def state(modalities=MODALITIES, **options) -> dict[str, torch.Tensor]:
 
 def test_fitting_to_the_same_model_is_the_identity():
     weights = state()
-    fitted, report = checkpoint.fit_state_dict(weights, weights)
+    fitted, report = checkpoint.adapt_state_dict(weights, weights)
     assert fitted == weights
     assert str(report) == "every weight was loaded as it is."
 
 
 def test_a_shared_table_is_copied_to_the_blocks_of_every_modality():
-    fitted, report = checkpoint.fit_state_dict(state(), target := state(rpb="per_block"))
+    fitted, report = checkpoint.adapt_state_dict(state(), target := state(rpb="per_block"))
     assert fitted.keys() == target.keys()
     assert not report.missing
     for name in MODALITIES:
@@ -38,16 +38,16 @@ def test_a_shared_table_is_copied_to_the_blocks_of_every_modality():
 def test_tables_of_blocks_do_not_fit_a_shared_one(name):
     only = {name: MODALITIES[name]}
     with pytest.raises(CheckpointError, match="rpb='per_block'"):
-        checkpoint.fit_state_dict(state(only, rpb="per_block"), state(only))
+        checkpoint.adapt_state_dict(state(only, rpb="per_block"), state(only))
 
 
 def test_tables_of_a_modality_the_model_lacks_are_unused():
     image = state({"image": {}}, rpb="shared")
-    fitted, report = checkpoint.fit_state_dict(state(rpb="per_block"), state(rpb="per_block"))
+    fitted, report = checkpoint.adapt_state_dict(state(rpb="per_block"), state(rpb="per_block"))
     weights = {k: v for k, v in fitted.items() if "image.rpb.tables" not in k} | {
         k: v for k, v in image.items() if "rpb.tables" in k
     }
-    fitted, report = checkpoint.fit_state_dict(weights, image)
+    fitted, report = checkpoint.adapt_state_dict(weights, image)
     assert fitted.keys() == image.keys()
     assert "adapters.text.rpb.tables.1" in report.unused
 
@@ -66,11 +66,11 @@ def test_tables_of_a_modality_the_model_lacks_are_unused():
 def test_other_sizes_name_the_option(modality, option, value):
     options = {**MODALITIES[modality], option: value}
     with pytest.raises(CheckpointError, match=option) as error:
-        checkpoint.fit_state_dict(
+        checkpoint.adapt_state_dict(
             state({modality: MODALITIES[modality]}), state({modality: options})
         )
     assert f"adapters.{modality}." in str(error.value)
-    assert "describe" in str(error.value)
+    assert "infer_config" in str(error.value)
 
 
 def test_a_whole_model_must_bring_its_text_positions(tmp_path):

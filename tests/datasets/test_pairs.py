@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from mmonepeace.datasets import EndlessSampler, PairDataset
 from mmonepeace.datasets.broken import MissingError, TooManyBrokenError
-from mmonepeace.datasets.sampler import Draw
+from mmonepeace.datasets.sampler import EpochIndex
 from mmonepeace.datasets.tokenizer import train
 
 COUNT, BROKEN = 40, {3: "missing", 8: "image", 21: "text"}
@@ -161,13 +161,13 @@ def same(a, b):
 
 def test_a_sample_depends_on_seed_epoch_and_row_alone(folder):
     dataset = pairs(folder)
-    sample = dataset[Draw(5, 2)]
+    sample = dataset[EpochIndex(5, 2)]
     dataset[7]
-    assert same(sample, dataset[Draw(5, 2)])
-    assert same(sample, pickle.loads(pickle.dumps(dataset))[Draw(5, 2)])  # noqa: S301
-    assert not same(sample, dataset[Draw(5, 3)])
-    assert not same(sample, pairs(folder, seed=1)[Draw(5, 2)])
-    assert same(dataset[5], dataset[Draw(5, 0)])
+    assert same(sample, dataset[EpochIndex(5, 2)])
+    assert same(sample, pickle.loads(pickle.dumps(dataset))[EpochIndex(5, 2)])  # noqa: S301
+    assert not same(sample, dataset[EpochIndex(5, 3)])
+    assert not same(sample, pairs(folder, seed=1)[EpochIndex(5, 2)])
+    assert same(dataset[5], dataset[EpochIndex(5, 0)])
     assert same(dataset[-1], dataset[COUNT - 1])
     with pytest.raises(IndexError):
         dataset[COUNT]
@@ -175,15 +175,15 @@ def test_a_sample_depends_on_seed_epoch_and_row_alone(folder):
 
 def test_broken_samples_are_replaced_by_the_same_ones_always(folder):
     first, second = pairs(folder), pairs(folder)
-    backwards = [second[Draw(i, 1)] for i in reversed(range(COUNT))][::-1]
+    backwards = [second[EpochIndex(i, 1)] for i in reversed(range(COUNT))][::-1]
     for i, other in enumerate(backwards):
-        sample = first[Draw(i, 1)]
+        sample = first[EpochIndex(i, 1)]
         assert same(sample, other)
         assert (sample["data_samples"].sample_idx == i) == (i not in BROKEN)
         assert sample["data_samples"].sample_idx not in BROKEN
     assert first.broken.counts == {"missing": 1, "image": 1, "text": 1}
     assert first.broken.seen == COUNT
-    assert first[3]["data_samples"].sample_idx != first[Draw(3, 1)]["data_samples"].sample_idx
+    assert first[3]["data_samples"].sample_idx != first[EpochIndex(3, 1)]["data_samples"].sample_idx
 
 
 def test_too_many_broken_samples_end_the_run(folder):

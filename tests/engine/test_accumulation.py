@@ -13,7 +13,7 @@ from torch import multiprocessing as mp
 
 from mmonepeace.engine import BFloat16OptimWrapper
 from mmonepeace.engine.accumulation import accumulated_step
-from mmonepeace.engine.processes import end
+from mmonepeace.engine.processes import exit_distributed
 from mmonepeace.engine.runner import EndlessTrainLoop
 from mmonepeace.models import OnePeacePretrainer, OnePeaceRetriever
 from mmonepeace.models.pretrainer import STAGES
@@ -300,7 +300,7 @@ def _rank(rank, folder):
         gradients = {n: getattr(g, "full_tensor", lambda g=g: g)() for n, g in gradients.items()}
         if rank == 0:
             torch.save(gradients, f"{folder}/{name}.pt")
-    end(0)
+    exit_distributed(0)
 
 
 def _count_and_average(synchronised, bucket):

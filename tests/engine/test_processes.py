@@ -9,7 +9,7 @@ PROGRAM = """
 import atexit, sys
 from pathlib import Path
 from torch import distributed as dist
-from mmonepeace.engine.processes import end
+from mmonepeace.engine.processes import exit_distributed
 
 class Late:
     def __del__(self, path=Path(sys.argv[1]) / "taken_down"):
@@ -20,7 +20,7 @@ late = Late()
 if sys.argv[2] == "several":
     dist.init_process_group("gloo", f"file://{sys.argv[1]}/store", rank=0, world_size=1)
 print("said")
-end(int(sys.argv[3]))
+exit_distributed(int(sys.argv[3]))
 """
 
 

@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from mmonepeace import checkpoint
 from mmonepeace.checkpoint import CheckpointError
+from mmonepeace.checks import PreflightError
 from mmonepeace.datasets.sampler import EndlessSampler
 from mmonepeace.engine import PretrainRunner, StepSeedHook, ThroughputHook
-from mmonepeace.engine.preflight import PreflightError
-from mmonepeace.engine.resuming import find_whole_checkpoint
+from mmonepeace.engine.resuming import find_latest_valid_checkpoint
 from mmonepeace.engine.runner import EndlessLoader
 
 
@@ -41,19 +41,19 @@ def flip_a_bit(path):
 
 
 def test_the_newest_checkpoint_is_found(run):
-    assert find_whole_checkpoint(run) == str(run / "iter_15.pth")
+    assert find_latest_valid_checkpoint(run) == str(run / "iter_15.pth")
 
 
 @pytest.mark.parametrize("damage", [truncate, flip_a_bit, lambda path: path.write_bytes(b"")])
 def test_a_damaged_one_gives_way_to_the_one_before_it(run, damage):
     damage(run / "iter_15.pth")
-    assert find_whole_checkpoint(run) == str(run / "iter_10.pth")
+    assert find_latest_valid_checkpoint(run) == str(run / "iter_10.pth")
 
 
 def test_if_all_are_damaged_nothing_begins_anew(run):
     before = {path: truncate(path) or path.read_bytes() for path in run.glob("iter_*.pth")}
     with pytest.raises(PreflightError, match=r"iter_15\.pth, iter_10\.pth, iter_5\.pth.*--resume"):
-        find_whole_checkpoint(run)
+        find_latest_valid_checkpoint(run)
     assert {path: path.read_bytes() for path in run.glob("iter_*.pth")} == before
 
 
@@ -65,12 +65,12 @@ def sharded(run):
     folder.mkdir()
     for name in ("a.pth", "b.pth"):
         torch.save({"x": torch.full((4096,), 15.0)}, folder / name)
-    checkpoint.seal(folder, ["a.pth", "b.pth"])
+    checkpoint.commit(folder, ["a.pth", "b.pth"])
     return folder
 
 
 def test_a_folder_is_a_checkpoint_too(sharded):
-    assert find_whole_checkpoint(sharded.parent) == str(sharded)
+    assert find_latest_valid_checkpoint(sharded.parent) == str(sharded)
 
 
 @pytest.mark.parametrize(
@@ -85,17 +85,17 @@ def test_a_folder_is_a_checkpoint_too(sharded):
 )
 def test_a_damaged_folder_gives_way_too(sharded, damage):
     damage(sharded)
-    assert find_whole_checkpoint(sharded.parent) == str(sharded.parent / "iter_10.pth")
+    assert find_latest_valid_checkpoint(sharded.parent) == str(sharded.parent / "iter_10.pth")
 
 
 def test_a_first_folder_that_was_never_finished_is_no_loss(tmp_path):
     (tmp_path / "iter_5.pth").mkdir()
-    assert find_whole_checkpoint(tmp_path) is None
+    assert find_latest_valid_checkpoint(tmp_path) is None
 
 
 def test_those_of_an_earlier_run_in_the_same_folder_are_left_alone(run):
     (run / "last_checkpoint").write_text(str(run / "iter_10.pth"))
-    assert find_whole_checkpoint(run) == str(run / "iter_10.pth")
+    assert find_latest_valid_checkpoint(run) == str(run / "iter_10.pth")
 
 
 @pytest.mark.parametrize("note", [None, ""])
@@ -103,11 +103,11 @@ def test_the_note_of_the_last_one_may_be_lost(run, note):
     (run / "last_checkpoint").unlink()
     if note is not None:
         (run / "last_checkpoint").write_text(note)
-    assert find_whole_checkpoint(run) == str(run / "iter_15.pth")
+    assert find_latest_valid_checkpoint(run) == str(run / "iter_15.pth")
 
 
 def test_an_empty_folder_has_none(tmp_path):
-    assert find_whole_checkpoint(tmp_path) is None
+    assert find_latest_valid_checkpoint(tmp_path) is None
 
 
 def bare_runner(**attributes):

@@ -10,8 +10,9 @@ from torch import distributed as dist
 from torch import multiprocessing as mp
 from torch.distributed.tensor import DTensor
 
-from mmonepeace.engine import BFloat16OptimWrapper, FSDP2Strategy, preflight
-from mmonepeace.engine.processes import end
+from mmonepeace import checks
+from mmonepeace.engine import BFloat16OptimWrapper, FSDP2Strategy, run_options
+from mmonepeace.engine.processes import exit_distributed
 from mmonepeace.registry import MODELS
 
 WORLD = 3  # does not divide most of the rows
@@ -115,7 +116,7 @@ def work(rank, folder):
         build_strategy(folder, param_dtype="float16")
     with pytest.raises(TypeError, match=r"runner_type='mmonepeace\.PretrainRunner'"):
         half.save_checkpoint("x.pth")
-    end(0)
+    exit_distributed(0)
 
 
 @pytest.fixture(scope="module")
@@ -223,21 +224,21 @@ def config(launcher, wrapper="OptimWrapper", **more):
 
 def test_the_strategy_follows_the_launcher_and_the_precision():
     cfg = config("none")
-    preflight.set_strategy(cfg, None)
+    run_options.set_strategy(cfg, None)
     assert "strategy" not in cfg
     cfg = config("pytorch", model_wrapper_cfg=dict(device_ids=None))
-    preflight.set_strategy(cfg, None)
+    run_options.set_strategy(cfg, None)
     assert cfg.strategy == dict(type="DDPStrategy", model_wrapper=dict(device_ids=None))
     cfg = config("slurm", "mmonepeace.BFloat16OptimWrapper")
-    preflight.set_strategy(cfg, "fsdp2", sharded=True)
+    run_options.set_strategy(cfg, "fsdp2", sharded=True)
     assert cfg.strategy == dict(
         type="mmonepeace.FSDP2Strategy", param_dtype="bfloat16", sharded=True
     )
     own = dict(type="mmonepeace.FSDP2Strategy", blocks=["Block"])
     cfg = config("slurm", strategy=own)
-    preflight.set_strategy(cfg, None)
+    run_options.set_strategy(cfg, None)
     assert cfg.strategy == own
-    preflight.set_strategy(cfg, "ddp")
+    run_options.set_strategy(cfg, "ddp")
     assert cfg.strategy.type == "DDPStrategy"
 
 
@@ -251,11 +252,11 @@ def test_the_strategy_follows_the_launcher_and_the_precision():
     ],
 )
 def test_a_strategy_that_cannot_be_is_refused_with_the_fix(launcher, name, sharded, says):
-    with pytest.raises(preflight.PreflightError, match=says):
-        preflight.set_strategy(config(launcher), name, sharded)
+    with pytest.raises(checks.PreflightError, match=says):
+        run_options.set_strategy(config(launcher), name, sharded)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
 def test_launchers_of_gpus_are_refused_without_one():
-    with pytest.raises(preflight.PreflightError, match="start with torchrun"):
-        preflight.set_launcher(Config(), "slurm")
+    with pytest.raises(checks.PreflightError, match="start with torchrun"):
+        run_options.set_launcher(Config(), "slurm")

@@ -9,7 +9,7 @@ from torch import distributed as dist
 from torch import multiprocessing as mp
 
 from mmonepeace.datasets import tokenizer
-from mmonepeace.engine.processes import end
+from mmonepeace.engine.processes import exit_distributed
 from mmonepeace.evaluation import ClassPromptHook, RecallAtK, ZeroShotAccuracy
 from mmonepeace.evaluation.retrieval import chance, rank
 
@@ -141,7 +141,7 @@ def _two_ranks(process, folder):
     metric = RecallAtK(topk=(1, 2, 3), collect_device="cpu", collect_dir=f"{folder}/parts")
     metric.process(None, dealt)
     torch.save(metric.evaluate(11), f"{folder}/{process}.pt")
-    end(0)
+    exit_distributed(0)
 
 
 def test_two_processes_find_what_one_finds(tmp_path):

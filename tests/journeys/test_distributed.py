@@ -60,7 +60,7 @@ def options(work_dir, *more, config=()):
 WORKER = """
 import json, os, runpy, sys
 import torch
-from mmonepeace.engine.processes import end
+from mmonepeace.engine.processes import exit_distributed
 torch.set_num_threads(1)
 for port, arguments in json.loads(sys.argv[1]):
     os.environ["MASTER_PORT"] = str(port)
@@ -68,7 +68,7 @@ for port, arguments in json.loads(sys.argv[1]):
     if code := runpy.run_path(arguments[0])["main"]():
         break
     torch.distributed.destroy_process_group()
-end(code)
+exit_distributed(code)
 """
 
 

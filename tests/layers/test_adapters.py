@@ -112,7 +112,7 @@ def test_audio_is_extracted_by_pieces_as_whole(frames_at_once, padding, monkeypa
     waves = torch.randn(4, 16_000).masked_fill(torch.arange(16_000) >= samples[:, None], 0)
     results = []
     for by_pieces in (True, False):
-        monkeypatch.setattr(adapters, "is_eager_on_cpu", lambda _, choice=by_pieces: choice)
+        monkeypatch.setattr(adapters, "use_cpu_kernels", lambda _, choice=by_pieces: choice)
         features, _ = adapter.extract(waves, pad)
         seen = features if padding == "compat" else features.masked_fill(pad[..., None], 0)
         weights = adapter.extractor.parameters()

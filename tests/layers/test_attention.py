@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from mmonepeace.layers.attention import _score_mod, attend
-from mmonepeace.layers.bias import GridBias, RelativePositionBias1D
-from mmonepeace.layers.packing import Group, Ragged
-from mmonepeace.layers.position import num_rpb_rows
+from mmonepeace.layers.cpu.packing import Group, Ragged
+from mmonepeace.layers.relative_position_bias import GridBias, RelativePositionBias1D
+from mmonepeace.layers.resampling import num_rpb_rows
 from mmonepeace.models import OnePeace
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

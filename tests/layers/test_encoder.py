@@ -83,8 +83,8 @@ def test_activation_checkpointing_changes_no_gradient(shared):
         torch.manual_seed(2)
         encoder(tokens, [2])[0].square().sum().backward()
         gradients.append([table.grad, *(p.grad for p in encoder.parameters())])
-    for plain, recomputed in zip(*gradients, strict=True):
-        torch.testing.assert_close(plain, recomputed)
+    for plain, activation_checkpoint in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, activation_checkpoint)
 
 
 def test_drop_path_equals_the_masked_residual():

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import distributed as dist
 from torch import multiprocessing as mp
 
-from mmonepeace.engine.processes import end
+from mmonepeace.engine.processes import exit_distributed
 from mmonepeace.models.losses import contrastive, denoising_contrastive
 
 
@@ -63,7 +63,7 @@ def _two_ranks(rank, folder, a, b, how):
     loss = contrastive(x, y, torch.tensor(5.0), how=how).loss
     loss.backward()
     torch.save([loss.detach(), x.grad, y.grad], f"{folder}/{rank}.pt")
-    end(0)
+    exit_distributed(0)
 
 
 @pytest.mark.parametrize("how", ["official", "full"])

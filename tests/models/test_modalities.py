@@ -8,7 +8,7 @@ import torch
 from mmonepeace import checkpoint
 from mmonepeace.layers import adapters
 from mmonepeace.layers.adapters import Adapter
-from mmonepeace.layers.bias import RelativePositionBias1D
+from mmonepeace.layers.relative_position_bias import RelativePositionBias1D
 from mmonepeace.models import OnePeace, OnePeaceClassifier, OnePeaceRetriever
 from mmonepeace.spec import num_audio_frames
 from tests.conftest import TINY, randomise

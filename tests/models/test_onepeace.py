@@ -48,7 +48,7 @@ def test_any_size_runs_forward_and_backward(size, rpb):
 def test_the_own_grid_is_never_resampled(monkeypatch):
     model = OnePeace(TINY, img_size=64)
     monkeypatch.setattr("torch.nn.functional.interpolate", None)
-    monkeypatch.setattr("mmonepeace.layers.position._spline_matrix", None)
+    monkeypatch.setattr("mmonepeace.layers.resampling._spline_matrix", None)
     model(torch.randn(1, 3, 64, 64))
 
 

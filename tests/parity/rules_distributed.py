@@ -10,7 +10,7 @@ from torch import Tensor
 from torch import distributed as dist
 from torch import multiprocessing as mp
 
-from mmonepeace.engine.processes import end
+from mmonepeace.engine.processes import exit_distributed
 from mmonepeace.models.losses import contrastive
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def _rank(rank: int, world: int, folder: str, inputs: dict[str, Tensor]) -> None
         "grad_logit_scale": scale.grad,
     }
     save_file(values, f"{folder}/{rank}.safetensors")
-    end(0)
+    exit_distributed(0)
 
 
 def contrastive_gather(case: "Case") -> None:

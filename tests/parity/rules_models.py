@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmonepeace import checkpoint
 from mmonepeace.layers.heads import ClassificationHead
-from mmonepeace.layers.position import resample_pos_embed
+from mmonepeace.layers.resampling import resample_pos_embed
 from mmonepeace.layers.tokens import dense
 from mmonepeace.models import (
     OnePeaceClassifier,
@@ -386,7 +386,7 @@ def load_pretrained(case: Case) -> None:
     kept = {
         checkpoint.own_name(key): load_file(case.root / entry["file"])[entry["key"]]
         for key, entry in case.manifest["kept_initial"].items()
-        if checkpoint.own_name(key)  # index maps are recomputed
+        if checkpoint.own_name(key)  # index maps are activation_checkpoint
     }
     model.load_state_dict(kept, strict=False)
     if retrieval:

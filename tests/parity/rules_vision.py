@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from mmonepeace import checkpoint
 from mmonepeace.engine.optim import LayerDecayRule
 from mmonepeace.layers.deformable import deform_attend
-from mmonepeace.layers.position import resample_pos_embed, resample_rpb, rpb_index, rpb_index_1d
+from mmonepeace.layers.relative_position_bias import rpb_index, rpb_index_1d
+from mmonepeace.layers.resampling import resample_pos_embed, resample_rpb
 from mmonepeace.models import OnePeace, OnePeaceViTAdapter, OnePeaceViTDet
 from mmonepeace.spec import Arch
 from tests.parity.case import Case, Tensors

@@ -1,0 +1,279 @@
+"""Key names: the official ones, ours, and the table that leads from one to the other."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from mmonepeace.checkpoint.errors import CheckpointError, StateDict
+
+# Official name (without its prefix) <-> own name. The first row that matches decides, in both
+# directions. m: modality, i: block, j: table, p: weight or bias. Source: the official modules.
+_KEY_TABLE = (
+    ("{m}_adapter.cls_embedding", "adapters.{m}.cls_token"),
+    ("{m}_adapter.rel_pos_table_list.{j}.weight", "adapters.{m}.rpb.tables.{j}"),
+    ("{m}_adapter.layernorm_embedding.{p}", "adapters.{m}.embed_norm.{p}"),
+    ("{m}_adapter.type_embedding", "adapters.{m}.type_embed"),
+    ("image_adapter.type_embedding_2", "adapters.image.type_embed_2"),
+    ("image_adapter.pos_embed", "adapters.image.pos_embed"),
+    ("text_adapter.embed_positions.weight", "adapters.text.pos_embed"),
+    ("audio_adapter.embed_positions.weight", "adapters.audio.pos_embed"),
+    ("image_adapter.embed_images.1.layer_norm.{p}", "adapters.image.stem.1.{p}"),
+    ("image_adapter.embed_images.4.layer_norm.{p}", "adapters.image.stem.4.{p}"),
+    ("image_adapter.embed_images.{j}.{p}", "adapters.image.stem.{j}.{p}"),
+    ("image_adapter.embed_images.{p}", "adapters.image.stem.{p}"),
+    ("audio_adapter.embed_audios.0.conv_layers.{j}.0.{p}", "adapters.audio.extractor.{j}.conv.{p}"),
+    ("audio_adapter.embed_audios.0.conv_layers.{j}.2.1.{p}", "adapters.audio.extractor.{j}.norm.{p}"),
+    ("audio_adapter.embed_audios.2.{p}", "adapters.audio.feature_norm.{p}"),
+    ("audio_adapter.embed_audios.3.{p}", "adapters.audio.feature_proj.{p}"),
+    ("audio_adapter.embed_positions.0.{p}", "adapters.audio.pos_conv.0.{p}"),
+    ("audio_adapter.embed_positions.{j}.0.{p}", "adapters.audio.pos_conv.{j}.{p}"),
+    ("{m}_adapter.{rest}", "adapters.{m}.{rest}"),
+    ("layers.{i}.self_attn_layer_norm.{p}", "layers.{i}.norm1.{p}"),
+    ("layers.{i}.final_layer_norm.{p}", "layers.{i}.norm2.{p}"),
+    ("layers.{i}.self_attn.ln.{p}", "layers.{i}.attn.norm.{p}"),
+    ("layers.{i}.self_attn.c_attn", "layers.{i}.attn.head_scale"),
+    ("layers.{i}.attn_ln.{p}", "layers.{i}.post_attn_norm.{p}"),
+    ("layers.{i}.self_attn.{rest}", "layers.{i}.attn.{rest}"),
+    ("layers.{i}.{m}_ffn.0.wi_0.{p}", "layers.{i}.ffn.{m}.gate.{p}"),
+    ("layers.{i}.{m}_ffn.0.wi_1.{p}", "layers.{i}.ffn.{m}.up.{p}"),
+    ("layers.{i}.{m}_ffn.2.{p}", "layers.{i}.ffn.{m}.norm.{p}"),
+    ("layers.{i}.{m}_ffn.3.{p}", "layers.{i}.ffn.{m}.down.{p}"),
+    ("layers.{i}.{gamma}", "layers.{i}.{gamma}"),
+    ("{m}_layer_norm.{p}", "norms.{m}.{p}"),
+    ("{m}_proj.{p}", "projections.{m}.{p}"),
+    ("logit_scale", "logit_scale"),
+    # Of dense prediction: ViT-Adapter; then the heads, which have the names of today's MM libraries.
+    ("level_embed", "vit_adapter.level_embed"),
+    ("spm.{rest}", "vit_adapter.spatial_prior.{rest}"),
+    ("interactions.{rest}", "vit_adapter.interactions.{rest}"),
+    ("up.{p}", "vit_adapter.up.{p}"),
+    ("norm{j}.{rest}", "vit_adapter.norm{j}.{rest}"),
+    ("head.{p}", "head.fc.{p}"),
+    ("classify_head.attn_pooling_func.q", "head.pool.query"),
+    ("classify_head.attn_pooling_func.{rest}", "head.pool.{rest}"),
+    ("classify_head.{rest}", "head.{rest}"),
+    *(
+        (f"decode_head.{part}.layers.{{i}}.{old}.{{rest}}", f"decode_head.{part}.layers.{{i}}.{new}.{{rest}}")
+        for part, old, new in (
+            ("transformer_decoder", "attentions.0", "cross_attn"),
+            ("transformer_decoder", "attentions.1", "self_attn"),
+            ("transformer_decoder", "ffns.0", "ffn"),
+            ("pixel_decoder.encoder", "attentions.0", "self_attn"),
+            ("pixel_decoder.encoder", "ffns.0", "ffn"),
+        )
+    ),
+    ("decode_head.{rest}", "decode_head.{rest}"),
+    *((f"simfp_{level + 2}.{{rest}}", f"neck.levels.{level}.{{rest}}") for level in range(4)),
+    ("proposal_generator.rpn_head.conv.conv{j}.{p}", "rpn_head.rpn_conv.{j}.conv.{p}"),
+    ("proposal_generator.rpn_head.objectness_logits.{p}", "rpn_head.rpn_cls.{p}"),
+    ("proposal_generator.rpn_head.anchor_deltas.{p}", "rpn_head.rpn_reg.{p}"),
+    *(
+        (f"roi_heads.{old}{n + 1}.{inner}", f"roi_head.{new}.{n}.{name}")
+        for old, new in (
+            ("box_head.{i}.conv", "bbox_head.{i}.shared_convs"),
+            ("mask_head.mask_fcn", "mask_head.convs"),
+        )
+        for n in range(4)
+        for inner, name in (("weight", "conv.weight"), ("norm.{p}", "ln.{p}"))
+    ),
+    ("roi_heads.box_head.{i}.fc1.{p}", "roi_head.bbox_head.{i}.shared_fcs.0.{p}"),
+    ("roi_heads.box_predictor.{i}.cls_score.{p}", "roi_head.bbox_head.{i}.fc_cls.{p}"),
+    ("roi_heads.box_predictor.{i}.bbox_pred.{p}", "roi_head.bbox_head.{i}.fc_reg.{p}"),
+    ("roi_heads.mask_head.deconv.{p}", "roi_head.mask_head.upsample.{p}"),
+    ("roi_heads.mask_head.predictor.{p}", "roi_head.mask_head.conv_logits.{p}"),
+    # Of pretraining alone. The decoder itself has the names of an encoder, see `own_name`.
+    ("decoder_{m}_embed.{p}", "decoder_embeds.{m}.{p}"),
+    ("{m}_mask_head.{p}", "mask_heads.{m}.{p}"),
+    ("{m}_mask_token", "mask_tokens.{m}"),
+)  # fmt: skip
+# Forms of other official files that mean the same as a row above.
+_ALIASES = (
+    ("{m}_adapter.rel_pos_table.weight", "{m}_adapter.rel_pos_table_list.0.weight"),
+    ("layers.{i}.rel_pos_table.weight", "image_adapter.rel_pos_table_list.{i}.weight"),
+    ("layers.{i}.layer_norms.0.{p}", "layers.{i}.self_attn_layer_norm.{p}"),
+    ("layers.{i}.layer_norms.1.{p}", "layers.{i}.final_layer_norm.{p}"),
+    # Of classification: of pooled patches, or of all tokens before CLS is taken.
+    ("fc_norm.{p}", "image_layer_norm.{p}"),
+    ("encoder.layer_norm.{p}", "image_layer_norm.{p}"),
+    # With a LayerNorm in front of the positional convolutions.
+    ("audio_adapter.embed_positions.1.{j}.0.{p}", "audio_adapter.embed_positions.{j}.0.{p}"),
+)
+_FIELDS = {
+    "m": "text|image|audio",
+    "i": r"\d+",
+    "j": r"\d+",
+    "p": "weight|bias",
+    "gamma": "gamma_[12]",
+    "rest": ".+",
+}
+
+
+def _compile(rows: Iterable[tuple[str, str]]) -> list[tuple[re.Pattern[str], str]]:
+    def to_regex(template: str) -> re.Pattern[str]:
+        return re.compile(
+            re.sub(r"\\\{(\w+)\\\}", lambda f: f"(?P<{f[1]}>{_FIELDS[f[1]]})", re.escape(template))
+        )
+
+    return [(to_regex(source), target) for source, target in rows]
+
+
+_FROM_OFFICIAL = _compile(_KEY_TABLE)
+_TO_OFFICIAL = _compile((own, official) for official, own in _KEY_TABLE)
+_FROM_ALIAS = _compile(_ALIASES)
+_OFFICIAL_PREFIX = re.compile(
+    r"(module\.)?(backbone\.(net\.)?)?(?P<decoder>decoder_wrapper\.)?"
+    r"((encoder_wrapper\.)?(fusion_model|encoder)\.(?=layers\.|\w+_layer_norm\.)|encoder_wrapper\.)?"
+)
+# What an encoder and the decoder consist of; everything else stands beside them.
+_BODY = re.compile(r"(adapters|(?P<fusion>layers|norms))\.")
+# Own names, also of modalities that the official code does not know.
+_OWN = re.compile(
+    r"(decoder\.)?(adapters|layers|norms)\.|vit_adapter\."
+    r"|(projections|head|decoder_embeds|mask_heads|mask_tokens)\.|logit_scale$"
+    r"|(decode_head|auxiliary_head|neck|rpn_head|roi_head|bbox_head|mask_head)\."
+)
+# Deterministic index maps and a version number: activation_checkpoint, never trusted.
+RECOMPUTED = "index map, activation_checkpoint"
+_BUFFER = re.compile(r"(.*\.)?(rp_bucket(_window)?|position_idx|version)")
+
+
+def _rename(key: str, rows: list[tuple[re.Pattern[str], str]]) -> str | None:
+    for pattern, target in rows:
+        if match := pattern.fullmatch(key):
+            return target.format(**match.groupdict())
+    return None
+
+
+def own_name(official: str) -> str | None:
+    """Our name of an official parameter, from any of the official layouts; None if unknown.
+
+    The decoder of pretraining has our names of an encoder behind `decoder.`.
+    """
+    if _BUFFER.fullmatch(official):
+        return None
+    prefix = _OFFICIAL_PREFIX.match(official)
+    key = official[prefix.end() :]
+    name = _rename(_rename(key, _FROM_ALIAS) or key, _FROM_OFFICIAL)
+    if name and prefix["decoder"]:
+        return f"decoder.{name}" if _BODY.match(name) else None
+    return name
+
+
+def official_name(own: str) -> str | None:
+    """Name of one of our parameters in the official full model; None if it is none of ours."""
+    inner = own.removeprefix("decoder.")
+    name, body = _rename(inner, _TO_OFFICIAL), _BODY.match(inner)
+    if name is None or not body:
+        return name if inner == own else None
+    wrapper = "encoder_wrapper" if inner == own else "decoder_wrapper"
+    return f"{wrapper}.fusion_model.{name}" if body["fusion"] else f"{wrapper}.{name}"
+
+
+def is_vision(name: str) -> bool:
+    """Whether an own name belongs to the exported vision branch (no final norm, no projection)."""
+    if name.startswith("layers."):
+        return ".ffn." not in name or ".ffn.image." in name
+    return name.startswith("adapters.image.")
+
+
+@dataclass
+class Conversion:
+    """A state dict with what became of each key.
+
+    Attributes:
+        weights: converted tensors.
+        meta: metadata to store with them.
+        rows: (key in the file, new key or None, why it was left out).
+    """
+
+    weights: StateDict
+    meta: dict[str, str]
+    rows: list[tuple[str, str | None, str]] = field(default_factory=list)
+
+
+def to_own(weights: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None) -> Conversion:
+    """Rename the weights of an official or own checkpoint, every modality, to our names.
+
+    Args:
+        weights: names of any official layout, or ours, as a runner saves them too.
+        meta: what `read` gives with them.
+
+    Raises:
+        CheckpointError: if nothing in it belongs to a ONE-PEACE encoder, or parts are missing.
+    """
+    own = any(re.match(r"(backbone\.)?adapters\.\w+\.", key) for key in weights)
+    result = Conversion({}, {"format": "mmonepeace"})
+    for key, value in weights.items():
+        if own:
+            name = re.sub(r"^backbone\.(?=(adapters|layers|norms|vit_adapter)\.)", "", key)
+            name = name if _OWN.match(name) else None
+        else:
+            name = own_name(key)
+        reason = RECOMPUTED if _BUFFER.fullmatch(key) else "no part of the model"
+        result.rows.append((key, name, "" if name else reason))
+        if name:
+            result.weights[name] = value
+    blocks = {int(k.split(".")[1]) for k in result.weights if k.startswith("layers.")}
+    adapters = {k.split(".")[1] for k in result.weights if k.startswith("adapters.")}
+    if not blocks or not adapters:
+        example = next(iter(weights))
+        raise CheckpointError(
+            f"this is the checkpoint of another model: its keys look like {example!r}, ONE-PEACE "
+            "has image_adapter.*, and encoder.layers.* or fusion_model.layers.*."
+        )
+    if blocks != set(range(len(blocks))):
+        raise CheckpointError(
+            f"blocks {sorted(set(range(max(blocks) + 1)) - blocks)} are missing from the file."
+        )
+    facts = {"official_layout": "vision" if adapters == {"image"} else "full", **(meta or {})}
+    if not own:
+        facts |= _official_facts(weights)
+        if "audio" in adapters:  # trained with padding leaking through the positional convolutions
+            facts["audio_padding"] = "compat"
+    kept = (
+        "official_layout", "audio_padding", "audio_clip_seconds", "official_cfg",
+        "official_buffers", "official_norm",
+    )  # fmt: skip
+    result.meta |= {key: str(facts[key]) for key in kept if key in facts}
+    return result
+
+
+def _official_facts(weights: Mapping[str, Tensor]) -> dict[str, str]:
+    """Layout of an official file, and its buffers, so that the way back finds the same keys."""
+    keys = " ".join(weights)
+    if "encoder_wrapper." in keys:
+        buffers = {
+            key.removeprefix("module."): str(value.dtype).removeprefix("torch.")
+            for key, value in weights.items()
+            if _BUFFER.fullmatch(key)
+        }
+        return {"official_layout": "full", "official_buffers": json.dumps(buffers)}
+    if "backbone.net." in keys:
+        return {"official_layout": "detection"}
+    if re.search(r"layers\.\d+\.rel_pos_table\.", keys):
+        return {"official_layout": "segmentation"}
+    if "image_adapter.rel_pos_table." in keys:
+        norm = "encoder.layer_norm" if "encoder.layer_norm." in keys else "fc_norm"
+        return {"official_layout": "classification", "official_norm": norm}
+    return {"official_layout": "vision"}
+
+
+def select_vision(converted: Conversion) -> Conversion:
+    """The vision branch of a converted checkpoint.
+
+    Raises:
+        CheckpointError: if the checkpoint has no vision branch.
+    """
+    rows = [
+        (key, name, why) if not name or is_vision(name) else (key, None, "no part of the vision branch")
+        for key, name, why in converted.rows
+    ]  # fmt: skip
+    weights = {key: value for key, value in converted.weights.items() if is_vision(key)}
+    if not any(".ffn." in key for key in weights) or "adapters.image.pos_embed" not in weights:
+        raise CheckpointError("the file holds no vision branch (image adapter and image FFNs).")
+    meta = {key: converted.meta[key] for key in ("format", "official_layout")}
+    return Conversion(weights, meta, rows)

@@ -1,0 +1,32 @@
+"""Text for terminals."""
+
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]], align: str = "") -> str:
+    """A text table without lines.
+
+    Args:
+        header: names of the columns.
+        rows: cells.
+        align: a letter for each of the first columns, such as "rrl"; the others are left-aligned.
+    """
+    from prettytable import PrettyTable
+
+    drawn = PrettyTable(list(header), border=False, preserve_internal_border=False)
+    drawn.left_padding_width, drawn.right_padding_width = 0, 2
+    for name, side in zip(header, align.ljust(len(header), "l"), strict=True):
+        drawn.align[name] = side
+    if sys.stdout.isatty():
+        drawn.max_table_width = shutil.get_terminal_size().columns
+    drawn.add_rows([[printable(str(cell)) for cell in row] for row in rows])
+    return "\n".join(line.rstrip() for line in drawn.get_string().splitlines())
+
+
+def printable(text: str) -> str:
+    """Text for a terminal: file names may hold bytes that are no characters, and control codes."""
+    clean = text.encode(errors="replace").decode()
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in clean)

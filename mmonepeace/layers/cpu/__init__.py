@@ -1,0 +1,1 @@
+"""Kernels for CPUs, each with a plain version that computes the same."""

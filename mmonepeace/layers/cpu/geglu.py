@@ -1,0 +1,130 @@
+"""The gated FFN on a CPU, by pieces that stay in the cache.
+
+Shapes: N tokens, F FFN width, D width.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from mmonepeace.spec import LAYER_NORM_EPS
+
+_PIECE_NUMBERS = 1 << 19  # of one operand of the gating: a few of them fit into the cache
+_COLUMNS = 1024  # of a product of D numbers an element, which is slower when wider
+# Tokens at once in inference, about: fewer make thin products; the hidden layer of more is memory
+# that the C library gives back to the system and gets anew each time.
+_TOKENS = 512
+_aten = torch.ops.aten
+
+
+class GatedWeights(NamedTuple):
+    """Parameters of a gated FFN.
+
+    Attributes:
+        gate: (F, D).
+        up: (F, D).
+        norm: weight of the LayerNorm, (F,); None leaves it out.
+        norm_bias: its bias, (F,), or None.
+        down: (D, F).
+        bias: of the last layer, (D,).
+    """
+
+    gate: Tensor
+    up: Tensor
+    norm: Tensor | None
+    norm_bias: Tensor | None
+    down: Tensor
+    bias: Tensor
+
+
+def chunked_geglu(x: Tensor, weights: GatedWeights) -> Tensor:
+    """down(layer_norm(gelu(gate x) * up x)).
+
+    Differentiable once; keeps x, gate x and up x for that.
+
+    Args:
+        x: (..., D).
+        weights: of the layers.
+
+    Returns:
+        (..., D).
+    """
+    x_ND = x.flatten(0, -2)
+    if torch.is_grad_enabled():
+        found = _GatedFFN.apply(x_ND, *weights)
+    else:
+        parts = x_ND.chunk(max(1, len(x_ND) // _TOKENS))
+        found = torch.cat([_forward(part, weights)[0] for part in parts])
+    return found.view_as(x)
+
+
+def _product(a_NK: Tensor, b_KF: Tensor) -> Tensor:
+    """The matrix product a b, where F is wide and K is not."""
+    found_NF = a_NK.new_empty(len(a_NK), b_KF.shape[1])
+    for b, found in zip(b_KF.split(_COLUMNS, 1), found_NF.split(_COLUMNS, 1), strict=True):
+        torch.mm(a_NK, b, out=found)
+    return found_NF
+
+
+def _pieces(x_NF: Tensor) -> Iterator[slice]:
+    """Rows that are gated at once."""
+    rows = max(1, _PIECE_NUMBERS // x_NF.shape[1])
+    return (slice(start, start + rows) for start in range(0, len(x_NF), rows))
+
+
+def _forward(x_ND: Tensor, weights: GatedWeights) -> tuple[Tensor, Tensor, Tensor]:
+    """The result, gate x and up x."""
+    gate, up = _product(x_ND, weights.gate.T), _product(x_ND, weights.up.T)
+    hidden = torch.empty_like(gate)
+    for rows in _pieces(gate):
+        part = _aten.gelu.out(gate[rows], out=hidden[rows]).mul_(up[rows])
+        if weights.norm is not None:
+            part.copy_(
+                F.layer_norm(part, part.shape[1:], weights.norm, weights.norm_bias, LAYER_NORM_EPS)
+            )
+    return F.linear(hidden, weights.down, weights.bias), gate, up
+
+
+class _GatedFFN(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, *weights: Tensor | None) -> Tensor:
+        found, gate, up = _forward(x_ND, GatedWeights(*weights))
+        ctx.save_for_backward(x_ND, gate, up, *weights[:-1])
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_ND: Tensor) -> tuple[Tensor | None, ...]:
+        x_ND, gate, up, gate_weight, up_weight, norm, norm_bias, down = ctx.saved_tensors
+        hidden, dgate = torch.empty_like(gate), torch.empty_like(gate)
+        dup = _product(gradient_ND, down)
+        dnorm = None if norm is None else torch.zeros(2, len(norm), dtype=gate.dtype)
+        for rows in _pieces(gate):
+            gelu = F.gelu(gate[rows])
+            product = torch.mul(gelu, up[rows], out=hidden[rows])
+            dproduct = dup[rows]
+            if dnorm is not None:
+                shape = product.shape[1:]
+                normal, *moments = torch.native_layer_norm(
+                    product, shape, norm, norm_bias, LAYER_NORM_EPS
+                )
+                dproduct, *found = _aten.native_layer_norm_backward(
+                    dproduct, product, shape, *moments, norm, norm_bias, (True,) * 3
+                )
+                dnorm += torch.stack(found)
+                product.copy_(normal)
+            _aten.gelu_backward.grad_input(dproduct * up[rows], gate[rows], grad_input=dgate[rows])
+            torch.mul(dproduct, gelu, out=dup[rows])
+        wants_x, wants_gate, wants_up, _, _, wants_down, _ = ctx.needs_input_grad
+        return (
+            (dgate @ gate_weight).addmm_(dup, up_weight) if wants_x else None,
+            dgate.T @ x_ND if wants_gate else None,
+            dup.T @ x_ND if wants_up else None,
+            *(dnorm if dnorm is not None else (None, None)),
+            gradient_ND.T @ hidden if wants_down else None,
+            gradient_ND.sum(0),
+        )

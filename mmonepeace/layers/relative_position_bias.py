@@ -1,0 +1,229 @@
+"""Relative position bias (RPB): index maps, the tables of a model, and the bias they give.
+
+Shapes: N table rows, H heads, L tokens (CLS first). A grid is (rows, columns).
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmonepeace.layers.resampling import (
+    CLS_ROWS,
+    Grid,
+    Resampling,
+    num_rpb_rows,
+    resample_rpb,
+)
+from mmonepeace.layers.tensor_cache import byte_bounded_lru_cache
+from mmonepeace.spec import MAX_POSITIONS
+
+
+def _with_cls(offsets: Tensor, rows: int) -> Tensor:
+    """Index map of a sequence from that of its tokens, for a table with `rows` rows.
+
+    The column of CLS overwrites its row, the corner overwrites both.
+    """
+    offsets[0, :] = rows - 3
+    offsets[:, 0] = rows - 2
+    offsets[0, 0] = rows - 1
+    return offsets
+
+
+# The map of 3,137 tokens (896 px) takes 39 MB, and blocks share it. With pictures of many sizes a
+# number of maps would be no limit.
+@byte_bounded_lru_cache(2**28)
+def rpb_index(grid: Grid, device: torch.device | str = "cpu") -> Tensor:
+    """Table row for each pair of tokens of a grid, CLS first.
+
+    Returns:
+        (L, L) int32 with L = rows * columns + 1; entry (p, q) serves query p and key q.
+
+    Source: the index map of the BEiT family. The column of CLS overwrites its row, the corner
+    overwrites both.
+    """
+    rows, cols = grid
+    # Named device: the default one may be meta, where nothing is computed.
+    y = torch.arange(rows, dtype=torch.int32, device=device).repeat_interleave(cols)
+    x = torch.arange(cols, dtype=torch.int32, device=device).repeat(rows)
+    patches = (y[:, None] - y + rows - 1) * (2 * cols - 1) + (x[:, None] - x + cols - 1)
+    n = num_rpb_rows(grid)
+    return _with_cls(F.pad(patches, (1, 0, 1, 0)), n)
+
+
+@byte_bounded_lru_cache(2**20)
+def rpb_rows_1d(num_buckets: int, count: int, device: torch.device | str = "cpu") -> Tensor:
+    """Table row for each offset between the tokens of a sequence.
+
+    Distances up to half of the buckets have a row each; longer ones share rows, logarithmically.
+
+    Args:
+        num_buckets: of one direction; the table has 2 * `num_buckets` + 2 rows.
+        count: tokens of the sequence.
+        device: where the rows are kept.
+
+    Returns:
+        (2 * count - 1,) int64; entry p - q + count - 1 serves query p and key q.
+
+    Raises:
+        ValueError: if the sequence is longer than the distances the buckets were made for.
+
+    Source: the official 1-D bias of text and audio.
+    """
+    if count > MAX_POSITIONS:
+        raise ValueError(
+            f"a sequence of {count} tokens is longer than the {MAX_POSITIONS} positions (CLS "
+            "included) that the relative position bias reaches. Cut it, or encode it in windows."
+        )
+    exact = num_buckets // 2
+    distance = torch.arange(count, dtype=torch.float64, device="cpu")
+    spread = (distance / exact).clamp(min=1).log() / math.log((MAX_POSITIONS - 1) / exact)
+    far = exact + (spread * (exact - 1)).ceil()
+    value = torch.where(distance <= exact, distance, far).long()
+    return (torch.cat([-value.flip(0), value[1:]]) + num_buckets - 1).to(device)
+
+
+@byte_bounded_lru_cache(2**25)
+def rpb_index_1d(num_buckets: int, length: int, device: torch.device | str = "cpu") -> Tensor:
+    """Table row for each pair of tokens of a sequence, CLS first.
+
+    Args:
+        num_buckets: see `rpb_rows_1d`.
+        length: tokens of the sequence, CLS included.
+        device: where the map is kept.
+
+    Returns:
+        (L, L) int32; entry (p, q) serves query p and key q.
+
+    Raises:
+        ValueError: as `rpb_rows_1d`.
+    """
+    position = torch.arange(length, device="cpu")
+    offsets = position[:, None] - position + length - 1
+    index = _with_cls(rpb_rows_1d(num_buckets, length)[offsets], 2 * num_buckets + 2)
+    return index.to(device=device, dtype=torch.int32)
+
+
+class RelativePositionBias(nn.Module):
+    """Learned bias between tokens: one table for all blocks, or one per block.
+
+    Args:
+        rows: rows of each table; a single one serves all blocks.
+        num_heads: attention heads.
+    """
+
+    def __init__(self, rows: Sequence[int], num_heads: int) -> None:
+        super().__init__()
+        self.tables = nn.ParameterList(
+            nn.Parameter(torch.zeros(num_rows, num_heads)) for num_rows in rows
+        )
+
+    def table(self, block: int) -> Tensor:
+        """(N, H) table of a block; a shared one ignores the block."""
+        return self.tables[block if len(self.tables) > 1 else 0]
+
+
+class GridBias(NamedTuple):
+    """Bias between the patches of a grid, kept as the table of their offsets.
+
+    Attributes:
+        table_NH: N = (2 * rows - 1) * (2 * columns - 1) + 3.
+        grid: rows and columns.
+        cls_token: whether CLS stands in front of the patches.
+    """
+
+    table_NH: Tensor
+    grid: Grid
+    cls_token: bool
+
+    def dense(self) -> Tensor:
+        """(1, H, L, L): one copy that broadcasts over the batch."""
+        index_LL = rpb_index(self.grid, self.table_NH.device)
+        if not self.cls_token:
+            index_LL = index_LL[1:, 1:]
+        table_HN = self.table_NH.t()
+        return table_HN.index_select(1, index_LL.flatten()).view(1, -1, *index_LL.shape)
+
+    def unfolded_rows(self) -> Tensor:
+        """The form that `grid_bias_attention` works on, (H, columns, 2 * rows - 1, columns)."""
+        rows, columns = self.grid
+        offsets = self.table_NH[:-CLS_ROWS].t().reshape(-1, 2 * rows - 1, 2 * columns - 1)
+        return offsets.unfold(2, columns, 1).transpose(1, 2).contiguous()
+
+    def edges(self) -> Tensor | None:
+        """Rows for CLS as query, as key and with itself, (3, H); None without CLS."""
+        return self.table_NH[-CLS_ROWS:] if self.cls_token else None
+
+
+class RelativePositionBias1D(RelativePositionBias):
+    """Bias between the tokens of a sequence.
+
+    Args:
+        num_buckets: see `rpb_rows_1d`.
+        num_heads: attention heads.
+        num_tables: 1 (shared) or the number of blocks.
+    """
+
+    def __init__(self, num_buckets: int, num_heads: int, num_tables: int) -> None:
+        super().__init__([2 * num_buckets + 2] * num_tables, num_heads)
+        self.num_buckets = num_buckets
+
+    def forward(self, length: int, block: int, dtype: torch.dtype) -> GridBias:
+        """Bias of one block.
+
+        Args:
+            length: tokens, CLS included.
+            block: index of the block; a shared table ignores it.
+            dtype: dtype attention runs in.
+
+        Raises:
+            ValueError: if the sequence is longer than the bias reaches.
+        """
+        table_NH = self.table(block).to(dtype)
+        # CLS counts for what the bias reaches; its own offsets are dropped.
+        rows = rpb_rows_1d(self.num_buckets, length, table_NH.device)[1:-1]
+        table_NH = torch.cat([table_NH[rows], table_NH[-CLS_ROWS:]])
+        return GridBias(table_NH, (length - 1, 1), cls_token=True)
+
+
+class RelativePositionBias2D(RelativePositionBias):
+    """Bias between the patches of a grid.
+
+    Args:
+        sides: of the square grids the tables are kept for, in patches; a single one serves all
+            blocks.
+        num_heads: attention heads.
+        cls_token: whether CLS stands in front of the patches.
+        resampling: for other grids, see `resample_rpb`.
+    """
+
+    def __init__(
+        self,
+        sides: Sequence[int],
+        num_heads: int,
+        cls_token: bool = True,
+        resampling: Resampling = "geometric",
+    ) -> None:
+        super().__init__([num_rpb_rows((side, side)) for side in sides], num_heads)
+        self.sides = sides
+        self.cls_token = cls_token
+        self.resampling = resampling
+
+    def forward(self, grid: Grid, block: int, dtype: torch.dtype) -> Tensor:
+        """Bias of one block for the tokens of a grid, (1, H, L, L); see `of_grid`."""
+        return self.of_grid(grid, block, dtype).dense()
+
+    def of_grid(self, grid: Grid, block: int, dtype: torch.dtype) -> GridBias:
+        """Bias of one block for the tokens of a grid.
+
+        Args:
+            grid: rows and columns of patches; another grid than the table's is resampled.
+            block: index of the block; a shared table ignores it.
+            dtype: dtype attention runs in.
+        """
+        side = self.sides[block if len(self.sides) > 1 else 0]
+        table_NH = resample_rpb(self.table(block), side, grid, self.resampling)
+        return GridBias(table_NH.to(dtype), grid, self.cls_token)

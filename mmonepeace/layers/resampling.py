@@ -1,0 +1,226 @@
+"""Resampling of positions and tables of relative position bias (RPB) to other grids.
+
+Shapes: N table rows, H heads, D width. A grid is (rows, columns).
+"""
+
+import math
+from functools import lru_cache
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Grid = tuple[int, int]
+Resampling = Literal["geometric", "bicubic"]
+
+# Rows behind those of the offsets: CLS as query, CLS as key, CLS with itself.
+CLS_ROWS = 3
+
+
+def num_rpb_rows(grid: Grid) -> int:
+    """Rows of a 2-D table: one per patch offset, and three for CLS."""
+    return math.prod(max(2 * side - 1, 0) for side in grid) + CLS_ROWS
+
+
+def square_side(count: int, what: str) -> int:
+    """Side of the square grid behind a table of `count` entries.
+
+    Raises:
+        ValueError: if `count` is no square.
+    """
+    side = round(max(count, 0) ** 0.5)
+    if side < 1 or side * side != count:
+        raise ValueError(
+            f"{what} has {count} entries besides CLS, which is no square. Only tables of square "
+            "grids can be resampled: is this the checkpoint of another model?"
+        )
+    return side
+
+
+def rpb_side(rows: int) -> int:
+    """Side in patches of the grid that an RPB table with `rows` rows belongs to.
+
+    Raises:
+        ValueError: if no square grid has that many rows.
+    """
+    offsets = square_side(rows - CLS_ROWS, f"a relative position table of {rows} rows")
+    if offsets % 2 == 0:
+        raise ValueError(f"a relative position table of {rows} rows belongs to no square grid.")
+    return (offsets + 1) // 2
+
+
+def _geometric_coordinates(old: int, new: int) -> Tensor:
+    """Source coordinates whose spacing grows geometrically until they span the new offsets.
+
+    Args:
+        old: number of offsets of the table, 2 * side - 1.
+        new: number of offsets wanted.
+
+    Returns:
+        (old,) float64, symmetric about 0.
+    """
+    k, target = old // 2, new // 2
+    low, high = 1.01, 1.5
+    ratio = low
+    while high - low > 1e-6:
+        ratio = (low + high) / 2
+        if (1 - ratio**k) / (1 - ratio) > target:
+            high = ratio
+        else:
+            low = ratio
+    # The last midpoint, not an end of the interval, is what the released weights were made with.
+    steps = ratio ** torch.arange(k, dtype=torch.float64, device="cpu")
+    distance = steps.cumsum(0)
+    zero = torch.zeros(1, dtype=torch.float64, device="cpu")
+    return torch.cat([-distance.flip(0), zero, distance])
+
+
+def _spline_matrix(x: Tensor, u: Tensor) -> Tensor:
+    """Matrix that evaluates the interpolating not-a-knot cubic spline on knots x at points u.
+
+    Args:
+        x: (S,) rising knots, float64.
+        u: (T,) points inside [x[0], x[-1]], float64.
+
+    Returns:
+        (T, S) float64. Fewer than four knots get the polynomial through all of them, which is
+        what not-a-knot ends leave of a spline.
+    """
+    size = len(x)
+    if size < 4:
+        columns = []
+        for i in range(size):
+            others = torch.cat([x[:i], x[i + 1 :]])
+            columns.append(((u[:, None] - others) / (x[i] - others)).prod(1))
+        return torch.stack(columns, 1)
+    h = x.diff()
+    # Second derivatives M solve A M = B y: continuity inside, not-a-knot at both ends.
+    a = torch.zeros(size, size, dtype=x.dtype, device="cpu")
+    b = torch.zeros_like(a)
+    inner = torch.arange(1, size - 1, device="cpu")
+    a[inner, inner - 1] = h[:-1] / 6
+    a[inner, inner] = (h[:-1] + h[1:]) / 3
+    a[inner, inner + 1] = h[1:] / 6
+    b[inner, inner - 1] = 1 / h[:-1]
+    b[inner, inner] = -1 / h[:-1] - 1 / h[1:]
+    b[inner, inner + 1] = 1 / h[1:]
+    a[0, 0], a[0, 1], a[0, 2] = 1 / h[0], -1 / h[0] - 1 / h[1], 1 / h[1]
+    a[-1, -3], a[-1, -2], a[-1, -1] = 1 / h[-2], -1 / h[-2] - 1 / h[-1], 1 / h[-1]
+    second = torch.linalg.solve(a, b)
+    i = (torch.searchsorted(x, u, right=True) - 1).clamp(0, size - 2)
+    step = h[i]
+    right = (u - x[i]) / step
+    left = 1 - right
+    rows = torch.arange(len(u), device="cpu")
+    value = torch.zeros(len(u), size, dtype=x.dtype, device="cpu")
+    value[rows, i] = left
+    value[rows, i + 1] = right
+    curve = torch.zeros_like(value)
+    curve[rows, i] = (left**3 - left) * step**2 / 6
+    curve[rows, i + 1] = (right**3 - right) * step**2 / 6
+    return value + curve @ second
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # or what inference made could not serve training
+def _geometric_matrix(
+    old: int, new: int, dtype: torch.dtype, device: torch.device | str
+) -> Tensor | None:
+    """(2 * new - 1, 2 * old - 1) matrix that resamples one axis of a table; None if equal.
+
+    Equal sides must be left alone: the geometric rule would not be the identity there.
+    """
+    if old == new:
+        return None
+    x = _geometric_coordinates(2 * old - 1, 2 * new - 1)
+    u = torch.arange(-(new - 1), new, dtype=torch.float64, device="cpu")
+    u = u.clamp(x[0].item(), x[-1].item())
+    return _spline_matrix(x, u).to(device=device, dtype=dtype)
+
+
+def resample_rpb(table_NH: Tensor, old: int, new: Grid, method: Resampling = "geometric") -> Tensor:
+    """Resize a relative position table from a square grid to another grid. Differentiable.
+
+    Args:
+        table_NH: (N, H), N = (2 * old - 1) ** 2 + 3; the last 3 rows serve CLS and are kept.
+        old: side of the table's grid, in patches.
+        new: rows and columns of the wanted grid, in patches.
+        method: "geometric", offsets keep their distances near zero and spread geometrically
+            further out, with a cubic spline between; each axis follows its own side, and an axis
+            that keeps its side is left untouched. "bicubic", evenly, as the official detector.
+
+    Returns:
+        (N', H), N' = (2 * rows - 1) * (2 * columns - 1) + 3, same dtype.
+
+    Raises:
+        ValueError: if N does not match `old`.
+
+    Source: the geometric resampling of the BEiT family, as used by ONE-PEACE.
+    """
+    if table_NH.shape[0] != num_rpb_rows((old, old)):
+        raise ValueError(
+            f"the table has {table_NH.shape[0]} rows, a {old} x {old} grid has "
+            f"{num_rpb_rows((old, old))}. Pass the side of the grid the table was made for."
+        )
+    if new == (old, old):
+        return table_NH
+    # Half precision loses the spline's accuracy; float64 stays what it is.
+    dtype = torch.float64 if table_NH.dtype == torch.float64 else torch.float32
+    side = 2 * old - 1
+    values = table_NH[:-CLS_ROWS].to(dtype).view(side, side, -1)
+    if method == "bicubic":
+        values = values.permute(2, 0, 1)[None]
+        size = (2 * new[0] - 1, 2 * new[1] - 1)
+        values = F.interpolate(values, size=size, mode="bicubic", align_corners=False)
+        values = values[0].permute(1, 2, 0)
+    else:
+        rows, columns = (_geometric_matrix(old, s, dtype, table_NH.device) for s in new)
+        if rows is not None:
+            values = torch.einsum("ts,swh->twh", rows, values)
+        if columns is not None:
+            values = torch.einsum("ts,hsn->htn", columns, values)
+    return torch.cat([values.flatten(0, 1).to(table_NH.dtype), table_NH[-CLS_ROWS:]])
+
+
+def resample_pos_embed(pos_ND: Tensor, new: Grid) -> Tensor:
+    """Resize learned image positions to another grid, bicubically; CLS (row 0) is kept.
+
+    Args:
+        pos_ND: (side ** 2 + 1, D).
+        new: rows and columns of the wanted grid.
+
+    Returns:
+        (rows * columns + 1, D), same dtype. Differentiable.
+
+    Raises:
+        ValueError: if the number of rows is no square plus one.
+
+    Source: the official multimodal code (bicubic, align_corners False, no antialias, in fp32).
+    """
+    side = square_side(pos_ND.shape[0] - 1, f"a position table of {pos_ND.shape[0]} rows")
+    if new == (side, side):
+        return pos_ND
+    dtype = torch.float64 if pos_ND.dtype == torch.float64 else torch.float32
+    grid_map = pos_ND[1:].to(dtype).t().reshape(1, -1, side, side)
+    resized = F.interpolate(grid_map, size=new, mode="bicubic", align_corners=False)
+    return torch.cat([pos_ND[:1], resized[0].flatten(1).t().to(pos_ND.dtype)])
+
+
+def resample_rel_pos(table_ND: Tensor, new: int) -> Tensor:
+    """Resize a table of relative positions along one axis to another side, linearly.
+
+    Args:
+        table_ND: (2 * old - 1, D).
+        new: side wanted.
+
+    Returns:
+        (2 * new - 1, D), same dtype. Differentiable.
+
+    Source: ViTDet.
+    """
+    rows = 2 * new - 1
+    if len(table_ND) == rows:
+        return table_ND
+    resized = F.interpolate(table_ND.float().t()[None], size=rows, mode="linear")
+    return resized[0].t().to(table_ND.dtype)

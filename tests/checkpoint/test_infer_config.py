@@ -1,0 +1,103 @@
+import pytest
+
+from mmonepeace import checkpoint
+from mmonepeace.checkpoint import CheckpointError, Conversion, infer_config
+from mmonepeace.models import OnePeace
+from mmonepeace.spec import LAYER_SCALE_INIT
+from tests.checkpoint import official
+
+
+def test_sizes_of_a_full_file():
+    converted = checkpoint.to_own(official.full(side=6))
+    assert infer_config(converted.weights, converted.meta) == dict(
+        arch=dict(
+            embed_dim=32, depth=2, num_heads=2, ffn_dim=48, stem="hmlp", sub_norm=True, ffn_norm=True,
+            head_scale=False, post_attn_norm=False, embed_norm=False, type_embed=False,
+        ),
+        modalities=dict(
+            text=dict(vocab_size=30, num_positions=514, num_buckets=256),
+            image={},
+            audio=dict(
+                feature_dim=16, num_buckets=512, pos_depth=5, pos_kernel=19, pos_groups=16,
+                pos_pre_norm=False, padding="compat",
+            ),
+        ),
+        img_size=96,
+        rpb="shared",
+        final_norm=True,
+        layer_scale_init=LAYER_SCALE_INIT,
+    )  # fmt: skip
+
+
+ARCH = dict(embed_dim=32, depth=2, num_heads=4, ffn_dim=40)
+PLAIN = dict(
+    stem="hmlp", sub_norm=True, ffn_norm=True, head_scale=False, post_attn_norm=False, embed_norm=False,
+    type_embed=False,
+)  # fmt: skip
+FLAGS = dict(
+    stem="conv", sub_norm=False, ffn_norm=True, head_scale=True, post_attn_norm=True, embed_norm=True,
+    type_embed=True,
+)  # fmt: skip
+TEXT = dict(vocab_size=20, num_positions=40, num_buckets=8)
+AUDIO = dict(
+    feature_dim=8, num_buckets=12, pos_depth=2, pos_kernel=7, pos_groups=4, pos_pre_norm=True,
+    padding="masked",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        dict(arch=ARCH | PLAIN, modalities={"image": {}}, img_size=48, rpb="shared"),
+        dict(arch=ARCH | FLAGS, modalities={"image": {}}, img_size=64, rpb="per_block"),
+        dict(arch=ARCH | PLAIN, modalities={"text": TEXT}, final_norm=True),
+        dict(arch=ARCH | PLAIN, modalities={"text": TEXT, "audio": AUDIO}, layer_scale_init=None),
+        dict(
+            arch=ARCH | FLAGS,
+            modalities={"text": TEXT, "image": {}, "audio": AUDIO},
+            rpb="per_block",
+        ),
+    ],
+)
+def test_a_model_is_told_from_its_weights(arguments):
+    model = OnePeace(**arguments)
+    found = infer_config(model.state_dict(), model.metadata())
+    defaults = dict(img_size=256, rpb="shared", final_norm=False, layer_scale_init=LAYER_SCALE_INIT)
+    assert found == defaults | arguments
+    assert list(found["modalities"]) == list(arguments["modalities"])
+    again = OnePeace(**found)
+    assert {k: v.shape for k, v in again.state_dict().items()} == {
+        k: v.shape for k, v in model.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "layers.0.norm1.weight",
+        "layers.0.ffn.text.gate.weight",
+        "adapters.text.embed_tokens.weight",
+        "adapters.text.rpb.tables.0",
+        "adapters.audio.pos_conv.1.weight",
+        "adapters.audio.extractor.0.conv.weight",
+        "adapters.image.rpb.tables.0",
+    ],
+)
+def test_what_is_missing_is_named(name):
+    converted: Conversion = checkpoint.to_own(official.full())
+    del converted.weights[name]
+    with pytest.raises(CheckpointError, match=name):
+        infer_config(converted.weights)
+
+
+def test_an_impossible_table_is_named():
+    converted = checkpoint.to_own(official.full())
+    table = converted.weights["adapters.image.rpb.tables.0"]
+    converted.weights["adapters.image.rpb.tables.0"] = table[1:]
+    with pytest.raises(CheckpointError, match=r"adapters\.image\.rpb\.tables\.0"):
+        infer_config(converted.weights)
+
+
+def test_a_projection_alone_describes_nothing():
+    with pytest.raises(CheckpointError, match="no adapter"):
+        infer_config({})

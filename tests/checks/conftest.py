@@ -1,0 +1,21 @@
+import pytest
+
+from tests.checks.detection import Detection
+from tests.checks.pairs import Pairs
+from tests.checks.segmentation import Segmentation
+
+
+@pytest.fixture
+def segmentation(tmp_path):
+    return Segmentation(tmp_path)
+
+
+@pytest.fixture
+def detection(tmp_path):
+    pytest.importorskip("mmdet", reason="needs mmdetection: pip install -e .[det]")
+    return Detection(tmp_path)
+
+
+@pytest.fixture
+def pair_data(tmp_path):
+    return Pairs(tmp_path)

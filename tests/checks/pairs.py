@@ -1,0 +1,144 @@
+"""Healthy tables of pictures and sounds with captions, and ways to break them."""
+
+import shutil
+
+import numpy as np
+import soundfile
+
+from tests.checks.data import Data, picture, save
+
+
+class Pairs(Data):
+    """Tables of pictures and sounds with captions."""
+
+    def __init__(self, root):
+        super().__init__(root)
+        (root / "files").mkdir()
+        for split, seeds in (("train", range(6)), ("val", range(6, 9))):
+            lines = ["image\taudio\tcaption"]
+            for seed in seeds:
+                save(picture(seed), root / f"files/{seed}.png")
+                noise = np.random.default_rng(seed).normal(0, 0.1, 16000)
+                soundfile.write(root / f"files/{seed}.wav", noise, 16000)
+                lines.append(f"files/{seed}.png\tfiles/{seed}.wav\tthing {seed}")
+            (root / f"{split}.tsv").write_text("\n".join(lines))
+
+    def config(self):
+        def loader(split):
+            dataset = dict(
+                type="mmonepeace.PairDataset",
+                data_root=str(self.root),
+                ann_file=f"{split}.tsv",
+                columns=dict(image="image", audio="audio", text="caption"),
+                pipeline=[dict(type="mmonepeace.LoadImage"), dict(type="mmonepeace.LoadAudio")],
+            )
+            return dict(batch_size=1, dataset=dataset)
+
+        return dict(
+            train_dataloader=loader("train"),
+            val_dataloader=loader("val"),
+            test_dataloader=loader("val"),
+            model=dict(type="mmonepeace.OnePeacePretrainer"),
+        )
+
+    def replace(self, old, new, split="train"):
+        path = self.root / f"{split}.tsv"
+        path.write_text(path.read_text().replace(old, new))
+
+
+PAIRS = {}
+
+
+def pairs(*expected):
+    def keep(fault):
+        PAIRS[fault.__name__] = (fault, set(expected))
+        return fault
+
+    return keep
+
+
+@pairs("table-unusable")
+def no_table(data):
+    (data.root / "val.tsv").unlink()
+
+
+@pairs("table-unusable")
+def another_column(data):
+    data.replace("caption", "text")
+
+
+@pairs("file-missing")
+def picture_gone(data):
+    (data.root / "files/3.png").unlink()
+
+
+@pairs("file-missing")
+def sound_gone(data):
+    (data.root / "files/3.wav").unlink()
+
+
+@pairs("image-unreadable")
+def picture_cut(data):
+    (data.root / "files/3.png").write_bytes((data.root / "files/3.png").read_bytes()[:300])
+
+
+@pairs("audio-unreadable")
+def sound_cut(data):
+    (data.root / "files/3.wav").write_bytes(b"RIFF")
+
+
+@pairs("row-incomplete")
+def no_caption(data):
+    data.replace("thing 3", "")
+
+
+@pairs("caption-empty")
+def a_blank_caption(data):
+    data.replace("thing 3", "  ")
+
+
+@pairs("duplicate-within-split")
+def pair_twice(data):
+    shutil.copy(data.root / "files/3.png", data.root / "files/4.png")
+
+
+@pairs("duplicate-across-splits")
+def sound_in_both_in_another_format(data):
+    wave, rate = soundfile.read(data.root / "files/3.wav", dtype="int16")
+    soundfile.write(data.root / "files/7.wav", wave, rate, format="FLAC")
+
+
+@pairs("split-shares-files")
+def row_in_both(data):
+    data.replace("files/7", "files/3", "val")
+
+
+def as_classes(data, classes=("thing", "other")):
+    """Each row with one of two classes, for a classifier."""
+    for split in ("train", "val"):
+        path = data.root / f"{split}.tsv"
+        lines = path.read_text().splitlines()
+        rows = [f"{line}\t{classes[i % 2]}" for i, line in enumerate(lines[1:])]
+        path.write_text("\n".join([f"{lines[0]}\tclass", *rows]))
+    for name in ("train", "val", "test"):
+        dataset = data.cfg[f"{name}_dataloader"].dataset
+        dataset.update(type="mmonepeace.LabelledDataset", label="class", classes=("thing", "other"))
+        dataset["pipeline"] = [dict(type="LoadImageFromFile", imdecode_backend="pillow")]
+        del dataset["columns"]
+    data.cfg["model"] = dict(type="ImageClassifier", head=dict(num_classes=2))
+
+
+@pairs("table-unusable")
+def a_class_without_name_in_a_table(data):
+    as_classes(data, ("thing", "else"))
+
+
+@pairs("num-classes")
+def a_classifier_of_imagenet(data):
+    as_classes(data)
+    data.cfg.model.head.num_classes = 1000
+
+
+@pairs("class-absent-train")
+def a_class_that_no_row_has(data):
+    as_classes(data, ("thing", "thing"))

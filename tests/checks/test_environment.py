@@ -1,0 +1,92 @@
+"""Without compiled operators everything that can work does, and what cannot names the command."""
+
+import subprocess
+import sys
+
+import pytest
+from mmengine.config import Config
+
+from mmonepeace import checks
+from mmonepeace.checks import PreflightError
+from tests.conftest import ROOT
+
+DETECTION = ROOT / "configs/tiny/resnet18_faster-rcnn_bccd.py"
+SEGMENTATION = ROOT / "configs/tiny/onepeace-tiny_upernet_emoji-128.py"
+
+
+@pytest.fixture
+def without_operators(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mmcv.ops", None)
+
+
+@pytest.mark.usefixtures("without_operators")
+def test_a_detector_names_the_commands_in_one_line():
+    with pytest.raises(PreflightError) as error:
+        checks.read_config(DETECTION)
+    for text in ("FasterRCNN", "make env-full", "MMCV_WITH_OPS=1", "--no-binary onedl-mmcv"):
+        assert text in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.usefixtures("without_operators")
+@pytest.mark.parametrize(
+    "model",
+    [
+        dict(type="EncoderDecoder", decode_head=dict(type="Mask2FormerHead")),
+        dict(type="EncoderDecoder", decode_head=[dict(type="mmseg.Mask2FormerHead")]),
+        dict(type="EncoderDecoder", decode_head=dict(loss=[dict(type="mmdet.DiceLoss")])),
+    ],
+)
+def test_segmentors_with_parts_of_mmdet_need_them_too(model):
+    with pytest.raises(PreflightError, match="make env-full"):
+        checks.check_operators(Config(dict(default_scope="mmseg", model=model)))
+
+
+@pytest.mark.usefixtures("without_operators")
+def test_other_recipes_go_without():
+    for path in sorted((ROOT / "configs").rglob("onepeace*upernet*.py")):
+        if "_base_" not in path.parts:
+            checks.read_config(path)
+    checks.read_config(ROOT / "configs/tiny/onepeace-tiny_vl_emoji-64.py")
+
+
+def test_a_missing_mmdetection_is_named(monkeypatch):
+    find_spec = checks.operators.find_spec
+    monkeypatch.setattr(
+        checks.operators, "find_spec", lambda name: None if name == "mmdet" else find_spec(name)
+    )
+    with pytest.raises(PreflightError, match=r"needs mmdetection.*pip install onedl-mmdetection"):
+        checks.read_config(DETECTION)
+
+
+def test_a_missing_library_is_named(monkeypatch):
+    monkeypatch.setattr(checks.operators, "find_spec", lambda name: None)
+    with pytest.raises(PreflightError, match=r"mmpretrain.*env-full.*pip install onedl-mmpretrain"):
+        checks.read_config(ROOT / "configs/tiny/onepeace-tiny_emoji-groups-64.py")
+
+
+@pytest.mark.ops
+def test_with_operators_a_detector_is_read():
+    assert checks.read_config(DETECTION).model.type == "FasterRCNN"
+
+
+@pytest.mark.parametrize("tool", ["train.py", "test.py", "show_predictions.py", "doctor.py"])
+def test_tools_end_with_that_line(tool, tmp_path):
+    arguments = [str(DETECTION), *(["x.pth"] if tool in ("test.py", "show_predictions.py") else [])]
+    code = (
+        "import runpy, sys; sys.modules['mmcv._ext'] = None; "
+        f"sys.argv = {[tool, *arguments]}; runpy.run_path({str(ROOT / 'tools' / tool)!r}, "
+        "run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: FasterRCNN needs ")
+    assert "make env-full" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_config_is_named():
+    with pytest.raises(PreflightError, match=r"/no\.py does not exist"):
+        checks.read_config("/no.py")

@@ -1,0 +1,82 @@
+"""Healthy data sets, each broken in one way: the doctor names exactly that."""
+
+import numpy as np
+import pytest
+
+from mmonepeace.checks.catalogue import CATALOGUE
+from tests.checks.data import SIZE, codes, edit
+from tests.checks.detection import DET, first
+from tests.checks.pairs import PAIRS, as_classes
+from tests.checks.segmentation import SEG
+
+
+def test_a_healthy_segmentation_set_has_no_findings(segmentation):
+    report = segmentation.examine()
+    assert codes(report) == set()
+    train, val = report.sections
+    assert [b.images for b in train.bins] == [6, 6, 6, 6]
+    assert sum(b.amount for b in train.bins) == 6 * SIZE[0] * SIZE[1]
+    assert val.split == "val and test"
+
+
+@pytest.mark.parametrize("name", SEG)
+def test_a_fault_of_a_segmentation_set_is_named(segmentation, name):
+    fault, expected = SEG[name]
+    fault(segmentation)
+    assert codes(segmentation.examine()) == expected
+
+
+def test_a_healthy_detection_set_has_no_findings(detection):
+    report = detection.examine()
+    assert codes(report) == set()
+    assert [(b.amount, b.images) for b in report.sections[0].bins] == [(12, 6), (12, 6)]
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "level"),
+    [
+        (dict(bbox=[44, 8, 21.5, 16], area=344), "box-leaves-image", "warning"),
+        (dict(bbox=[44, 8, 30, 16], area=480), "box-leaves-image", "error"),
+        (dict(iscrowd=1), "iscrowd", "note"),
+    ],
+)
+def test_how_bad_a_fault_is_depends_on_how_far_it_goes(detection, change, code, level):
+    detection.cfg.train_dataloader.dataset.pipeline[1].with_mask = False
+    detection.change("train", first(lambda a: [a.update(change), a.pop("segmentation")]))
+    assert {f.code: f.level for f in detection.examine().findings} == {code: level}
+
+
+@pytest.mark.parametrize(("factor", "level"), [(1, "note"), (257, "error")])
+def test_deep_label_maps_are_an_error_only_where_numbers_are_lost(segmentation, factor, level):
+    edit(segmentation.label("train", 0), lambda m: m.astype(np.uint16) * factor)
+    assert {f.code: f.level for f in segmentation.examine().findings} == {"label-depth": level}
+
+
+@pytest.mark.parametrize("name", DET)
+def test_a_fault_of_a_detection_set_is_named(detection, name):
+    fault, expected = DET[name]
+    fault(detection)
+    assert codes(detection.examine()) == expected
+
+
+def test_a_healthy_set_of_pairs_has_no_findings(pair_data):
+    assert codes(pair_data.examine()) == set()
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_fault_of_a_set_of_pairs_is_named(pair_data, name):
+    fault, expected = PAIRS[name]
+    fault(pair_data)
+    assert codes(pair_data.examine()) == expected
+
+
+def test_a_healthy_set_of_classes_has_no_findings(pair_data):
+    as_classes(pair_data)
+    report = pair_data.examine()
+    assert codes(report) == set()
+    assert [b.images for b in report.sections[0].bins] == [3, 3]
+
+
+def test_every_finding_has_a_fault_that_gives_it():
+    seeded = set().union(*(e for faults in (SEG, DET, PAIRS) for _, e in faults.values()))
+    assert set(CATALOGUE) - seeded == {"sampled", "dataset-not-covered"}

@@ -1,0 +1,34 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
+
+from mmonepeace.checks.labels import LabelCheckHook, LabelError
+
+RUNNER = SimpleNamespace(
+    model=SimpleNamespace(decode_head=SimpleNamespace(num_classes=4, ignore_index=255))
+)
+
+
+def batch(*values):
+    labels = torch.tensor([[values]])
+    sample = SegDataSample(
+        gt_sem_seg=PixelData(data=labels), metainfo={"seg_map_path": "dir/name.png"}
+    )
+    return {"data_samples": [SegDataSample(), sample]}
+
+
+@pytest.mark.parametrize("when", ["before_train_iter", "before_val_iter"])
+def test_a_bad_batch_stops_the_run_and_names_the_file(when):
+    check = getattr(LabelCheckHook(), when)
+    check(RUNNER, 0, batch(0, 3, 255))
+    for bad in (4, 254, -1):
+        with pytest.raises(LabelError, match=rf"dir/name\.png: label {bad} "):
+            check(RUNNER, 0, batch(0, bad, 255))
+
+
+def test_labels_counted_from_one_get_the_hint():
+    with pytest.raises(LabelError, match="reduce_zero_label=True"):
+        LabelCheckHook().before_train_iter(RUNNER, 0, batch(1, 4))

@@ -1,0 +1,123 @@
+import math
+
+import pytest
+import torch
+
+from mmonepeace.layers.cpu import grid_attention as module
+from mmonepeace.layers.attention import attend
+from mmonepeace.layers.cpu.grid_attention import grid_bias_attention
+from mmonepeace.layers.encoder import activation_checkpoint
+from mmonepeace.layers.relative_position_bias import GridBias
+from mmonepeace.layers.resampling import num_rpb_rows
+
+
+def inputs(grid, cls, batch=2, heads=3, width=8, values=8, dtype=torch.float64):
+    length = grid[0] * grid[1] + cls
+    q, k = (torch.randn(batch, length, heads, width, dtype=dtype) for _ in "qk")
+    v = torch.randn(batch, length, heads, values, dtype=dtype)
+    table = torch.randn(num_rpb_rows(grid), heads, dtype=dtype)
+    return [x.requires_grad_() for x in (q, k, v, table)]
+
+
+def both(grid, cls, tensors, scale):
+    """(output, gradients) of grid_bias_attention and of the plain product with the whole bias."""
+    q, k, v, table = tensors
+    weight = torch.randn(q.shape[0], q.shape[2], q.shape[1], v.shape[-1], dtype=q.dtype)
+    found = []
+    for plain in (False, True):
+        bias = GridBias(table, grid, bool(cls))
+        args = [x.transpose(1, 2) for x in (q, k, v)]
+        out = (
+            attend(*args, bias.dense(), scale)
+            if plain
+            else grid_bias_attention(*args, bias, scale=scale)
+        )
+        grads = torch.autograd.grad((out * weight).sum(), tensors, allow_unused=True)
+        found.append((out, grads))
+    return found
+
+
+@pytest.mark.parametrize("numbers", [1, 200, 1 << 19])  # of a block: one row, some, all
+@pytest.mark.parametrize("cls", [0, 1])
+@pytest.mark.parametrize("grid", [(1, 1), (4, 4), (3, 5), (7, 2), (1, 6)])
+def test_it_is_plain_attention_with_the_whole_bias(grid, cls, numbers, monkeypatch):
+    monkeypatch.setattr(module, "_BLOCK_NUMBERS", numbers)
+    for batch, heads, values, scale in ((1, 4, 8, None), (2, 3, 8, 0.3), (3, 1, 5, 1.0)):
+        tensors = inputs(grid, cls, batch, heads, values=values)
+        (out, grads), (plain, expected) = both(grid, cls, tensors, scale)
+        torch.testing.assert_close(out, plain)
+        for grad, want in zip(grads, expected, strict=True):
+            torch.testing.assert_close(grad, want if want is not None else torch.zeros_like(grad))
+
+
+@pytest.mark.parametrize("factor", [0.9, 1.1, 20])  # of the limit up to which no maximum is taken
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_large_logits_do_not_overflow(factor, sign):
+    _, k, v, table = inputs((4, 4), 1, dtype=torch.float32)
+    limit = module._Grid(GridBias(table, (4, 4), True).unfolded_rows(), None, 2).limit(
+        torch.float32
+    )
+    scale = sign * factor * limit * math.log(2) / k.detach().square().sum(-1).max()
+    tensors = [k.detach().clone().requires_grad_(), k, v, (table / 100).detach().requires_grad_()]
+    (out, grads), (plain, expected) = both((4, 4), 1, tensors, scale.item())
+    torch.testing.assert_close(out, plain, rtol=1e-4, atol=1e-4)
+    for grad, want in zip(grads, expected, strict=True):
+        assert (grad - want).abs().max() < 1e-3 * want.abs().max()
+
+
+@pytest.mark.parametrize("largest", [4, 14, 30])  # in float16 the powers of 2 end at 16
+def test_logits_do_not_overflow_half_precision(largest):
+    _, k, v, table = (x.detach() for x in inputs((4, 4), 1, dtype=torch.float32))
+    scale = largest * math.log(2) / k.square().sum(-1).max().item()
+    args, bias = [x.transpose(1, 2) for x in (k, k, v)], GridBias(table / 100, (4, 4), True)
+    half = bias._replace(table_NH=bias.table_NH.half())
+    found = grid_bias_attention(*(x.half() for x in args), half, scale)
+    torch.testing.assert_close(found.float(), attend(*args, bias.dense(), scale), rtol=0, atol=0.03)
+
+
+def test_frozen_bias_gets_no_gradient_and_no_grad_keeps_nothing():
+    q, k, v, table = inputs((4, 4), 1)
+    bias = GridBias(table.detach(), (4, 4), True)
+    args = [x.transpose(1, 2) for x in (q, k, v)]
+    out = grid_bias_attention(*args, bias)
+    out.sum().backward()
+    assert table.grad is None
+    assert q.grad is not None
+    with torch.inference_mode():
+        torch.testing.assert_close(grid_bias_attention(*args, bias), out)
+
+
+def test_attention_of_a_recomputed_block_is_computed_once(monkeypatch):
+    q, k, v, table = inputs((4, 4), 1)
+    calls, attend_ = [], module._OffsetAttention.attend
+    monkeypatch.setattr(
+        module._OffsetAttention, "attend", lambda *args: calls.append(1) or attend_(*args)
+    )
+
+    def block(q, k, v, table):
+        heads = (x.transpose(1, 2) for x in (q * 2, k, v))
+        return grid_bias_attention(*heads, GridBias(table, (4, 4), True)).square()
+
+    tensors, gradients = (q, k, v, table), []
+    for way in (block, lambda *args: activation_checkpoint(block, *args)):
+        out = way(*tensors).sum()
+        gradients += [torch.autograd.grad(out, tensors, retain_graph=True) for _ in range(2)]
+    assert len(calls) == 2, "one for each way"
+    for other in gradients[1:]:
+        for grad, want in zip(other, gradients[0], strict=True):
+            torch.testing.assert_close(grad, want)
+
+
+def test_training_and_long_sequences_take_it(monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        "mmonepeace.layers.attention.grid_bias_attention",
+        lambda *args: calls.append(1) or grid_bias_attention(*args),
+    )
+    for grid, grad, taken in (((17, 18), False, 0), ((17, 18), True, 1), ((20, 26), False, 2)):
+        q, k, v, table = inputs(grid, 1, dtype=torch.float32)
+        args = [x.transpose(1, 2) for x in (q, k, v)]
+        bias = GridBias(table, grid, True)
+        with torch.set_grad_enabled(grad):
+            torch.testing.assert_close(attend(*args, bias), attend(*args, bias.dense()))
+        assert sum(calls) == taken
