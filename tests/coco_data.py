@@ -20,7 +20,7 @@ def make_coco(root: Path, train: int = 8, val: int = 4) -> Path:
         for i in range(count):
             height, width = 90 + 10 * i, 150
             picture = Image.fromarray(rng.integers(90, 150, (height, width, 3), np.uint8))
-            draw = ImageDraw.EpochIndex(picture)
+            draw = ImageDraw.Draw(picture)
             for column in range(3):  # one beside the other: none hides another
                 label = int(rng.integers(3))
                 w, h = (int(v) for v in rng.integers(24, 44, 2))
