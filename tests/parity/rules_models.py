@@ -386,7 +386,7 @@ def load_pretrained(case: Case) -> None:
     kept = {
         checkpoint.own_name(key): load_file(case.root / entry["file"])[entry["key"]]
         for key, entry in case.manifest["kept_initial"].items()
-        if checkpoint.own_name(key)  # index maps are activation_checkpoint
+        if checkpoint.own_name(key)  # index maps are computed, not stored
     }
     model.load_state_dict(kept, strict=False)
     if retrieval:
