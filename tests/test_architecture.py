@@ -13,6 +13,7 @@ RULES = {
     "spec": set(),
     "registry": set(),
     "console": set(),
+    "missing_packages": set(),
     "layers": {"spec"},
     "checkpoint": {"layers.relative_position_bias", "layers.resampling", "spec"},
     "models": {"layers", "checkpoint", "registry", "spec"},
@@ -48,6 +49,7 @@ TOOLS_MAY = {
     "datasets",
     "engine",
     "evaluation",
+    "missing_packages",
     "visualization",
 }
 

@@ -23,10 +23,13 @@ from typing import get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+from mmonepeace.missing_packages import explain_missing_packages
 
-from mmonepeace.checkpoint import CheckpointError, Target, convert_file, key_table
+with explain_missing_packages():
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+    from mmonepeace.checkpoint import CheckpointError, Target, convert_file, key_table
 
 UNITS = {"MB": 10**6, "GB": 10**9}
 

@@ -9,7 +9,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmonepeace.datasets.tokenizer import build_official
+from mmonepeace.missing_packages import explain_missing_packages
+
+with explain_missing_packages():
+    from mmonepeace.datasets.tokenizer import build_official
 
 
 def main() -> int:

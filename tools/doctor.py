@@ -12,10 +12,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmengine.config import Config, DictAction
+from mmonepeace.missing_packages import explain_missing_packages
 
-from mmonepeace import checks
-from mmonepeace.checks import examine
+with explain_missing_packages():
+    from mmengine.config import Config, DictAction
+
+    from mmonepeace import checks
+    from mmonepeace.checks import examine
 
 
 def parse_args() -> argparse.Namespace:

@@ -15,11 +15,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tqdm import tqdm
+from mmonepeace.missing_packages import explain_missing_packages
 
-from mmonepeace.apis import build_index, find_files, read_texts
-from mmonepeace.checks import PreflightError, find_checkpoint
-from mmonepeace.cli import add_model_options, build_embedder, exit_code, list_failed
+with explain_missing_packages():
+    from tqdm import tqdm
+
+    from mmonepeace.apis import build_index, find_files, read_texts
+    from mmonepeace.checks import PreflightError, find_checkpoint
+    from mmonepeace.cli import add_model_options, build_embedder, exit_code, list_failed
 
 
 def parse() -> argparse.Namespace:

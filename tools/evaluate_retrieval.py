@@ -18,18 +18,21 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
-import torch
-from PIL import Image
+from mmonepeace.missing_packages import explain_missing_packages
 
-from mmonepeace.apis import Embedder, read_rows
-from mmonepeace.checks import PreflightError, find_checkpoint
-from mmonepeace.cli import add_model_options, build_embedder, exit_code, list_failed, positive
-from mmonepeace.console import printable, table
-from mmonepeace.datasets.tokenizer import clean_caption
-from mmonepeace.evaluation import find_directions, summarise
-from mmonepeace.evaluation.retrieval import Item
-from mmonepeace.visualization import draw_direction
+with explain_missing_packages():
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from mmonepeace.apis import Embedder, read_rows
+    from mmonepeace.checks import PreflightError, find_checkpoint
+    from mmonepeace.cli import add_model_options, build_embedder, exit_code, list_failed, positive
+    from mmonepeace.console import printable, table
+    from mmonepeace.datasets.tokenizer import clean_caption
+    from mmonepeace.evaluation import find_directions, summarise
+    from mmonepeace.evaluation.retrieval import Item
+    from mmonepeace.visualization import draw_direction
 
 
 def parse() -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""EpochIndex where an image is like a text, a sound or another image.
+"""Draw where an image is like a text, a sound or another image.
 
 Run:  python tools/heatmap.py CKPT street.jpg --text sky --text "a red car" --out heatmap.png
       python tools/heatmap.py CKPT farm.jpg --audio rooster.ogg --image-size 512
@@ -12,16 +12,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
+from mmonepeace.missing_packages import explain_missing_packages
 
-from mmonepeace.checks import PreflightError, find_checkpoint
-from mmonepeace.cli import add_model_options, add_query_options, build_embedder, exit_code
-from mmonepeace.console import printable, table
-from mmonepeace.visualization.heat_map import draw_heat_maps
+with explain_missing_packages():
+    import numpy as np
+
+    from mmonepeace.checks import PreflightError, find_checkpoint
+    from mmonepeace.cli import add_model_options, add_query_options, build_embedder, exit_code
+    from mmonepeace.console import printable, table
+    from mmonepeace.visualization.heat_map import draw_heat_maps
 
 
 def run() -> None:
-    """EpochIndex, and say where each query is strongest."""
+    """Draw, and say where each query is strongest."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

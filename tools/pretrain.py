@@ -13,12 +13,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmengine.config import Config, DictAction
+from mmonepeace.missing_packages import explain_missing_packages
 
-from mmonepeace import checks
-from mmonepeace.checkpoint import CheckpointError, read_run
-from mmonepeace.engine import PretrainRunner, run_options
-from mmonepeace.engine.processes import exit_distributed
+with explain_missing_packages():
+    from mmengine.config import Config, DictAction
+
+    from mmonepeace import checks
+    from mmonepeace.checkpoint import CheckpointError, read_run
+    from mmonepeace.engine import PretrainRunner, run_options
+    from mmonepeace.engine.processes import exit_distributed
 
 
 def parse_args() -> argparse.Namespace:

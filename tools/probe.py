@@ -22,14 +22,17 @@ from typing import get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmonepeace.apis.features import Feature
-from mmonepeace.apis.labelled_files import check_splits, read_split
-from mmonepeace.apis.probing import KINDS, probe_files, to_row
-from mmonepeace.apis.sources import SUFFIXES
-from mmonepeace.checks import PreflightError, find_checkpoint
-from mmonepeace.cli import add_model_options, build_embedder, exit_code, list_failed, positive
-from mmonepeace.console import printable, table
-from mmonepeace.visualization.confusion_matrix import draw_confusions
+from mmonepeace.missing_packages import explain_missing_packages
+
+with explain_missing_packages():
+    from mmonepeace.apis.features import Feature
+    from mmonepeace.apis.labelled_files import check_splits, read_split
+    from mmonepeace.apis.probing import KINDS, probe_files, to_row
+    from mmonepeace.apis.sources import SUFFIXES
+    from mmonepeace.checks import PreflightError, find_checkpoint
+    from mmonepeace.cli import add_model_options, build_embedder, exit_code, list_failed, positive
+    from mmonepeace.console import printable, table
+    from mmonepeace.visualization.confusion_matrix import draw_confusions
 
 
 def parse() -> argparse.Namespace:

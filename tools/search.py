@@ -15,11 +15,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmonepeace.apis import EmbeddingIndex, combine, embedder_of, write_gallery
-from mmonepeace.checks import PreflightError, find_checkpoint
-from mmonepeace.cli import QUERY, add_query_options, device, exit_code, positive
-from mmonepeace.console import printable, table
-from mmonepeace.visualization.gallery import Entry
+from mmonepeace.missing_packages import explain_missing_packages
+
+with explain_missing_packages():
+    from mmonepeace.apis import EmbeddingIndex, combine, embedder_of, write_gallery
+    from mmonepeace.checks import PreflightError, find_checkpoint
+    from mmonepeace.cli import QUERY, add_query_options, device, exit_code, positive
+    from mmonepeace.console import printable, table
+    from mmonepeace.visualization.gallery import Entry
 
 
 def parse() -> argparse.Namespace:

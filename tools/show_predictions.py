@@ -1,4 +1,4 @@
-"""EpochIndex predictions of a segmentor or detector on its test images, beside the truth.
+"""Draw predictions of a segmentor or detector on its test images, beside the truth.
 
 Run:  python tools/show_predictions.py CONFIG CHECKPOINT [--num 8] [--out predictions.png]
 """
@@ -10,22 +10,25 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
-from matplotlib.figure import Figure
-from mmengine.config import Config
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import DATASETS, MODELS, TRANSFORMS, init_default_scope
+from mmonepeace.missing_packages import explain_missing_packages
 
-from mmonepeace import checks
-from mmonepeace.checkpoint import CheckpointError, load_model
-from mmonepeace.checks.labels import LabelError
-from mmonepeace.visualization.predictions import (
-    class_colours,
-    draw_instances,
-    draw_label_maps,
-    predicted_instances,
-    true_instances,
-)
+with explain_missing_packages():
+    import numpy as np
+    from matplotlib.figure import Figure
+    from mmengine.config import Config
+    from mmengine.model import revert_sync_batchnorm
+    from mmengine.registry import DATASETS, MODELS, TRANSFORMS, init_default_scope
+
+    from mmonepeace import checks
+    from mmonepeace.checkpoint import CheckpointError, load_model
+    from mmonepeace.checks.labels import LabelError
+    from mmonepeace.visualization.predictions import (
+        class_colours,
+        draw_instances,
+        draw_label_maps,
+        predicted_instances,
+        true_instances,
+    )
 
 
 def load_samples(cfg: Config, num: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:

@@ -10,14 +10,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmengine.config import Config, DictAction
-from mmengine.runner import Runner
+from mmonepeace.missing_packages import explain_missing_packages
 
-from mmonepeace import checks
-from mmonepeace.checkpoint import CheckpointError, read
-from mmonepeace.checks.labels import LabelError
-from mmonepeace.engine import run_options
-from mmonepeace.engine.processes import exit_distributed
+with explain_missing_packages():
+    from mmengine.config import Config, DictAction
+    from mmengine.runner import Runner
+
+    from mmonepeace import checks
+    from mmonepeace.checkpoint import CheckpointError, read
+    from mmonepeace.checks.labels import LabelError
+    from mmonepeace.engine import run_options
+    from mmonepeace.engine.processes import exit_distributed
 
 USER_ERRORS = (CheckpointError, LabelError, checks.PreflightError)
 

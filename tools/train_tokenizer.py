@@ -16,7 +16,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmonepeace.datasets.tokenizer import train
+from mmonepeace.missing_packages import explain_missing_packages
+
+with explain_missing_packages():
+    from mmonepeace.datasets.tokenizer import train
 
 
 def read_captions(source: str, column: str) -> Iterator[str]:

@@ -14,13 +14,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
+from mmonepeace.missing_packages import explain_missing_packages
 
-from mmonepeace.apis import ZeroShotClassifier, evaluate, read_table, read_texts
-from mmonepeace.apis.sources import list_files
-from mmonepeace.checks import PreflightError, find_checkpoint
-from mmonepeace.cli import add_model_options, build_embedder, exit_code, list_failed, positive
-from mmonepeace.console import printable, table
+with explain_missing_packages():
+    import numpy as np
+
+    from mmonepeace.apis import ZeroShotClassifier, evaluate, read_table, read_texts
+    from mmonepeace.apis.sources import list_files
+    from mmonepeace.checks import PreflightError, find_checkpoint
+    from mmonepeace.cli import add_model_options, build_embedder, exit_code, list_failed, positive
+    from mmonepeace.console import printable, table
 
 
 def parse() -> argparse.Namespace:

@@ -18,10 +18,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import emoji_scenes
-import numpy as np
-from downloads import DataError, run_converter, whole_file
-from PIL import Image
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from mmonepeace.missing_packages import explain_missing_packages
+
+with explain_missing_packages():
+    import emoji_scenes
+    import numpy as np
+    from downloads import DataError, run_converter, whole_file
+    from PIL import Image
 
 CLASSES = emoji_scenes.CLASSES[1:]  # categories 1 to 8; no background
 PALETTE = emoji_scenes.PALETTE[1:]

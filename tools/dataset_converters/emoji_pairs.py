@@ -19,11 +19,16 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import emoji_sets
-from downloads import DataError, fetch_npm, run_converter, whole_file, write_table
-from emoji_sets import ARTISTS, PACKAGES, Emoji
-from PIL import Image
-from tqdm import tqdm
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from mmonepeace.missing_packages import explain_missing_packages
+
+with explain_missing_packages():
+    import emoji_sets
+    from downloads import DataError, fetch_npm, run_converter, whole_file, write_table
+    from emoji_sets import ARTISTS, PACKAGES, Emoji
+    from PIL import Image
+    from tqdm import tqdm
 
 COLUMNS = ("image", "caption", "keywords", "group", "subgroup", "artist_set")
 

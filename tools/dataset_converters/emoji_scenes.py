@@ -25,11 +25,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import emoji_sets
-from downloads import DataError, fetch_npm, run_converter, whole_file
-from emoji_sets import ARTISTS, GROUPS, PACKAGES
-from PIL import Image
-from tqdm import tqdm
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from mmonepeace.missing_packages import explain_missing_packages
+
+with explain_missing_packages():
+    import emoji_sets
+    from downloads import DataError, fetch_npm, run_converter, whole_file
+    from emoji_sets import ARTISTS, GROUPS, PACKAGES
+    from PIL import Image
+    from tqdm import tqdm
 
 PHOTOGRAPHS = {
     "train": (

@@ -34,19 +34,24 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import soundfile
-import soxr
-from downloads import (
-    DataError,
-    fetch_from_debs,
-    fetch_npm,
-    node_command,
-    run_converter,
-    whole_file,
-    write_table,
-)
-from tqdm import tqdm
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from mmonepeace.missing_packages import explain_missing_packages
+
+with explain_missing_packages():
+    import numpy as np
+    import soundfile
+    import soxr
+    from downloads import (
+        DataError,
+        fetch_from_debs,
+        fetch_npm,
+        node_command,
+        run_converter,
+        whole_file,
+        write_table,
+    )
+    from tqdm import tqdm
 
 # Sound bank -> (Debian package, file in it).
 BANKS = {

@@ -19,11 +19,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import numpy as np
-from tqdm import tqdm
+from mmonepeace.missing_packages import explain_missing_packages
 
-from mmonepeace.datasets.manifest import ManifestError, Row, read_manifest
-from mmonepeace.datasets.shard_io import INDEX, SUFFIXES, read_index
+with explain_missing_packages():
+    import numpy as np
+    from tqdm import tqdm
+
+    from mmonepeace.datasets.manifest import ManifestError, Row, read_manifest
+    from mmonepeace.datasets.shard_io import INDEX, SUFFIXES, read_index
 
 
 class ShardError(Exception):
