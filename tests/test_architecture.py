@@ -13,11 +13,12 @@ RULES = {
     "spec": set(),
     "registry": set(),
     "console": set(),
+    "atomic_file": set(),
     "missing_packages": set(),
     "layers": {"spec"},
-    "checkpoint": {"layers.relative_position_bias", "layers.resampling", "spec"},
+    "checkpoint": {"layers.relative_position_bias", "layers.resampling", "spec", "atomic_file"},
     "models": {"layers", "checkpoint", "registry", "spec"},
-    "datasets": {"registry", "spec"},
+    "datasets": {"registry", "spec", "atomic_file"},
     "checks": {"checkpoint", "datasets", "registry", "spec", "console"},
     "engine": {"checkpoint", "checks", "registry"},
     "evaluation": {"datasets", "registry", "spec"},
@@ -31,6 +32,7 @@ RULES = {
         "registry",
         "spec",
         "console",
+        "atomic_file",
     },
     "cli": {"apis", "checkpoint", "console"},
 }
@@ -42,6 +44,7 @@ FOREIGN = {
 }
 TOOLS_MAY = {
     "apis",
+    "atomic_file",
     "checkpoint",
     "checks",
     "cli",

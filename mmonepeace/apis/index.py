@@ -4,7 +4,6 @@ Shapes: N items, Q queries, D width.
 """
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,27 +14,24 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
+from mmonepeace.atomic_file import atomic_file
+
 FORMAT = "mmonepeace-index"
 CHUNK = 65_536  # rows compared at once
 
 
 def save_tensors(path: Path, tensors: dict[str, np.ndarray], meta: dict[str, str]) -> None:
-    """Write a safetensors file; it appears whole or not at all.
+    """Write a safetensors file atomically.
 
     Raises:
         OSError: if the disk is full or the folder cannot be written to.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        save_file(tensors, temporary, meta)
-        with open(temporary, "r+b") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with atomic_file(path, concurrent=True) as temporary:
+            save_file(tensors, temporary, meta)
     except (SafetensorError, OSError) as error:
         raise OSError(f"{path} cannot be written: {error}. Is the disk full?") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def search(
@@ -96,7 +92,7 @@ class EmbeddingIndex:
             raise ValueError(f"{len(self.embeddings)} embeddings for {len(self.items)} items.")
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file; it appears whole or not at all.
+        """Write a safetensors file atomically.
 
         Raises:
             OSError: if the disk is full or the folder cannot be written to.

@@ -5,7 +5,6 @@ sharded too: a whole tensor is the parts one after another, so any number of pro
 """
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmonepeace.atomic_file import atomic_file
 from mmonepeace.checkpoint.errors import CheckpointError, prefix_errors
 
 INDEX = "index.json"  # names the files of a folder; without it, the folder was never finished
@@ -22,19 +22,14 @@ Take = Callable[[Sequence[Tensor]], Tensor]
 
 
 def write_run(path: str | Path, content: dict[str, Any]) -> None:
-    """Write a file that appears whole or not at all.
+    """Write a file atomically.
 
     Args:
         path: file to write; it may replace another one.
         content: tensors, numbers, texts and containers of them.
     """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
         torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())  # or a power cut could leave an empty file with the final name
-    partial.replace(path)
 
 
 def commit(folder: str | Path, names: Sequence[str]) -> None:
@@ -47,12 +42,8 @@ def commit(folder: str | Path, names: Sequence[str]) -> None:
         names: of the files, in the order of the processes.
     """
     folder = Path(folder)
-    partial = folder / f".{INDEX}.partial"
-    with partial.open("w") as file:
-        json.dump({"files": list(names)}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(folder / INDEX)
+    with atomic_file(folder / INDEX) as temporary:
+        temporary.write_text(json.dumps({"files": list(names)}))
     for path in folder.glob("*.pth"):
         if path.name not in names:
             path.unlink()

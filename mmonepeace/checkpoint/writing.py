@@ -1,10 +1,8 @@
 """Writing checkpoints: whole or not at all, one tensor in memory at a time."""
 
 import json
-import os
 import pickle
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,6 +10,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from mmonepeace.atomic_file import atomic_files
 from mmonepeace.checkpoint.errors import CheckpointError, StateDict
 from mmonepeace.checkpoint.key_mapping import Conversion
 from mmonepeace.checkpoint.reading import index_of
@@ -38,27 +37,6 @@ class _Counted:
 
     def flush(self) -> None:
         self.file.flush()
-
-
-@contextmanager
-def _appearing(paths: list[Path]) -> Iterator[list[Path]]:
-    """Temporary files that get their names, in order, when the block ends well; else none does."""
-    parts = [path.with_name(f".{path.name}.part") for path in paths]
-    placed: list[Path] = []
-    try:
-        yield parts
-        if len(paths) > 1:
-            paths[-1].unlink(missing_ok=True)  # an old index must not name new shards
-        for part, path in zip(parts, paths, strict=True):
-            part.replace(path)
-            placed.append(path)
-    except BaseException:
-        for path in placed:
-            path.unlink()
-        raise
-    finally:
-        for part in parts:
-            part.unlink(missing_ok=True)
 
 
 def _dump_safetensors(weights: Mapping[str, Tensor], meta: dict[str, str], file: Any) -> None:
@@ -193,12 +171,10 @@ def write(
 
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with _appearing(list(plan)) as parts:
-            for part, dump in zip(parts, plan.values(), strict=True):
-                with part.open("wb") as file:
+        with atomic_files(list(plan)) as temporaries:
+            for temporary, dump in zip(temporaries, plan.values(), strict=True):
+                with temporary.open("wb") as file:
                     dump(_Counted(file, report))
-                    file.flush()
-                    os.fsync(file.fileno())  # a full disk must show before the file has its name
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written ({error}).") from None
     if path not in plan:

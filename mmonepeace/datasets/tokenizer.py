@@ -11,9 +11,7 @@ captions (`train`).
 
 import hashlib
 import json
-import os
 import re
-import tempfile
 import warnings
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -25,6 +23,7 @@ import torch
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
+from mmonepeace.atomic_file import atomic_file
 from mmonepeace.spec import EOS_ID, MAX_TEXT_TOKENS, UNK_ID
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")  # in the order of their ids
@@ -83,19 +82,9 @@ class Tokenizer:
             raise ValueError(f"{path} is no tokenizer of ours: {error} {fix}") from None
 
     def save(self, path: str | Path) -> None:
-        """Write a `tokenizer.json`, whole or not at all."""
-        path = Path(path)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            try:
-                file.write(self._bpe.to_str(pretty=True))
-                file.close()
-                os.chmod(file.name, 0o644)  # temporary files are private
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+        """Write a `tokenizer.json` atomically."""
+        with atomic_file(path, concurrent=True) as temporary:
+            temporary.write_text(self._bpe.to_str(pretty=True), encoding="utf-8")
 
     @property
     def vocab_size(self) -> int:

@@ -5,11 +5,11 @@ import sys
 import unicodedata
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import regex
 
-from mmonepeace.datasets import tokenizer as module
 from mmonepeace.datasets.tokenizer import (
     ALPHABET,
     SPECIAL_TOKENS,
@@ -252,7 +252,7 @@ def test_an_interrupted_save_leaves_the_old_file(small, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(module.os, "replace", fail)
+    monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         small.save(target)
     assert [path.name for path in tmp_path.iterdir()] == ["t.json"]

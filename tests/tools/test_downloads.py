@@ -63,22 +63,6 @@ def test_an_npm_failure_says_why_and_what_to_do(tmp_path, monkeypatch):
         downloads.fetch_npm({"pack": ("1.0", "0" * 64)}, tmp_path)
 
 
-def test_a_file_is_whole_or_not_there(tmp_path):
-    path = tmp_path / "file.txt"
-
-    def write(text, stop):
-        with downloads.whole_file(path) as temporary:
-            temporary.write_text(text)
-            if stop:
-                raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write("half", stop=True)
-    assert not list(tmp_path.iterdir())
-    write("whole", stop=False)
-    assert [p.read_text() for p in tmp_path.iterdir()] == ["whole"]
-
-
 def test_errors_of_users_end_with_code_2(capsys):
     def full_disk():
         raise OSError(28, "No space left on device", "out/images/1.png")

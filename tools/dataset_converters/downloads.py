@@ -1,15 +1,15 @@
-"""What converters share: packages from npm and apt, whole files, and errors for the user."""
+"""What converters share: packages from npm and apt, tables, and errors for the user."""
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tqdm import tqdm
+
+from mmonepeace.atomic_file import atomic_file
 
 
 class DataError(Exception):
@@ -33,20 +33,9 @@ def run_converter(build: Callable[[], None]) -> int:
     return 0
 
 
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path that becomes `path` at the end: the file is whole or not there."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_table(path: Path, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Write a tab-separated table that is whole or not there."""
-    with whole_file(path) as temporary:
+    """Write a tab-separated table atomically."""
+    with atomic_file(path, concurrent=True) as temporary:
         text = "".join("\t".join(row) + "\n" for row in (columns, *rows))
         temporary.write_text(text, encoding="utf-8")
 

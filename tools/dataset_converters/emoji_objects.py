@@ -20,12 +20,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from mmonepeace.atomic_file import atomic_file
 from mmonepeace.missing_packages import explain_missing_packages
 
 with explain_missing_packages():
     import emoji_scenes
     import numpy as np
-    from downloads import DataError, run_converter, whole_file
+    from downloads import DataError, run_converter
     from PIL import Image
 
 CLASSES = emoji_scenes.CLASSES[1:]  # categories 1 to 8; no background
@@ -108,7 +109,7 @@ def write_annotations(path: Path, scenes: list[list[dict[str, Any]]], size: int)
         for index in range(len(scenes))
     ]
     categories = [{"id": number, "name": name} for number, name in enumerate(CLASSES, 1)]
-    with whole_file(path) as temporary:
+    with atomic_file(path, concurrent=True) as temporary:
         temporary.write_text(
             json.dumps({"images": images, "annotations": annotations, "categories": categories})
         )

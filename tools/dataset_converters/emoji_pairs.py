@@ -21,11 +21,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from mmonepeace.atomic_file import atomic_file
 from mmonepeace.missing_packages import explain_missing_packages
 
 with explain_missing_packages():
     import emoji_sets
-    from downloads import DataError, fetch_npm, run_converter, whole_file, write_table
+    from downloads import DataError, fetch_npm, run_converter, write_table
     from emoji_sets import ARTISTS, PACKAGES, Emoji
     from PIL import Image
     from tqdm import tqdm
@@ -44,7 +45,7 @@ def draw(path: Path, svg: str, size: int) -> None:
     picture = Image.new("RGB", (size, size), "white")
     corner = tuple((size - length) // 2 for length in drawing.size)
     picture.paste(drawing, corner, drawing.getchannel("A"))
-    with whole_file(path) as temporary:
+    with atomic_file(path, concurrent=True) as temporary:
         picture.save(temporary, format="PNG")
 
 

@@ -27,11 +27,12 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from mmonepeace.atomic_file import atomic_file
 from mmonepeace.missing_packages import explain_missing_packages
 
 with explain_missing_packages():
     import emoji_sets
-    from downloads import DataError, fetch_npm, run_converter, whole_file
+    from downloads import DataError, fetch_npm, run_converter
     from emoji_sets import ARTISTS, GROUPS, PACKAGES
     from PIL import Image
     from tqdm import tqdm
@@ -156,7 +157,7 @@ def compose(
 def save_whole(image: Image.Image, path: Path) -> None:
     """Write a file that is whole or not there."""
     image.info.clear()  # the photograph's colour profile does not describe the drawings
-    with whole_file(path) as temporary:
+    with atomic_file(path, concurrent=True) as temporary:
         image.save(temporary, format="PNG")
 
 

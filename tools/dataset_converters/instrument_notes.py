@@ -36,6 +36,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from mmonepeace.atomic_file import atomic_file
 from mmonepeace.missing_packages import explain_missing_packages
 
 with explain_missing_packages():
@@ -48,7 +49,6 @@ with explain_missing_packages():
         fetch_npm,
         node_command,
         run_converter,
-        whole_file,
         write_table,
     )
     from tqdm import tqdm
@@ -255,7 +255,7 @@ def fetch_player(folder: Path) -> list[Path]:
     scripts = [folder / Path(name).name for name in SCRIPTS]
     with tarfile.open(archive) as tar:
         for name, script in zip(SCRIPTS, scripts, strict=True):
-            with whole_file(script) as temporary:
+            with atomic_file(script, concurrent=True) as temporary:
                 temporary.write_bytes(tar.extractfile(f"package/{name}").read())
     return scripts
 
@@ -300,7 +300,7 @@ def save(path: Path, sound: np.ndarray) -> bool:
     if peak < SILENCE:
         return False
     sound = soxr.resample(sound * (PEAK / peak), RENDER_RATE, SAMPLE_RATE)
-    with whole_file(path) as temporary:
+    with atomic_file(path, concurrent=True) as temporary:
         soundfile.write(temporary, sound, SAMPLE_RATE, format="OGG", subtype="VORBIS")
     return True
 

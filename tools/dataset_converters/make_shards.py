@@ -12,13 +12,13 @@ all. The same command gives the same bytes.
 import argparse
 import hashlib
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from mmonepeace.atomic_file import atomic_file
 from mmonepeace.missing_packages import explain_missing_packages
 
 with explain_missing_packages():
@@ -106,7 +106,7 @@ def members(row: Row, folder: Path) -> dict[str, bytes]:
 
 
 def write_shard(path: Path, rows: dict[int, Row], folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """Write one shard, whole or not at all.
+    """Write one shard atomically.
 
     Returns:
         its line of the index, and the files that are missing.
@@ -114,21 +114,20 @@ def write_shard(path: Path, rows: dict[int, Row], folder: Path) -> tuple[dict[st
     from webdataset import TarWriter
 
     missing, samples = [], 0
-    temporary = path.with_name(f"{path.name}.part")
-    with temporary.open("wb") as file:
+    with (
+        atomic_file(path) as temporary,
+        temporary.open("wb") as file,
         # Nothing of the time or the user: the same samples are the same bytes.
-        with TarWriter(file, user="", group="", mtime=0, encoder=False) as tar:
-            for number, row in rows.items():
-                try:
-                    content = members(row, folder)
-                except FileNotFoundError as error:
-                    missing.append(str(error.filename))
-                    continue
-                tar.write({"__key__": f"{number:09d}", **content})
-                samples += 1
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+        TarWriter(file, user="", group="", mtime=0, encoder=False) as tar,
+    ):
+        for number, row in rows.items():
+            try:
+                content = members(row, folder)
+            except FileNotFoundError as error:
+                missing.append(str(error.filename))
+                continue
+            tar.write({"__key__": f"{number:09d}", **content})
+            samples += 1
     size = path.stat().st_size
     return {"shard": path.name, "samples": samples, "bytes": size, "missing": missing}, missing
 

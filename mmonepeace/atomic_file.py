@@ -1,0 +1,51 @@
+"""The one way to write a file: it appears atomically, complete or not at all."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_file(path: str | Path, concurrent: bool = False) -> Iterator[Path]:
+    """Give a temporary path that is renamed to `path` when the block ends without an error.
+
+    Args:
+        path: file to write; an existing one stays until then.
+        concurrent: other processes may write the same path at the same time; each has a temporary
+            file of its own then. Otherwise the next run overwrites what a killed one left.
+
+    Raises:
+        OSError: if the file cannot be written, as on a full disk.
+    """
+    with atomic_files([Path(path)], concurrent) as (temporary,):
+        yield temporary
+
+
+@contextmanager
+def atomic_files(paths: Sequence[Path], concurrent: bool = False) -> Iterator[list[Path]]:
+    """`atomic_file` for files that belong together: all get their names, or none.
+
+    The last one names the others, as an index does: it is renamed last, and an existing one is
+    removed before the others are replaced.
+    """
+    suffix = f".{os.getpid()}.part" if concurrent else ".part"
+    temporaries = [path.with_name(f".{path.name}{suffix}") for path in paths]
+    renamed: list[Path] = []
+    try:
+        yield temporaries
+        for temporary in temporaries:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())  # a full disk or a power cut must not leave half a file
+        if len(paths) > 1:
+            paths[-1].unlink(missing_ok=True)
+        for temporary, path in zip(temporaries, paths, strict=True):
+            temporary.replace(path)
+            renamed.append(path)
+    except BaseException:
+        for path in renamed:
+            path.unlink()
+        raise
+    finally:
+        for temporary in temporaries:
+            temporary.unlink(missing_ok=True)
