@@ -37,7 +37,7 @@ from torch.utils.data import DataLoader
 
 from mmonepeace import checks
 from mmonepeace.checkpoint import read
-from mmonepeace.engine import PretrainRunner
+from mmonepeace.engine import PretrainRunner, run_options
 from mmonepeace.evaluation import RecallAtK
 from mmonepeace.layers.tokens import Tokens
 from mmonepeace.models import OnePeace
@@ -177,8 +177,8 @@ def train_one(args: argparse.Namespace) -> None:
     else:
         cfg = stage_one_config(args.run)
     cfg.work_dir = str(args.work_dir / f"{args.run}-{seed}")
-    checks.set_data_root(cfg, str(args.data_root))
-    checks.set_tokenizer(cfg, str(args.work_dir / "tokenizer.json"))
+    run_options.set_data_root(cfg, str(args.data_root))
+    run_options.set_tokenizer(cfg, str(args.work_dir / "tokenizer.json"))
     steps = args.steps_two if args.run == "al" else args.steps
     cfg.train_cfg.max_iters = cfg.train_cfg.val_interval = steps
     cfg.param_scheduler[1].end = cfg.default_hooks.checkpoint.interval = steps

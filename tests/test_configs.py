@@ -60,9 +60,9 @@ def test_recipe_of_pretraining_gives_its_stage_what_it_needs(path):
         cfg.train_dataloader.batch_size
     )
     # Without data each of them says what it needs.
-    checks.set_tokenizer(cfg, "/nowhere/tokenizer.json")
-    checks.set_data_root(cfg, "/nowhere")
-    with pytest.raises(checks.PreflightError) as error:
+    run_options.set_tokenizer(cfg, "/nowhere/tokenizer.json")
+    run_options.set_data_root(cfg, "/nowhere")
+    with pytest.raises(checks.CheckError) as error:
         checks.check_all(cfg)
     for text in ("/nowhere/tokenizer.json", cfg.needs_tokenizer, cfg.needs_data, "--data-root DIR"):
         assert text in str(error.value)

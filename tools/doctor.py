@@ -19,6 +19,7 @@ with explain_missing_packages():
 
     from mmonepeace import checks
     from mmonepeace.checks import examine
+    from mmonepeace.engine import run_options
 
 
 def parse_args() -> argparse.Namespace:
@@ -37,17 +38,17 @@ def parse_args() -> argparse.Namespace:
 def load_config(args: argparse.Namespace) -> Config:
     """The config with all options of the command line."""
     if not Path(args.config).is_file():
-        raise checks.PreflightError(f"config {args.config} does not exist.")
+        raise checks.CheckError(f"config {args.config} does not exist.")
     try:
         cfg = Config.fromfile(args.config)
     except Exception as error:  # noqa: BLE001  (a config is code and fails in many ways)
-        raise checks.PreflightError(f"config {args.config} cannot be read: {error!r}") from None
+        raise checks.CheckError(f"config {args.config} cannot be read: {error!r}") from None
     checks.check_library(cfg)
     checks.apply_overrides(cfg, args.cfg_options)
     if args.data_root:
-        checks.set_data_root(cfg, args.data_root)
+        run_options.set_data_root(cfg, args.data_root)
     if args.limit is not None and args.limit < 1:
-        raise checks.PreflightError(f"--limit {args.limit}: expected 1 or more.")
+        raise checks.CheckError(f"--limit {args.limit}: expected 1 or more.")
     return cfg
 
 
@@ -56,7 +57,7 @@ def main() -> int:
     args = parse_args()
     try:
         report = examine(load_config(args), args.limit)
-    except checks.PreflightError as error:
+    except checks.CheckError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(report)

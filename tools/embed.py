@@ -21,7 +21,7 @@ with explain_missing_packages():
     from tqdm import tqdm
 
     from mmonepeace.apis import build_index, find_files, read_texts
-    from mmonepeace.checks import PreflightError, find_checkpoint
+    from mmonepeace.checks import CheckError, find_checkpoint
     from mmonepeace.cli import add_model_options, build_embedder, exit_code, list_failed
 
 
@@ -79,7 +79,7 @@ def run() -> None:
 
 if __name__ == "__main__":
     try:
-        sys.exit(exit_code(run, PreflightError))
+        sys.exit(exit_code(run, CheckError))
     except KeyboardInterrupt:
         print("\nstopped: the same command goes on from here.", file=sys.stderr)
         sys.exit(130)

@@ -26,7 +26,7 @@ with explain_missing_packages():
     from PIL import Image
 
     from mmonepeace.apis import Embedder, read_rows
-    from mmonepeace.checks import PreflightError, find_checkpoint
+    from mmonepeace.checks import CheckError, find_checkpoint
     from mmonepeace.cli import add_model_options, build_embedder, exit_code, list_failed, positive
     from mmonepeace.console import printable, table
     from mmonepeace.datasets.tokenizer import clean_caption
@@ -125,4 +125,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(run, PreflightError))
+    sys.exit(exit_code(run, CheckError))

@@ -17,7 +17,7 @@ from mmonepeace.missing_packages import explain_missing_packages
 with explain_missing_packages():
     import numpy as np
 
-    from mmonepeace.checks import PreflightError, find_checkpoint
+    from mmonepeace.checks import CheckError, find_checkpoint
     from mmonepeace.cli import add_model_options, add_query_options, build_embedder, exit_code
     from mmonepeace.console import printable, table
     from mmonepeace.visualization.heat_map import draw_heat_maps
@@ -51,4 +51,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(run, PreflightError))
+    sys.exit(exit_code(run, CheckError))

@@ -54,7 +54,7 @@ def load_config(args: argparse.Namespace) -> Config:
     """The config with all options of the command line."""
     cfg = checks.read_config(args.config)
     if cfg.get("runner_type") != "mmonepeace.PretrainRunner":
-        raise checks.PreflightError(
+        raise checks.CheckError(
             f"{args.config} is no recipe of pretraining. Train it with tools/train.py."
         )
     checks.apply_overrides(cfg, args.cfg_options)
@@ -63,9 +63,9 @@ def load_config(args: argparse.Namespace) -> Config:
     run_options.set_launcher(cfg, args.launcher)
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{Path(args.config).stem}"
     if args.data_root:
-        checks.set_data_root(cfg, args.data_root)
+        run_options.set_data_root(cfg, args.data_root)
     if args.tokenizer:
-        checks.set_tokenizer(cfg, args.tokenizer)
+        run_options.set_tokenizer(cfg, args.tokenizer)
     if args.stage_one:
         cfg.stage_one = args.stage_one
     if args.bf16:
@@ -90,7 +90,7 @@ def main() -> int:
             checks.dry_run(runner)
         else:
             runner.train()
-    except (CheckpointError, checks.PreflightError) as error:
+    except (CheckpointError, checks.CheckError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

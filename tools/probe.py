@@ -29,7 +29,7 @@ with explain_missing_packages():
     from mmonepeace.apis.labelled_files import check_splits, read_split
     from mmonepeace.apis.probing import KINDS, probe_files, to_row
     from mmonepeace.apis.sources import SUFFIXES
-    from mmonepeace.checks import PreflightError, find_checkpoint
+    from mmonepeace.checks import CheckError, find_checkpoint
     from mmonepeace.cli import add_model_options, build_embedder, exit_code, list_failed, positive
     from mmonepeace.console import printable, table
     from mmonepeace.visualization.confusion_matrix import draw_confusions
@@ -120,4 +120,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(run, PreflightError))
+    sys.exit(exit_code(run, CheckError))

@@ -19,7 +19,7 @@ from mmonepeace.missing_packages import explain_missing_packages
 
 with explain_missing_packages():
     from mmonepeace.apis import EmbeddingIndex, combine, embedder_of, write_gallery
-    from mmonepeace.checks import PreflightError, find_checkpoint
+    from mmonepeace.checks import CheckError, find_checkpoint
     from mmonepeace.cli import QUERY, add_query_options, device, exit_code, positive
     from mmonepeace.console import printable, table
     from mmonepeace.visualization.gallery import Entry
@@ -82,4 +82,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(run, PreflightError))
+    sys.exit(exit_code(run, CheckError))

@@ -22,6 +22,7 @@ with explain_missing_packages():
     from mmonepeace import checks
     from mmonepeace.checkpoint import CheckpointError, load_model
     from mmonepeace.checks.labels import LabelError
+    from mmonepeace.engine import run_options
     from mmonepeace.visualization.predictions import (
         class_colours,
         draw_instances,
@@ -36,7 +37,7 @@ def load_samples(cfg: Config, num: int) -> tuple[list[dict[str, Any]], dict[str,
     dataset_cfg = cfg.test_dataloader.dataset
     steps = [s for s in dataset_cfg.pipeline if s["type"].split(".")[-1].startswith("Load")]
     if not any(s["type"].endswith("Annotations") for s in steps):
-        raise checks.PreflightError("the pipeline of test_dataloader has no LoadAnnotations.")
+        raise checks.CheckError("the pipeline of test_dataloader has no LoadAnnotations.")
     load = [TRANSFORMS.build(step) for step in steps]
     dataset = DATASETS.build(dataset_cfg)
     samples = []
@@ -91,11 +92,11 @@ def main() -> int:
         cfg = checks.read_config(args.config)
         path = checks.find_checkpoint(args.checkpoint)
         if args.data_root:
-            checks.set_data_root(cfg, args.data_root)
+            run_options.set_data_root(cfg, args.data_root)
         checks.check_data(cfg, ("test_dataloader",))
         init_default_scope(cfg.default_scope)
         figure = draw(cfg, path, args.num, args.device, args.score_thr)
-    except (CheckpointError, LabelError, checks.PreflightError) as error:
+    except (CheckpointError, LabelError, checks.CheckError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -48,7 +48,7 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg.model.backbone.init_cfg = None
     cfg.load_from, cfg.resume = None, False
     if args.data_root:
-        checks.set_data_root(cfg, args.data_root)
+        run_options.set_data_root(cfg, args.data_root)
     # Drawing each picture takes longer than predicting it: only on demand.
     cfg.default_hooks.pop("visualization", None)
     detection = checks.is_detection(cfg)
@@ -85,7 +85,7 @@ def main() -> int:
         model = runner.model.module if args.launcher != "none" else runner.model
         print(load_model(model.module if args.tta else model, path))
         runner.test()
-    except (CheckpointError, LabelError, checks.PreflightError) as error:
+    except (CheckpointError, LabelError, checks.CheckError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -22,7 +22,7 @@ with explain_missing_packages():
     from mmonepeace.engine import run_options
     from mmonepeace.engine.processes import exit_distributed
 
-USER_ERRORS = (CheckpointError, LabelError, checks.PreflightError)
+USER_ERRORS = (CheckpointError, LabelError, checks.CheckError)
 
 
 def parse_args() -> argparse.Namespace:
@@ -52,7 +52,7 @@ def load_config(args: argparse.Namespace) -> Config:
     run_options.set_launcher(cfg, args.launcher)
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{Path(args.config).stem}"
     if args.data_root:
-        checks.set_data_root(cfg, args.data_root)
+        run_options.set_data_root(cfg, args.data_root)
     if args.checkpoint:
         cfg.model.backbone.init_cfg = dict(type="Pretrained", checkpoint=args.checkpoint)
     if args.bf16 or args.amp:

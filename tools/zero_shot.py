@@ -21,7 +21,7 @@ with explain_missing_packages():
 
     from mmonepeace.apis import ZeroShotClassifier, evaluate, read_table, read_texts
     from mmonepeace.apis.sources import list_files
-    from mmonepeace.checks import PreflightError, find_checkpoint
+    from mmonepeace.checks import CheckError, find_checkpoint
     from mmonepeace.cli import add_model_options, build_embedder, exit_code, list_failed, positive
     from mmonepeace.console import printable, table
 
@@ -91,4 +91,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(run, PreflightError))
+    sys.exit(exit_code(run, CheckError))

@@ -5,20 +5,19 @@ from mmonepeace.checks.data import (
     check_data,
     dataset_configs,
     metric_configs,
-    set_data_root,
 )
 from mmonepeace.checks.environment import check_library, check_operators, read_config
-from mmonepeace.checks.errors import PreflightError, is_detection
+from mmonepeace.checks.errors import CheckError, is_detection
 from mmonepeace.checks.overrides import apply_overrides
 from mmonepeace.checks.preflight_run import check_all, dry_run
 from mmonepeace.checks.report import Finding, Report
 from mmonepeace.checks.run import examine
-from mmonepeace.checks.tokenizers import check_tokenizers, set_tokenizer, text_steps
+from mmonepeace.checks.tokenizers import check_tokenizers, text_steps
 from mmonepeace.checks.weights import check_weights, find_checkpoint
 
 __all__ = [
+    "CheckError",
     "Finding",
-    "PreflightError",
     "Report",
     "apply_overrides",
     "check_all",
@@ -35,7 +34,5 @@ __all__ = [
     "is_detection",
     "metric_configs",
     "read_config",
-    "set_data_root",
-    "set_tokenizer",
     "text_steps",
 ]

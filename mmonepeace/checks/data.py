@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, TRANSFORMS, init_default_scope
 
-from mmonepeace.checks.errors import PreflightError, data_help
+from mmonepeace.checks.errors import CheckError, data_help
 from mmonepeace.checks.heads import head_classes
 from mmonepeace.checks.labels import scan_labels
 from mmonepeace.checks.overrides import arguments
@@ -44,25 +44,11 @@ def metric_configs(cfg: Config) -> Iterator[tuple[str, ConfigDict]]:
             yield name, metric
 
 
-def set_data_root(cfg: Config, folder: str) -> None:
-    """Point every data set of the config to a folder, and the metrics that read files of it."""
-    roots = []
-    for _, dataset in dataset_configs(cfg):
-        roots.append(Path(dataset.get("data_root") or "."))
-        dataset.data_root = folder
-    for metric in {id(metric): metric for _, metric in metric_configs(cfg)}.values():
-        path = Path(metric.get("ann_file") or "/")
-        around = [root for root in roots if path.is_relative_to(root)]
-        if around:
-            root = max(around, key=lambda root: len(root.parts))
-            metric.ann_file = str(folder / path.relative_to(root))
-
-
 def check_data(cfg: Config, loaders: tuple[str, ...] = _LOADERS) -> None:
     """Check folders, classes and labels of the data sets.
 
     Raises:
-        PreflightError: naming the folder, the file or the numbers, and what to do.
+        CheckError: naming the folder, the file or the numbers, and what to do.
         LabelError: for a label outside the classes.
     """
     init_default_scope(cfg.get("default_scope", "mmengine"))
@@ -75,9 +61,7 @@ def check_data(cfg: Config, loaders: tuple[str, ...] = _LOADERS) -> None:
         for key, folder in (dataset_cfg.get("data_prefix") or {}).items():
             path = root / (folder or "")
             if not path.is_dir():
-                raise PreflightError(
-                    f"{loader}: {key} folder {path} does not exist.\n{data_help(cfg)}"
-                )
+                raise CheckError(f"{loader}: {key} folder {path} does not exist.\n{data_help(cfg)}")
         dataset = _build_dataset(cfg, loader, dataset_cfg)
         if hasattr(dataset, "columns"):
             _check_pairs(cfg, loader, dataset)
@@ -89,7 +73,7 @@ def check_data(cfg: Config, loaders: tuple[str, ...] = _LOADERS) -> None:
         elif hasattr(dataset, "load_data_list"):
             check_classes(cfg, dataset.metainfo.get("classes"))
             if not _load(cfg, loader, dataset):
-                raise PreflightError(f"{loader}: the data set is empty.\n{data_help(cfg)}")
+                raise CheckError(f"{loader}: the data set is empty.\n{data_help(cfg)}")
 
 
 def _build_dataset(cfg: Config, loader: str, dataset_cfg: ConfigDict) -> Any:
@@ -99,7 +83,7 @@ def _build_dataset(cfg: Config, loader: str, dataset_cfg: ConfigDict) -> Any:
     try:
         return DATASETS.build({**dataset_cfg, **{k: v for k, v in options.items() if k in known}})
     except (FileNotFoundError, ValueError) as error:
-        raise PreflightError(f"{loader}: {error}\n{data_help(cfg)}") from None
+        raise CheckError(f"{loader}: {error}\n{data_help(cfg)}") from None
 
 
 def _load(cfg: Config, loader: str, dataset: Any) -> list[dict[str, Any]]:
@@ -107,7 +91,7 @@ def _load(cfg: Config, loader: str, dataset: Any) -> list[dict[str, Any]]:
     try:
         return dataset.load_data_list()
     except (OSError, ValueError) as error:
-        raise PreflightError(f"{loader}: {error}\n{data_help(cfg)}") from None
+        raise CheckError(f"{loader}: {error}\n{data_help(cfg)}") from None
 
 
 def _check_pairs(cfg: Config, loader: str, dataset: Any) -> None:
@@ -118,7 +102,7 @@ def _check_pairs(cfg: Config, loader: str, dataset: Any) -> None:
     missing = [path for path in paths if not path.is_file()]
     allowed = 0.0 if dataset.test_mode else dataset.max_broken * len(paths)
     if len(missing) > allowed:
-        raise PreflightError(
+        raise CheckError(
             f"{loader}: {len(missing)} of {len(paths)} files that were looked for do not exist; "
             f"the first is {missing[0]}. Check data_root and data_prefix.\n{data_help(cfg)}"
         )
@@ -131,10 +115,10 @@ def _check_segmentation(cfg: Config, loader: str, dataset: Any, dataset_cfg: Con
     if not infos:
         suffix = dataset_cfg.get("img_suffix", getattr(dataset, "img_suffix", ""))
         root = dataset_cfg.get("data_root") or "."
-        raise PreflightError(f"{loader}: no *{suffix} images in {root}.\n{data_help(cfg)}")
+        raise CheckError(f"{loader}: no *{suffix} images in {root}.\n{data_help(cfg)}")
     missing = [i for i in infos if not Path(i.get("seg_map_path", i["img_path"])).is_file()]
     if missing:
-        raise PreflightError(
+        raise CheckError(
             f"{loader}: {len(missing)} of {len(infos)} images have no label map; the first is "
             f"{missing[0]['img_path']}, whose label map should be {missing[0]['seg_map_path']}. "
             "Check seg_map_path and seg_map_suffix of the dataset."
@@ -155,17 +139,17 @@ def check_classes(cfg: Config, classes: tuple[str, ...] | None) -> None:
     """Hold `num_classes` of the heads against the classes of the data set.
 
     Raises:
-        PreflightError: naming the head and the right number.
+        CheckError: naming the head and the right number.
     """
     if isinstance(classes, str):
-        raise PreflightError(
+        raise CheckError(
             f"classes is the text {classes!r}, not a tuple of names. A single name needs a comma: "
             f"metainfo=dict(classes=({classes!r},))."
         )
     for path, found, others in head_classes(cfg.model) if classes else ():
         expected = len(classes) - others
         if found != expected:
-            raise PreflightError(
+            raise CheckError(
                 f"{path} is {found}, but the data set has {len(classes)} classes "
                 f"({', '.join(classes[:5])}, ...). Set {path}={expected}."
             )

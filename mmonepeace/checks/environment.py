@@ -7,7 +7,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmonepeace.checks.errors import PreflightError, is_detection
+from mmonepeace.checks.errors import CheckError, is_detection
 
 # mmseg's heads that are built on mmdet's, or on an operator.
 _HEADS = {"Mask2FormerHead", "MaskFormerHead", "PointHead", "PSAHead", "CCHead"}
@@ -18,10 +18,10 @@ def read_config(path: str) -> Config:
     """Read a recipe that can be run in this environment.
 
     Raises:
-        PreflightError: if there is no such file, or see `check_operators` and `check_library`.
+        CheckError: if there is no such file, or see `check_operators` and `check_library`.
     """
     if not Path(path).is_file():
-        raise PreflightError(f"config {path} does not exist.")
+        raise CheckError(f"config {path} does not exist.")
     cfg = Config.fromfile(path)
     check_operators(cfg)
     check_library(cfg)
@@ -32,13 +32,13 @@ def check_library(cfg: Config) -> None:
     """Check that the library is there that a recipe belongs to.
 
     Raises:
-        PreflightError: naming the command that installs it.
+        CheckError: naming the command that installs it.
     """
     scope = cfg.get("default_scope")
     if is_detection(cfg):
         check_operators(cfg)  # without them mmdetection cannot be imported
     elif scope in _PACKAGES and find_spec(scope) is None:
-        raise PreflightError(
+        raise CheckError(
             f"this recipe is one of {scope}, which is not installed. In a clone, for its own "
             f"environment: make env-full. In yours: pip install {_PACKAGES[scope]}"
         )
@@ -51,7 +51,7 @@ def check_operators(cfg: Config) -> None:
     exist.
 
     Raises:
-        PreflightError: naming what needs them and the commands that build them.
+        CheckError: naming what needs them and the commands that build them.
     """
     names = list(_types(cfg.get("model")))
     needing = names[:1] if is_detection(cfg) else []
@@ -73,7 +73,7 @@ def check_operators(cfg: Config) -> None:
             f"--no-build-isolation --no-binary onedl-mmcv onedl-mmcv=={mmcv.__version__}"
         )
     if missing:
-        raise PreflightError(
+        raise CheckError(
             f"{needing[0]} needs {' and '.join(missing)}. In a clone, for its own environment: "
             f"make env-full. In yours: {' && '.join(commands)}"
         )

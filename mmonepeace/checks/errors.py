@@ -3,7 +3,7 @@
 from mmengine.config import Config
 
 
-class PreflightError(Exception):
+class CheckError(Exception):
     """A run that cannot succeed. The message is for the user and names the fix."""
 
 

@@ -11,7 +11,7 @@ from mmengine.registry import DefaultScope, init_default_scope
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from mmonepeace.checks.errors import PreflightError
+from mmonepeace.checks.errors import CheckError
 
 # Top-level keys that are read: the Runner's arguments, what it takes from its config, and TTA.
 # The preprocessor is the model's own: the Runner would only fill it in where it is missing.
@@ -57,7 +57,7 @@ def apply_overrides(cfg: Config, overrides: dict[str, Any] | None) -> None:
     A key is known if the config has it, or if the class of its dict takes such an argument.
 
     Raises:
-        PreflightError: naming the key and its nearest relatives.
+        CheckError: naming the key and its nearest relatives.
     """
     init_default_scope(cfg.get("default_scope", "mmengine"))
     for key in overrides or {}:
@@ -70,7 +70,7 @@ def _check_key(cfg: Config, key: str) -> None:
     first, *_ = parts = key.split(".")
     read_keys = _read_keys(cfg)
     if first in cfg and first not in read_keys:
-        raise PreflightError(
+        raise CheckError(
             f"--cfg-options {key}: {first!r} is a shorthand that is used up while the config is "
             "read, so overriding it changes nothing. Override what it fills in, such as "
             f"{_example_use(cfg, first)}."
@@ -80,7 +80,7 @@ def _check_key(cfg: Config, key: str) -> None:
         path = ".".join(parts[:depth]) or "the config"
         if isinstance(node, (list, tuple)):
             if not part.isdigit() or int(part) >= len(node):
-                raise PreflightError(
+                raise CheckError(
                     f"--cfg-options {key}: {path} is a list of {len(node)}; name an element by "
                     f"its number, 0 to {len(node) - 1}."
                 )
@@ -94,7 +94,7 @@ def _check_key(cfg: Config, key: str) -> None:
             near = get_close_matches(part, sorted(known | taken), 3, 0.5)
             where = ".".join(parts[:depth])
             guess = " or ".join(f"{where}.{n}" if where else n for n in near)
-            raise PreflightError(
+            raise CheckError(
                 f"--cfg-options {key}: {path} has no {part!r}. "
                 + (f"Did you mean {guess}?" if near else f"It has {', '.join(sorted(known))}.")
             )

@@ -4,7 +4,7 @@ from mmengine.config import Config
 from mmengine.runner import FlexibleRunner, Runner
 
 from mmonepeace.checks.data import check_data
-from mmonepeace.checks.errors import PreflightError, try_now
+from mmonepeace.checks.errors import CheckError, try_now
 from mmonepeace.checks.tokenizers import check_tokenizers
 from mmonepeace.checks.weights import check_weights
 
@@ -15,13 +15,13 @@ def check_all(cfg: Config) -> None:
     for check in (check_weights, check_tokenizers, check_data):
         try:
             check(cfg)
-        except PreflightError as error:
+        except CheckError as error:
             problems.append(str(error))
     if problems:
         lines = "\n".join(problems).splitlines()
         last = try_now(cfg)
         unique = [line for line in dict.fromkeys(lines) if line != last]
-        raise PreflightError("\n".join([*unique, *([last] if last in lines else [])]))
+        raise CheckError("\n".join([*unique, *([last] if last in lines else [])]))
 
 
 def dry_run(runner: Runner | FlexibleRunner) -> None:

@@ -51,7 +51,7 @@ def examine(cfg: Config, limit: int | None = None) -> Report:
         findings and histograms.
 
     Raises:
-        PreflightError: if the config names no data set that is installed.
+        CheckError: if the config names no data set that is installed.
     """
     report = Report()
     splits = read_splits(cfg, report)

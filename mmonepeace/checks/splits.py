@@ -10,7 +10,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, init_default_scope
 
 from mmonepeace.checks.data import dataset_configs
-from mmonepeace.checks.errors import PreflightError
+from mmonepeace.checks.errors import CheckError
 from mmonepeace.checks.heads import walk_paths
 from mmonepeace.checks.report import Report
 
@@ -116,7 +116,7 @@ def read_splits(cfg: Config, report: Report) -> list[Split]:
     """The data sets of a config, by loader and kind.
 
     Raises:
-        PreflightError: if there are none, or a data set is of no known type or takes no such
+        CheckError: if there are none, or a data set is of no known type or takes no such
             arguments.
     """
     init_default_scope(cfg.get("default_scope", "mmengine"))
@@ -126,7 +126,7 @@ def read_splits(cfg: Config, report: Report) -> list[Split]:
         if _essence(dataset_cfg) not in map(_essence, leaves):  # repeated on purpose
             leaves.append(dataset_cfg)
     if not by_loader:
-        raise PreflightError(
+        raise CheckError(
             "the config has no data: none of train_dataloader, val_dataloader, test_dataloader. "
             "Name a recipe, not a part of one."
         )
@@ -155,7 +155,7 @@ def _build(dataset_cfg: ConfigDict, name: str, report: Report) -> Part | None:
         except ImportError:  # the library of a prefix
             cls = None
     if cls is None:
-        raise PreflightError(
+        raise CheckError(
             f"{name}: no library that is installed has a data set {kind!r}. Correct its type, or "
             "install the library that default_scope or the prefix of the type names."
         )
@@ -172,7 +172,7 @@ def _build(dataset_cfg: ConfigDict, name: str, report: Report) -> Part | None:
     try:
         dataset = DATASETS.build(options)
     except TypeError as error:
-        raise PreflightError(f"{name}: {kind}: {error}. Correct the config.") from None
+        raise CheckError(f"{name}: {kind}: {error}. Correct the config.") from None
     except Exception as error:  # noqa: BLE001  (data sets refuse data in many ways)
         report.add("dataset-unusable", name, f"{kind} says: {error or type(error).__name__}")
         return None

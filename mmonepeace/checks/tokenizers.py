@@ -4,7 +4,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import TRANSFORMS
 
 from mmonepeace.checks.data import dataset_configs, metric_configs
-from mmonepeace.checks.errors import PreflightError
+from mmonepeace.checks.errors import CheckError
 
 
 def text_steps(cfg: Config) -> list[ConfigDict]:
@@ -18,7 +18,7 @@ def check_tokenizers(cfg: Config) -> None:
     """Check that the tokenizers of the pipelines are there and fit the model's vocabulary.
 
     Raises:
-        PreflightError: naming the file and what to do.
+        CheckError: naming the file and what to do.
     """
     modalities = (cfg.model.get("backbone") or {}).get("modalities") or {}
     text = modalities.get("text") or {} if isinstance(modalities, dict) else {}
@@ -29,17 +29,9 @@ def check_tokenizers(cfg: Config) -> None:
             size = TRANSFORMS.build(step).tokenizer.vocab_size
         except (OSError, ValueError) as error:
             need = cfg.get("needs_tokenizer")
-            raise PreflightError(
-                f"{error}{f' This recipe needs {need}.' if need else ''}"
-            ) from None
+            raise CheckError(f"{error}{f' This recipe needs {need}.' if need else ''}") from None
         if text.get("vocab_size", size) < size:
-            raise PreflightError(
+            raise CheckError(
                 f"{path} has {size} ids, but model.backbone.modalities.text.vocab_size is "
                 f"{text['vocab_size']}. Set it to {size}, or use the tokenizer of the model."
             )
-
-
-def set_tokenizer(cfg: Config, path: str) -> None:
-    """Let every transform that takes a tokenizer have this one."""
-    for step in text_steps(cfg):
-        step.tokenizer = path

@@ -1,16 +1,16 @@
-"""Engine parts registered in the MM registries, and the checks before a run."""
+"""Training: runner, loop, hooks, optimiser and strategy, registered in the MM registries."""
 
 from mmonepeace.checks.labels import LabelCheckHook
-from mmonepeace.engine.metadata import CheckpointMetadataHook
-from mmonepeace.engine.optim import BFloat16OptimWrapper, LayerDecayOptimWrapperConstructor
-from mmonepeace.engine.runner import (
-    EndlessTrainLoop,
+from mmonepeace.engine.hooks import (
+    CheckpointMetadataHook,
     MeanLogHook,
-    PretrainRunner,
     StepSeedHook,
     ThroughputHook,
 )
+from mmonepeace.engine.optim import BFloat16OptimWrapper, LayerDecayOptimWrapperConstructor
+from mmonepeace.engine.runner import PretrainRunner
 from mmonepeace.engine.strategy import FSDP2Strategy
+from mmonepeace.engine.train_loop import EndlessTrainLoop
 
 __all__ = [
     "BFloat16OptimWrapper",

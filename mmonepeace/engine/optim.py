@@ -33,12 +33,12 @@ _TABLE = re.compile(r"(^|\.)rpb\.tables\.(\d+)$")
 _HEAD_DEPTH_ZERO = re.compile(
     r"decode_head\.(mask_embed|cls_embed|level_embed|query_embed|query_feat)(\.|$)"
 )
-# Two entries of the official list are glued together by a missing comma: they do decay.
-_GLUED = {"decoder.adapters.text.cls_token", "decoder.adapters.image.pos_embed"}
+# A missing comma concatenates two entries of the official list, so these two do decay.
+_CONCATENATED = {"decoder.adapters.text.cls_token", "decoder.adapters.image.pos_embed"}
 
 
-class Group(NamedTuple):
-    """Where a parameter belongs."""
+class ParamGroup(NamedTuple):
+    """The optimiser group of a parameter; `lr_scale` multiplies the base learning rate."""
 
     layer_id: int
     lr_scale: float
@@ -54,12 +54,12 @@ class LayerDecayRule:
     Attributes:
         decay_rate: in (0, 1].
         weight_decay: of the parameters that decay.
-        preset: "default" spares what should not decay: vectors, biases, positions, CLS, type
-            vectors and RPB tables. The official ones reproduce the groups of the released
-            recipes, with their faults: segmentation decays positions and CLS and gives the
-            queries of the mask head the lowest rate.
-        depth_zero: beginnings of names that get the lowest learning rate.
-        no_decay: beginnings of names that do not decay.
+        preset: "default" excludes what should not decay: vectors, biases, positions, CLS, type
+            embeddings and RPB tables. The official ones reproduce the groups of the released
+            recipes, flaws included: segmentation decays positions and CLS and gives the queries
+            of the mask head the lowest rate.
+        depth_zero: prefixes of the names that get the lowest learning rate.
+        no_decay: prefixes of the names that do not decay.
     """
 
     decay_rate: float
@@ -78,13 +78,13 @@ class LayerDecayRule:
 
     def group(
         self, name: str, shape: Sequence[int], get_depth: GetDepth, in_norm: bool = False
-    ) -> Group:
-        """The group of one parameter.
+    ) -> ParamGroup:
+        """The optimiser group of one parameter.
 
         Args:
-            name: full own name.
+            name: of the parameter in the model.
             shape: of the parameter.
-            get_depth: asks the model.
+            get_depth: gives the depth of a name.
             in_norm: whether it belongs to a normalisation layer.
         """
         depth, num_depths = get_depth(name)
@@ -97,11 +97,11 @@ class LayerDecayRule:
             depth = 0
         decays = not name.startswith(self.no_decay) and self._decays(name, shape, in_norm)
         scale = self.decay_rate ** (num_depths - 1 - depth)
-        return Group(depth, scale, self.weight_decay if decays else 0.0)
+        return ParamGroup(depth, scale, self.weight_decay if decays else 0.0)
 
     def _decays(self, name: str, shape: Sequence[int], in_norm: bool) -> bool:
         is_vector = len(shape) <= 1 or name.endswith(".bias")
-        is_position = bool(_POSITION.search(name)) and name not in _GLUED
+        is_position = bool(_POSITION.search(name)) and name not in _CONCATENATED
         match self.preset:
             case "official-segmentation":
                 return not is_vector
@@ -115,7 +115,7 @@ class LayerDecayRule:
 
 
 def numbered_depth(names: Iterable[str], prefix: str) -> GetDepth:
-    """Depths for a backbone that does not tell them: its numbered blocks in their order.
+    """Depths for a backbone without `get_layer_depth`: its numbered blocks in order.
 
     Args:
         names: of all parameters.
@@ -142,19 +142,19 @@ def numbered_depth(names: Iterable[str], prefix: str) -> GetDepth:
 
 
 def find_depth(model: nn.Module) -> GetDepth:
-    """Ask the part of the model that knows `get_layer_depth`, or count numbered blocks."""
+    """`get_layer_depth` of the model or of its part that has it, else counts of numbered blocks."""
     for name, module in model.named_modules():
-        ask = getattr(module, "get_layer_depth", None)
-        # A classifier of mmpretrain has one too, which only passes on to its backbone.
-        if ask and "prefix" in signature(ask).parameters:
-            return partial(_ask, module, f"{name}." if name else "")
+        method = getattr(module, "get_layer_depth", None)
+        # A classifier of mmpretrain has one too, which only forwards to its backbone.
+        if method and "prefix" in signature(method).parameters:
+            return partial(_depth_in, module, f"{name}." if name else "")
     names = [name for name, _ in model.named_parameters()]
     prefix = "backbone." if any(name.startswith("backbone.") for name in names) else ""
     return numbered_depth(names, prefix)
 
 
-def _ask(module: nn.Module, prefix: str, name: str) -> tuple[int, int]:
-    """Depth of a parameter in a model of which `module` knows the depths."""
+def _depth_in(module: nn.Module, prefix: str, name: str) -> tuple[int, int]:
+    """Depth of a parameter of a model whose `module`, at `prefix`, gives the depths."""
     depth, num_depths = module.get_layer_depth(name, prefix)
     return (depth if name.startswith(prefix) else num_depths - 1), num_depths
 
@@ -163,8 +163,8 @@ def _ask(module: nn.Module, prefix: str, name: str) -> tuple[int, int]:
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Optimiser groups with layer-wise learning rate decay.
 
-    `paramwise_cfg` takes `decay_rate` (required), `preset`, `depth_zero` and `no_decay`, as
-    explained in `LayerDecayRule`. The model's `get_layer_depth` gives the depths.
+    `paramwise_cfg` takes `decay_rate` (required), `preset`, `depth_zero` and `no_decay`; see
+    `LayerDecayRule`. The model's `get_layer_depth` gives the depths.
     """
 
     def _validate_cfg(self) -> None:
@@ -185,7 +185,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         rule = LayerDecayRule(weight_decay=self.base_wd or 0.0, **cfg)
         get_depth = find_depth(module)
         norms = {id(p) for m in module.modules() if isinstance(m, _NORMS) for p in m.parameters()}
-        groups: dict[Group, list[tuple[str, nn.Parameter]]] = {}
+        groups: dict[ParamGroup, list[tuple[str, nn.Parameter]]] = {}
         for name, parameter in module.named_parameters():
             if parameter.requires_grad:
                 group = rule.group(name, parameter.shape, get_depth, id(parameter) in norms)
@@ -205,7 +205,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
 
 @master_only
-def _print_groups(groups: dict[Group, list[tuple[str, nn.Parameter]]]) -> None:
+def _print_groups(groups: dict[ParamGroup, list[tuple[str, nn.Parameter]]]) -> None:
     from prettytable import PrettyTable
 
     table = PrettyTable(["depth", "lr x", "weight decay", "tensors", "parameters", "such as"])

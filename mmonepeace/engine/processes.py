@@ -1,4 +1,4 @@
-"""The processes of a run."""
+"""How a tool exits when it is one process of a distributed run."""
 
 import atexit
 import os
@@ -9,12 +9,11 @@ from torch import distributed as dist
 
 
 def exit_distributed(code: int) -> NoReturn:
-    """End a tool with an exit status, and leave the other processes of its run first.
+    """Leave the process group, then exit with a status.
 
-    Threads of gloo outlive their group. One that lets go of a tensor while Python takes itself
-    down aborts the process, and a run that has done all its work counts as failed (PyTorch issue
-    190489). So one of several processes ends without taking Python down, after all that was
-    registered for the exit.
+    Threads of gloo outlive their group. One that frees a tensor while the interpreter shuts down
+    aborts the process, and a run that has done all its work counts as failed (PyTorch issue
+    190489). So a process of a group skips the shutdown of the interpreter, after its exit handlers.
     """
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""What a run of training writes, and what it goes on from."""
+"""Checkpoints of a training run: how they are written, and which one to resume from."""
 
 import logging
 import re
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from mmonepeace import checkpoint
 from mmonepeace.checkpoint import CheckpointError
-from mmonepeace.checks import PreflightError
+from mmonepeace.checks import CheckError
 
 _STEP = re.compile(r"iter_(\d+)\.pth")
 
@@ -37,8 +37,8 @@ def write_file(path: Path, content: dict[str, Any]) -> None:
 
 
 def write_folder(folder: Path, content: dict[str, Any]) -> None:
-    """Write a folder together with all other processes, each its own part."""
-    token = [secrets.token_hex(4)]  # the folder may hold an older checkpoint, which stays till then
+    """Write a folder together with all other processes, one file each."""
+    token = [secrets.token_hex(4)]  # an older checkpoint in the folder stays valid till then
     broadcast_object_list(token)
     names = [f"{token[0]}-{rank:05}.pth" for rank in range(get_world_size())]
     if is_main_process():
@@ -54,11 +54,11 @@ def write_folder(folder: Path, content: dict[str, Any]) -> None:
 
 
 def to_serializable(value: Any, store: Callable[[Tensor], Tensor | None]) -> Any:
-    """Tensors, numbers, texts and containers of them: what is read without running code.
+    """Convert to tensors, numbers, strings and containers of them: what is read without pickle.
 
     Args:
         value: any part of a checkpoint.
-        store: what is written of a tensor; None leaves it out.
+        store: gives what is written of a tensor; None leaves it out.
     """
     if isinstance(value, Tensor):
         return store(value)
@@ -69,7 +69,7 @@ def to_serializable(value: Any, store: Callable[[Tensor], Tensor | None]) -> Any
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value)
     if isinstance(value, HistoryBuffer):
-        return [torch.from_numpy(numbers) for numbers in value.data]
+        return [torch.from_numpy(values) for values in value.data]
     if isinstance(value, Mapping):
         items = {key: to_serializable(item, store) for key, item in value.items()}
         return {key: item for key, item in items.items() if item is not None or value[key] is None}
@@ -78,13 +78,13 @@ def to_serializable(value: Any, store: Callable[[Tensor], Tensor | None]) -> Any
         return items if isinstance(value, list) else tuple(items)
     raise TypeError(
         f"a checkpoint cannot hold {value!r} ({type(value).__name__}), only tensors, numbers, "
-        "texts, and lists and dictionaries of them. Correct the hook or the data set that put it "
-        "into the message hub or the metadata."
+        "strings, and lists and dictionaries of them. Correct the hook or the data set that put "
+        "it into the message hub or the metadata."
     )
 
 
 def find_latest_valid_checkpoint(work_dir: str | Path) -> str | None:
-    """The newest checkpoint of a run that is not damaged; the same in all processes.
+    """The newest checkpoint of a run that is not damaged; the same on all processes.
 
     Files that are newer than the run's `last_checkpoint` belong to an earlier run.
 
@@ -92,24 +92,24 @@ def find_latest_valid_checkpoint(work_dir: str | Path) -> str | None:
         its path; None if the run has none.
 
     Raises:
-        PreflightError: if all are damaged: to begin anew would sooner or later remove them.
+        CheckError: if all are damaged: starting from scratch would in time remove them.
     """
-    found: list[str | None] = [None, None]
+    result: list[str | None] = [None, None]
     if is_main_process():
-        found = list(_newest_whole(Path(work_dir)))
-    broadcast_object_list(found)
-    path, problem = found
+        result = list(_newest_valid(Path(work_dir)))
+    broadcast_object_list(result)
+    path, problem = result
     if problem:
-        raise PreflightError(problem)
+        raise CheckError(problem)
     return path
 
 
-def _newest_whole(folder: Path) -> tuple[str | None, str | None]:
-    """A path, or what is wrong, or neither."""
+def _newest_valid(folder: Path) -> tuple[str | None, str | None]:
+    """(path, None), (None, what is wrong), or (None, None) if there is no checkpoint."""
     steps = {
         int(match[1]): path
         for path in folder.glob("iter_*.pth")
-        # A folder without index was never finished, as files that have no name yet.
+        # A folder without an index was never completed.
         if (match := _STEP.fullmatch(path.name))
         and (path.is_file() or checkpoint.is_committed(path))
     }
@@ -118,22 +118,22 @@ def _newest_whole(folder: Path) -> tuple[str | None, str | None]:
     last = int(named[1]) if named else max(steps, default=0)
     paths = [steps[step] for step in sorted(steps, reverse=True) if step <= last]
     for path in paths:
-        if _is_whole(path):
+        if _is_valid(path):
             return str(path), None
-        print_log(f"{path} is damaged; trying the one before.", "current", logging.WARNING)
+        print_log(f"{path} is damaged; trying the one before it.", "current", logging.WARNING)
     if paths:
         names = ", ".join(path.name for path in paths)
         return None, (
-            f"all checkpoints in {folder} are damaged: {names}. Nothing was changed. Bring back a "
-            "copy of one of them, or go on from another one: --resume PATH. To begin anew, move "
-            "them away or choose another --work-dir."
+            f"all checkpoints in {folder} are damaged: {names}. Nothing was changed. Restore a "
+            "copy of one of them, or resume from another one: --resume PATH. To start from "
+            "scratch, move them away or choose another --work-dir."
         )
-    print_log(f"there is no checkpoint in {folder}; the run begins anew.", "current")
+    print_log(f"there is no checkpoint in {folder}; the run starts from scratch.", "current")
     return None, None
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether files of torch.save have their ends, and every part the checksum it was written with."""
+def _is_valid(path: Path) -> bool:
+    """Whether all files of a checkpoint are complete and match their checksums."""
     try:
         for name in checkpoint.run_files(path):
             with zipfile.ZipFile(name) as file:

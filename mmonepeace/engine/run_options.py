@@ -1,4 +1,4 @@
-"""Options of the command line that change how a recipe runs."""
+"""Command-line options that change how a recipe runs."""
 
 from pathlib import Path
 from typing import Literal
@@ -7,68 +7,90 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import find_latest_checkpoint
 
-from mmonepeace.checks.data import dataset_configs
-from mmonepeace.checks.errors import PreflightError, is_detection
+from mmonepeace.checks import text_steps
+from mmonepeace.checks.data import dataset_configs, metric_configs
+from mmonepeace.checks.errors import CheckError, is_detection
 from mmonepeace.checks.preflight_coco import has_mask_head
+
+
+def set_data_root(cfg: Config, folder: str) -> None:
+    """Point the data sets of a config, and the metrics that read their files, to a folder."""
+    roots = []
+    for _, dataset in dataset_configs(cfg):
+        roots.append(Path(dataset.get("data_root") or "."))
+        dataset.data_root = folder
+    for metric in {id(metric): metric for _, metric in metric_configs(cfg)}.values():
+        path = Path(metric.get("ann_file") or "/")
+        parents = [root for root in roots if path.is_relative_to(root)]
+        if parents:
+            root = max(parents, key=lambda root: len(root.parts))
+            metric.ann_file = str(folder / path.relative_to(root))
+
+
+def set_tokenizer(cfg: Config, path: str) -> None:
+    """Set the tokenizer of every transform that takes one."""
+    for step in text_steps(cfg):
+        step.tokenizer = path
 
 
 def set_precision(cfg: Config, dtype: Literal["float16", "bfloat16"]) -> None:
     """Train in mixed precision.
 
     Raises:
-        PreflightError: for float16 without a GPU, and for bfloat16 where an operator has none.
+        CheckError: for float16 without a GPU, and for bfloat16 where an operator does not support it.
     """
     if dtype == "bfloat16":
         if (cfg.get("model") or {}).get("rpn_head"):
-            raise PreflightError(
-                "--bf16: mmcv's NMS and RoIAlign know no bfloat16, and a detector with proposals "
+            raise CheckError(
+                "--bf16: mmcv's NMS and RoIAlign do not support bfloat16, and a two-stage detector "
                 "trains with them. Leave it out, or use --amp on a GPU."
             )
         cfg.optim_wrapper.type = "mmonepeace.BFloat16OptimWrapper"
         return
     if not torch.cuda.is_available():
-        raise PreflightError("--amp (float16) needs a CUDA device, none is here. Use --bf16.")
+        raise CheckError("--amp (float16) needs a CUDA device, and there is none. Use --bf16.")
     cfg.optim_wrapper.type = "AmpOptimWrapper"
     cfg.optim_wrapper.loss_scale = "dynamic"
 
 
 def set_stage(cfg: Config, stage: Literal["vl", "al"]) -> None:
-    """Train a stage of pretraining; the data and the backbone must have its modalities.
+    """Set the stage of pretraining; the data and the backbone must have its modalities.
 
     Raises:
-        PreflightError: if they do not.
+        CheckError: if they do not.
     """
     needed = {"vl": {"text", "image"}, "al": {"text", "audio"}}[stage]
-    found = [("the backbone", set(cfg.model.backbone.modalities))]
+    available = [("the backbone", set(cfg.model.backbone.modalities))]
     for loader, dataset in dataset_configs(cfg):
-        found.append((loader, set(dataset.get("columns") or dataset.get("modalities") or needed)))
+        names = set(dataset.get("columns") or dataset.get("modalities") or needed)
+        available.append((loader, names))
         for step in dataset.get("pipeline") or ():
             if step["type"].split(".")[-1] == "MaskTokens":
                 step.stage = stage
-    for where, names in found:
+    for where, names in available:
         if not needed <= names:
-            raise PreflightError(
+            raise CheckError(
                 f"stage {stage!r} needs {' and '.join(sorted(needed))}, but {where} of this recipe "
-                f"has {' and '.join(sorted(names))}. Take a recipe of that stage."
+                f"has {' and '.join(sorted(names))}. Use a recipe of that stage."
             )
     cfg.model.stage = stage
 
 
 def set_launcher(cfg: Config, launcher: str) -> None:
-    """Run in one process, or in those that a launcher started; on CPUs too.
+    """Run in one process, or in those of a launcher; on CPUs too.
 
     Raises:
-        PreflightError: for another launcher than torchrun where there is no GPU.
+        CheckError: for a launcher other than torchrun where there is no GPU.
     """
     cfg.launcher = launcher
     if launcher == "none" or torch.cuda.is_available():
         return
     if launcher != "pytorch":
-        raise PreflightError(
-            f"--launcher {launcher} needs CUDA devices, none is here. On CPUs start with torchrun "
+        raise CheckError(
+            f"--launcher {launcher} needs CUDA devices, and there are none. On CPUs start with torchrun "
             "and --launcher pytorch."
         )
-    # MMEngine itself would look for a GPU.
+    # MMEngine itself would use NCCL.
     torch.distributed.init_process_group("gloo")
     cfg.model_wrapper_cfg = dict(
         type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False
@@ -80,15 +102,15 @@ def set_strategy(cfg: Config, name: Literal["ddp", "fsdp2"] | None, sharded: boo
 
     Args:
         cfg: config after `set_launcher` and `set_precision`.
-        name: "ddp", a copy of the model in each; "fsdp2", some rows of it in each; None leaves it
-            to the config, which leaves it to "ddp".
-        sharded: write checkpoints as folders, see `FSDP2Strategy`.
+        name: "ddp", a copy of the model in each; "fsdp2", a shard of it in each; None keeps the
+            strategy of the config, "ddp" by default.
+        sharded: write checkpoints as folders of shards, see `FSDP2Strategy`.
 
     Raises:
-        PreflightError: if there is no launcher, or copies are to be written in shards.
+        CheckError: if there is no launcher, or `sharded` is set without "fsdp2".
     """
     if cfg.launcher == "none" and (name or cfg.get("strategy")):
-        raise PreflightError(
+        raise CheckError(
             f"strategy {name or cfg.strategy.type} is for several processes. Start them with "
             "tools/dist_pretrain.sh CONFIG GPUS, or tools/slurm_pretrain.sh."
         )
@@ -101,39 +123,41 @@ def set_strategy(cfg: Config, name: Literal["ddp", "fsdp2"] | None, sharded: boo
         cfg.strategy = dict(type="DDPStrategy", model_wrapper=wrapper)
     if sharded:
         if (cfg.get("strategy") or {}).get("type") != "mmonepeace.FSDP2Strategy":
-            raise PreflightError(
-                "--sharded lets each process write its part of the model, and so far each has all "
-                "of it. Add --strategy fsdp2."
+            raise CheckError(
+                "--sharded lets each process write its shard of the model, but without --strategy "
+                "fsdp2 each has all of it. Add --strategy fsdp2."
             )
         cfg.strategy.sharded = True
 
 
 def set_resume(cfg: Config, source: str) -> None:
-    """Go on from a checkpoint of an earlier run; "auto" takes the newest of the work directory.
+    """Resume from a checkpoint; "auto" takes the newest of the work directory.
 
     Raises:
-        PreflightError: if there is no such file.
+        CheckError: if there is no such file.
     """
     if source != "auto" and not Path(source).exists():
-        raise PreflightError(f"--resume {source}: no such file. --resume alone takes the newest.")
+        raise CheckError(
+            f"--resume {source}: no such file. --resume without a path takes the newest."
+        )
     cfg.resume = True
     cfg.load_from = None if source == "auto" else source
     newest = find_latest_checkpoint(cfg.work_dir) if source == "auto" else source
     if newest and cfg.model.get("backbone"):
-        cfg.model.backbone.init_cfg = None  # the checkpoint brings all weights
+        cfg.model.backbone.init_cfg = None  # the checkpoint has all weights
 
 
 def set_tta(cfg: Config) -> None:
-    """Predict several scales and flips of each image and merge what is found.
+    """Predict several scales and flips of each image and merge the predictions.
 
     Raises:
-        PreflightError: if the recipe has no such setting, or mmdet cannot merge its predictions.
+        CheckError: if the recipe has no TTA settings, or mmdet cannot merge its predictions.
     """
     if not cfg.get("tta_model") or not cfg.get("tta_pipeline"):
-        raise PreflightError("this recipe has no tta_model and tta_pipeline. Leave out --tta.")
+        raise CheckError("this recipe has no tta_model and tta_pipeline. Leave out --tta.")
     if is_detection(cfg) and has_mask_head(cfg.model):
-        raise PreflightError(
-            "--tta: mmdet merges boxes, not masks. Leave it out, or test boxes alone: "
+        raise CheckError(
+            "--tta: mmdet merges boxes, not masks. Leave it out, or test boxes only: "
             "--cfg-options model.roi_head.mask_head=None test_evaluator.metric=bbox"
         )
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline

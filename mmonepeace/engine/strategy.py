@@ -1,6 +1,4 @@
-"""Training with sharded weights: each process keeps some rows of every parameter, of its gradient
-and of what the optimiser knows of it.
-"""
+"""Training with sharded weights: each process keeps a shard of every parameter and its state."""
 
 from collections.abc import Sequence
 from inspect import signature
@@ -24,9 +22,9 @@ from mmonepeace.registry import STRATEGIES
 class FSDP2Strategy(DDPStrategy):
     """Fully sharded data parallel training (torch's `fully_shard`) for `PretrainRunner`.
 
-    The model is built without storage and gets it in rows. Where it starts at random, the first
-    process alone makes it whole, in the memory of the CPU, so that it starts as it would in a
-    single process; where weights are loaded, each process reads its own rows.
+    The model is built on the meta device and materialised in shards. For a random start, rank 0
+    initialises the full model in CPU memory and scatters it, so that the start is that of a single
+    process; where weights are loaded, each process keeps its own rows of them.
 
     Args:
         blocks: names of the classes whose modules are gathered one after another. All else is
@@ -35,12 +33,12 @@ class FSDP2Strategy(DDPStrategy):
             blocks in it; weights, their gradients and the optimiser stay in float32. "float32"
             does neither.
         sharded: write each checkpoint as a folder, to which each process adds its rows, rather
-            than as a file, for which the first process gathers everything.
+            than as one file, for which rank 0 gathers everything.
         kwargs: of MMEngine's `DDPStrategy`.
 
     Raises:
         RuntimeError: if the processes were not started by a launcher, or torch is too old.
-        ValueError: if `param_dtype` is another one.
+        ValueError: if `param_dtype` is neither of the two.
     """
 
     def __init__(
@@ -69,19 +67,19 @@ class FSDP2Strategy(DDPStrategy):
         self.sharded = sharded
         self.device = get_device()
         self.mesh = init_device_mesh(self.device, (self.world_size,))
-        self.skip_init = False  # the runner sets it when a checkpoint brings all weights
-        self._start: nn.Module | None = None
+        self.skip_init = False  # set by the runner when a checkpoint provides all weights
+        self._initial: nn.Module | None = None
 
     def build_model(self, model: dict[str, Any]) -> nn.Module:
-        """Build the model without storage, and where it is needed once more with it."""
+        """Build the model on the meta device; on rank 0 also a full copy to initialise."""
         if self.rank == 0 and not self.skip_init:
-            self._start = super().build_model(model)
+            self._initial = super().build_model(model)
         with torch.device("meta"):
             return super().build_model(model)
 
     def _init_model_weights(self, model: nn.Module) -> nn.Module:
-        if self._start is not None:
-            self._start.init_weights()
+        if self._initial is not None:
+            self._initial.init_weights()
         return model
 
     def _wrap_model(self, model: nn.Module) -> nn.Module:
@@ -91,9 +89,9 @@ class FSDP2Strategy(DDPStrategy):
                 f"strategy.blocks is {self.blocks}, but {type(model).__name__} has no module of "
                 "such a class, so all of it would be gathered at once. Name its blocks."
             )
-        # A number has no rows.
+        # Scalars cannot be sharded.
         options = dict(mesh=self.mesh, ignored_params={p for p in model.parameters() if not p.ndim})
-        # Autocast on a CPU does not bring what LayerNorm takes to one dtype, as it does on a GPU.
+        # On a CPU, unlike on a GPU, autocast leaves the inputs of LayerNorm in mixed dtypes.
         gathered = self.param_dtype if self.mesh.device_type == "cuda" else torch.float32
         policy = MixedPrecisionPolicy(
             gathered, reduce_dtype=torch.float32, cast_forward_inputs=False
@@ -118,42 +116,42 @@ class FSDP2Strategy(DDPStrategy):
 
     @torch.no_grad()
     def _scatter(self, model: nn.Module) -> None:
-        """Give every process its rows of what the first one has."""
-        start = self._start.state_dict() if self._start is not None else {}
+        """Give every process its rows of the model of rank 0."""
+        initial = self._initial.state_dict() if self._initial is not None else {}
         for name, value in model.state_dict().items():
-            if name in start:
-                whole = start[name].to(self.device)
+            if name in initial:
+                full = initial[name].to(self.device)
             else:
-                whole = torch.empty(value.shape, dtype=value.dtype, device=self.device)
-            dist.broadcast(whole, 0)
-            value.copy_(self.take([whole]) if isinstance(value, DTensor) else whole)
-        self._start = None
+                full = torch.empty(value.shape, dtype=value.dtype, device=self.device)
+            dist.broadcast(full, 0)
+            value.copy_(self.take([full]) if isinstance(value, DTensor) else full)
+        self._initial = None
 
     def _shard_loaded(
         self, module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any
     ) -> None:
-        """Let every way of loading whole tensors work: take the rows of this process."""
+        """Make any loading of full tensors work: keep the rows of this process."""
         for name, parameter in module.named_parameters(prefix.removesuffix("."), recurse=False):
             value = state_dict.get(name)
             if isinstance(parameter, DTensor) and not isinstance(value, DTensor | None):
                 state_dict[name] = self.take([value])
 
-    def take(self, parts: Sequence[Tensor]) -> Tensor:
+    def take(self, shards: Sequence[Tensor]) -> Tensor:
         """The rows of this process, on its device.
 
         Args:
-            parts: the whole tensor, or the rows of each process of an earlier run.
+            shards: the full tensor alone, or the rows of each process of an earlier run.
         """
-        first = parts[0]
+        first = shards[0]
         if not first.ndim:
             return first.clone()
-        if len(parts) == self.world_size:
-            rows = parts[self.rank]
+        if len(shards) == self.world_size:
+            rows = shards[self.rank]
         else:
-            whole = first if len(parts) == 1 else torch.cat(list(parts))
-            chunks = whole.chunk(self.world_size)  # as `fully_shard` does it; the last may lack
-            rows = chunks[self.rank] if self.rank < len(chunks) else whole[:0]
-        shape = torch.Size((sum(map(len, parts)), *first.shape[1:]))
+            full = first if len(shards) == 1 else torch.cat(list(shards))
+            chunks = full.chunk(self.world_size)  # as `fully_shard` does; may be fewer
+            rows = chunks[self.rank] if self.rank < len(chunks) else full[:0]
+        shape = torch.Size((sum(map(len, shards)), *first.shape[1:]))
         return DTensor.from_local(
             rows.to(self.device, copy=True).contiguous(),
             self.mesh,
@@ -164,11 +162,11 @@ class FSDP2Strategy(DDPStrategy):
         )
 
     def store(self, tensor: Tensor) -> Tensor | None:
-        """What this process writes of a tensor; all processes must ask for it.
+        """What this process writes of a tensor; all processes must call it.
 
         Returns:
-            on the CPU: with `sharded` the own rows, else in the first process the whole; None if
-            this process writes nothing of it.
+            on the CPU: with `sharded` its own rows, else on rank 0 the full tensor; None if this
+            process writes nothing of it.
         """
         mine = self.rank == 0
         if isinstance(tensor, DTensor):
@@ -180,20 +178,20 @@ class FSDP2Strategy(DDPStrategy):
     def build_optim_wrapper(
         self, optim_wrapper: dict[str, Any], model: nn.Module | None = None
     ) -> OptimWrapper:
-        """Build an optimiser whose gradients are clipped by their norm over all processes."""
+        """Build an optimiser that clips gradients by their norm over all processes."""
         wrapper = super().build_optim_wrapper(optim_wrapper, model)
         if wrapper.clip_grad_kwargs and wrapper.clip_func is clip_grad_norm_:
             wrapper.clip_func = clip_grad_norm
         return wrapper
 
     def save_checkpoint(self, *_: Any, **__: Any) -> NoReturn:
-        """MMEngine's own way; it knows no shards.
+        """Not supported: MMEngine's format has no shards.
 
         Raises:
             TypeError: always.
         """
         raise TypeError(
-            "FSDP2Strategy writes no checkpoints by itself. Use it with "
+            "FSDP2Strategy does not write checkpoints itself. Use it with "
             "runner_type='mmonepeace.PretrainRunner', which does."
         )
 
@@ -201,7 +199,7 @@ class FSDP2Strategy(DDPStrategy):
 def clip_grad_norm(
     parameters: Sequence[nn.Parameter], max_norm: float, norm_type: float = 2.0
 ) -> Tensor:
-    """Scale gradients down to a norm over all parameters, sharded or not.
+    """Clip gradients by their norm over all parameters, sharded or not.
 
     Args:
         parameters: with gradients.
@@ -209,25 +207,27 @@ def clip_grad_norm(
         norm_type: finite exponent of the norm.
 
     Returns:
-        the norm before.
+        the norm before clipping.
     """
-    sharded, whole = [], []
+    sharded, unsharded = [], []
     for parameter in parameters:
         gradient = parameter.grad
         is_sharded = isinstance(gradient, DTensor)
-        (sharded if is_sharded else whole).append(gradient.to_local() if is_sharded else gradient)
+        (sharded if is_sharded else unsharded).append(
+            gradient.to_local() if is_sharded else gradient
+        )
     total = get_total_norm(sharded, norm_type) ** norm_type
     dist.all_reduce(total)
-    if whole:
-        total += get_total_norm(whole, norm_type) ** norm_type
+    if unsharded:
+        total += get_total_norm(unsharded, norm_type) ** norm_type
     norm = total ** (1 / norm_type)
-    factor = (max_norm / (norm + 1e-6)).clamp(max=1)  # 1e-6 as torch's own clipping has it
-    for gradient in (*sharded, *whole):
+    factor = (max_norm / (norm + 1e-6)).clamp(max=1)  # 1e-6 as in torch's own clipping
+    for gradient in (*sharded, *unsharded):
         gradient.mul_(factor)
     return norm
 
 
 def _average_gradient(parameter: nn.Parameter) -> None:
-    """Data parallelism for a parameter that is not sharded."""
+    """Average the gradient of a parameter that is not sharded over the processes."""
     dist.all_reduce(parameter.grad)
     parameter.grad /= dist.get_world_size()

@@ -7,7 +7,7 @@ import pytest
 from mmengine.config import Config
 
 from mmonepeace import checks
-from mmonepeace.checks import PreflightError
+from mmonepeace.checks import CheckError
 from tests.conftest import ROOT
 
 DETECTION = ROOT / "configs/tiny/resnet18_faster-rcnn_bccd.py"
@@ -21,7 +21,7 @@ def without_operators(monkeypatch):
 
 @pytest.mark.usefixtures("without_operators")
 def test_a_detector_names_the_commands_in_one_line():
-    with pytest.raises(PreflightError) as error:
+    with pytest.raises(CheckError) as error:
         checks.read_config(DETECTION)
     for text in ("FasterRCNN", "make env-full", "MMCV_WITH_OPS=1", "--no-binary onedl-mmcv"):
         assert text in str(error.value)
@@ -38,7 +38,7 @@ def test_a_detector_names_the_commands_in_one_line():
     ],
 )
 def test_segmentors_with_parts_of_mmdet_need_them_too(model):
-    with pytest.raises(PreflightError, match="make env-full"):
+    with pytest.raises(CheckError, match="make env-full"):
         checks.check_operators(Config(dict(default_scope="mmseg", model=model)))
 
 
@@ -51,17 +51,17 @@ def test_other_recipes_go_without():
 
 
 def test_a_missing_mmdetection_is_named(monkeypatch):
-    find_spec = checks.operators.find_spec
+    find_spec = checks.environment.find_spec
     monkeypatch.setattr(
-        checks.operators, "find_spec", lambda name: None if name == "mmdet" else find_spec(name)
+        checks.environment, "find_spec", lambda name: None if name == "mmdet" else find_spec(name)
     )
-    with pytest.raises(PreflightError, match=r"needs mmdetection.*pip install onedl-mmdetection"):
+    with pytest.raises(CheckError, match=r"needs mmdetection.*pip install onedl-mmdetection"):
         checks.read_config(DETECTION)
 
 
 def test_a_missing_library_is_named(monkeypatch):
-    monkeypatch.setattr(checks.operators, "find_spec", lambda name: None)
-    with pytest.raises(PreflightError, match=r"mmpretrain.*env-full.*pip install onedl-mmpretrain"):
+    monkeypatch.setattr(checks.environment, "find_spec", lambda name: None)
+    with pytest.raises(CheckError, match=r"mmpretrain.*env-full.*pip install onedl-mmpretrain"):
         checks.read_config(ROOT / "configs/tiny/onepeace-tiny_emoji-groups-64.py")
 
 
@@ -88,5 +88,5 @@ def test_tools_end_with_that_line(tool, tmp_path):
 
 
 def test_a_missing_config_is_named():
-    with pytest.raises(PreflightError, match=r"/no\.py does not exist"):
+    with pytest.raises(CheckError, match=r"/no\.py does not exist"):
         checks.read_config("/no.py")

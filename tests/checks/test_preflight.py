@@ -6,7 +6,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from mmonepeace import checks
-from mmonepeace.checks import PreflightError
+from mmonepeace.checks import CheckError
 from mmonepeace.checks.labels import LabelError, check_values
 from mmonepeace.engine import run_options
 from tests.conftest import ROOT
@@ -17,7 +17,7 @@ CONFIG = ROOT / "configs/tiny/onepeace-tiny_upernet_emoji-128.py"
 @pytest.fixture
 def cfg(seg_data):
     cfg = Config.fromfile(CONFIG)
-    checks.set_data_root(cfg, str(seg_data))
+    run_options.set_data_root(cfg, str(seg_data))
     return cfg
 
 
@@ -39,7 +39,7 @@ def cfg(seg_data):
 )
 def test_an_override_that_nothing_reads_is_refused_with_its_relatives(key, says):
     cfg = Config.fromfile(CONFIG)
-    with pytest.raises(PreflightError) as error:
+    with pytest.raises(CheckError) as error:
         checks.apply_overrides(cfg, {key: 1})
     assert key in str(error.value)
     assert says in str(error.value)
@@ -68,8 +68,8 @@ def test_good_data_pass(cfg):
 
 
 def test_missing_folder_is_named_with_help(cfg):
-    checks.set_data_root(cfg, "/nowhere")
-    with pytest.raises(PreflightError) as error:
+    run_options.set_data_root(cfg, "/nowhere")
+    with pytest.raises(CheckError) as error:
         checks.check_data(cfg)
     for text in ("/nowhere/img_dir/train", "--data-root", "make demo"):
         assert text in str(error.value)
@@ -77,7 +77,7 @@ def test_missing_folder_is_named_with_help(cfg):
 
 def test_the_main_recipe_says_what_to_get_and_how_to_try_now():
     cfg = Config.fromfile(ROOT / "configs/onepeace_upernet_ade20k.py")
-    with pytest.raises(PreflightError) as error:
+    with pytest.raises(CheckError) as error:
         checks.check_all(cfg)
     for text in (
         "ADEChallengeData2016.zip", "data/ade", "one-peace-vision.pkl", "checkpoints/",
@@ -90,7 +90,7 @@ def test_the_main_recipe_says_what_to_get_and_how_to_try_now():
 def copy_data(seg_data, tmp_path, cfg):
     root = tmp_path / "data"
     shutil.copytree(seg_data, root)
-    checks.set_data_root(cfg, str(root))
+    run_options.set_data_root(cfg, str(root))
     return root
 
 
@@ -129,7 +129,7 @@ def test_ignored_pixels_are_no_error(cfg, seg_data, tmp_path):
 def test_an_image_without_label_map_is_named(cfg, seg_data, tmp_path):
     root = copy_data(seg_data, tmp_path, cfg)
     (root / "ann_dir/val/2.png").unlink()
-    with pytest.raises(PreflightError, match=r"val_dataloader.*ann_dir/val/2\.png"):
+    with pytest.raises(CheckError, match=r"val_dataloader.*ann_dir/val/2\.png"):
         checks.check_data(cfg)
 
 
@@ -137,26 +137,26 @@ def test_an_empty_folder_is_named(cfg, seg_data, tmp_path):
     root = copy_data(seg_data, tmp_path, cfg)
     for path in (root / "img_dir/train").iterdir():
         path.unlink()
-    with pytest.raises(PreflightError, match=r"no \*\.png images"):
+    with pytest.raises(CheckError, match=r"no \*\.png images"):
         checks.check_data(cfg)
 
 
 @pytest.mark.parametrize("head", ["decode_head", "auxiliary_head"])
 def test_a_wrong_number_of_classes_is_named_with_the_right_one(cfg, head):
     cfg.model[head].num_classes = 7
-    with pytest.raises(PreflightError, match=rf"{head}.num_classes is 7.*9 classes"):
+    with pytest.raises(CheckError, match=rf"{head}.num_classes is 7.*9 classes"):
         checks.check_data(cfg)
 
 
 def test_missing_weights_are_named(cfg):
     cfg.model.backbone.init_cfg = {"type": "Pretrained", "checkpoint": "none.pth"}
-    with pytest.raises(PreflightError, match=r"none\.pth"):
+    with pytest.raises(CheckError, match=r"none\.pth"):
         checks.check_weights(cfg)
 
 
 def test_a_model_to_start_from_must_be_there(cfg, tmp_path):
     cfg.load_from = str(tmp_path / "earlier.pth")
-    with pytest.raises(PreflightError, match=r"earlier\.pth does not exist.*\n.*load_from=None"):
+    with pytest.raises(CheckError, match=r"earlier\.pth does not exist.*\n.*load_from=None"):
         checks.check_weights(cfg)
     (tmp_path / "earlier.pth").touch()
     checks.check_weights(cfg)
@@ -171,10 +171,10 @@ def test_check_values_accepts_classes_and_ignore_index():
 
 def test_float16_needs_a_gpu(cfg, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(PreflightError, match="--bf16"):
+    with pytest.raises(CheckError, match="--bf16"):
         run_options.set_precision(cfg, "float16")
 
 
 def test_resume_from_a_missing_file_is_refused(cfg):
-    with pytest.raises(PreflightError, match=r"gone\.pth"):
+    with pytest.raises(CheckError, match=r"gone\.pth"):
         run_options.set_resume(cfg, "gone.pth")

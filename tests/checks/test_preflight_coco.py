@@ -6,7 +6,7 @@ import pytest
 from mmengine.config import Config
 
 from mmonepeace import checks
-from mmonepeace.checks import PreflightError
+from mmonepeace.checks import CheckError
 from mmonepeace.engine import run_options
 from tests.coco_data import CLASSES, make_coco
 from tests.conftest import ROOT
@@ -25,7 +25,7 @@ def cfg(root):
     cfg = Config.fromfile(BOXES)
     for _, dataset in checks.dataset_configs(cfg):
         dataset.metainfo = dict(classes=CLASSES)
-    checks.set_data_root(cfg, str(root))
+    run_options.set_data_root(cfg, str(root))
     return cfg
 
 
@@ -37,7 +37,7 @@ def edit(root, change, split="train"):
 
 
 def refused(cfg, *says):
-    with pytest.raises(PreflightError) as error:
+    with pytest.raises(CheckError) as error:
         checks.check_data(cfg)
     for text in says:
         assert text in str(error.value)
@@ -51,7 +51,7 @@ def test_good_data_pass_and_the_metric_follows_the_data_root(cfg, root):
 
 def test_a_metric_that_reads_elsewhere_stays_where_it_is(cfg):
     cfg.val_evaluator.ann_file = "/elsewhere/instances.json"
-    checks.set_data_root(cfg, "/data")
+    run_options.set_data_root(cfg, "/data")
     assert cfg.val_evaluator.ann_file == "/elsewhere/instances.json"
     assert cfg.test_evaluator.ann_file == "/data/annotations/instances_val.json"
     refused(cfg, "/data/train")
@@ -59,7 +59,7 @@ def test_a_metric_that_reads_elsewhere_stays_where_it_is(cfg):
 
 def test_without_data_the_recipe_says_what_to_get_and_how_to_try_now():
     cfg = Config.fromfile(BOXES)
-    checks.set_data_root(cfg, "/nowhere")
+    run_options.set_data_root(cfg, "/nowhere")
     refused(cfg, "/nowhere/train", "BCCD_Dataset", "--data-root", "make det-demo")
 
 
@@ -127,7 +127,7 @@ def test_a_forgotten_comma_is_found(cfg):
     ],
 )
 def test_every_head_that_tells_classes_apart_is_checked(heads, says):
-    with pytest.raises(PreflightError) as error:
+    with pytest.raises(CheckError) as error:
         checks.check_classes(Config(dict(model=heads)), CLASSES)
     assert says in str(error.value)
 
@@ -222,18 +222,18 @@ def test_wrapped_and_joined_data_sets_are_checked(cfg, root):
 
 def test_tta_merges_boxes_and_says_that_it_cannot_merge_masks(cfg):
     cfg.model.roi_head.mask_head = dict(num_classes=3)
-    with pytest.raises(PreflightError, match=r"mask_head=None test_evaluator\.metric=bbox"):
+    with pytest.raises(CheckError, match=r"mask_head=None test_evaluator\.metric=bbox"):
         run_options.set_tta(cfg)
     cfg.model.roi_head.mask_head = None
     run_options.set_tta(cfg)
     assert (cfg.model.type, cfg.model.module.type) == ("DetTTAModel", "FasterRCNN")
     cfg.pop("tta_pipeline")
-    with pytest.raises(PreflightError, match="no tta_model and tta_pipeline"):
+    with pytest.raises(CheckError, match="no tta_model and tta_pipeline"):
         run_options.set_tta(cfg)
 
 
 def test_bfloat16_is_refused_where_nms_would_fail(cfg):
-    with pytest.raises(PreflightError, match=r"NMS and RoIAlign.*--amp"):
+    with pytest.raises(CheckError, match=r"NMS and RoIAlign.*--amp"):
         run_options.set_precision(cfg, "bfloat16")
     cfg.model.pop("rpn_head")
     run_options.set_precision(cfg, "bfloat16")
@@ -252,7 +252,7 @@ def test_bfloat16_is_refused_where_nms_would_fail(cfg):
 )
 @pytest.mark.ops
 def test_an_override_that_no_detector_reads_is_refused(cfg, key, says):
-    with pytest.raises(PreflightError) as error:
+    with pytest.raises(CheckError) as error:
         checks.apply_overrides(cfg, {key: 1})
     assert says in str(error.value)
 

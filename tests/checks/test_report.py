@@ -5,7 +5,7 @@ import pytest
 from mmengine.config import Config
 from PIL import Image
 
-from mmonepeace.checks import PreflightError, examine
+from mmonepeace.checks import CheckError, examine
 from tests.checks.data import codes, picture, save
 from tests.checks.detection import Detection
 from tests.checks.segmentation import (
@@ -135,10 +135,10 @@ def test_other_data_sets_have_their_pictures_checked(segmentation):
 )
 def test_a_config_that_cannot_be_used_is_refused(segmentation, options, says):
     segmentation.cfg.train_dataloader.dataset.update(options)
-    with pytest.raises(PreflightError, match=says):
+    with pytest.raises(CheckError, match=says):
         segmentation.examine()
 
 
 def test_a_config_without_data_is_refused():
-    with pytest.raises(PreflightError, match="no data"):
+    with pytest.raises(CheckError, match="no data"):
         examine(Config(dict(model=dict())))

@@ -11,10 +11,9 @@ from mmengine.structures import BaseDataElement
 from torch import distributed as dist
 from torch import multiprocessing as mp
 
-from mmonepeace.engine import BFloat16OptimWrapper
+from mmonepeace.engine import BFloat16OptimWrapper, EndlessTrainLoop
 from mmonepeace.engine.accumulation import accumulated_step
 from mmonepeace.engine.processes import exit_distributed
-from mmonepeace.engine.runner import EndlessTrainLoop
 from mmonepeace.models import OnePeacePretrainer, OnePeaceRetriever
 from mmonepeace.models.pretrainer import STAGES
 from mmonepeace.spec import EOS_ID, num_audio_frames

@@ -252,11 +252,11 @@ def test_the_strategy_follows_the_launcher_and_the_precision():
     ],
 )
 def test_a_strategy_that_cannot_be_is_refused_with_the_fix(launcher, name, sharded, says):
-    with pytest.raises(checks.PreflightError, match=says):
+    with pytest.raises(checks.CheckError, match=says):
         run_options.set_strategy(config(launcher), name, sharded)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
 def test_launchers_of_gpus_are_refused_without_one():
-    with pytest.raises(checks.PreflightError, match="start with torchrun"):
+    with pytest.raises(checks.CheckError, match="start with torchrun"):
         run_options.set_launcher(Config(), "slurm")

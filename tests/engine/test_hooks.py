@@ -1,17 +1,21 @@
-"""A retriever trained by MMEngine's runner on a table of pictures, captions and sounds."""
+"""Hooks; those of checkpoints with a retriever that MMEngine's runner trains on a table of pairs."""
 
 import csv
+import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from mmengine.logging import MessageHub
 from mmengine.runner import Runner
 from PIL import Image
 
 from mmonepeace import checkpoint
 from mmonepeace.apis import Embedder
 from mmonepeace.datasets import tokenizer
+from mmonepeace.engine import StepSeedHook, ThroughputHook
 from tests.conftest import TINY
 
 CAPTIONS = ["a red square", "a green square", "a blue square", "a grey square"]
@@ -106,3 +110,25 @@ def test_going_on_from_a_checkpoint_follows_its_padding(data):
     runner = Runner(**options, experiment_name="second")
     runner.load_or_resume()
     assert runner.model.backbone.metadata()["audio_padding"] == "compat"
+
+
+def draws(seed, rank, step):
+    StepSeedHook().before_train_iter(SimpleNamespace(seed=seed, rank=rank, iter=step), step)
+    return random.random(), np.random.rand(), torch.rand(()).item()
+
+
+def test_randomness_of_a_step_depends_on_nothing_before_it():
+    first = draws(7, 0, 100)
+    torch.rand(1000), np.random.rand(5), random.random()
+    assert draws(7, 0, 100) == first
+    others = {draws(8, 0, 100), draws(7, 1, 100), draws(7, 0, 101)}
+    assert len({first, *others}) == 4
+
+
+def test_throughput_is_the_pairs_of_a_step_by_its_time():
+    hub = MessageHub.get_instance("throughput")
+    for seconds in (9.0, 1.0, 3.0):
+        hub.update_scalar("train/time", seconds)
+    runner = SimpleNamespace(message_hub=hub)
+    ThroughputHook(2).after_train_iter(runner, 0, {"data_samples": [None] * 8})
+    assert hub.get_scalar("train/pairs_per_second").current() == 4
