@@ -14,7 +14,6 @@ from mmonepeace.checkpoint.conversion import (
     to_official_vision,
 )
 from mmonepeace.checkpoint.errors import CheckpointError
-from mmonepeace.checkpoint.fitting import LoadReport, adapt_state_dict, key_table, load_model
 from mmonepeace.checkpoint.infer_config import infer_config
 from mmonepeace.checkpoint.key_mapping import (
     RECOMPUTED,
@@ -24,6 +23,14 @@ from mmonepeace.checkpoint.key_mapping import (
     own_name,
     select_vision,
     to_own,
+)
+from mmonepeace.checkpoint.loading import (
+    LoadReport,
+    adapt_on_load,
+    adapt_state_dict,
+    key_table,
+    load_checkpoint,
+    load_model,
 )
 from mmonepeace.checkpoint.reading import read
 from mmonepeace.checkpoint.training_state import (
@@ -42,6 +49,7 @@ __all__ = [
     "Conversion",
     "LoadReport",
     "Target",
+    "adapt_on_load",
     "adapt_state_dict",
     "commit",
     "convert_file",
@@ -50,6 +58,7 @@ __all__ = [
     "is_vision",
     "join",
     "key_table",
+    "load_checkpoint",
     "load_model",
     "official_name",
     "own_name",

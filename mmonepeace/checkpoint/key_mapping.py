@@ -234,11 +234,8 @@ def to_own(weights: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None)
         facts |= _official_facts(weights)
         if "audio" in adapters:  # trained with padding leaking through the positional convolutions
             facts["audio_padding"] = "compat"
-    kept = (
-        "official_layout", "audio_padding", "audio_clip_seconds", "official_cfg",
-        "official_buffers", "official_norm",
-    )  # fmt: skip
-    result.meta |= {key: str(facts[key]) for key in kept if key in facts}
+    kept = ("official_", *(f"{modality}_" for modality in adapters))
+    result.meta |= {key: str(value) for key, value in facts.items() if key.startswith(kept)}
     return result
 
 
@@ -275,5 +272,6 @@ def select_vision(converted: Conversion) -> Conversion:
     weights = {key: value for key, value in converted.weights.items() if is_vision(key)}
     if not any(".ffn." in key for key in weights) or "adapters.image.pos_embed" not in weights:
         raise CheckpointError("the file holds no vision branch (image adapter and image FFNs).")
-    meta = {key: converted.meta[key] for key in ("format", "official_layout")}
+    kept = ("format", "official_layout", "image_")
+    meta = {key: value for key, value in converted.meta.items() if key.startswith(kept)}
     return Conversion(weights, meta, rows)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mmonepeace.checkpoint.errors import CheckpointError, StateDict, prefix_errors
+from mmonepeace.checkpoint.training_state import read_run
 
 # Classes found in official files whose content nobody needs: replaced by inert stand-ins.
 _INERT_PACKAGES = {
@@ -188,8 +189,6 @@ def read(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
     if path.suffix == ".safetensors" and not path.exists() and index_of(path).is_file():
         path = index_of(path)
     if path.is_dir():
-        from mmonepeace.checkpoint.training_state import read_run  # which imports this module
-
         content = read_run(path)
         return content["state_dict"], dict(content.get("meta") or {})
     if not path.is_file():

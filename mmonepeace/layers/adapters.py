@@ -41,7 +41,7 @@ class Adapter(nn.Module):
     """What all adapters share: CLS, optional embedding norm and type vector.
 
     A subclass takes (modality, arch, num_tables) and its own options with defaults, and keeps its
-    relative position bias in `rpb`. It turns inputs into `Tokens` in two steps, so that several
+    relative position bias in `rpb`. `infer_options` reads its options off a checkpoint. It turns inputs into `Tokens` in two steps, so that several
     views of the same inputs share the first: `extract(*inputs)` does all that does not depend on
     which tokens are kept, `place(extracted, keep_BP)` the rest.
 
@@ -82,11 +82,24 @@ class Adapter(nn.Module):
         return None
 
     def metadata(self) -> dict[str, str]:
-        """What a checkpoint must say besides the weights."""
+        """What a checkpoint must say besides the weights; keys begin with the modality's name."""
         return {}
 
     def adopt_metadata(self, meta: Mapping[str, Any]) -> None:
         """Follow the metadata of a checkpoint that is being loaded."""
+
+    @staticmethod
+    def infer_options(shapes: Mapping[str, Sequence[int]], meta: Mapping[str, Any]) -> dict:
+        """Read the options of the adapter off a checkpoint, so that no configuration is needed.
+
+        Args:
+            shapes: parameter of the adapter, such as "rpb.tables.0" -> its shape.
+            meta: metadata of the checkpoint, see `metadata`.
+
+        Returns:
+            arguments of the constructor; those that are left out keep their defaults.
+        """
+        return {}
 
     def assemble(
         self, x_BTD: Tensor, positions: Tensor, bias: Bias, pad_BT: Tensor | None = None
@@ -166,6 +179,15 @@ class TextAdapter(Adapter):
             self.pos_embed[:length],
             partial(self.rpb, length),
             pad_BT=ids_BT == PAD_ID,
+        )
+
+    @staticmethod
+    def infer_options(shapes: Mapping[str, Sequence[int]], meta: Mapping[str, Any]) -> dict:
+        """Sizes of the vocabulary and of the tables."""
+        return dict(
+            vocab_size=shapes["embed_tokens.weight"][0],
+            num_positions=shapes["pos_embed"][0],
+            num_buckets=shapes["rpb.tables.0"][0] // 2 - 1,
         )
 
 
@@ -306,6 +328,21 @@ class AudioAdapter(Adapter):
         )
         self.cls_pos_embed = nn.Parameter(torch.zeros(1, 1, dim))
         self.rpb = RelativePositionBias1D(num_buckets, arch.num_heads, num_tables)
+
+    @staticmethod
+    def infer_options(shapes: Mapping[str, Sequence[int]], meta: Mapping[str, Any]) -> dict:
+        """Sizes of the layers, and the padding that the weights were trained with."""
+        dim, group_dim, kernel = shapes["pos_conv.1.weight"]
+        pos_pre_norm = "pos_conv.0.weight" in shapes
+        return dict(
+            feature_dim=shapes["extractor.0.conv.weight"][0],
+            num_buckets=shapes["rpb.tables.0"][0] // 2 - 1,
+            pos_depth=sum(f"pos_conv.{i}.weight" in shapes for i in range(1, len(shapes))),
+            pos_kernel=kernel,
+            pos_groups=dim // group_dim,
+            pos_pre_norm=pos_pre_norm,
+            padding=meta.get("audio_padding", "masked"),
+        )
 
     def metadata(self) -> dict[str, str]:
         """The padding and the clips the weights were trained with."""

@@ -7,7 +7,7 @@ from mmengine.model import BaseModel
 from torch import nn
 
 from mmonepeace import checkpoint
-from mmonepeace.models.loading import load_checkpoint, reset_weight
+from mmonepeace.models.initialization import reset_weight
 from mmonepeace.models.onepeace import OnePeace
 from mmonepeace.models.preprocessor import MultimodalDataPreprocessor
 from mmonepeace.registry import MODELS
@@ -56,7 +56,7 @@ class BackboneModel(BaseModel):
         self, path: str, allow_missing: Sequence[str] = ()
     ) -> checkpoint.LoadReport:
         """Load a checkpoint of the whole model or of its backbone, see `OnePeace`."""
-        return load_checkpoint(self, path, allow_missing)
+        return checkpoint.load_checkpoint(self, path, allow_missing)
 
     @staticmethod
     def fill(

@@ -18,7 +18,7 @@ from mmonepeace.layers.adapters import ADAPTERS
 from mmonepeace.layers.attention import Backend, SelfAttention, check_backend
 from mmonepeace.layers.encoder import FusionEncoder, activation_checkpoint
 from mmonepeace.layers.tokens import Tokens
-from mmonepeace.models.loading import load_checkpoint, reset_weight
+from mmonepeace.models.initialization import reset_weight
 from mmonepeace.registry import MODELS
 from mmonepeace.spec import (
     INIT_STD,
@@ -140,7 +140,7 @@ class OnePeace(BaseModule):
         )
         self._reset_parameters()
         self._freeze()
-        self._register_load_state_dict_pre_hook(self._fit_loaded)
+        self._register_load_state_dict_pre_hook(checkpoint.adapt_on_load, with_module=True)
 
     def build_layers(
         self, drop_path_rate: float, layer_scale_init: float | None, with_cp: bool
@@ -200,7 +200,7 @@ class OnePeace(BaseModule):
             mmonepeace.checkpoint.CheckpointError: if the file cannot be used, or lacks a
                 parameter that is not allowed to be missing.
         """
-        return load_checkpoint(self, path, (*self.allow_missing, *allow_missing))
+        return checkpoint.load_checkpoint(self, path, (*self.allow_missing, *allow_missing))
 
     def adopt_metadata(self, meta: Mapping[str, Any]) -> None:
         """Take from a checkpoint what its weights were trained with, unless the config says it.
@@ -217,17 +217,6 @@ class OnePeace(BaseModule):
         for adapter in self.adapters.values():
             meta |= adapter.metadata()
         return meta
-
-    def _fit_loaded(self, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
-        """Let every way of loading resample and decouple, as `load_checkpoint` does."""
-        resized = re.compile(
-            r"adapters\.\w+\.(rpb\.tables\.\d+|pos_embed)|layers\.\d+\.attn\.rel_pos_[hw]"
-        )
-        mine = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
-        weights = {k: v for k, v in mine.items() if resized.fullmatch(k)}
-        target = {k: v for k, v in self.state_dict().items() if resized.fullmatch(k)}
-        fitted, report = checkpoint.adapt_state_dict(weights, target)
-        state_dict.update({f"{prefix}{key}": fitted[key] for key in report.changed})
 
     def _freeze(self) -> None:
         if self.frozen_stages < 0:

@@ -1,10 +1,13 @@
 import pytest
+import torch
 
 from mmonepeace import checkpoint
 from mmonepeace.checkpoint import CheckpointError, Conversion, infer_config
-from mmonepeace.models import OnePeace
+from mmonepeace.layers import adapters
+from mmonepeace.models import OnePeace, OnePeaceRetriever
 from mmonepeace.spec import LAYER_SCALE_INIT
 from tests.checkpoint import official
+from tests.conftest import randomise
 
 
 def test_sizes_of_a_full_file():
@@ -101,3 +104,58 @@ def test_an_impossible_table_is_named():
 def test_a_projection_alone_describes_nothing():
     with pytest.raises(CheckpointError, match="no adapter"):
         infer_config({})
+
+
+class Series(adapters.TextAdapter):
+    """A fourth modality: a series of symbols with a sampling rate that is not in its weights."""
+
+    def __init__(self, *arguments, rate: int = 1, **options):
+        super().__init__(*arguments, **options)
+        self.rate = rate
+
+    def metadata(self):
+        return {"series_rate": str(self.rate)}
+
+    @staticmethod
+    def infer_options(shapes, meta):
+        options = adapters.TextAdapter.infer_options(shapes, meta)
+        return options | {"rate": int(meta["series_rate"])}
+
+
+def write_runner_file(path, model):
+    meta = {"iter": 3, **model.backbone.metadata()}
+    torch.save({"state_dict": model.state_dict(), "meta": meta}, path)
+
+
+def write_own_file(path, model):
+    checkpoint.write(path, Conversion(model.state_dict(), model.backbone.metadata()))
+
+
+@pytest.mark.parametrize(
+    ("name", "write"), [("a.pth", write_runner_file), ("a.safetensors", write_own_file)]
+)
+def test_a_modality_that_was_added_comes_back_from_its_checkpoint(
+    name, write, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(adapters.ADAPTERS, "series", Series)
+    modalities = dict(image={}, series=dict(TEXT, vocab_size=12, rate=50))
+    backbone = dict(arch=ARCH, modalities=modalities, img_size=48, final_norm=True)
+    model = randomise(OnePeaceRetriever(backbone)).eval()
+    write(tmp_path / name, model)
+    converted = checkpoint.read_own(tmp_path / name)
+    config = infer_config(converted.weights, converted.meta)
+    assert config["modalities"] == modalities
+    again = OnePeaceRetriever(config).eval()
+    report = again.load_checkpoint(tmp_path / name)
+    assert str(report) == "every weight was loaded as it is."
+    assert again.backbone.metadata() == model.backbone.metadata()
+    series, image = torch.randint(4, 12, (2, 5)), torch.randn(2, 3, 48, 48)
+    with torch.no_grad():
+        for inputs in ({"series": series}, {"image": image, "series": series}):
+            for own, other in zip(model(inputs).values(), again(inputs).values(), strict=True):
+                assert torch.equal(own, other)
+            joint = [m.backbone.encode(m.backbone.embed(inputs)) for m in (model, again)]
+            assert all(torch.equal(x, joint[1][key]) for key, x in joint[0].items())
+    monkeypatch.delitem(adapters.ADAPTERS, "series")
+    with pytest.raises(CheckpointError, match=r"series.*ADAPTERS"):
+        infer_config(converted.weights, converted.meta)

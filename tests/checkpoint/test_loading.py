@@ -1,9 +1,10 @@
 import pytest
 import torch
+from mmengine.runner.checkpoint import load_checkpoint as mmengine_load_checkpoint
 
 from mmonepeace import checkpoint
-from mmonepeace.checkpoint import CheckpointError
-from mmonepeace.models import OnePeace
+from mmonepeace.checkpoint import CheckpointError, loading
+from mmonepeace.models import OnePeace, OnePeaceRetriever
 from tests.conftest import TINY
 
 MODALITIES = {
@@ -71,6 +72,50 @@ def test_other_sizes_name_the_option(modality, option, value):
         )
     assert f"adapters.{modality}." in str(error.value)
     assert "infer_config" in str(error.value)
+
+
+@pytest.mark.parametrize("stored", ["same", "smaller"])
+@pytest.mark.parametrize(
+    "load",
+    [
+        lambda model, path: model.load_checkpoint(path),
+        lambda model, path: model.load_state_dict(torch.load(path)["state_dict"]),
+        lambda model, path: mmengine_load_checkpoint(model, path, strict=True),
+        checkpoint.load_model,
+    ],
+    ids=["load_checkpoint", "load_state_dict", "mmengine", "load_model"],
+)
+def test_every_way_of_loading_adapts_the_weights_once(load, stored, tmp_path, monkeypatch):
+    calls, adapt = [], loading.adapt_state_dict
+
+    def count(*arguments):
+        calls.append(arguments)
+        return adapt(*arguments)
+
+    def build(img_size, rpb):
+        backbone = dict(arch=TINY, modalities=MODALITIES, img_size=img_size, rpb=rpb)
+        return OnePeaceRetriever(backbone)
+
+    monkeypatch.setattr(loading, "adapt_state_dict", count)
+    model = build(64, "per_block")
+    source = model if stored == "same" else build(32, "shared")
+    path = str(tmp_path / "a.pth")
+    torch.save({"state_dict": {k: v + 1 for k, v in source.state_dict().items()}}, path)
+    expected, _ = adapt(torch.load(path)["state_dict"], model.state_dict())
+    load(model, path)
+    assert len(calls) == 1
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_a_mismatch_names_the_file_and_all_parameters(tmp_path):
+    path = tmp_path / "a.pth"
+    torch.save({"state_dict": OnePeace(TINY | {"embed_dim": 16}).state_dict()}, path)
+    for load in (checkpoint.load_checkpoint, checkpoint.load_model):
+        with pytest.raises(CheckpointError, match=r"a\.pth: .*fit the model") as error:
+            load(OnePeace(TINY), path)
+        assert "layers.*.norm1.weight" in str(error.value)
+        assert "(16,) in the file, (32,) in the model: arch" in str(error.value)
 
 
 def test_a_whole_model_must_bring_its_text_positions(tmp_path):

@@ -1,0 +1,275 @@
+"""Weights into a model: shared RPB tables copied to each block, tables resized, a report.
+
+RPB is relative position bias.
+"""
+
+import re
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmonepeace.checkpoint.conversion import read_own, to_model
+from mmonepeace.checkpoint.errors import CheckpointError, StateDict, prefix_errors
+from mmonepeace.checkpoint.key_mapping import RECOMPUTED, Conversion, to_own
+from mmonepeace.checkpoint.reading import read
+from mmonepeace.layers.resampling import (
+    resample_pos_embed,
+    resample_rel_pos,
+    resample_rpb,
+    rpb_side,
+    square_side,
+)
+
+
+def _resize_pos_embed(table: Tensor, rows: int) -> Tensor:
+    side = square_side(rows - 1, "the position table of the model")
+    return resample_pos_embed(table, (side, side))
+
+
+def _resize_rpb(table: Tensor, rows: int) -> Tensor:
+    side = rpb_side(rows)
+    resized = resample_rpb(table.double(), rpb_side(len(table)), (side, side))
+    return resized.to(table.dtype)
+
+
+def _resize_rel_pos(table: Tensor, rows: int) -> Tensor:
+    return resample_rel_pos(table, (rows + 1) // 2)
+
+
+# Parameters whose rows follow the grid of patches -> how one is resized to a number of rows.
+_RESIZE: dict[str, Callable[[Tensor, int], Tensor]] = {
+    r"\badapters\.image\.pos_embed$": _resize_pos_embed,
+    r"\badapters\.image\.rpb\.tables\.\d+$": _resize_rpb,
+    r"\blayers\.\d+\.attn\.rel_pos_[hw]$": _resize_rel_pos,
+}
+_RPB_TABLE = re.compile(r"(.*\badapters\.\w+\.rpb\.tables\.)\d+")
+
+# Part of a parameter's name -> the option of the model that its shape depends on.
+_OPTIONS = {
+    r"text\.embed_tokens": "arch or vocab_size",
+    r"text\.pos_embed": "arch or num_positions",
+    r"(text|audio)\.rpb\.": "arch or num_buckets",
+    r"audio\.(extractor|feature_)": "arch or feature_dim",
+    r"audio\.pos_conv": "arch, pos_kernel or pos_groups",
+    r"\badapters\.": "arch or modalities",
+    r"\b(\w+_)?head\.": "num_classes or another option of the head",
+    "": "arch",
+}
+
+# Key of a state dict's metadata: its weights have been adapted, see `adapt_on_load`.
+_ADAPTED = "mmonepeace_adapted"
+
+
+@dataclass
+class LoadReport:
+    """What loading did, for one table.
+
+    Attributes:
+        missing: parameters of the model that the file lacks.
+        unused: keys of the file that the model lacks.
+        changed: key -> what was done to it (resampled, copied).
+        mismatched: key -> shapes that differ, and the option of the model to change.
+    """
+
+    missing: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+    changed: dict[str, str] = field(default_factory=dict)
+    mismatched: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        rows = [
+            *(("missing", key, "in the model, not in the file") for key in self.missing),
+            *(("unused", key, "in the file, not in the model") for key in self.unused),
+            *(("reshaped", key, what) for key, what in self.changed.items()),
+            *(("mismatched", key, what) for key, what in self.mismatched.items()),
+        ]
+        if not rows:
+            return "every weight was loaded as it is."
+        return key_table(("", "key", "note"), rows)
+
+
+def key_table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    """Text table of keys; rows that differ only in numbers become one, with their count."""
+    from prettytable import PrettyTable
+
+    counts = Counter(tuple(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", str(c)) for c in r) for r in rows)
+    table = PrettyTable([*header, "tensors"])
+    table.align = "l"
+    for row, count in counts.items():
+        table.add_row([*row, count])
+    return table.get_string()
+
+
+def adapt_state_dict(
+    weights: Mapping[str, Tensor], target: Mapping[str, Tensor]
+) -> tuple[StateDict, LoadReport]:
+    """Adapt weights to a model: decouple the RPB, resample positions and tables.
+
+    Args:
+        weights: own names, as `to_own` gives them.
+        target: the model's state dict; only names and shapes are read.
+
+    Returns:
+        the weights under the model's names, and a report.
+
+    Raises:
+        CheckpointError: if a shape differs in a way that no resampling fixes.
+    """
+    report = LoadReport()
+    adapted = dict(weights)
+    stored = _count_rpb_tables(weights)
+    for tables, wanted in _count_rpb_tables(target).items():
+        if stored[tables] > wanted == 1:
+            raise CheckpointError(
+                "the file has one relative position table per block, the model one for all "
+                "blocks. Build the model with rpb='per_block'."
+            )
+        if stored[tables] == 1 and (shared := weights.get(f"{tables}0")) is not None:
+            for name in (f"{tables}{block}" for block in range(1, wanted)):
+                adapted[name] = shared.clone()  # each block trains its own
+                report.changed[name] = "shared table copied to each block"
+    for name, parameter in target.items():
+        if name not in adapted:
+            report.missing.append(name)
+            continue
+        value = adapted[name]
+        if value.shape == parameter.shape:
+            continue
+        resize = next((f for pattern, f in _RESIZE.items() if re.search(pattern, name)), None)
+        if resize and value.shape[1:] == parameter.shape[1:]:
+            with prefix_errors(name):
+                adapted[name] = resize(value, len(parameter))
+            note = f"resampled {len(value)} -> {len(parameter)} rows"
+            report.changed[name] = ", ".join(filter(None, [report.changed.get(name), note]))
+        else:
+            option = next(o for pattern, o in _OPTIONS.items() if re.search(pattern, name))
+            shapes = f"{tuple(value.shape)} in the file, {tuple(parameter.shape)} in the model"
+            report.mismatched[name] = f"{shapes}: {option}"
+    report.unused = [name for name in adapted if name not in target]
+    for name in report.unused:
+        del adapted[name]
+    if report.mismatched:
+        raise CheckpointError(
+            f"the weights do not fit the model:\n{report}\nBuild the model with the options of the "
+            "checkpoint: its config has them all, and mmonepeace.checkpoint.infer_config reads "
+            "those of the encoder off its weights."
+        )
+    return adapted, report
+
+
+def _count_rpb_tables(names: Iterable[str]) -> Counter[str]:
+    """Name without the number of the block -> number of tables."""
+    return Counter(match[1] for name in names if (match := _RPB_TABLE.fullmatch(name)))
+
+
+def adapt_on_load(
+    module: nn.Module, state_dict: StateDict, prefix: str, local_metadata: dict[str, Any], *_: Any
+) -> None:
+    """Pre-hook of a backbone's `load_state_dict`: every way of loading resamples and decouples.
+
+    All other parameters are left to torch, which reports those that do not fit.
+    """
+    if local_metadata.get(_ADAPTED):
+        return
+
+    def adaptable(state: Mapping[str, Tensor]) -> StateDict:
+        patterns = (_RPB_TABLE.pattern, *_RESIZE)
+        return {k: v for k, v in state.items() if any(re.search(p, k) for p in patterns)}
+
+    own = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+    adapted, report = adapt_state_dict(adaptable(own), adaptable(module.state_dict()))
+    state_dict.update({f"{prefix}{key}": adapted[key] for key in report.changed})
+
+
+def load_checkpoint(
+    model: nn.Module, path: str | Path, allow_missing: Sequence[str] = ()
+) -> LoadReport:
+    """Load a checkpoint of any official or own layout into the backbone or a model around it.
+
+    Args:
+        model: `OnePeace`, or a model that has one as `backbone`. On the meta device it gets the
+            tensors of the file, in their dtype.
+        path: see `read`.
+        allow_missing: regular expressions for the beginnings of parameter names, without
+            `backbone.`, that the file may lack.
+
+    Returns:
+        what was missing, unused and resampled.
+
+    Raises:
+        CheckpointError: if the file cannot be used, lacks a parameter that is not allowed to be
+            missing, or has one of another shape.
+    """
+    return _load(
+        model,
+        path,
+        read_own(path),
+        {name.removeprefix("backbone."): name for name in model.state_dict()},
+        "Match arch and modalities to the checkpoint, or name what may be missing in "
+        "allow_missing.",
+        allow_missing,
+    )
+
+
+def load_model(model: nn.Module, path: str | Path) -> LoadReport:
+    """Load a complete model, such as a segmentor, strictly; its backbone may resample.
+
+    Args:
+        model: built from the config the checkpoint was trained with.
+        path: see `read`; a file of the official segmentor, detector or classifier too.
+
+    Returns:
+        what was unused and resampled.
+
+    Raises:
+        CheckpointError: if the file cannot be used, lacks a parameter, or has one of another shape.
+    """
+    weights, meta = read(path)
+    names = {name: name for name in model.state_dict()}
+    if names.keys() & weights.keys():
+        converted = Conversion(weights, meta)
+    else:
+        with prefix_errors(path):
+            converted = to_model(to_own(weights, meta))
+    return _load(
+        model,
+        path,
+        converted,
+        names,
+        "Use the config it was trained with (the work directory keeps a copy), with the same "
+        "number of classes.",
+    )
+
+
+def _load(
+    model: nn.Module,
+    path: str | Path,
+    converted: Conversion,
+    names: Mapping[str, str],
+    advice: str,
+    allow_missing: Sequence[str] = (),
+) -> LoadReport:
+    """Load weights whose names are keys of `names`; its values are those of the model."""
+    parameters = model.state_dict()
+    target = {stored: parameters[name] for stored, name in names.items()}
+    with prefix_errors(path):
+        weights, report = adapt_state_dict(converted.weights, target)
+    report.unused += [key for key, name, why in converted.rows if not name and why != RECOMPUTED]
+    lacking = [k for k in report.missing if not any(re.match(a, k) for a in allow_missing)]
+    if lacking:
+        raise CheckpointError(
+            f"{path} does not fit {type(model).__name__}:\n{report}\n{len(lacking)} parameters of "
+            f"the model are not in the file. {advice}"
+        )
+    state = OrderedDict((names[key], value) for key, value in weights.items())
+    state._metadata = {name: {_ADAPTED: True} for name, _ in model.named_modules()}
+    # A model without storage takes the tensors of the file as they are.
+    model.load_state_dict(state, strict=False, assign=any(v.is_meta for v in target.values()))
+    backbone = getattr(model, "backbone", model)
+    if hasattr(backbone, "adopt_metadata"):
+        backbone.adopt_metadata(converted.meta)
+    return report
