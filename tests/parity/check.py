@@ -2,7 +2,8 @@
 
 Run:    python tests/parity/check.py FOLDER [--only GLOB]...
 Format: FOLDER/CASE/case.json names weights, inputs, outputs and tolerances (safetensors).
-Prints: a line per case: name, largest error, tolerance, passed / failed / no rule.
+Prints: a line per case: name, largest error, tolerance, passed / failed / no rule; then the counts
+        and the cases that have no rule yet.
 Exit:   0 all passed, 1 a case failed, 2 a --only pattern matches no case with a rule.
 
 Only the public classes and the converter are used, so a pass is a statement about the product.
@@ -19,7 +20,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from tests.parity import rules_data, rules_distributed, rules_models, rules_vision
+from tests.parity import (
+    rules_data,
+    rules_distributed,
+    rules_models,
+    rules_pretraining,
+    rules_vision,
+)
 from tests.parity.case import Case
 
 # Name pattern of the cases -> rule. The first match decides.
@@ -37,10 +44,10 @@ RULES: tuple[tuple[str, Callable[[Case], Any]], ...] = (
     ("rpb_token_1d*", rules_vision.rpb_token_1d),
     ("retrieval_*", rules_models.retrieval),
     ("criterion_*_retrieval*", rules_models.criterion_retrieval),
-    ("masked_*", rules_models.masked),
-    ("loss_stage*", rules_models.pretraining_loss),
+    ("masked_*", rules_pretraining.masked),
+    ("loss_stage*", rules_pretraining.pretraining_loss),
     ("contrastive_gather*", rules_distributed.contrastive_gather),
-    ("load_stage1_into_stage2*", rules_models.load_stage1_into_stage2),
+    ("load_stage1_into_stage2*", rules_pretraining.load_stage1_into_stage2),
     ("head_classify_*", rules_models.head_classify),
     ("classify_*", rules_models.classify),
     ("load_pretrained_*", rules_models.load_pretrained),
@@ -71,6 +78,8 @@ def run_case(root: Path, name: str) -> tuple[str, Case | None]:
         rule(case)
     except Exception as error:  # noqa: BLE001  (one broken case must not hide the others)
         case.failures.append(f"{type(error).__name__}: {error}")
+    if not case.comparisons:
+        case.failures.append("the case has nothing that its rule compares")
     return "failed" if case.failures else "passed", case
 
 
@@ -84,22 +93,24 @@ def main() -> int:
     args = parser.parse_args()
     names = sorted(path.parent.name for path in args.folder.glob("*/case.json"))
     if not names:
-        parser.error(f"{args.folder} holds no */case.json")
+        parser.error(f"{args.folder} has no */case.json")
     for pattern in args.only:
         if not any(fnmatch(name, pattern) and find_rule(name) for name in names):
             parser.error(f"--only {pattern}: no case with a rule matches")
-    counts = {"passed": 0, "failed": 0, "no rule": 0}
+    by_status: dict[str, list[str]] = {"passed": [], "failed": [], "no rule": []}
     for name in names:
         if args.only and not any(fnmatch(name, pattern) for pattern in args.only):
             continue
         status, case = run_case(args.folder, name)
-        counts[status] += 1
+        by_status[status].append(name)
         numbers = f"{case.error:10.2e}  atol {case.atol:.0e} rtol {case.rtol:.0e}" if case else ""
         print(f"{name:42} {numbers:38} {status}")
         for failure in (case.failures if case else [])[:5]:
             print(f"    {failure}")
-    print(", ".join(f"{count} {status}" for status, count in counts.items()))
-    return 1 if counts["failed"] else 0
+    print(", ".join(f"{len(cases)} {status}" for status, cases in by_status.items()))
+    if by_status["no rule"]:
+        print(f"no rule yet: {', '.join(by_status['no rule'])}")
+    return 1 if by_status["failed"] else 0
 
 
 if __name__ == "__main__":

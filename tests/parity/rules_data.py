@@ -1,8 +1,11 @@
-"""Parity rules of what happens before the model: text, sound and pictures."""
+"""Parity rules of preprocessing: text, audio, images and masks."""
 
 import hashlib
 import json
 import math
+import re
+from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,19 +16,23 @@ from torch import Tensor
 
 from mmonepeace.datasets import audio_io, image_io, masking
 from mmonepeace.datasets.tokenizer import Tokenizer, build_official, clean_caption
+from mmonepeace.datasets.transforms import MASK_RATIOS
 from mmonepeace.models.preprocessor import MultimodalDataPreprocessor
 from mmonepeace.spec import num_audio_frames
 
 if TYPE_CHECKING:
     from tests.parity.case import Case
 
-VOCABULARY = ("dict.txt", "vocab.bpe", "encoder.json")  # beside the set: ../data/bpe
+VOCABULARY = ("dict.txt", "vocab.bpe", "encoder.json")
 
 
 def _official_tokenizer(case: "Case") -> Tokenizer:
-    return build_official(
-        *(case.root.resolve().parent / "data" / "bpe" / name for name in VOCABULARY)
-    )
+    """That of the released vocabulary, which is not part of a set but in data/bpe beside it."""
+    folder = case.root.resolve().parent / "data" / "bpe"
+    missing = [name for name in VOCABULARY if not (folder / name).is_file()]
+    if missing:
+        raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}. Put the vocabulary there.")
+    return build_official(*(folder / name for name in VOCABULARY))
 
 
 def bpe_text(case: "Case") -> None:
@@ -66,8 +73,9 @@ def audio_preprocess(case: "Case") -> None:
         frames = facts["padding_mask_length"]
         case.check_that(pad.shape == (1, frames), f"{name}: mask {tuple(pad.shape)}")
         if "complete_input" in facts:  # a long clip: both ends of what is kept
-            for part, actual in {"head": clip[:2000], "tail": clip[-2000:]}.items():
-                case.compare(f"{name}.{part}", actual, case.outputs[f"{name}.{part}"])
+            head, tail = case.outputs[f"{name}.head"], case.outputs[f"{name}.tail"]
+            case.compare(f"{name}.head", clip[: len(head)], head)
+            case.compare(f"{name}.tail", clip[-len(tail) :], tail)
         else:
             case.compare(f"{name}.src_audios", clip, case.outputs[f"{name}.src_audios"])
             case.compare(f"{name}.padding_mask", pad[0], case.outputs[f"{name}.padding_mask"])
@@ -83,69 +91,94 @@ def audio_preprocess(case: "Case") -> None:
             wave = audio_io.fit_length(audio_io.standardise(audio_io.load_audio(path)), seconds)
             wave = torch.from_numpy(wave)
             case.check_that(len(wave) == facts["output_samples"], f"{name}: {len(wave)} samples")
-            for part, actual in {"every_16th_sample": wave[::16], "head": wave[:2000]}.items():
-                case.compare(f"{name}.{part}", actual, case.outputs[f"asset_{name}.{part}"])
+            for output, expected in case.outputs.items():
+                if output == f"asset_{name}.head":
+                    case.compare(output, wave[: len(expected)], expected)
+                elif match := re.fullmatch(
+                    rf"asset_{re.escape(name)}\.every_(\d+)th_sample", output
+                ):
+                    case.compare(output, wave[:: int(match[1])], expected)
 
 
 def image_preprocess(case: "Case") -> None:
-    """Square pictures, exact: the resizing is Pillow's in both."""
+    """Square images, exact: the resizing is Pillow's in both."""
     preprocessor = MultimodalDataPreprocessor(case.config["mean"], case.config["std"])
-    slices = {"crop": (slice(None), slice(100, 132), slice(60, 92))}
-    for step in (4, 8):
-        slices[f"every_{step}th"] = (slice(None), slice(None, None, step), slice(None, None, step))
     for name, facts in case.manifest["images"].items():
         source, side = name.rsplit(".", 1)
         if "file_sha256" in facts:
-            picture = _asset(case, source, facts["file_sha256"])
-            if picture is None:
+            given = _asset(case, source, facts["file_sha256"])
+            if given is None:
                 continue
         else:
-            picture = case.inputs[source].numpy()
-        image = image_io.resize(image_io.to_rgb(picture), int(side))
+            given = case.inputs[source].numpy()
+        image = image_io.resize(image_io.to_rgb(given), int(side))
         batch = preprocessor({"inputs": {"image": [image_io.to_tensor(image)]}})
         image_3HW = batch["inputs"]["image"][0]
         for output, expected in case.outputs.items():
             if output == name or output.startswith(f"{name}."):
-                part = slices.get(output.removeprefix(f"{name}."), ...)
-                case.compare(output, image_3HW[part], expected, atol=1e-5)
+                part = image_3HW[_slice(case, output.removeprefix(name))]
+                case.compare(output, part, expected, atol=1e-5)  # the manifest's "exact_when"
+
+
+def _slice(case: "Case", name: str) -> Any:
+    """The part of an image that an output stores: all, ".every_Nth", or the case's ".crop"."""
+    if match := re.fullmatch(r"\.every_(\d+)th", name):
+        step = slice(None, None, int(match[1]))
+        return slice(None), step, step
+    if name == ".crop":
+        crop = re.search(r"'crop' is \[:,(\d+):(\d+),(\d+):(\d+)\]", case.manifest["what"])
+        top, bottom, left, right = map(int, crop.groups())
+        return slice(None), slice(top, bottom), slice(left, right)
+    if name:
+        raise ValueError(f"{name} is not a known part of an image")
+    return ...
 
 
 def mask_statistics(case: "Case") -> None:
     """Counts of masks, and how often and in what runs tokens are hidden.
 
-    What never varies is exact; means and frequencies lie within four standard errors of both
+    What never varies is exact; means and frequencies are within four standard errors of both
     samples.
     """
     tables = json.loads((case.folder / "statistics.json").read_text())
     is_word_start = _official_tokenizer(case).is_word_start.numpy()
     rng = np.random.default_rng(0)
-    for number, facts in enumerate(tables["image_text"]):
+    for number, facts in enumerate(tables.get("image_text", [])):
         starts = is_word_start[facts["token_ids"][:-1]]
         _image_text_masks(_Draws(case, f"image_text.{number}", facts["draws"]), facts, starts, rng)
-    for facts in tables["audio"]:
+    for facts in tables.get("audio", []):
         name = f"audio.{facts['frames']}.{facts['mask_prob']}"
         _span_masks(_Draws(case, name, facts["draws"]), facts, rng)
-    tokens = {facts["caption"]: facts["token_ids"][:-1] for facts in tables["image_text"]}
-    for number, facts in enumerate(tables["audio_text"]):
-        draws = _Draws(case, f"audio_text.{number}", facts["draws"])
-        starts, frames = is_word_start[tokens[facts["caption"]]], facts["frames"]
-        own = {
-            "al_text_masked": lambda s=starts: len(s) + 2 - len(masking.keep_words(rng, s)),
-            "al_audio_masked": lambda f=frames: f + 1 - len(masking.keep_frames(rng, f, 0.45)),
-            "audio_masked": lambda f=frames: f + 1 - len(masking.keep_frames(rng, f)),
-        }
-        for name, draw in own.items():
-            draws.compare(name, [draw() for _ in range(draws.count)], facts["stats"][name])
+    captions = [facts for kind in ("image_text", "audio_text") for facts in tables.get(kind, [])]
+    tokens = {f["caption"]: f["token_ids"][:-1] for f in captions if "token_ids" in f}
+    for number, facts in enumerate(tables.get("audio_text", [])):
+        starts = is_word_start[tokens[facts["caption"]]]
+        _audio_text_masks(_Draws(case, f"audio_text.{number}", facts["draws"]), facts, starts, rng)
+
+
+def _ratios(case: "Case", facts: Mapping[str, Any]) -> dict[str, float]:
+    """Mask ratios under the reference's names: of the entry, of the case, or those we release."""
+    vl, al = MASK_RATIOS["vl"], MASK_RATIOS["al"]
+    released = {
+        "text_mask_ratio": vl["text"],
+        "image_mask_ratio": vl["image"],
+        "vl_text_mask_ratio": vl["joint_text"],
+        "vl_image_mask_ratio": vl["joint_image"],
+        "audio_mask_ratio": al["audio"],
+        "al_text_mask_ratio": al["joint_text"],
+        "al_audio_mask_ratio": al["joint_audio"],
+    }
+    return {**released, **case.config, **facts.get("config", {})}
 
 
 class _Draws:
-    """Own draws beside those of the reference, as many."""
+    """Our draws, as many as the reference made."""
 
     def __init__(self, case: "Case", name: str, count: int) -> None:
         self.case, self.name, self.count = case, name, count
 
     def compare(self, name: str, values: Any, expected: dict[str, float]) -> None:
-        """A number of each draw with its mean, deviation and range."""
+        """A value of each draw, against mean and deviation."""
         values = np.asarray(values, dtype=float)
         if expected["std"] == 0:
             right = (values == expected["mean"]).all()
@@ -155,9 +188,9 @@ class _Draws:
         self.close(name, values.mean(), expected["mean"], error)
 
     def frequencies(self, name: str, own: Any, expected: Any, count: float) -> None:
-        """Shares of `count` observations each."""
+        """Fractions of `count` observations each."""
         own, expected = np.asarray(own, dtype=float), np.asarray(expected, dtype=float)
-        pooled = (own + expected) / 2 + 1 / count  # a share of nothing varies too
+        pooled = (own + expected) / 2 + 1 / count  # a frequency of 0 varies too
         error = np.sqrt(2 * pooled * (1 - pooled).clip(0) / count)
         self.close(name, own, expected, error)
 
@@ -185,13 +218,16 @@ def _image_text_masks(
     draws: _Draws, facts: dict[str, Any], starts: np.ndarray, rng: np.random.Generator
 ) -> None:
     tokens, patches = len(starts), facts["num_patches"]
+    ratios = _ratios(draws.case, facts)
+    text_ratios = ratios["text_mask_ratio"], ratios["vl_text_mask_ratio"]
+    image_ratios = ratios["image_mask_ratio"], ratios["vl_image_mask_ratio"]
     words = np.cumsum(starts)
-    counts: dict[str, list[float]] = {name: [] for name in facts["stats"]}
+    counts: dict[str, list[float]] = defaultdict(list)
     totals = {"text": np.zeros(tokens), "image": np.zeros(patches)}
     for _ in range(draws.count):
         pairs = {
-            "text": masking.keep_tokens(rng, starts),
-            "image": masking.keep_patches(rng, patches),
+            "text": masking.keep_tokens(rng, starts, *text_ratios),
+            "image": masking.keep_patches(rng, patches, *image_ratios),
         }
         hidden = {}
         for name, length in (("text", tokens + 2), ("image", patches + 1)):
@@ -226,10 +262,11 @@ def _span_masks(draws: _Draws, facts: dict[str, Any], rng: np.random.Generator) 
     draws.case.check_that({len(k) for k in keeps} == {facts["kept_with_cls"]}, draws.name)
     edges = np.diff(np.pad(hidden, ((0, 0), (1, 1))).astype(np.int8), axis=1)
     (draw, begin), (_, end) = np.nonzero(edges == 1), np.nonzero(edges == -1)
-    # The last entry of 31 holds all longer runs.
-    expected = facts["run_length_fraction_up_to_30"]
-    runs = np.zeros((draws.count, 31))
-    np.add.at(runs, (draw, np.minimum(end - begin, 30)), 1)
+    # The key ends with the longest length counted; its entry holds all longer runs too.
+    (key,) = (name for name in facts if name.startswith("run_length_fraction_up_to_"))
+    longest, expected = int(key.rsplit("_", 1)[1]), facts[key]
+    runs = np.zeros((draws.count, longest + 1))
+    np.add.at(runs, (draw, np.minimum(end - begin, longest)), 1)
     runs = runs[:, : len(expected)]
     number = np.bincount(draw, minlength=draws.count)
     draws.ratios("runs", runs, number, expected)
@@ -240,6 +277,24 @@ def _span_masks(draws: _Draws, facts: dict[str, Any], rng: np.random.Generator) 
     draws.frequencies("middle", frequency[frames // 2], facts["mask_frequency_middle"], draws.count)
 
 
+def _audio_text_masks(
+    draws: _Draws, facts: dict[str, Any], starts: np.ndarray, rng: np.random.Generator
+) -> None:
+    ratios, frames = _ratios(draws.case, facts), facts["frames"]
+    hidden: dict[str, list[int]] = {
+        f"{name}_masked": [] for name in ("al_text", "al_audio", "audio")
+    }
+    for _ in range(draws.count):
+        kept = masking.keep_words(rng, starts, ratios["al_text_mask_ratio"])
+        hidden["al_text_masked"].append(len(starts) + 2 - len(kept))
+        for name in ("al_audio", "audio"):
+            # Spans do not change the count.
+            kept = masking.keep_frames(rng, frames, ratios[f"{name}_mask_ratio"])
+            hidden[f"{name}_masked"].append(frames + 1 - len(kept))
+    for name, expected in facts["stats"].items():
+        draws.compare(name, hidden[name], expected)
+
+
 def _audio_batch(clips: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Waves, and the mask of frames with the entry of CLS that the reference counts."""
     waves, pad = MultimodalDataPreprocessor()({"inputs": {"audio": clips}})["inputs"]["audio"]
@@ -247,10 +302,10 @@ def _audio_batch(clips: list[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def _asset(case: "Case", name: str, sha256: str) -> Path | None:
-    """A file that the set names but does not hold; None where nobody put it beside the set."""
+    """A file that the set names but does not contain; None where it is not there either."""
     for path in (case.folder / name, case.root / "assets" / name):
         if path.is_file():
-            found = hashlib.sha256(path.read_bytes()).hexdigest()
-            case.check_that(found == sha256, f"{path} is another file")
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            case.check_that(digest == sha256, f"{path} is another file")
             return path
     return None

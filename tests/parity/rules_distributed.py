@@ -1,4 +1,4 @@
-"""Parity rules that take several processes."""
+"""Parity rules that need several processes."""
 
 import tempfile
 from pathlib import Path
@@ -24,8 +24,8 @@ def _rank(rank: int, world: int, folder: str, inputs: dict[str, Tensor]) -> None
     image, text = (inputs[f"{m}_logits"][rank].requires_grad_() for m in ("image", "text"))
     scale = inputs["logit_scale"].clone().requires_grad_()
     with torch.enable_grad():
-        # The stored values compare each modality with its own gathered rows: their gradients lie
-        # in the span of the same modality. Our loss of a modality with itself is the same thing.
+        # The stored values compare each modality with its own gathered rows: their gradients are
+        # in the span of the same modality. Our loss of a modality with itself is the same.
         images, texts = (contrastive(x, x, scale.exp()) for x in (image, text))
         loss = (images.loss + texts.loss) / 2
         loss.backward()
@@ -42,9 +42,9 @@ def _rank(rank: int, world: int, folder: str, inputs: dict[str, Tensor]) -> None
 
 
 def contrastive_gather(case: "Case") -> None:
+    """Loss and gradients of each rank, which gathers the embeddings of all."""
     world = case.config["world_size"]
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(_rank, (world, folder, case.inputs), nprocs=world)
         ranks = [load_file(Path(folder) / f"{rank}.safetensors") for rank in range(world)]
-    for name, expected in case.outputs.items():
-        case.compare(name, torch.stack([values[name] for values in ranks]), expected)
+    case.compare_outputs({name: torch.stack([r[name] for r in ranks]) for name in ranks[0]})

@@ -26,10 +26,9 @@ def rpb_token_1d(case: Case) -> None:
     for bucket, facts in case.manifest["buckets"].items():
         index = rpb_index_1d(int(bucket), case.config["max_position"]).long()
         digest = hashlib.sha256(index.numpy().tobytes()).hexdigest()
-        case.check_that(
-            digest == facts["sha256_of_int64_1024x1024_table_with_cls_rows"],
-            f"the table of {bucket} buckets differs",
-        )
+        # The full name of the key gives the size of the table.
+        (expected,) = (value for key, value in facts.items() if key.startswith("sha256_of_int64"))
+        case.check_that(digest == expected, f"the table of {bucket} buckets differs")
     for name, expected in case.outputs.items():
         kind, bucket = name.split(".")
         if kind == "bucket_by_distance":
@@ -115,9 +114,8 @@ def deform_attn(case: Case) -> None:
         value, points, weights = leaves = [case.inputs[n].clone().requires_grad_() for n in names]
         out = deform_attend(value, grids, points, weights)
         out.backward(case.inputs["grad_output"])
-    case.compare("output", out.detach(), case.outputs["output"])
-    for name, leaf in zip(names, leaves, strict=True):
-        case.compare(f"grad_{name}", leaf.grad, case.outputs[f"grad_{name}"])
+    gradients = {f"grad_{name}": leaf.grad for name, leaf in zip(names, leaves, strict=True)}
+    case.compare_outputs(gradients | {"output": out.detach()})
 
 
 def _load_official(model: OnePeace, weights: Tensors, prefix: str) -> None:
@@ -144,8 +142,7 @@ def vision_seg_adapter(case: Case) -> None:
     ).eval()
     _load_official(model, case.weights(), "backbone.")
     maps = model(case.inputs["images"])
-    for name, found in zip(("f1", "f2", "f3", "f4"), maps, strict=True):
-        case.compare(name, found, case.outputs[name])
+    case.compare_outputs({f"f{level}": x for level, x in enumerate(maps, 1)})
 
 
 def vision_det(case: Case) -> None:
@@ -160,7 +157,7 @@ def vision_det(case: Case) -> None:
         decomposed=config["use_decomposed_rel_pos"],
     ).eval()
     _load_official(model, case.weights(), "backbone.net.")
-    case.compare("last_feat", model(case.inputs["images"])[-1], case.outputs["last_feat"])
+    case.compare_outputs({"last_feat": model(case.inputs["images"])[-1]})
 
 
 def vision_classify(case: Case) -> None:
@@ -181,11 +178,8 @@ def vision_classify(case: Case) -> None:
         torch.save({"model": case.weights()}, source)
         checkpoint.convert_file(source, ours, "model")
         checkpoint.load_model(model, ours)
-    case.compare(
-        "logits",
-        model.head.fc(model.backbone.eval()(case.inputs["images"])[-1]),
-        case.outputs["logits"],
-    )
+    features = model.backbone.eval()(case.inputs["images"])[-1]
+    case.compare_outputs({"logits": model.head.fc(features)})
 
 
 def vision_seg_backbone(case: Case) -> None:
