@@ -28,8 +28,8 @@ RULES = {
     "datasets": {"registry", "spec", "atomic_file"},
     "checks": {"checkpoint", "datasets", "registry", "spec", "console"},
     "engine": {"checkpoint", "checks", "registry"},
-    "evaluation": {"datasets", "registry", "spec"},
-    "visualization": {"datasets", "evaluation", "registry", "spec", "console"},
+    "evaluation": {"datasets", "registry", "spec", "console"},
+    "visualization": {"datasets", "evaluation", "registry", "spec"},
     "apis": {
         "models",
         "datasets",

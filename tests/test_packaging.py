@@ -25,6 +25,7 @@ def test_wheel_holds_package_configs_and_tools_and_works(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     for name in (
         "mmonepeace/models/onepeace.py",
+        "mmonepeace/visualization/gallery.html",
         "mmonepeace/.mim/configs/onepeace_upernet_ade20k.py",
         "mmonepeace/.mim/configs/_base_/models/onepeace_upernet.py",
         "mmonepeace/.mim/tools/train.py",

@@ -71,7 +71,7 @@ def embed(
     """Value -> item, for different values that can be read."""
     failed: dict[int, str] = {}
     inputs = [clean_caption(v) for v in values] if modality == "text" and not raw else values
-    found = np.asarray(getattr(embedder, f"encode_{modality}")(inputs, failed))
+    found = np.asarray(embedder.encode(modality, inputs, failed))
     if len(failed) == len(values):
         raise ValueError(f"none of {len(values)} {modality} items can be read: {failed[0]}")
     errors |= {values[i]: reason for i, reason in failed.items()}

@@ -36,9 +36,7 @@ def run() -> None:
     if not args.parts:
         parser.error("name what to look for: --text, --audio, --image")
     embedder = build_embedder(find_checkpoint(args.checkpoint), args)
-    queries = [
-        getattr(embedder, f"encode_{modality}")([value])[0] for modality, value in args.parts
-    ]
+    queries = [embedder.encode(modality, [value])[0] for modality, value in args.parts]
     maps = embedder.heat_maps(args.image, np.stack(queries))
     names = [value if modality == "text" else Path(value).name for modality, value in args.parts]
     draw_heat_maps(args.out, args.image, maps, names)

@@ -64,7 +64,7 @@ def run() -> None:
         raise ValueError(f"{args.index} has no {args.modality} items.")
     checkpoint = find_checkpoint(args.checkpoint) if args.checkpoint else None
     embedder = embedder_of(index, checkpoint, args.tokenizer, args.device)
-    parts = [getattr(embedder, f"encode_{modality}")([value])[0] for modality, value in args.parts]
+    parts = [embedder.encode(modality, [value])[0] for modality, value in args.parts]
     found = shown.search(combine(*parts, weights=args.weights), args.k)
     results = [Entry(score, item["modality"], shown.content(item)) for score, item in found]
     rows = [(i, f"{e.number:.4f}", e.modality, short(e.content)) for i, e in enumerate(results, 1)]

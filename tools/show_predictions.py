@@ -23,13 +23,8 @@ with explain_missing_packages():
     from mmonepeace.checkpoint import CheckpointError, load_model
     from mmonepeace.checks.labels import LabelError
     from mmonepeace.engine import run_options
-    from mmonepeace.visualization.predictions import (
-        class_colours,
-        draw_instances,
-        draw_label_maps,
-        predicted_instances,
-        true_instances,
-    )
+    from mmonepeace.visualization import class_colours, draw_instances, draw_label_maps
+    from mmonepeace.visualization.predictions import predicted_instances, true_instances
 
 
 def load_samples(cfg: Config, num: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:

@@ -4,8 +4,9 @@ from mmonepeace.apis.embedder import Embedder, combine, similarity
 from mmonepeace.apis.feature_cache import build_index, embedder_of
 from mmonepeace.apis.index import EmbeddingIndex, search
 from mmonepeace.apis.sources import find_files, read_rows, read_table, read_texts
-from mmonepeace.apis.zero_shot import ZeroShotClassifier, evaluate
-from mmonepeace.visualization.gallery import write_gallery
+from mmonepeace.apis.zero_shot import ZeroShotClassifier
+from mmonepeace.evaluation import evaluate
+from mmonepeace.visualization import write_gallery
 
 __all__ = [
     "Embedder",

@@ -193,6 +193,12 @@ class Embedder:
     combine = staticmethod(combine)
     search = staticmethod(search)
 
+    def encode(
+        self, modality: str, items: Iterable[Any], errors: dict[int, str] | None = None
+    ) -> Embeddings:
+        """Embed items of the named modality, as `encode_image` and its siblings do."""
+        return self._encode({modality: items}, errors)
+
     def encode_image(
         self, images: Iterable[image_io.Picture], errors: dict[int, str] | None = None
     ) -> Embeddings:
@@ -210,7 +216,7 @@ class Embedder:
         Raises:
             ValueError: if an image cannot be read, or the model has no image branch.
         """
-        return self._encode({"image": images}, errors)
+        return self.encode("image", images, errors)
 
     def encode_text(self, texts: Iterable[str], errors: dict[int, str] | None = None) -> Embeddings:
         """Embed texts; case is ignored, what exceeds 70 tokens is cut.
@@ -225,7 +231,7 @@ class Embedder:
         Raises:
             ValueError: if there is no tokenizer, or the model has no text branch.
         """
-        return self._encode({"text": texts}, errors)
+        return self.encode("text", texts, errors)
 
     def encode_audio(
         self, clips: Iterable[AudioLike], errors: dict[int, str] | None = None
@@ -245,7 +251,7 @@ class Embedder:
         Raises:
             ValueError: if a clip cannot be read, or the model has no audio branch.
         """
-        return self._encode({"audio": clips}, errors)
+        return self.encode("audio", clips, errors)
 
     def encode_joint(
         self, errors: dict[int, str] | None = None, **modalities: Iterable[Any]

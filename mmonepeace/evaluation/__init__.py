@@ -1,19 +1,19 @@
-"""Metrics over embeddings, registered in METRICS and HOOKS."""
+"""How good results are: recall, zero-shot accuracy, accuracy per class.
 
-from mmonepeace.evaluation.retrieval import (
-    ClassPromptHook,
-    Direction,
-    RecallAtK,
-    ZeroShotAccuracy,
-    find_directions,
-    summarise,
-)
+The metrics and the hook that they need are registered in METRICS and HOOKS.
+"""
+
+from mmonepeace.evaluation.classification import Evaluation, evaluate
+from mmonepeace.evaluation.retrieval import Direction, RecallAtK, find_directions, summarise
+from mmonepeace.evaluation.zero_shot import ClassPromptHook, ZeroShotAccuracy
 
 __all__ = [
     "ClassPromptHook",
     "Direction",
+    "Evaluation",
     "RecallAtK",
     "ZeroShotAccuracy",
+    "evaluate",
     "find_directions",
     "summarise",
 ]

@@ -1,5 +1,22 @@
-"""What a person sees of results: images, grids, maps and pages."""
+"""What a person sees of results: drawings on a grid of tiles, and a page of search results.
 
+The hook that draws during training is registered in HOOKS.
+"""
+
+from mmonepeace.visualization.confusion_matrix import draw_confusions
+from mmonepeace.visualization.gallery import write_gallery
+from mmonepeace.visualization.heat_map import draw_heat_maps
+from mmonepeace.visualization.legend import class_colours
+from mmonepeace.visualization.predictions import draw_instances, draw_label_maps
 from mmonepeace.visualization.retrieval_grid import RetrievalGalleryHook, draw_direction
 
-__all__ = ["RetrievalGalleryHook", "draw_direction"]
+__all__ = [
+    "RetrievalGalleryHook",
+    "class_colours",
+    "draw_confusions",
+    "draw_direction",
+    "draw_heat_maps",
+    "draw_instances",
+    "draw_label_maps",
+    "write_gallery",
+]

@@ -14,8 +14,9 @@ import pytest
 import soundfile
 from PIL import Image
 
-from mmonepeace.apis import gallery, write_gallery
-from mmonepeace.visualization.gallery import Entry
+from mmonepeace.visualization import gallery
+from mmonepeace.visualization.gallery import Entry, write_gallery
+from tests.apis.conftest import write_data
 
 VOID = {"meta", "link", "img", "input", "br"}
 NASTY = """<b>&"'ü犬</b>"""
@@ -54,6 +55,11 @@ class Page(HTMLParser):
     def all(self, tag, **attributes):
         wanted = attributes.items()
         return [a for t, a in self.tags if t == tag and all(a.get(k) == v for k, v in wanted)]
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    return write_data(tmp_path / "data")
 
 
 @pytest.fixture

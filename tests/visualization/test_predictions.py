@@ -6,12 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmonepeace.visualization.predictions import (
-    Instances,
-    class_colours,
-    draw_instances,
-    draw_label_maps,
-)
+from mmonepeace.visualization.legend import class_colours
+from mmonepeace.visualization.predictions import Instances, draw_instances, draw_label_maps
 
 CLASSES = ("cat", "dog")
 COLOURS = class_colours([(255, 0, 0), (0, 0, 255)], 2)
@@ -38,7 +34,7 @@ def test_boxes_have_the_colours_of_their_classes_and_titles_count_them():
     prediction = boxes(1, 1, scores=np.array([0.91, 0.4]))
     figure = draw_instances([("a.png", GREY, boxes(0), prediction)], CLASSES, COLOURS)
     titles = [axes.get_title() for axes in figure.axes]
-    assert titles == ["a.png: truth (1)", "prediction (2)"]
+    assert titles == ["a.png: ground truth (1)", "prediction (2)"]
     truth, predicted = figure.axes
     assert [p.get_edgecolor()[:3] for p in truth.patches] == [(1, 0, 0)]
     assert [p.get_edgecolor()[:3] for p in predicted.patches] == [(0, 0, 1)] * 2
@@ -76,7 +72,7 @@ def test_label_maps_are_painted_and_rated_without_what_is_ignored():
     figure = draw_label_maps([("a.png", GREY, truth, predicted)], CLASSES, COLOURS)
     assert [axes.get_title() for axes in figure.axes] == [
         "a.png",
-        "truth",
+        "ground truth",
         "prediction (50% of pixels right)",
     ]
     shown = figure.axes[1].images[0].get_array()
@@ -84,14 +80,3 @@ def test_label_maps_are_painted_and_rated_without_what_is_ignored():
     assert (shown[0, 79] == 255).all()
     picture = pixels(figure)
     assert close(picture, COLOURS[0]).sum() > 4 * close(picture, COLOURS[1]).sum() > 0
-
-
-@pytest.mark.parametrize("palette", ["random", None, [(1, 2, 3)]])
-def test_classes_without_a_palette_get_colours_that_differ(palette):
-    colours = class_colours(palette, 30)
-    assert colours.shape == (30, 3)
-    assert len(np.unique(colours, axis=0)) == 30
-
-
-def test_a_longer_palette_gives_its_first_colours():
-    assert class_colours([(1, 2, 3), (4, 5, 6)], 1).tolist() == [[1, 2, 3]]

@@ -1,0 +1,102 @@
+"""Accuracy of predicted probabilities, per class and over all items.
+
+Shapes: N items, C classes.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mmonepeace.console import table
+
+WORST_CLASSES, CONFUSIONS = 20, 10  # lines of a report
+
+
+class Evaluation(NamedTuple):
+    """How well predictions agree with labels; accuracies are fractions.
+
+    Attributes:
+        top1: fraction of items whose most probable class is the label.
+        top5: fraction of items whose label is among the five most probable classes; None for up
+            to five classes.
+        mean: mean over the classes that occur of their top-1 accuracy.
+        chance: top-1 accuracy of a random guess.
+        majority: top-1 accuracy of always predicting the most frequent class.
+        classes: name -> (correct, total), for classes that occur.
+        confusions: (label, prediction, count), the most frequent first.
+    """
+
+    top1: float
+    top5: float | None
+    mean: float
+    chance: float
+    majority: float
+    classes: dict[str, tuple[int, int]]
+    confusions: list[tuple[str, str, int]]
+
+    def report(self) -> str:
+        """A text with the accuracies, the worst classes and the most frequent confusions."""
+        top5 = "" if self.top5 is None else f", top-5 {self.top5:.2%}"
+        lines = [
+            f"top-1 {self.top1:.2%}{top5}, mean over classes {self.mean:.2%}",
+            f"for comparison: a guess {self.chance:.2%}, the most frequent class {self.majority:.2%}",
+        ]
+        worst = sorted(self.classes.items(), key=lambda c: (c[1][0] / c[1][1], -c[1][1]))
+        rows = [(name, f"{good / n:.1%}", good, n) for name, (good, n) in worst[:WORST_CLASSES]]
+        lines += ["", table(("class", "top-1", "right", "of"), rows, "lrrr")]
+        if len(worst) > len(rows):
+            lines.append(f"... and {len(worst) - len(rows):,} better ones")
+        if self.confusions:
+            confusions = self.confusions[:CONFUSIONS]
+            lines += ["", table(("was", "taken for", "times"), confusions, "llr")]
+        return "\n".join(lines)
+
+
+def evaluate(
+    probabilities: np.ndarray, labels: Sequence[str], classes: Sequence[str]
+) -> Evaluation:
+    """Compare predictions with labels.
+
+    Args:
+        probabilities: (N, C), from `ZeroShotClassifier.predict`, without NaN rows.
+        labels: N of the class names.
+        classes: C names.
+
+    Raises:
+        ValueError: if there are no items, a row is NaN, or a label is not a class.
+    """
+    unknown = sorted(set(labels) - set(classes))
+    if unknown or not len(probabilities) or np.isnan(probabilities).any():
+        raise ValueError(
+            f"{len(probabilities)} predictions, with NaN or without; labels that are not classes: "
+            f"{', '.join(unknown[:5]) or 'none'}. Expected readable items with labels out of the "
+            f"{len(classes)} classes."
+        )
+    class_index = {name: i for i, name in enumerate(classes)}
+    label_N = np.array([class_index[label] for label in labels])
+    ranked_NC = np.argsort(-probabilities, axis=1, kind="stable")
+    predicted_N = ranked_NC[:, 0]
+    correct_N = predicted_N == label_N
+    totals = Counter(labels)
+    per_class = {
+        name: (int(correct_N[label_N == i].sum()), totals[name])
+        for name, i in class_index.items()
+        if name in totals
+    }
+    confused = zip(label_N[~correct_N], predicted_N[~correct_N], strict=True)
+    confusions = Counter((classes[label], classes[prediction]) for label, prediction in confused)
+    return Evaluation(
+        top1=float(correct_N.mean()),
+        top5=(
+            float((ranked_NC[:, :5] == label_N[:, None]).any(1).mean())
+            if len(classes) > 5
+            else None
+        ),
+        mean=float(np.mean([correct / total for correct, total in per_class.values()])),
+        chance=1 / len(classes),
+        majority=max(totals.values()) / len(labels),
+        classes=per_class,
+        confusions=[(*pair, count) for pair, count in confusions.most_common()],
+    )

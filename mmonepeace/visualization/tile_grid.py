@@ -1,0 +1,69 @@
+"""Tiles in rows and columns: what all drawings of this package are put on."""
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
+from matplotlib.figure import Figure
+
+
+class TileGrid:
+    """A white figure with a grid of tiles, which are axes without ticks.
+
+    Args:
+        rows: of tiles.
+        columns: of tiles.
+        size: (width, height) of the figure in inches.
+        dpi: pixels per inch.
+        layout: of matplotlib; None puts the tiles where `spacing` says.
+        spacing: `left`, `right`, `bottom` and `top` edges as fractions of the figure, `wspace` and
+            `hspace` between tiles as fractions of a tile.
+
+    Attributes:
+        figure: the figure.
+        tiles: (rows, columns) array of axes.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        columns: int,
+        size: tuple[float, float],
+        dpi: int,
+        layout: Literal["constrained"] | None = None,
+        **spacing: float,
+    ) -> None:
+        self.figure = Figure(figsize=size, dpi=dpi, layout=layout, facecolor="white")
+        self.tiles = self.figure.subplots(rows, columns, squeeze=False, gridspec_kw=spacing)
+        for tile in self:
+            tile.axis("off")
+
+    def __iter__(self) -> Iterator[Axes]:
+        """The tiles row by row."""
+        return iter(self.tiles.flat)
+
+    def add_colour_bar(self, image: ScalarMappable, label: str, **options: float) -> Colorbar:
+        """Explain the colours of an image, on the right of all tiles."""
+        bar = self.figure.colorbar(image, ax=list(self), pad=0.015, **options)
+        bar.set_label(label, fontsize=9)
+        bar.outline.set_visible(False)
+        return bar
+
+    def save(self, path: str | Path, **options: Any) -> None:
+        """Write an image file and the folders above it; options are those of `savefig`."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        self.figure.savefig(path, **options)
+
+    def to_array(self) -> np.ndarray:
+        """The figure as (H, W, 3) uint8."""
+        canvas = FigureCanvasAgg(self.figure)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # those letters are boxes
+            canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
