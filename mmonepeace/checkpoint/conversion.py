@@ -1,4 +1,4 @@
-"""From file to file: official layouts in, ours out, and the way back."""
+"""Conversion of files: from the official layouts to ours, and back."""
 
 import json
 from collections.abc import Callable
@@ -26,12 +26,12 @@ def _index_2d(rows: int) -> Tensor:
     return rpb_index((side, side)).long()
 
 
-# Rows of a relative position table -> the index map that the official code keeps beside it.
+# Modality -> index map that the official code stores, from the rows of the RPB table.
 _INDEX_MAPS = {"text": _index_1d, "image": _index_2d, "audio": _index_1d}
 
 
 def _adapter_buffers(weights: StateDict, adapters: str) -> StateDict:
-    """Buffers of the official adapters, by adapter and name, from our tables and positions."""
+    """Buffers of the official adapters, from the sizes of our tables and positions."""
     buffers = {}
     for modality, index_map in _INDEX_MAPS.items():
         table = weights.get(f"{adapters}.{modality}.rpb.tables.0")
@@ -46,19 +46,19 @@ def _adapter_buffers(weights: StateDict, adapters: str) -> StateDict:
 def _official(key: str) -> str:
     name = official_name(key)
     if name is None:
-        raise CheckpointError(f"{key} has no official name: the official code has no such part.")
+        raise CheckpointError(f"{key} has no official name: the official model has no such part.")
     return name
 
 
-def _finish(result: Conversion, buffers: StateDict) -> Conversion:
-    result.rows += [("(computed)", name, "") for name in buffers]
-    result.weights.update(buffers)
+def _add_buffers(result: Conversion, buffers: StateDict) -> Conversion:
+    for name, value in buffers.items():
+        result.add("(computed)", name, value)
     return result
 
 
-# Layout of an official file -> what stands in front of the names of its backbone.
+# Layout of an official file -> prefix of its backbone's names.
 _PREFIXES = {"segmentation": "backbone.", "detection": "backbone.net.", "classification": ""}
-# Part of a model that tells its task, for models that come from no official file.
+# Prefix of a head -> official layout, for models that do not come from an official file.
 _TASKS = {"decode_head.": "segmentation", "rpn_head.": "detection", "head.fc.": "classification"}
 _BACKBONE = ("adapters.", "layers.", "norms.", "vit_adapter.")
 
@@ -89,20 +89,19 @@ def _vision_buffers(weights: StateDict, layout: str) -> StateDict:
 
 
 def to_official_vision(converted: Conversion) -> Conversion:
-    """Our vision branch in the layout it came from, with the index maps the official code loads.
+    """Our vision branch in the layout it came from, with the index maps of the official code.
 
-    A full checkpoint becomes the exported vision layout.
+    A full checkpoint is converted to the exported vision layout.
     """
     layout = converted.meta["official_layout"].replace("full", "vision")
     result = Conversion({}, {"official_layout": layout})
     for key, name in _vision_names(converted.weights, layout).items():
-        result.rows.append((key, name, ""))
-        result.weights[name] = converted.weights[key]
-    return _finish(result, _vision_buffers(converted.weights, layout))
+        result.add(key, name, converted.weights[key])
+    return _add_buffers(result, _vision_buffers(converted.weights, layout))
 
 
 def to_model(converted: Conversion) -> Conversion:
-    """The names that a model of mmseg, mmdet or mmpretrain has: its backbone stands behind a prefix.
+    """The names of a model of mmseg, mmdet or mmpretrain: those of its backbone have a prefix.
 
     Raises:
         CheckpointError: if the file has no heads.
@@ -110,9 +109,7 @@ def to_model(converted: Conversion) -> Conversion:
     _task(converted)
     result = Conversion({}, dict(converted.meta))
     for key, value in converted.weights.items():
-        name = f"backbone.{key}" if key.startswith(_BACKBONE) else key
-        result.rows.append((key, name, ""))
-        result.weights[name] = value
+        result.add(key, f"backbone.{key}" if key.startswith(_BACKBONE) else key, value)
     result.rows += [row for row in converted.rows if row[1] is None]
     return result
 
@@ -123,8 +120,8 @@ def _task(converted: Conversion) -> str:
         if any(key.startswith(start) for key in converted.weights):
             return layout
     raise CheckpointError(
-        "it holds no heads of a segmentor, detector or classifier of images. Use --to full or "
-        "--to vision for an encoder alone."
+        "it has no heads of a segmentor, detector or image classifier. Use --to full or "
+        "--to vision for an encoder without a head."
     )
 
 
@@ -132,7 +129,7 @@ def to_official_model(converted: Conversion) -> Conversion:
     """A segmentor, detector or classifier in the layout of the official files.
 
     Raises:
-        CheckpointError: if it has no heads, or parts that the official models have not.
+        CheckpointError: if it has no heads, or parts that the official models do not have.
     """
     layout = _task(converted)
     prefix = _PREFIXES[layout]
@@ -143,17 +140,15 @@ def to_official_model(converted: Conversion) -> Conversion:
     result = Conversion({}, {"official_layout": layout})
     for key, value in converted.weights.items():
         own = names.get(key) or _official(key)
-        # The pyramid is a part of the official detector's backbone, but not of its net.
-        outside = key.startswith("neck.")
-        name = f"backbone.{own}" if outside else f"{prefix}{own}" if key in names else own
-        result.rows.append((key, name, ""))
-        result.weights[name] = value
+        if key.startswith("neck."):  # in the official detector's backbone, but not in its net
+            own = f"backbone.{own}"
+        result.add(key, f"{prefix}{own}" if key in names else own, value)
     buffers = _vision_buffers(backbone, layout)
-    return _finish(result, {f"{prefix}{name}": value for name, value in buffers.items()})
+    return _add_buffers(result, {f"{prefix}{name}": value for name, value in buffers.items()})
 
 
 def to_official_full(converted: Conversion) -> Conversion:
-    """Our weights, every modality, in the layout of the official full model, buffers included.
+    """Our weights of all modalities in the layout of the official full model, with its buffers.
 
     Raises:
         CheckpointError: if the metadata is damaged.
@@ -166,31 +161,30 @@ def to_official_full(converted: Conversion) -> Conversion:
         name = _official(key)
         if nested and key.startswith("adapters.audio.pos_conv.") and ".pos_conv.0." not in key:
             name = name.replace("embed_positions.", "embed_positions.1.")
-        result.rows.append((key, name, ""))
-        result.weights[name] = value
+        result.add(key, name, value)
     buffers: StateDict = {}
     for wrapper, body in (("encoder_wrapper", ""), ("decoder_wrapper", "decoder.")):
         if any(key.startswith(f"{body}layers.") for key in weights):
-            found = _adapter_buffers(weights, f"{body}adapters")
-            buffers |= {f"{wrapper}.{name}": value for name, value in found.items()}
+            for name, value in _adapter_buffers(weights, f"{body}adapters").items():
+                buffers[f"{wrapper}.{name}"] = value
             buffers[f"{wrapper}.fusion_model.version"] = torch.tensor([3.0])
     try:
         json.loads(meta.get("official_cfg", "null"))
-        if "official_buffers" in meta:  # as the file we came from had them
+        if "official_buffers" in meta:  # those of the file that was converted
             dtypes = {k: getattr(torch, v) for k, v in json.loads(meta["official_buffers"]).items()}
             buffers = {k: v.to(dtypes[k]) for k, v in buffers.items() if k in dtypes}
     except (ValueError, AttributeError, TypeError):
         raise CheckpointError(
             "official_cfg or official_buffers in its metadata is damaged."
         ) from None
-    return _finish(result, buffers)
+    return _add_buffers(result, buffers)
 
 
 def read_own(path: str | Path) -> Conversion:
     """Read a checkpoint of any layout under our names.
 
     Raises:
-        CheckpointError: naming the file, see `read` and `to_own`.
+        CheckpointError: with the path, see `read` and `to_own`.
     """
     weights, meta = read(path)
     with prefix_errors(path):
@@ -215,15 +209,14 @@ def convert_file(
     shard_size: int | None = None,
     progress: Progress | None = None,
 ) -> Conversion:
-    """Convert a checkpoint file; tensors pass from file to file one at a time.
+    """Convert a checkpoint file, with one tensor in memory at a time.
 
     Args:
         source: any file that `read` takes.
         out: file to write, see `write`; None converts without writing.
-        target: "full", every modality and head under our names; "vision", our vision branch
-            alone; "model", a segmentor, detector or classifier as the MM libraries load it;
-            "official-full", "official-vision" and "official-model", the layouts of the official
-            code.
+        target: "full", all modalities and heads under our names; "vision", our vision branch;
+            "model", a segmentor, detector or classifier as the MM libraries load it;
+            "official-full", "official-vision" and "official-model", the official layouts.
         shard_size: see `write`.
         progress: see `write`.
 
@@ -231,7 +224,7 @@ def convert_file(
         the conversion, for its table of keys.
 
     Raises:
-        CheckpointError: if the source cannot be used or the target not be written.
+        CheckpointError: if the source cannot be used or the output cannot be written.
     """
     converted = read_own(source)
     with prefix_errors(source):

@@ -15,8 +15,22 @@ class CheckpointError(Exception):
 
 @contextmanager
 def prefix_errors(subject: str | Path) -> Iterator[None]:
-    """Put the file, or the parameter, in front of what is said about it."""
+    """Begin the message of an error with the file or the parameter that it is about."""
     try:
         yield
     except (CheckpointError, ValueError) as error:
         raise CheckpointError(f"{subject}: {error}") from None
+
+
+@contextmanager
+def explain_broken_file(expected: str) -> Iterator[None]:
+    """Turn whatever reading a broken file raises into one line that says what was expected."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:  # noqa: BLE001  (a broken file can fail in any way)
+        reason = str(error).strip().split("\n")[0][:160] or type(error).__name__
+        raise CheckpointError(
+            f"cannot be read, it is truncated or not {expected} ({reason})."
+        ) from None

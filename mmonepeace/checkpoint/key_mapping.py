@@ -1,4 +1,4 @@
-"""Key names: the official ones, ours, and the table that leads from one to the other."""
+"""Key names: the table between the official ones and ours, read in both directions."""
 
 import json
 import re
@@ -46,7 +46,7 @@ _KEY_TABLE = (
     ("{m}_layer_norm.{p}", "norms.{m}.{p}"),
     ("{m}_proj.{p}", "projections.{m}.{p}"),
     ("logit_scale", "logit_scale"),
-    # Of dense prediction: ViT-Adapter; then the heads, which have the names of today's MM libraries.
+    # Dense prediction: ViT-Adapter; then the heads, with the names of today's MM libraries.
     ("level_embed", "vit_adapter.level_embed"),
     ("spm.{rest}", "vit_adapter.spatial_prior.{rest}"),
     ("interactions.{rest}", "vit_adapter.interactions.{rest}"),
@@ -85,21 +85,21 @@ _KEY_TABLE = (
     ("roi_heads.box_predictor.{i}.bbox_pred.{p}", "roi_head.bbox_head.{i}.fc_reg.{p}"),
     ("roi_heads.mask_head.deconv.{p}", "roi_head.mask_head.upsample.{p}"),
     ("roi_heads.mask_head.predictor.{p}", "roi_head.mask_head.conv_logits.{p}"),
-    # Of pretraining alone. The decoder itself has the names of an encoder, see `own_name`.
+    # Pretraining only. The decoder itself has the names of an encoder, see `own_name`.
     ("decoder_{m}_embed.{p}", "decoder_embeds.{m}.{p}"),
     ("{m}_mask_head.{p}", "mask_heads.{m}.{p}"),
     ("{m}_mask_token", "mask_tokens.{m}"),
 )  # fmt: skip
-# Forms of other official files that mean the same as a row above.
+# Forms in other official files that mean the same as a row above.
 _ALIASES = (
     ("{m}_adapter.rel_pos_table.weight", "{m}_adapter.rel_pos_table_list.0.weight"),
     ("layers.{i}.rel_pos_table.weight", "image_adapter.rel_pos_table_list.{i}.weight"),
     ("layers.{i}.layer_norms.0.{p}", "layers.{i}.self_attn_layer_norm.{p}"),
     ("layers.{i}.layer_norms.1.{p}", "layers.{i}.final_layer_norm.{p}"),
-    # Of classification: of pooled patches, or of all tokens before CLS is taken.
+    # Classification: norm of pooled patches, or of all tokens before CLS is taken.
     ("fc_norm.{p}", "image_layer_norm.{p}"),
     ("encoder.layer_norm.{p}", "image_layer_norm.{p}"),
-    # With a LayerNorm in front of the positional convolutions.
+    # With a LayerNorm before the positional convolutions.
     ("audio_adapter.embed_positions.1.{j}.0.{p}", "audio_adapter.embed_positions.{j}.0.{p}"),
 )
 _FIELDS = {
@@ -128,16 +128,16 @@ _OFFICIAL_PREFIX = re.compile(
     r"(module\.)?(backbone\.(net\.)?)?(?P<decoder>decoder_wrapper\.)?"
     r"((encoder_wrapper\.)?(fusion_model|encoder)\.(?=layers\.|\w+_layer_norm\.)|encoder_wrapper\.)?"
 )
-# What an encoder and the decoder consist of; everything else stands beside them.
+# What encoder and decoder consist of; everything else is outside them.
 _BODY = re.compile(r"(adapters|(?P<fusion>layers|norms))\.")
-# Own names, also of modalities that the official code does not know.
+# Own names, including those of modalities that the official code does not have.
 _OWN = re.compile(
     r"(decoder\.)?(adapters|layers|norms)\.|vit_adapter\."
     r"|(projections|head|decoder_embeds|mask_heads|mask_tokens)\.|logit_scale$"
     r"|(decode_head|auxiliary_head|neck|rpn_head|roi_head|bbox_head|mask_head)\."
 )
-# Deterministic index maps and a version number: activation_checkpoint, never trusted.
-RECOMPUTED = "index map, activation_checkpoint"
+# Deterministic index maps and a version number: never read from a file.
+RECOMPUTED = "index map, recomputed"
 _BUFFER = re.compile(r"(.*\.)?(rp_bucket(_window)?|position_idx|version)")
 
 
@@ -151,7 +151,7 @@ def _rename(key: str, rows: list[tuple[re.Pattern[str], str]]) -> str | None:
 def own_name(official: str) -> str | None:
     """Our name of an official parameter, from any of the official layouts; None if unknown.
 
-    The decoder of pretraining has our names of an encoder behind `decoder.`.
+    The decoder of pretraining has our names of an encoder with the prefix `decoder.`.
     """
     if _BUFFER.fullmatch(official):
         return None
@@ -164,7 +164,7 @@ def own_name(official: str) -> str | None:
 
 
 def official_name(own: str) -> str | None:
-    """Name of one of our parameters in the official full model; None if it is none of ours."""
+    """Name of one of our parameters in the official full model; None if it has no such parameter."""
     inner = own.removeprefix("decoder.")
     name, body = _rename(inner, _TO_OFFICIAL), _BODY.match(inner)
     if name is None or not body:
@@ -182,7 +182,7 @@ def is_vision(name: str) -> bool:
 
 @dataclass
 class Conversion:
-    """A state dict with what became of each key.
+    """A state dict, with what each key of the file was converted to.
 
     Attributes:
         weights: converted tensors.
@@ -194,16 +194,21 @@ class Conversion:
     meta: dict[str, str]
     rows: list[tuple[str, str | None, str]] = field(default_factory=list)
 
+    def add(self, key: str, name: str, value: Tensor) -> None:
+        """Take a tensor over under a new name."""
+        self.rows.append((key, name, ""))
+        self.weights[name] = value
+
 
 def to_own(weights: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None) -> Conversion:
     """Rename the weights of an official or own checkpoint, every modality, to our names.
 
     Args:
         weights: names of any official layout, or ours, as a runner saves them too.
-        meta: what `read` gives with them.
+        meta: metadata of the file, as `read` gives it.
 
     Raises:
-        CheckpointError: if nothing in it belongs to a ONE-PEACE encoder, or parts are missing.
+        CheckpointError: if the weights are not those of a ONE-PEACE encoder, or blocks are missing.
     """
     own = any(re.match(r"(backbone\.)?adapters\.\w+\.", key) for key in weights)
     result = Conversion({}, {"format": "mmonepeace"})
@@ -213,10 +218,11 @@ def to_own(weights: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None)
             name = name if _OWN.match(name) else None
         else:
             name = own_name(key)
-        reason = RECOMPUTED if _BUFFER.fullmatch(key) else "no part of the model"
-        result.rows.append((key, name, "" if name else reason))
         if name:
-            result.weights[name] = value
+            result.add(key, name, value)
+        else:
+            reason = RECOMPUTED if _BUFFER.fullmatch(key) else "not part of the model"
+            result.rows.append((key, None, reason))
     blocks = {int(k.split(".")[1]) for k in result.weights if k.startswith("layers.")}
     adapters = {k.split(".")[1] for k in result.weights if k.startswith("adapters.")}
     if not blocks or not adapters:
@@ -232,7 +238,7 @@ def to_own(weights: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None)
     facts = {"official_layout": "vision" if adapters == {"image"} else "full", **(meta or {})}
     if not own:
         facts |= _official_facts(weights)
-        if "audio" in adapters:  # trained with padding leaking through the positional convolutions
+        if "audio" in adapters:  # trained with padding that the positional convolutions see
             facts["audio_padding"] = "compat"
     kept = ("official_", *(f"{modality}_" for modality in adapters))
     result.meta |= {key: str(value) for key, value in facts.items() if key.startswith(kept)}
@@ -240,7 +246,7 @@ def to_own(weights: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None)
 
 
 def _official_facts(weights: Mapping[str, Tensor]) -> dict[str, str]:
-    """Layout of an official file, and its buffers, so that the way back finds the same keys."""
+    """Layout and buffers of an official file, so that converting back gives the same keys."""
     keys = " ".join(weights)
     if "encoder_wrapper." in keys:
         buffers = {
@@ -266,12 +272,12 @@ def select_vision(converted: Conversion) -> Conversion:
         CheckpointError: if the checkpoint has no vision branch.
     """
     rows = [
-        (key, name, why) if not name or is_vision(name) else (key, None, "no part of the vision branch")
+        (key, name, why) if not name or is_vision(name) else (key, None, "not part of the vision branch")
         for key, name, why in converted.rows
     ]  # fmt: skip
     weights = {key: value for key, value in converted.weights.items() if is_vision(key)}
     if not any(".ffn." in key for key in weights) or "adapters.image.pos_embed" not in weights:
-        raise CheckpointError("the file holds no vision branch (image adapter and image FFNs).")
+        raise CheckpointError("the file has no vision branch (image adapter and image FFNs).")
     kept = ("format", "official_layout", "image_")
     meta = {key: value for key, value in converted.meta.items() if key.startswith(kept)}
     return Conversion(weights, meta, rows)

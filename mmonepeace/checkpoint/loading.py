@@ -66,13 +66,13 @@ _ADAPTED = "mmonepeace_adapted"
 
 @dataclass
 class LoadReport:
-    """What loading did, for one table.
+    """What loading did; printed as a table.
 
     Attributes:
         missing: parameters of the model that the file lacks.
         unused: keys of the file that the model lacks.
         changed: key -> what was done to it (resampled, copied).
-        mismatched: key -> shapes that differ, and the option of the model to change.
+        mismatched: key -> its two shapes, and the option of the model that decides.
     """
 
     missing: list[str] = field(default_factory=list)
@@ -188,14 +188,14 @@ def adapt_on_load(
 def load_checkpoint(
     model: nn.Module, path: str | Path, allow_missing: Sequence[str] = ()
 ) -> LoadReport:
-    """Load a checkpoint of any official or own layout into the backbone or a model around it.
+    """Load a checkpoint of any official or own layout into a backbone or a model around it.
 
     Args:
         model: `OnePeace`, or a model that has one as `backbone`. On the meta device it gets the
             tensors of the file, in their dtype.
         path: see `read`.
-        allow_missing: regular expressions for the beginnings of parameter names, without
-            `backbone.`, that the file may lack.
+        allow_missing: regular expressions that match the beginnings of the parameter names that
+            the file may lack, without `backbone.`.
 
     Returns:
         what was missing, unused and resampled.
@@ -204,15 +204,8 @@ def load_checkpoint(
         CheckpointError: if the file cannot be used, lacks a parameter that is not allowed to be
             missing, or has one of another shape.
     """
-    return _load(
-        model,
-        path,
-        read_own(path),
-        {name.removeprefix("backbone."): name for name in model.state_dict()},
-        "Match arch and modalities to the checkpoint, or name what may be missing in "
-        "allow_missing.",
-        allow_missing,
-    )
+    names = {name.removeprefix("backbone."): name for name in model.state_dict()}
+    return _load(model, path, read_own(path), names, allow_missing)
 
 
 def load_model(model: nn.Module, path: str | Path) -> LoadReport:
@@ -230,19 +223,11 @@ def load_model(model: nn.Module, path: str | Path) -> LoadReport:
     """
     weights, meta = read(path)
     names = {name: name for name in model.state_dict()}
-    if names.keys() & weights.keys():
-        converted = Conversion(weights, meta)
-    else:
+    converted = Conversion(weights, meta)
+    if not names.keys() & weights.keys():
         with prefix_errors(path):
             converted = to_model(to_own(weights, meta))
-    return _load(
-        model,
-        path,
-        converted,
-        names,
-        "Use the config it was trained with (the work directory keeps a copy), with the same "
-        "number of classes.",
-    )
+    return _load(model, path, converted, names)
 
 
 def _load(
@@ -250,12 +235,19 @@ def _load(
     path: str | Path,
     converted: Conversion,
     names: Mapping[str, str],
-    advice: str,
     allow_missing: Sequence[str] = (),
 ) -> LoadReport:
-    """Load weights whose names are keys of `names`; its values are those of the model."""
+    """Load weights.
+
+    Args:
+        model: see `load_checkpoint`.
+        path: of the file, for errors.
+        converted: the weights.
+        names: name in `converted` -> name in the model, of each parameter of the model.
+        allow_missing: see `load_checkpoint`.
+    """
     parameters = model.state_dict()
-    target = {stored: parameters[name] for stored, name in names.items()}
+    target = {key: parameters[name] for key, name in names.items()}
     with prefix_errors(path):
         weights, report = adapt_state_dict(converted.weights, target)
     report.unused += [key for key, name, why in converted.rows if not name and why != RECOMPUTED]
@@ -263,7 +255,8 @@ def _load(
     if lacking:
         raise CheckpointError(
             f"{path} does not fit {type(model).__name__}:\n{report}\n{len(lacking)} parameters of "
-            f"the model are not in the file. {advice}"
+            "the model are not in the file. Build the model with the config of the checkpoint (its "
+            "work directory has a copy), or list what may be missing in allow_missing."
         )
     state = OrderedDict((names[key], value) for key, value in weights.items())
     state._metadata = {name: {_ADAPTED: True} for name, _ in model.named_modules()}

@@ -1,4 +1,4 @@
-"""Reading checkpoints of strangers: no code of a file is ever run, tensors stay on disk until used."""
+"""Reading untrusted checkpoints: no code in a file is ever run, tensors stay on disk until used."""
 
 import io
 import json
@@ -12,10 +12,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mmonepeace.checkpoint.errors import CheckpointError, StateDict, prefix_errors
+from mmonepeace.checkpoint.errors import (
+    CheckpointError,
+    StateDict,
+    explain_broken_file,
+    prefix_errors,
+)
 from mmonepeace.checkpoint.training_state import read_run
 
-# Classes found in official files whose content nobody needs: replaced by inert stand-ins.
+# Packages of classes in official files whose content is not needed: replaced by inert stand-ins.
 _INERT_PACKAGES = {
     "argparse", "collections", "datetime", "detectron2", "enum", "fairseq", "fvcore", "mmcv",
     "mmengine", "numpy", "omegaconf", "one_peace", "pathlib", "typing", "yacs",
@@ -26,7 +31,7 @@ _INERT_BUILTINS = {
 
 
 class _Inert:
-    """Takes the place of an unknown class: accepts everything, does nothing."""
+    """Stand-in for an unknown class: accepts everything, does nothing."""
 
     def __init__(self, *_args: Any, **_kwargs: Any) -> None: ...
     def __setstate__(self, _state: Any) -> None: ...
@@ -36,20 +41,22 @@ class _Inert:
 
 
 def _load_storage(data: bytes) -> Any:
-    """What raw pickles call on the bytes of a tensor, restricted to weights."""
+    """What raw pickles call with the bytes of a tensor, restricted to weights."""
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
 class _Memo(dict):
-    """What an unpickler may meet again; not the bytes of tensors, which would be held twice."""
+    """Objects that a pickle may refer to again, without the bytes of tensors: held twice otherwise."""
 
     def __setitem__(self, index: int, value: Any) -> None:
-        parts = value if isinstance(value, tuple) else (value,)
-        held = any(isinstance(part, bytes) for part in parts)
-        super().__setitem__(index, None if held else value)
+        items = value if isinstance(value, tuple) else (value,)
+        has_bytes = any(isinstance(item, bytes) for item in items)
+        super().__setitem__(index, None if has_bytes else value)
 
 
-class _RestrictedUnpickler(pickle._Unpickler):  # the one in Python: the other's memo is its own
+class _RestrictedUnpickler(
+    pickle._Unpickler
+):  # in Python: the memo of the one in C cannot be replaced
     """Unpickler that knows tensors and containers, and calls nothing else."""
 
     _ALLOWED: ClassVar = {
@@ -80,13 +87,13 @@ class _RestrictedUnpickler(pickle._Unpickler):  # the one in Python: the other's
         ):
             return _Inert
         raise CheckpointError(
-            f"refused: the file wants to call {module}.{name}, which is no part of a checkpoint. "
+            f"refused: the file calls {module}.{name}, which does not belong in a checkpoint. "
             "Nothing was executed."
         )
 
 
 class _RestrictedPickle:
-    """The face of the pickle module that `torch.load` expects."""
+    """The interface of the pickle module that `torch.load` expects."""
 
     Unpickler = _RestrictedUnpickler
 
@@ -134,7 +141,7 @@ def _read_index(path: Path) -> tuple[StateDict, dict[str, Any]]:
     for name in sorted(set(shard_of.values())):
         if Path(name).name != name or "\\" in name or not name.endswith(".safetensors"):
             raise CheckpointError(
-                f"refused: shard {name!r} is no safetensors file beside the index."
+                f"refused: shard {name!r} is not a safetensors file beside the index."
             )
         if not path.with_name(name).is_file():
             raise CheckpointError(f"shard {name} is missing; it belongs beside the index.")
@@ -157,7 +164,7 @@ def _read_any(path: Path) -> tuple[Any, dict[str, Any]]:
     if isinstance(content, Mapping):
         if isinstance(content.get("meta"), Mapping):
             meta = dict(content["meta"])
-        if isinstance(content.get("cfg"), Mapping):  # of fairseq; nobody needs it but fairseq
+        if isinstance(content.get("cfg"), Mapping):  # of fairseq, for the way back
             with suppress(TypeError, ValueError, RecursionError):
                 meta["official_cfg"] = json.dumps(content["cfg"])
         for key in ("model", "state_dict"):
@@ -174,16 +181,16 @@ def read(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
     Args:
         path: safetensors, also in shards (its own name or that of the index), a torch file (also
             with a fairseq, mmcv or detectron2 configuration inside), the raw pickle of the
-            official vision branch, or the folder of a sharded checkpoint, which is put together
-            in memory.
+            official vision branch, or the folder of a sharded checkpoint, which is assembled in
+            memory.
 
     Returns:
-        state dict on the CPU as named in the file, and its metadata (empty if none). The
-        configuration of a fairseq file is there as JSON, under `official_cfg`.
+        state dict on the CPU with the names of the file, and its metadata (empty if none), which
+        has the configuration of a fairseq file as JSON under `official_cfg`.
 
     Raises:
-        CheckpointError: with one line naming the file, if it is missing, truncated, hostile, or
-            holds no weights.
+        CheckpointError: with one line naming the file, if it is missing, truncated, malicious, or
+            contains no weights.
     """
     path = Path(path)
     if path.suffix == ".safetensors" and not path.exists() and index_of(path).is_file():
@@ -191,20 +198,14 @@ def read(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
     if path.is_dir():
         content = read_run(path)
         return content["state_dict"], dict(content.get("meta") or {})
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file.")
-    try:
-        content, meta = _read_any(path)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    except Exception as error:  # noqa: BLE001  (a broken file can fail in any way)
-        reason = str(error).strip().split("\n")[0][:160] or type(error).__name__
-        raise CheckpointError(
-            f"{path}: cannot be read, it is truncated or no checkpoint ({reason})."
-        ) from None
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a state dict.")
-    weights = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
-    if not weights:
-        raise CheckpointError(f"{path}: holds no tensors, so it is no checkpoint of a model.")
-    return weights, meta
+    with prefix_errors(path):
+        if not path.is_file():
+            raise CheckpointError("no such file.")
+        with explain_broken_file("a checkpoint"):
+            content, meta = _read_any(path)
+        if not isinstance(content, Mapping):
+            raise CheckpointError(f"contains a {type(content).__name__}, not a state dict.")
+        weights = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
+        if not weights:
+            raise CheckpointError("contains no tensors, so it is not a checkpoint of a model.")
+        return weights, meta

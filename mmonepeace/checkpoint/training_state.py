@@ -1,7 +1,7 @@
 """What a training run stores: one file, or a folder with one file of each process.
 
-In a folder each process has written the rows that it keeps, and the first one whatever is not
-sharded too: a whole tensor is the parts one after another, so any number of processes can go on.
+In a folder each process has written its rows of sharded tensors, and the first one everything else
+too: a tensor is the concatenation of its parts, so any number of processes can resume.
 """
 
 import json
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from mmonepeace.atomic_file import atomic_file
-from mmonepeace.checkpoint.errors import CheckpointError, prefix_errors
+from mmonepeace.checkpoint.errors import CheckpointError, explain_broken_file, prefix_errors
 
-INDEX = "index.json"  # names the files of a folder; without it, the folder was never finished
+INDEX = "index.json"  # names the files of a folder; without it, the folder is incomplete
 
 # Makes a tensor from its parts: one of a file, or the rows of each process.
 Take = Callable[[Sequence[Tensor]], Tensor]
@@ -26,16 +26,16 @@ def write_run(path: str | Path, content: dict[str, Any]) -> None:
 
     Args:
         path: file to write; it may replace another one.
-        content: tensors, numbers, texts and containers of them.
+        content: tensors, numbers, strings and containers of them.
     """
     with atomic_file(path) as temporary, temporary.open("wb") as file:
         torch.save(content, file)
 
 
 def commit(folder: str | Path, names: Sequence[str]) -> None:
-    """Make a checkpoint of the files that all processes have written, and remove older ones.
+    """Mark the files that all processes have written as the checkpoint, and remove older ones.
 
-    Until now the folder was what it had been before: none, or the older checkpoint.
+    Until then the folder is what it was: incomplete, or the older checkpoint.
 
     Args:
         folder: where the files are.
@@ -50,7 +50,7 @@ def commit(folder: str | Path, names: Sequence[str]) -> None:
 
 
 def is_committed(folder: str | Path) -> bool:
-    """Whether a folder is a checkpoint that all processes have finished."""
+    """Whether all processes have finished the checkpoint in a folder."""
     return (Path(folder) / INDEX).is_file()
 
 
@@ -65,28 +65,26 @@ def run_files(path: str | Path) -> list[Path]:
         return [path]
     if not is_committed(path):
         raise CheckpointError(
-            f"the folder has no {INDEX}: it is no checkpoint, or was never finished. Name another."
+            f"the folder has no {INDEX}: it is not a checkpoint, or incomplete. Use another one."
             if path.is_dir()
             else "no such file."
         )
     try:
-        names = list(json.loads((path / INDEX).read_bytes())["files"])
+        names = [str(name) for name in json.loads((path / INDEX).read_bytes())["files"]]
     except (ValueError, KeyError, TypeError):
         raise CheckpointError(f"{INDEX} names no files; the checkpoint is damaged.") from None
-    files = []
-    for name in map(str, names):
+    for name in names:
         if Path(name).name != name or "\\" in name or not name.endswith(".pth"):
-            raise CheckpointError(f"refused: {name!r} is no torch file beside the index.")
+            raise CheckpointError(f"refused: {name!r} is not a torch file beside the index.")
         if not (path / name).is_file():
             raise CheckpointError(
                 f"{name} is missing. The work directory must be one that all machines share."
             )
-        files.append(path / name)
-    return files
+    return [path / name for name in names]
 
 
 def join(parts: Sequence[Tensor]) -> Tensor:
-    """The whole tensor, in memory of its own: a file that is mapped may be removed."""
+    """The complete tensor, in memory of its own: a file that is mapped may be removed."""
     return parts[0].clone() if len(parts) == 1 else torch.cat(list(parts))
 
 
@@ -98,26 +96,20 @@ def read_run(path: str | Path, take: Take = join) -> dict[str, Any]:
         take: for the tensors of weights and of the optimiser.
 
     Raises:
-        CheckpointError: with one line naming the file, if it is missing or truncated, or holds
-            anything but tensors, numbers, texts and containers of them.
+        CheckpointError: with one line naming the file, if it is missing or truncated, or contains
+            anything but tensors, numbers, strings and containers of them.
     """
-    with prefix_errors(path):
-        try:
-            files = run_files(path)
-            parts = [torch.load(f, map_location="cpu", weights_only=True, mmap=True) for f in files]
-            content = parts[0]
-            merged = {"state_dict": _merge([part["state_dict"] for part in parts], take)}
-            if "optimizer" in content:
-                states = _merge([part["optimizer"]["state"] for part in parts], take)
-                merged["optimizer"] = content["optimizer"] | {"state": states}
-        except CheckpointError:
-            raise
-        except Exception as error:  # noqa: BLE001  (a broken file can fail in any way)
-            reason = str(error).strip().split("\n")[0][:160] or type(error).__name__
-            raise CheckpointError(
-                f"cannot be read, it is truncated or no checkpoint of a training run ({reason})."
-            ) from None
-    return content | merged
+    with prefix_errors(path), explain_broken_file("a checkpoint of a training run"):
+        contents = [
+            torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+            for file in run_files(path)
+        ]
+        run = dict(contents[0])
+        run["state_dict"] = _merge([content["state_dict"] for content in contents], take)
+        if "optimizer" in run:
+            states = _merge([content["optimizer"]["state"] for content in contents], take)
+            run["optimizer"] = run["optimizer"] | {"state": states}
+        return run
 
 
 def _merge(values: Sequence[Any], take: Take) -> Any:

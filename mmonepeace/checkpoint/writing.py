@@ -1,4 +1,4 @@
-"""Writing checkpoints: whole or not at all, one tensor in memory at a time."""
+"""Writing checkpoints atomically, with one tensor in memory at a time."""
 
 import json
 import pickle
@@ -25,7 +25,7 @@ _SAFETENSORS_DTYPES = {
 
 
 class _Counted:
-    """A file that reports what was written to it."""
+    """A file that reports how many bytes are written to it."""
 
     def __init__(self, file: BinaryIO, report: Callable[[int], None]) -> None:
         self.file, self.report = file, report
@@ -47,7 +47,9 @@ def _dump_safetensors(weights: Mapping[str, Tensor], meta: dict[str, str], file:
     for name in order:
         value = weights[name]
         if value.dtype not in _SAFETENSORS_DTYPES:
-            raise CheckpointError(f"{name}: safetensors files hold no {value.dtype}. Use .pth.")
+            raise CheckpointError(
+                f"{name}: safetensors files cannot contain {value.dtype}. Use .pth."
+            )
         start, end = end, end + value.nbytes
         header[name] = {
             "dtype": _SAFETENSORS_DTYPES[value.dtype],
@@ -66,17 +68,17 @@ def _dump_safetensors(weights: Mapping[str, Tensor], meta: dict[str, str], file:
 def _dump_torch(content: dict[str, Any], file: Any) -> None:
     try:
         torch.save(content, file)
-    except RuntimeError as error:  # closing the unfinished archive fails too, and hides why
+    except RuntimeError as error:  # closing the incomplete archive fails too, and hides why
         raise (error.__context__ or error) from None
 
 
 def _dump_pickle(content: dict[str, Any], file: Any) -> None:
     pickler = pickle.Pickler(file)
-    pickler.fast = True  # no memory of what was written: it would keep the bytes of every tensor
+    pickler.fast = True  # no memo: it would keep the bytes of every tensor
     pickler.dump(content)
 
 
-def _alone(weights: StateDict) -> StateDict:
+def _own_storage(weights: StateDict) -> StateDict:
     """Tensors without the rest of a larger storage, which torch and pickle would write too."""
     return {
         name: value
@@ -102,7 +104,7 @@ def _split(weights: StateDict, limit: int) -> list[StateDict]:
 def _plan(
     path: Path, converted: Conversion, shard_size: int | None
 ) -> dict[Path, Callable[[Any], None]]:
-    """File -> how to fill it. The last one makes the checkpoint exist."""
+    """File -> function that writes its content; the last file makes the checkpoint exist."""
     weights, meta = converted.weights, converted.meta
     own = meta.get("format") == "mmonepeace"
     if path.suffix == ".safetensors":
@@ -125,15 +127,17 @@ def _plan(
         if not own and layout == "full":
             cfg = json.loads(meta.get("official_cfg", "null"))
             return {
-                path: partial(_dump_torch, {"args": None, "cfg": cfg, "model": _alone(weights)})
+                path: partial(
+                    _dump_torch, {"args": None, "cfg": cfg, "model": _own_storage(weights)}
+                )
             }
         key = "state_dict" if own or layout == "segmentation" else "model"
-        return {path: partial(_dump_torch, {key: _alone(weights), "meta": meta})}
+        return {path: partial(_dump_torch, {key: _own_storage(weights), "meta": meta})}
     if path.suffix == ".pkl" and not own and layout != "full":
-        content = {"model": _alone(weights), "__author__": "ofa", "matching_heuristics": True}
+        content = {"model": _own_storage(weights), "__author__": "ofa", "matching_heuristics": True}
         return {path: partial(_dump_pickle, content)}
     raise CheckpointError(
-        f"{path}: cannot write {path.suffix or 'a file without suffix'}. Use .safetensors or .pth "
+        f"{path}: cannot write {path.suffix or 'a file without a suffix'}. Use .safetensors or .pth "
         "(also .pkl for --to official-vision)."
     )
 
@@ -144,15 +148,13 @@ def write(
     shard_size: int | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Write weights: `.safetensors`, `.pth` or `.pt` (torch file), `.pkl` (official pickle).
-
-    The file appears whole or not at all.
+    """Write weights atomically: `.safetensors`, `.pth` or `.pt` (torch), `.pkl` (official pickle).
 
     Args:
         path: file to write.
         converted: weights and metadata.
-        shard_size: bytes of one safetensors file. If the weights are larger, they go to
-            NAME-00001-of-0000N.safetensors and so on, and NAME.safetensors.index.json.
+        shard_size: bytes of one safetensors file. Larger weights are split into
+            NAME-00001-of-0000N.safetensors and so on, with NAME.safetensors.index.json.
         progress: called with the bytes written so far, and those of all tensors.
 
     Raises:
@@ -178,4 +180,4 @@ def write(
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written ({error}).") from None
     if path not in plan:
-        path.unlink(missing_ok=True)  # an old whole file would hide the shards
+        path.unlink(missing_ok=True)  # an old single file would hide the shards

@@ -160,7 +160,7 @@ def test_models_with_heads_go_there_and_back(tmp_path, make, container):
 def test_an_encoder_alone_is_no_model(model, tmp_path):
     torch.save({"model": dict(model.state_dict())}, tmp_path / "vision.pth")
     for target in ("model", "official-model"):
-        with pytest.raises(CheckpointError, match=r"vision\.pth: it holds no heads.*--to vision"):
+        with pytest.raises(CheckpointError, match=r"vision\.pth: it has no heads.*--to vision"):
             checkpoint.convert_file(tmp_path / "vision.pth", None, target)
 
 

@@ -101,7 +101,7 @@ def test_a_damaged_folder_is_named_once_with_the_reason(folder, damage, says, re
 
 def test_a_file_with_anything_but_tensors_is_refused(tmp_path):
     torch.save({"state_dict": {}, "meta": tmp_path}, tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match="no checkpoint of a training run"):
+    with pytest.raises(CheckpointError, match="not a checkpoint of a training run"):
         checkpoint.read_run(tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match="no such file"):
         checkpoint.read_run(tmp_path / "y.pth")
