@@ -200,7 +200,7 @@ class Embedder:
         return self._encode({modality: items}, errors)
 
     def encode_image(
-        self, images: Iterable[image_io.Picture], errors: dict[int, str] | None = None
+        self, images: Iterable[image_io.ImageInput], errors: dict[int, str] | None = None
     ) -> Embeddings:
         """Embed images.
 
@@ -307,7 +307,7 @@ class Embedder:
         joined = torch.cat if pooling == "tokens" else lambda windows: torch.stack(windows).mean(0)
         return [joined(parts[i]) if i in parts else None for i in range(len(rows))]
 
-    def heat_maps(self, image: image_io.Picture, queries: Embeddings) -> Embeddings:
+    def heat_maps(self, image: image_io.ImageInput, queries: Embeddings) -> Embeddings:
         """How much each place of an image is like each query.
 
         Args:

@@ -139,7 +139,7 @@ class ItemReader:
         ((name, pieces),) = parts.items()
         return [{name: piece} for piece in pieces]
 
-    def _load_image(self, image: image_io.Picture) -> list[Tensor]:
+    def _load_image(self, image: image_io.ImageInput) -> list[Tensor]:
         at_least = image_io.fast_sides(self.image_size) if self.fast_jpeg else None
         picture = image_io.to_rgb(image, at_least)
         return [image_io.to_tensor(image_io.resize(picture, self.image_size, self.keep_ratio))]

@@ -1,9 +1,9 @@
 """Reading and preparing data; registered in TRANSFORMS, DATASETS, DATA_SAMPLERS and HOOKS."""
 
-from mmonepeace.datasets.broken import BrokenSamplesHook
+from mmonepeace.datasets.broken_samples import BrokenSamplesHook
 from mmonepeace.datasets.labelled import LabelledDataset
 from mmonepeace.datasets.pairs import PairDataset
-from mmonepeace.datasets.sampler import EndlessSampler
+from mmonepeace.datasets.resumable_sampler import EndlessSampler
 from mmonepeace.datasets.shards import ShardDataset
 from mmonepeace.datasets.tokenizer import Tokenizer
 from mmonepeace.datasets.transforms import (

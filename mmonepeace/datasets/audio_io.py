@@ -1,7 +1,7 @@
-"""From sound files to what the model hears: mono float32 at 16 kHz, and a policy of lengths.
+"""Audio files to mono float32 at 16 kHz, and the policy for their length.
 
 A waveform has S samples, (S,). The official order: `load_audio`, `standardise` the whole clip, then
-`fit_length` (or `split_windows`, to hear all of a long one).
+`fit_length`; or `split_windows`, to embed all of a long clip.
 """
 
 import math
@@ -14,27 +14,27 @@ import soxr
 
 from mmonepeace.spec import LAYER_NORM_EPS, MAX_AUDIO_SECONDS, MIN_AUDIO_SECONDS, SAMPLE_RATE
 
-MAX_CHANNELS = 1024  # of any file; more is an array the wrong way round
+MAX_CHANNELS = 1024  # more is an array of (channels, samples)
 
 
 class AudioError(ValueError):
-    """Sound that cannot be used. The message names the file, the finding and the fix."""
+    """Audio that cannot be used. The message gives the file, the problem and the fix."""
 
 
 def load_audio(path: str | Path | bytes) -> np.ndarray:
-    """Decode a file, or the bytes of one: wav, flac, ogg, mp3 and what else libsndfile reads.
+    """Decode a file, or the bytes of one: wav, flac, ogg, mp3 and all else that libsndfile reads.
 
-    A file that was cut off gives the samples it still holds, where its format lets them be read.
+    A truncated file gives the samples that it still has, if its format lets them be read.
 
     Returns:
         (S,) float32 at 16 kHz; integer samples are divided by their full scale.
 
     Raises:
-        AudioError: if the file is missing, broken or empty, or holds infinities or NaNs.
+        AudioError: if the file is missing, broken or empty, or has infinite or NaN samples.
     """
     source: str | Path | BytesIO
     if isinstance(path, bytes):
-        source, path = BytesIO(path), "a sound in memory"
+        source, path = BytesIO(path), "audio in memory"
     elif not Path(path).is_file():
         raise AudioError(f"{path}: no such file. Check the path and the data root.")
     else:
@@ -55,21 +55,21 @@ def to_mono_16k(samples: np.ndarray, rate: int) -> np.ndarray:
     """Mean over the channels, then the resampler of the official code (soxr, quality HQ).
 
     Args:
-        samples: (S,) or (S, C), floats, or integers of full scale.
+        samples: (S,) or (S, C), floats, or integers that use the full scale.
         rate: their sample rate in Hz.
 
     Returns:
         (ceil(S * 16000 / rate),) float32; bit for bit the input if it is mono float32 at 16 kHz.
 
     Raises:
-        AudioError: for no samples, infinities or NaNs, another shape, or a rate that is none.
+        AudioError: for no samples, infinite or NaN samples, another shape, or a rate below 1.
     """
     if samples.ndim not in (1, 2) or samples.shape[1:] > (MAX_CHANNELS,):
         raise AudioError(f"expected (samples,) or (samples, channels), got {samples.shape}.")
     if samples.size == 0:
-        raise AudioError("it holds no samples. Leave it out.")
+        raise AudioError("it has no samples. Leave it out.")
     if rate < 1:
-        raise AudioError(f"a sample rate of {rate} Hz is none.")
+        raise AudioError(f"the sample rate is {rate} Hz, expected at least 1.")
     with np.errstate(over="ignore", invalid="ignore"):  # checked in the next line
         wave = _to_float(samples)
         wave = wave.mean(1) if wave.ndim == 2 else wave
@@ -112,7 +112,7 @@ def split_windows(
     """Cut a clip into windows of equal length that cover all of it.
 
     Windows start every `hop_seconds`; the last one ends with the clip. A clip that fits into one
-    window is returned whole.
+    window is that window.
 
     Raises:
         ValueError: if a hop would leave a gap.

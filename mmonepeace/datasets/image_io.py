@@ -1,4 +1,4 @@
-"""From pictures of any kind to what the model sees: RGB, bicubic, uint8 (3, H, W)."""
+"""Images of any kind to what the model takes: RGB, resized bicubically, uint8 (3, H, W)."""
 
 import math
 from io import BytesIO
@@ -11,20 +11,20 @@ from torch import Tensor
 
 from mmonepeace.spec import PATCH_SIZE
 
-Picture = str | Path | bytes | Image.Image | np.ndarray | Tensor
+ImageInput = str | Path | bytes | Image.Image | np.ndarray | Tensor
 
 
 class ImageError(ValueError):
-    """A picture that cannot be used. The message names the file, the finding and the fix."""
+    """An image that cannot be used. The message gives the file, the problem and the fix."""
 
 
-def to_rgb(image: Picture, at_least: int | None = None) -> Image.Image:
-    """Any picture as 8-bit RGB, upright.
+def to_rgb(image: ImageInput, at_least: int | None = None) -> Image.Image:
+    """Convert any image to 8-bit RGB.
 
     Args:
         image: one of
-            a path of a file that Pillow reads, or its bytes: the first frame, turned as its EXIF
-            data say;
+            the path of a file that Pillow reads, or its bytes: the first frame, rotated as its
+            EXIF data say;
             a Pillow image of any mode: transparency is dropped, 16-bit grey is scaled;
             an array (H, W) or (H, W, 1 | 3 | 4), RGB order, uint8 or floats in 0..1;
             a tensor (1 | 3, H, W) of the same values.
@@ -32,8 +32,8 @@ def to_rgb(image: Picture, at_least: int | None = None) -> Image.Image:
             faster, as long as both sides have this many pixels. None: never.
 
     Raises:
-        ImageError: if a file is missing, truncated, far too large or no picture, or if an array has
-            another shape or other values.
+        ImageError: if a file is missing, truncated, far too large or not an image, or if an array
+            has another shape or other values.
     """
     if isinstance(image, str | Path | bytes):
         return _open(image, at_least)
@@ -79,9 +79,9 @@ def resize(
 
 
 def fast_sides(size: int | tuple[int, int]) -> int:
-    """`at_least` of `to_rgb` for pictures that are resized to `size`: twice its longer side.
+    """`at_least` of `to_rgb` for images that are resized to `size`: twice its longer side.
 
-    Below that the decoder's plain averaging would show beside the bicubic filter.
+    Below that, the decoder's plain averaging would visibly change the result of the bicubic filter.
     """
     return 2 * (size if isinstance(size, int) else max(size))
 
@@ -94,7 +94,7 @@ def to_tensor(image: Image.Image) -> Tensor:
 def _open(path: str | Path | bytes, at_least: int | None) -> Image.Image:
     source: str | Path | BytesIO
     if isinstance(path, bytes):
-        source, path = BytesIO(path), "a picture in memory"
+        source, path = BytesIO(path), "an image in memory"
     elif not Path(path).is_file():
         raise ImageError(f"{path}: no such file. Check the path and the data root.")
     else:
@@ -109,7 +109,7 @@ def _open(path: str | Path | bytes, at_least: int | None) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path}: {error} Scale it down beforehand.") from None
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
-        raise ImageError(f"{path} cannot be read as a picture: {error} Leave it out.") from None
+        raise ImageError(f"{path} cannot be read as an image: {error} Leave it out.") from None
 
 
 def _pillow_to_rgb(image: Image.Image) -> Image.Image:
@@ -135,8 +135,8 @@ def _array_to_rgb(array: np.ndarray) -> Image.Image:
     if array.dtype.kind == "f":
         if not (array.min() >= 0 and array.max() <= 1):  # so that NaN fails
             raise ImageError(
-                f"float pictures lie in 0..1, this one in {array.min():.4g}..{array.max():.4g}. "
-                "Divide by its white, or convert to uint8."
+                f"float images have values in 0..1, this one in {array.min():.4g}.."
+                f"{array.max():.4g}. Divide by its white level, or convert to uint8."
             )
         array = np.rint(array * 255).astype(np.uint8)
     if array.dtype != np.uint8:

@@ -10,19 +10,19 @@ from mmonepeace.registry import DATASETS
 
 @DATASETS.register_module()
 class LabelledDataset(PairDataset):
-    """`PairDataset` whose text is the name of a class: for mmpretrain's classifiers.
+    """`PairDataset` whose text is the name of a class, for mmpretrain's classifiers.
 
-    A record has `img_path` and `gt_label`, the place of its class in `classes`.
+    A record has `img_path` and `gt_label`, the index of its class in `classes`.
 
     Args:
         ann_file: see `PairDataset`.
         label: column of the class.
         image: column of the path.
-        classes: names of the classes, in the order of their numbers.
-        kwargs: see `PairDataset`, but for `columns`.
+        classes: names of the classes, in the order of their indices.
+        kwargs: see `PairDataset`; all but `columns`.
 
     Raises:
-        ManifestError: for a label that is none of the classes.
+        ManifestError: for a label that is not one of the classes.
     """
 
     def __init__(
@@ -38,12 +38,12 @@ class LabelledDataset(PairDataset):
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """Read the manifests."""
-        numbers = {name: i for i, name in enumerate(self.metainfo["classes"])}
+        labels = {name: i for i, name in enumerate(self.metainfo["classes"])}
         records = super().load_data_list()
-        unknown = sorted({record["text"] for record in records} - set(numbers))
+        unknown = sorted({record["text"] for record in records} - set(labels))
         if unknown:
             raise ManifestError(
-                f"{self.sources[0].path}: {', '.join(unknown[:5])} is none of the {len(numbers)} "
-                f"classes ({', '.join(list(numbers)[:5])}, ...). Name all in classes of the data set."
+                f"{self.sources[0].path}: {', '.join(unknown[:5])} is not among the {len(labels)} "
+                f"classes ({', '.join(list(labels)[:5])}, ...). List all of them in `classes`."
             )
-        return [{**record, "gt_label": numbers[record["text"]]} for record in records]
+        return [{**record, "gt_label": labels[record["text"]]} for record in records]

@@ -1,4 +1,4 @@
-"""Manifests: tables of samples, one a line. A modality's value is a text or the path of a file."""
+"""Manifests: tables of samples, one per line, with texts and paths of files."""
 
 import csv
 import json
@@ -12,23 +12,23 @@ Row = dict[str, str]
 
 
 class ManifestError(ValueError):
-    """A manifest that cannot be used. The message names the file, the finding and the fix."""
+    """A manifest that cannot be used. The message gives the file, the problem and the fix."""
 
 
 def read_manifest(path: str | Path, columns: Mapping[str, str], complete: bool = True) -> list[Row]:
-    """Read a .jsonl (one object a line), or else a tab-separated table (a header, no quoting).
+    """Read a .jsonl (one object per line), or else a tab-separated table (a header, no quoting).
 
     Args:
         path: the manifest.
         columns: modality -> its column, such as `dict(image="image", text="caption")`.
-        complete: leave out rows that lack a modality; False leaves out those that have none.
+        complete: skip rows that lack a modality; False skips those that have none.
 
     Returns:
         modality -> value, for each row.
 
     Raises:
-        ManifestError: if a modality is unknown, a column is missing, a line is no JSON object, a value
-            is no string, or no row is left.
+        ManifestError: if a modality is unknown, a column is missing, a line is not a JSON object, a
+            value is not a string, or no row is left.
     """
     unknown = set(columns) - set(MODALITIES)
     if unknown or not columns:
@@ -44,7 +44,7 @@ def read_manifest(path: str | Path, columns: Mapping[str, str], complete: bool =
 def _rows(
     records: Iterator[dict[str, Any]], columns: Mapping[str, str], complete: bool
 ) -> list[Row]:
-    names: dict[str, None] = {}  # as a set that keeps the order
+    names: dict[str, None] = {}  # a set in the order of insertion
     rows = []
     for number, record in enumerate(records, start=1):
         names |= dict.fromkeys(record)
@@ -82,7 +82,7 @@ def _read_jsonl(file: Any) -> Iterator[dict[str, Any]]:
         try:
             record = json.loads(line)
         except ValueError as error:
-            raise ManifestError(f"line {number} is no JSON: {error}") from None
+            raise ManifestError(f"line {number} is not JSON: {error}") from None
         if not isinstance(record, dict):
             raise ManifestError(f"line {number} is {type(record).__name__}, expected an object.")
         yield record

@@ -1,4 +1,4 @@
-"""Data sets of samples with a text, an image or a sound, two or all three of them."""
+"""Data sets of samples with text, image and audio, or one or two of them."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from mmengine.dataset import BaseDataset
 
-from mmonepeace.datasets.broken import SAMPLE_ERRORS, BrokenSamples, MissingError
+from mmonepeace.datasets.broken_samples import SAMPLE_ERRORS, BrokenSamples, MissingError
 from mmonepeace.datasets.manifest import read_manifest
-from mmonepeace.datasets.sampler import EpochIndex
+from mmonepeace.datasets.resumable_sampler import EpochIndex
 from mmonepeace.registry import DATASETS
 
-KEYS = {"image": "img_path", "text": "text", "audio": "audio_path"}  # of a record
-FILES = ("img_path", "audio_path")  # those of paths
+# Modality -> its key in a record.
+RECORD_KEYS = {"image": "img_path", "text": "text", "audio": "audio_path"}
+PATH_KEYS = ("img_path", "audio_path")
 
 
 class Source(NamedTuple):
@@ -23,7 +24,7 @@ class Source(NamedTuple):
     Attributes:
         path: of the file, relative to the `data_root` of the data set.
         columns: modality -> its column.
-        repeat: how often an epoch has each row. 2.5 takes each row twice, and every second one a
+        repeat: how often an epoch has each row. 2.5 repeats each row twice, and every second one a
             third time; 0.1 takes every tenth row only, always the same ones.
     """
 
@@ -39,24 +40,24 @@ class Source(NamedTuple):
 
 @DATASETS.register_module()
 class PairDataset(BaseDataset):
-    """Manifests of paths and texts.
+    """Samples listed in manifests of paths and texts.
 
-    Rows that lack one of the columns are left out. A sample that turns out to be broken (a file
-    that is missing or cannot be decoded, a caption without words) is replaced by another, always
-    the same one; in test mode it is an error. `broken.counts` tells how many there were.
+    Rows that lack one of the columns are skipped. A sample that turns out to be broken (a file that
+    is missing or cannot be decoded, a caption without words) is replaced by another, always the
+    same one; in test mode it is an error. `broken.counts` has their numbers.
 
     A record has a `seed` for its random transforms: `seed` of the data set, epoch and row. It is
     the same in each worker and after resuming. The epoch comes from `EndlessSampler`; with other
-    samplers it is always 0, and a sample looks the same each time.
+    samplers it is always 0, and a sample is transformed in the same way each time.
 
     Args:
         ann_file: a manifest or several, .jsonl or tab-separated, see `manifest.read_manifest`.
         columns: modality -> its column, such as `dict(image="image", text="caption")`. Images and
-            sounds are paths, absolute or relative to `data_prefix`.
+            audio are paths, absolute or relative to `data_prefix`.
         data_prefix: `dict(path=FOLDER)`, relative to `data_root`; by default the folder of each
             manifest.
         seed: of everything random in a sample.
-        max_broken: share of broken samples that ends the run, see `broken.BrokenSamples`.
+        max_broken: fraction of broken samples above which the run ends, see `BrokenSamples`.
         kwargs: of MMEngine's `BaseDataset`: data_root, pipeline, indices and others.
 
     Raises:
@@ -97,21 +98,21 @@ class PairDataset(BaseDataset):
             folder = Path(self.data_prefix.get("path", path.parent))
             before = len(records)
             for number, row in enumerate(read_manifest(path, source.columns)):
-                record = {KEYS[name]: value for name, value in row.items()}
-                record |= {key: str(folder / record[key]) for key in FILES if key in record}
+                record = {RECORD_KEYS[name]: value for name, value in row.items()}
+                record |= {key: str(folder / record[key]) for key in PATH_KEYS if key in record}
                 records += [record] * source.times(number)
             if len(records) == before:
                 raise ValueError(f"{path}: repeat={source.repeat} leaves no row. Raise it.")
         return records
 
     def full_init(self) -> None:
-        """Read the manifests, once, and begin to count."""
+        """Read the manifests, once."""
         if not self._fully_initialized:
             super().full_init()
             self.broken = BrokenSamples(len(self), self.max_broken)
 
     def get_subset_(self, indices: Sequence[int] | int) -> None:
-        """See `BaseDataset`; rows get new numbers, so the count begins anew."""
+        """See `BaseDataset`; rows get new indices, so broken samples are counted from 0."""
         super().get_subset_(indices)
         self.broken = BrokenSamples(len(self), self.max_broken)
 
@@ -121,8 +122,8 @@ class PairDataset(BaseDataset):
         other.broken = BrokenSamples(len(other), self.max_broken)
         return other
 
-    def __getitem__(self, draw: int | EpochIndex) -> Any:
-        index, epoch = draw if isinstance(draw, tuple) else (draw, 0)
+    def __getitem__(self, position: int | EpochIndex) -> Any:
+        index, epoch = position if isinstance(position, tuple) else (position, 0)
         self.full_init()
         index = range(len(self))[index]  # as lists do: negative ones, IndexError
         if self.test_mode:
@@ -146,7 +147,7 @@ class PairDataset(BaseDataset):
 
     def _read(self, index: int, epoch: int) -> Any:
         record = self.get_data_info(index)
-        for key in FILES:
+        for key in PATH_KEYS:
             if key in record and not Path(record[key]).is_file():
                 raise MissingError(
                     f"{record[key]}: no such file. Check the path and the data root."
@@ -155,11 +156,11 @@ class PairDataset(BaseDataset):
 
     def _name(self, index: int) -> str:
         record = self.get_data_info(index)
-        return f"{index} ({next(record[key] for key in (*FILES, 'text') if key in record)})"
+        return f"{index} ({next(record[key] for key in (*PATH_KEYS, 'text') if key in record)})"
 
 
 def _source(entry: str | Mapping[str, Any], columns: Mapping[str, str] | None) -> Source:
-    """An entry of `ann_file`, with the data set's columns if it names none."""
+    """Parse an entry of `ann_file`; the columns of the data set are its default."""
     fields = {"path": entry} if isinstance(entry, str) else dict(entry)
     unknown = set(fields) - set(Source._fields)
     if unknown or not isinstance(fields.get("path"), str):

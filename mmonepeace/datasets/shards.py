@@ -1,4 +1,4 @@
-"""Data sets in tar files of the WebDataset layout: read in sequence, mixed in memory."""
+"""Data sets in tar files of the WebDataset layout: read sequentially, shuffled in memory."""
 
 import itertools
 import json
@@ -11,10 +11,15 @@ from mmengine.dataset import Compose
 from mmengine.dist import get_dist_info
 from torch.utils.data import IterableDataset, get_worker_info
 
-from mmonepeace.datasets.broken import SAMPLE_ERRORS, BrokenSamples, CaptionError, MissingError
+from mmonepeace.datasets.broken_samples import (
+    SAMPLE_ERRORS,
+    BrokenSamples,
+    CaptionError,
+    MissingError,
+)
 from mmonepeace.datasets.manifest import MODALITIES
 from mmonepeace.datasets.shard_io import (
-    SUFFIXES,
+    MEMBER_SUFFIXES,
     Members,
     count_samples,
     find_shards,
@@ -22,36 +27,37 @@ from mmonepeace.datasets.shard_io import (
 )
 from mmonepeace.registry import DATASETS
 
-KEYS = {"image": "img", "text": "text", "audio": "audio"}
+# Modality -> key of its content in a record.
+CONTENT_KEYS = {"image": "img", "text": "text", "audio": "audio"}
 
 
 @DATASETS.register_module()
 class ShardDataset(IterableDataset):
-    """An endless stream of samples out of shards; each process reads its own part of an epoch.
+    """An endless stream of samples from shards; each process reads its own part of an epoch.
 
-    In each epoch the shards are put in a new order, and their samples, one after the other, dealt
-    in equal runs to the streams of all processes; what does not divide, less than one sample a
-    stream and never the same, is left out. A stream shuffles within a buffer. The batches of a
-    process come from its streams in turn, so that neither their order nor what they hold depends on
-    the number of workers. Every process always has a next batch.
+    Each epoch has the shards in a new order and divides their sequence of samples into runs of
+    equal length, one for each stream of all processes; the remainder, less than one sample per
+    stream and different in each epoch, is left out. A stream shuffles within a buffer. The batches
+    of a process come from its streams in turn, so that neither their order nor their content
+    depends on the number of workers. Every process always has a next batch.
 
-    A broken sample is replaced by the one that its stream would give a batch later. `broken.counts`
-    tells how many there were. A record has a `seed` for its random transforms: `seed` of the data
-    set, epoch and number of the sample.
+    A broken sample is replaced by the one that its stream would give a batch later; `broken.counts`
+    has their numbers. A record has a `seed` for its random transforms: `seed` of the data set,
+    epoch and index of the sample.
 
     In a config, the data loader has `sampler=None`.
 
     Args:
         shards: a folder, or paths with braces (`train-{000..012}.tar`) or wildcards, one or more.
-        modalities: those of a sample; members are told by their suffixes, see `SUFFIXES`.
+        modalities: of a sample; the suffix of a member gives its modality, see `MEMBER_SUFFIXES`.
         batch_size: that of the data loader.
-        pipeline: transforms; images and sounds reach them as the bytes of a file.
+        pipeline: transforms; they get images and audio as the bytes of a file.
         text_key: read texts from this key of a .json member, instead of from .txt.
         data_root: folder that `shards` are relative to.
-        streams: shards that each process reads side by side, a multiple of the number of workers.
-        buffer_size: samples that each stream holds in memory, encoded.
+        streams: shards that each process reads at a time, a multiple of the number of workers.
+        buffer_size: encoded samples that each stream keeps in memory.
         seed: of all orders, and of everything random in a sample.
-        max_broken: share of broken samples that ends the run, see `broken.BrokenSamples`.
+        max_broken: fraction of broken samples above which the run ends, see `BrokenSamples`.
 
     Raises:
         FileNotFoundError: if there are no shards.
@@ -78,7 +84,7 @@ class ShardDataset(IterableDataset):
         for name, value in sizes.items():
             if value < 1:
                 raise ValueError(f"{name} is {value}, expected at least 1.")
-        self.metainfo: dict[str, Any] = {}  # MMEngine's loops ask for it
+        self.metainfo: dict[str, Any] = {}  # MMEngine's loops read it
         self.modalities = tuple(modalities)
         self.batch_size = batch_size
         self.pipeline = Compose(pipeline)
@@ -87,7 +93,7 @@ class ShardDataset(IterableDataset):
         self.buffer_size = buffer_size
         self.seed = seed
         self.start = 0
-        # Now, because a worker may know nothing of the other processes.
+        # Here, because a worker may not have the process group.
         self.rank, self.world_size = get_dist_info()
         self.shards = find_shards(shards, data_root)
         self.ends = np.cumsum(count_samples(self.shards))
@@ -101,17 +107,18 @@ class ShardDataset(IterableDataset):
         self.broken = BrokenSamples(self.total, max_broken)
 
     def skip(self, num_samples: int) -> None:
-        """Begin after so many samples of this process, to resume; call it before iterating.
+        """Start after so many samples of this process, to resume; call it before iterating.
 
-        The rest is exactly that of the run that was left, if `streams`, `batch_size`, `seed`, the
+        The rest is exactly that of the interrupted run if `streams`, `batch_size`, `seed`, the
         shards and the number of processes are the same.
 
         Raises:
-            ValueError: if these are no whole batches.
+            ValueError: if the number is not a multiple of the batch size.
         """
         if num_samples < 0 or num_samples % self.batch_size:
             raise ValueError(
-                f"{num_samples} samples are no whole batches of {self.batch_size}: cannot resume."
+                f"{num_samples} samples are not a multiple of the batch size {self.batch_size}: "
+                "cannot resume."
             )
         self.start = num_samples // self.batch_size
 
@@ -120,7 +127,7 @@ class ShardDataset(IterableDataset):
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         if self.streams % workers:
             raise ValueError(
-                f"{workers} workers cannot share {self.streams} streams. Set streams of "
+                f"{self.streams} streams cannot be divided among {workers} workers. Set streams of "
                 "ShardDataset to a multiple of num_workers."
             )
         streams: dict[int, Iterator[Any]] = {}
@@ -131,8 +138,8 @@ class ShardDataset(IterableDataset):
             yield from itertools.islice(streams[stream], self.batch_size)
 
     def _stream(self, stream: int, skip: int) -> Iterator[Any]:
-        """Samples of a stream after the first `skip`, prepared."""
-        raw = self._endless(stream, skip)
+        """Prepared samples of a stream after the first `skip`."""
+        raw = self._shuffled(stream, skip)
         ahead: deque[tuple[int, int, Members | None]] = deque()
         while True:
             for later in itertools.count(0, self.batch_size):
@@ -144,75 +151,74 @@ class ShardDataset(IterableDataset):
             ahead.popleft()
             yield sample
 
-    def _endless(self, stream: int, skip: int) -> Iterator[tuple[int, int, Members | None]]:
-        """(epoch, number, members) of a stream after the first `skip`, shuffled."""
+    def _shuffled(self, stream: int, skip: int) -> Iterator[tuple[int, int, Members | None]]:
+        """(epoch, index, members) of a stream after the first `skip`, shuffled."""
         first_epoch, skip = divmod(skip, self.stream_size)
         for epoch in itertools.count(first_epoch):
-            numbers = self._numbers(stream, epoch)
-            rng = np.random.default_rng((self.seed, epoch, self._number_of(stream) + 1))
-            order = shuffle_in_buffer(len(numbers), self.buffer_size, rng)[skip:]
-            wanted = np.zeros(len(numbers), dtype=bool)
+            indices = self._indices(stream, epoch)
+            rng = np.random.default_rng((self.seed, epoch, self._global_stream(stream) + 1))
+            order = shuffle_in_buffer(len(indices), self.buffer_size, rng)[skip:]
+            wanted = np.zeros(len(indices), dtype=bool)
             wanted[order] = True
-            read = self._read(numbers, wanted)
-            held: dict[int, Members | None] = {}
-            for place in map(int, order):
-                while place not in held:
-                    found, members = next(read)
-                    held[found] = members
-                yield epoch, int(numbers[place]), held.pop(place)
+            read = self._read(indices, wanted)
+            buffer: dict[int, Members | None] = {}
+            for position in map(int, order):
+                while position not in buffer:
+                    other, members = next(read)
+                    buffer[other] = members
+                yield epoch, int(indices[position]), buffer.pop(position)
             skip = 0
 
-    def _numbers(self, stream: int, epoch: int) -> np.ndarray:
-        """Numbers of the samples of a stream in an epoch, as they lie in the shards."""
+    def _indices(self, stream: int, epoch: int) -> np.ndarray:
+        """Indices of the samples of a stream in an epoch, in the order of the shards."""
         rng = np.random.default_rng((self.seed, epoch))
         counts = np.diff(self.ends, prepend=0)
         order = rng.permutation(len(counts))
-        starts = np.cumsum(counts[order])  # of the shard after it, in this order
-        first = rng.integers(self.total) + self._number_of(stream) * self.stream_size
+        ends = np.cumsum(counts[order])  # of the shards in this order
+        first = rng.integers(self.total) + self._global_stream(stream) * self.stream_size
         positions = (first + np.arange(self.stream_size)) % self.total
-        place = np.searchsorted(starts, positions, side="right")
-        return self.ends[order[place]] - (starts[place] - positions)
+        shard = np.searchsorted(ends, positions, side="right")
+        return self.ends[order[shard]] - (ends[shard] - positions)
 
-    def _number_of(self, stream: int) -> int:
-        """Among the streams of all processes."""
+    def _global_stream(self, stream: int) -> int:
+        """Number of a stream among those of all processes."""
         return self.rank * self.streams + stream
 
     def _read(
-        self, numbers: np.ndarray, wanted: np.ndarray
+        self, indices: np.ndarray, wanted: np.ndarray
     ) -> Iterator[tuple[int, Members | None]]:
-        """(place, members) of the wanted places of `numbers`; None where a shard is cut."""
-        shard_of = np.searchsorted(self.ends, numbers, side="right")
-        borders = np.flatnonzero((np.diff(shard_of) != 0) | (np.diff(numbers) != 1)) + 1
-        for run in np.split(np.arange(len(numbers)), borders):
-            places = run[wanted[run]]
-            if len(places):
+        """(position, members) of the wanted positions in `indices`; None behind a shard's end."""
+        shard_of = np.searchsorted(self.ends, indices, side="right")
+        borders = np.flatnonzero((np.diff(shard_of) != 0) | (np.diff(indices) != 1)) + 1
+        for run in np.split(np.arange(len(indices)), borders):
+            positions = run[wanted[run]]
+            if len(positions):
                 shard = shard_of[run[0]]
-                inside = numbers[places] - self._begin(shard)
+                inside = indices[positions] - self._first_index(shard)
                 samples = read_samples(self.shards[shard], inside.tolist())
-                yield from zip(places.tolist(), samples, strict=True)
+                yield from zip(positions.tolist(), samples, strict=True)
 
-    def _prepare(self, epoch: int, number: int, members: Members | None) -> Any:
+    def _prepare(self, epoch: int, index: int, members: Members | None) -> Any:
         """A sample for the model, or None if it is broken."""
-        if number in self.broken:
+        if index in self.broken:
             return None
-        record: dict[str, Any] = {"sample_idx": number, "seed": (self.seed, epoch, number)}
+        record: dict[str, Any] = {"sample_idx": index, "seed": (self.seed, epoch, index)}
         try:
             if members is None:
-                raise MissingError("the shard ends before it. Make the shard again.")
+                raise MissingError("the shard is truncated before it. Make the shard again.")
             record["key"] = members["__key__"]
             for modality in self.modalities:
-                record[KEYS[modality]] = self._value(modality, members)
+                record[CONTENT_KEYS[modality]] = self._value(modality, members)
             sample = self.pipeline(record)
         except SAMPLE_ERRORS as error:
-            self.broken.add(number, error, self._name)
+            self.broken.add(index, error, self._name)
             return None
-        self.broken.add_usable(number)
+        self.broken.add_usable(index)
         return sample
 
     def _value(self, modality: str, members: Members) -> Any:
-        suffixes = SUFFIXES[modality]
-        if modality == "text" and self.text_key:
-            suffixes = ("json",)
+        from_json = modality == "text" and self.text_key
+        suffixes = ("json",) if from_json else MEMBER_SUFFIXES[modality]
         content = next((members[suffix] for suffix in suffixes if suffix in members), None)
         if content is None:
             raise MissingError(
@@ -222,23 +228,23 @@ class ShardDataset(IterableDataset):
         if modality != "text":
             return content
         try:
-            text = json.loads(content)[self.text_key] if self.text_key else content.decode()
+            text = json.loads(content)[self.text_key] if from_json else content.decode()
         except (ValueError, TypeError, KeyError) as error:
-            raise CaptionError(f"{members['__key__']} holds no text: {error!r}.") from None
+            raise CaptionError(f"{members['__key__']} has no text: {error!r}.") from None
         if not isinstance(text, str) or not text.strip():
             raise CaptionError(f"{members['__key__']} has the text {text!r}.")
         return text
 
-    def _name(self, number: int) -> str:
-        shard = int(np.searchsorted(self.ends, number, side="right"))
-        return f"{number - self._begin(shard)} of {self.shards[shard]}"
+    def _name(self, index: int) -> str:
+        shard = int(np.searchsorted(self.ends, index, side="right"))
+        return f"{index - self._first_index(shard)} of {self.shards[shard]}"
 
-    def _begin(self, shard: int) -> int:
+    def _first_index(self, shard: int) -> int:
         return int(self.ends[shard - 1]) if shard else 0
 
 
 def shuffle_in_buffer(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """0..count-1 as they leave a buffer of `size`: for each that comes in, one goes at random."""
+    """0..count-1 shuffled with a buffer of `size`: each number that enters replaces a random one."""
     size = min(size, count)
     buffer = np.arange(size)
     leaving = np.empty(count, dtype=np.int64)

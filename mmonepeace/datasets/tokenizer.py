@@ -1,12 +1,12 @@
-"""Byte-level BPE on the `tokenizers` library; nothing else knows how text becomes ids.
+"""Byte-level BPE, on the `tokenizers` library.
 
-Text is lower-cased and gets one space in front, so that the first word is the same token as a later
-one; then come the pieces of GPT-2's byte-pair encoding, and the end token. Every byte has a token:
-nothing is unknown. The strings of the special tokens are ordinary text: `</s>` typed by a user is
-four characters, as in the official code.
+Text is lower-cased and gets a leading space, so that the first word is the same token as a later one;
+it is then split by GPT-2's byte-pair encoding, and the end token is added. Every byte has a token:
+nothing is unknown. The strings of the special tokens are ordinary text: `</s>` in a text is four
+characters, as in the official code.
 
-A vocabulary is one `tokenizer.json`: of the released models (`build_official`) or of your own
-captions (`train`).
+A vocabulary is one `tokenizer.json`: that of the released models (`build_official`) or one trained
+on your own captions (`train`).
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from mmonepeace.spec import EOS_ID, MAX_TEXT_TOKENS, UNK_ID
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")  # in the order of their ids
 ALPHABET = pre_tokenizers.ByteLevel.alphabet()  # one printable character per byte
-SPACE = "Ġ"  # that of a space
+SPACE = "Ġ"  # the character of a space
 
 OFFICIAL_SHA256 = {
     "dictionary": "2c31c5b236661067fe8626775eb995ef5fe808ac87d2ad4a6ddbef68550f5cc6",
@@ -45,10 +45,10 @@ class Tokenizer:
     Args:
         vocab: token to id; ids run from 0 without gaps, 0..3 are the special tokens, and each of
             the 256 bytes has a token.
-        merges: pairs of tokens, the most urgent first.
+        merges: pairs of tokens, in the order of priority.
 
     Raises:
-        ValueError: if `vocab` is none of that, or `merges` needs a token that it lacks.
+        ValueError: if `vocab` is not as described, or `merges` needs a token that it lacks.
     """
 
     def __init__(self, vocab: dict[str, int], merges: Merges) -> None:
@@ -65,12 +65,12 @@ class Tokenizer:
     def from_file(cls, path: str | Path) -> "Tokenizer":
         """Read a `tokenizer.json`.
 
-        Added tokens and post-processors of the file are left out: they would match special tokens
-        inside a text, and `encode` appends the end token by itself.
+        Added tokens and post-processors of the file are ignored: they would match special tokens
+        inside a text, and `encode` appends the end token itself.
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if the file is no byte-level BPE with our special ids.
+            ValueError: if the file is not a byte-level BPE with our special ids.
         """
         path = Path(path)
         fix = "Make one with tools/convert_tokenizer.py or tools/train_tokenizer.py."
@@ -79,7 +79,7 @@ class Tokenizer:
         try:
             return cls(*_read(json.loads(path.read_text(encoding="utf-8"))))
         except ValueError as error:
-            raise ValueError(f"{path} is no tokenizer of ours: {error} {fix}") from None
+            raise ValueError(f"{path} is not a tokenizer of mmonepeace: {error} {fix}") from None
 
     def save(self, path: str | Path) -> None:
         """Write a `tokenizer.json` atomically."""
@@ -93,7 +93,7 @@ class Tokenizer:
 
     @cached_property
     def is_word_start(self) -> Tensor:
-        """(vocab_size,) bool: whether a token begins a word, for whole-word masks.
+        """(vocab_size,) bool: whether a token begins a word, for whole-word masking.
 
         Special tokens and the fillers of the official dictionary count as words.
         """
@@ -117,28 +117,28 @@ class Tokenizer:
 
         Raises:
             TypeError: if `texts` is not a sequence of strings.
-            ValueError: if a text holds half of a surrogate pair, which no encoding can express.
+            ValueError: if a text has half of a surrogate pair, which cannot be encoded.
         """
         if isinstance(texts, str):
             raise TypeError(f"encode takes a list of strings: encode([{texts[:20]!r}]).")
-        # One by one: the library's batches are hardly faster on short texts, and the threads they
-        # start make every later fork (a data loader with workers) print a warning.
+        # One by one: the library's batches are hardly faster on short texts, and their threads make
+        # every later fork (a data loader with workers) print a warning.
         encodings = map(self._bpe.encode, map(_normalise, texts))
         return [[*encoding.ids[:max_length], EOS_ID] for encoding in encodings]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids, lower-case, without special tokens and the space in front.
+        """The text of ids, lower-case, without special tokens and the leading space.
 
-        Bytes that are no UTF-8, as at a cut inside a character, become U+FFFD.
+        Bytes that are not UTF-8, such as a part of a character, become U+FFFD.
         """
         return self._bpe.decode([i for i in map(int, ids) if i > UNK_ID]).removeprefix(" ")
 
 
 def clean_caption(text: str) -> str:
-    """The clean-up of captions in the official data sets, on top of that of `encode`.
+    """The clean-up of captions in the official data sets, in addition to that of `encode`.
 
-    Lower-case; no punctuation in front; one space for a tab and for each run of whitespace; none at
-    both ends.
+    Lower-case; no leading punctuation; one space for a tab and for each run of whitespace; none at
+    either end.
     """
     text = re.sub(r"\s{2,}|\t", " ", text.lower().lstrip(",.!?*#:;~"))
     return text.rstrip("\n").strip(" ")
@@ -174,7 +174,7 @@ def build_official(
     try:
         encoder = json.loads(contents["encoder"])
     except ValueError as error:
-        raise ValueError(f"{encoder_path} is no JSON: {error}") from None
+        raise ValueError(f"{encoder_path} is not JSON: {error}") from None
     gpt2_tokens = {str(i): token for token, i in encoder.items()}
     vocab = {token: i for i, token in enumerate(SPECIAL_TOKENS)}
     words = [
@@ -189,14 +189,15 @@ def build_official(
 
 
 def train(captions: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Learn a vocabulary. The same captions, in any order, give the same one.
+    """Train a vocabulary. The same captions, in any order, give the same one.
 
     Args:
         captions: training texts.
-        vocab_size: wanted number of ids; few captions may yield fewer.
+        vocab_size: number of ids; few captions may give fewer.
 
     Raises:
-        ValueError: if there is no text, or no room for the special tokens and the 256 bytes.
+        ValueError: if there is no text, or `vocab_size` is too small for the special tokens and the
+            256 bytes.
     """
     smallest = len(SPECIAL_TOKENS) + len(ALPHABET)
     if vocab_size < smallest:
@@ -206,18 +207,18 @@ def train(captions: Iterable[str], vocab_size: int) -> Tokenizer:
         )
     texts = [_normalise(caption) for caption in captions if caption.strip()]
     if not texts:
-        raise ValueError("there are no captions to learn from.")
-    learner = tokenizers.Tokenizer(models.BPE())
-    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        raise ValueError("there are no captions to train on.")
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        min_frequency=2,  # a pair seen once teaches nothing
+        min_frequency=2,  # a pair that occurs once is not worth a token
         special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=ALPHABET,
         show_progress=False,
     )
-    learner.train_from_iterator(texts, trainer)
-    return Tokenizer(*_read(json.loads(learner.to_str())))
+    tokenizer.train_from_iterator(texts, trainer)
+    return Tokenizer(*_read(json.loads(tokenizer.to_str())))
 
 
 def _normalise(text: str) -> str:
@@ -228,14 +229,14 @@ def _normalise(text: str) -> str:
     except UnicodeEncodeError as error:
         raise ValueError(
             f"the text {text[:40]!r} has half of a surrogate pair at character {error.start}. "
-            'Mend it where it is read, e.g. text.encode("utf-16", "surrogatepass").decode("utf-16",'
+            'Fix it where it is read, e.g. text.encode("utf-16", "surrogatepass").decode("utf-16",'
             ' "replace").'
         ) from None
     return " " + text.lower()
 
 
 def _pair(rule: str | list[str]) -> tuple[str, str]:
-    """A merge as files write it: `a b`, or in newer ones `["a", "b"]`."""
+    """A merge as written in files: `a b`, or in newer ones `["a", "b"]`."""
     parts = rule.split(" ") if isinstance(rule, str) else rule
     if len(parts) != 2:
         raise ValueError(f"the merge {rule!r} is not a pair of tokens.")
@@ -254,10 +255,10 @@ def _check_vocab(vocab: dict[str, int]) -> None:
 
 
 def _read(file: Any) -> tuple[dict[str, int], Merges]:
-    """Vocabulary and merges of a parsed `tokenizer.json`, if nothing else shapes its ids."""
+    """Vocabulary and merges of a parsed `tokenizer.json`, if its ids depend on nothing else."""
     model = file.get("model") if isinstance(file, dict) else None
     if not isinstance(model, dict) or not {"vocab", "merges"} <= set(model):
-        raise ValueError("it holds no BPE model.")
+        raise ValueError("it has no BPE model.")
     splitter = file.get("pre_tokenizer") or {}
     if (
         splitter.get("type") != "ByteLevel"
@@ -270,5 +271,7 @@ def _read(file: Any) -> tuple[dict[str, int], Merges]:
     variants += ("continuing_subword_prefix", "end_of_word_suffix")
     unsupported = [name for name in variants if model.get(name)]
     if unsupported:
-        raise ValueError(f"its BPE model has {', '.join(unsupported)}, which we do not support.")
+        raise ValueError(
+            f"its BPE model has {', '.join(unsupported)}, which mmonepeace does not support."
+        )
     return model["vocab"], [_pair(rule) for rule in model["merges"]]

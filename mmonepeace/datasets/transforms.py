@@ -1,12 +1,12 @@
-"""From a record of a data set to what the model takes, in pipelines of MMEngine.
+"""Transforms from a record of a data set to the inputs of the model, for MMEngine's pipelines.
 
-A record is a dict of raw things: `img_path` or `img`, `text`, `audio_path` or `audio`. Each
-transform reads its own and leaves it as it is; it adds a tensor to `results["inputs"]`, a dict with
-one entry per modality. `PackModalities` ends the pipeline.
+A record is a dict of raw values: `img_path` or `img`, `text`, `audio_path` or `audio`. Each transform
+reads its own and leaves it as it is; it adds a tensor to `results["inputs"]`, a dict with one entry
+per modality. `PackModalities` ends the pipeline.
 
 Random transforms draw from `generator(results, self)`. Our data sets give each record a `seed`:
-their own, the epoch and the number of the sample. So a sample looks the same whichever worker
-prepares it, also in a run that was resumed, and different in each epoch.
+their own, the epoch and the index of the sample. So a sample is the same whichever worker prepares
+it, also after resuming, and different in each epoch.
 """
 
 import math
@@ -21,7 +21,8 @@ from mmcv.transforms import BaseTransform
 from mmengine.structures import BaseDataElement
 
 from mmonepeace.datasets import audio_io, image_io, masking
-from mmonepeace.datasets.broken import CaptionError
+from mmonepeace.datasets.broken_samples import CaptionError
+from mmonepeace.datasets.masking import MASK_RATIOS
 from mmonepeace.datasets.tokenizer import Tokenizer, clean_caption
 from mmonepeace.registry import TRANSFORMS
 from mmonepeace.spec import (
@@ -36,23 +37,17 @@ from mmonepeace.spec import (
 Results = dict[str, Any]
 Keeps = dict[str, np.ndarray]
 
-# Shares that are hidden. Source: arXiv 2305.11172.
-MASK_RATIOS = {
-    "vl": {"text": 0.15, "image": 0.75, "joint_text": 0.4, "joint_image": 0.6875},
-    "al": {"audio": 0.55, "joint_text": 0.4, "joint_audio": 0.45},
-}
 
-
-def _first(results: Results, *keys: str) -> tuple[str, Any]:
-    """The first of the keys that the record has, with its value."""
+def _first(results: Results, *keys: str) -> Any:
+    """Value of the first of the keys that the record has."""
     for key in keys:
         if results.get(key) is not None:
-            return key, results[key]
+            return results[key]
     raise KeyError(f"the record has none of {', '.join(keys)}; it has {', '.join(results)}.")
 
 
 def generator(results: Results, transform: BaseTransform) -> np.random.Generator:
-    """The random numbers of one transform for one sample; other transforms draw others."""
+    """Source of the random numbers of one transform for one sample."""
     if "seed" not in results:
         raise KeyError(
             f"{type(transform).__name__} is random, but the record has no seed. PairDataset and "
@@ -63,16 +58,16 @@ def generator(results: Results, transform: BaseTransform) -> np.random.Generator
 
 @TRANSFORMS.register_module()
 class LoadImage(BaseTransform):
-    """Read a picture and resize it: `img_path` or `img` to (3, H, W) uint8.
+    """Read an image and resize it: `img_path` or `img` to (3, H, W) uint8.
 
     Args:
         size: side in pixels, or (height, width).
         keep_ratio: see `image_io.resize`.
-        crop_scale: for training, cut out a random rectangle with this share of the area, from and
-            to; pretraining has (0.9, 1.0). None takes the whole picture.
-        crop_ratio: its width divided by its height, from and to.
-        fast_jpeg: decode large JPEG files at a part of their size, see `image_io.to_rgb`; pixels
-            change a little.
+        crop_scale: for training, crop a random rectangle with a fraction of the area between these
+            limits; pretraining has (0.9, 1.0). None takes the whole image.
+        crop_ratio: limits of its width divided by its height.
+        fast_jpeg: decode large JPEG files at a fraction of their size, see `image_io.to_rgb`;
+            pixels change a little.
     """
 
     def __init__(
@@ -86,21 +81,20 @@ class LoadImage(BaseTransform):
         for name, limits in (("crop_scale", crop_scale or (1, 1)), ("crop_ratio", crop_ratio)):
             low, high = limits
             if not 0 < low <= high:
-                raise ValueError(f"{name} is {limits}, expected 0 < from <= to.")
+                raise ValueError(f"{name} is {limits}, expected 0 < low <= high.")
         self.size = size
         self.keep_ratio = keep_ratio
         self.crop_scale = crop_scale
         self.crop_ratio = crop_ratio
         self.at_least = None
         if fast_jpeg:
-            # What is cut out must be large enough.
-            share = min(1, crop_scale[0]) if crop_scale else 1
-            self.at_least = math.ceil(image_io.fast_sides(size) / math.sqrt(share))
+            # The crop must be large enough.
+            fraction = min(1, crop_scale[0]) if crop_scale else 1
+            self.at_least = math.ceil(image_io.fast_sides(size) / math.sqrt(fraction))
 
     def transform(self, results: Results) -> Results:
         """Add `inputs["image"]`."""
-        _, source = _first(results, "img_path", "img")
-        image = image_io.to_rgb(source, self.at_least)
+        image = image_io.to_rgb(_first(results, "img_path", "img"), self.at_least)
         if self.crop_scale:
             rng = generator(results, self)
             image = image.crop(_crop_box(rng, image.size, self.crop_scale, self.crop_ratio))
@@ -117,9 +111,9 @@ def _crop_box(
 ) -> tuple[int, int, int, int]:
     """(left, top, right, bottom) of the first of ten random rectangles that fits.
 
-    If none does: the middle, as large as the limits of the ratio allow.
+    If none does, a central crop, as large as the limits of the ratio allow.
 
-    Source: the random resized crop that torchvision made the custom.
+    Source: torchvision's random resized crop.
     """
     full_width, full_height = size
     areas = full_width * full_height * rng.uniform(*scale, size=10)
@@ -144,8 +138,8 @@ class Tokenize(BaseTransform):
     Args:
         tokenizer: a `tokenizer.json`, or a tokenizer.
         max_length: tokens kept, the end token not counted.
-        cleaning: "hub", what the official inference code does, or "dataset", its training data's
-            clean-up of captions besides; a caption of which nothing is left is broken.
+        cleaning: "hub", as the official inference code, or "dataset", with the clean-up of captions
+            of the official data sets too; a caption of which nothing is left is broken.
     """
 
     def __init__(
@@ -156,14 +150,13 @@ class Tokenize(BaseTransform):
     ) -> None:
         if cleaning not in ("hub", "dataset"):
             raise ValueError(f"cleaning {cleaning!r} is neither 'hub' nor 'dataset'.")
-        known = isinstance(tokenizer, Tokenizer)
-        self.tokenizer = tokenizer if known else Tokenizer.from_file(tokenizer)
+        self.tokenizer = _load_tokenizer(tokenizer)
         self.max_length = max_length
         self.cleaning = cleaning
 
     def transform(self, results: Results) -> Results:
         """Add `inputs["text"]`."""
-        _, text = _first(results, "text")
+        text = _first(results, "text")
         if self.cleaning == "dataset":
             text = clean_caption(text)
             if not text:
@@ -176,14 +169,18 @@ class Tokenize(BaseTransform):
         return results
 
 
+def _load_tokenizer(tokenizer: str | Path | Tokenizer) -> Tokenizer:
+    return tokenizer if isinstance(tokenizer, Tokenizer) else Tokenizer.from_file(tokenizer)
+
+
 @TRANSFORMS.register_module()
 class LoadAudio(BaseTransform):
-    """Decode and standardise a clip, to (S,) float32.
+    """Decode and standardise an audio clip, to (S,) float32.
 
-    It is a file, `audio_path`, or in memory, `audio`: (samples, rate) or the bytes of a file.
+    The clip is a file, `audio_path`, or in memory, `audio`: (samples, rate) or the bytes of a file.
 
     Args:
-        max_seconds: the first of them are kept; None keeps all.
+        max_seconds: longer clips are truncated to it; None keeps all.
         min_seconds: shorter clips are repeated up to it.
     """
 
@@ -197,7 +194,7 @@ class LoadAudio(BaseTransform):
 
     def transform(self, results: Results) -> Results:
         """Add `inputs["audio"]`."""
-        _, source = _first(results, "audio_path", "audio")
+        source = _first(results, "audio_path", "audio")
         raw = isinstance(source, tuple)
         wave = audio_io.to_mono_16k(*source) if raw else audio_io.load_audio(source)
         wave = audio_io.fit_length(audio_io.standardise(wave), self.max_seconds, self.min_seconds)
@@ -207,16 +204,18 @@ class LoadAudio(BaseTransform):
 
 @TRANSFORMS.register_module()
 class MaskTokens(BaseTransform):
-    """Choose what a masked model sees of a sample, alone and joint; after the loading transforms.
+    """Choose the tokens that are masked in pretraining, after the loading transforms.
+
+    There are two views of a sample: unimodal, each modality on its own, and joint.
 
     Args:
-        stage: "vl", images and texts: the joint view hides first what the lone one shows; "al",
-            sounds and texts: the views are independent, and a text has none alone.
+        stage: "vl", images and texts: the joint view first masks what the unimodal one shows; "al",
+            audio and texts: the views are independent, and there is no unimodal view of the text.
         tokenizer: that of `Tokenize`, to know where words begin.
-        ratios: shares to hide, where they depart from `MASK_RATIOS[stage]`.
+        ratios: masking ratios that differ from `masking.MASK_RATIOS[stage]`.
 
     Raises:
-        ValueError: for an unknown stage, or a ratio that it does not know or outside 0..1.
+        ValueError: for an unknown stage, or a ratio of another name or outside 0..1.
     """
 
     def __init__(
@@ -233,22 +232,22 @@ class MaskTokens(BaseTransform):
                 raise ValueError(
                     f"ratios has {name}={ratio}, expected {', '.join(defaults)} in 0..1."
                 )
-        known = isinstance(tokenizer, Tokenizer)
-        tokenizer = tokenizer if known else Tokenizer.from_file(tokenizer)
-        self.is_word_start = tokenizer.is_word_start
+        self.is_word_start = _load_tokenizer(tokenizer).is_word_start
         self.ratios = {**defaults, **(ratios or {})}
         self.views = {"vl": self._image_and_text, "al": self._audio_and_text}[stage]
 
     def transform(self, results: Results) -> Results:
-        """Add `keeps`: "alone" and "joint" -> modality -> (P,) int64 array of positions, CLS is 0."""
-        alone, joint = self.views(generator(results, self), results.get("inputs", {}))
-        # Arrays: a worker hands over each tensor in a file of its own, which takes half of its time.
-        results["keeps"] = {"alone": alone, "joint": joint}
+        """Add `keeps`: view -> modality -> (P,) int64 array of visible positions; CLS is 0.
+
+        The views are "alone" (unimodal) and "joint".
+        """
+        unimodal, joint = self.views(generator(results, self), results.get("inputs", {}))
+        # Arrays: a worker passes each tensor in a file of its own, which takes half of its time.
+        results["keeps"] = {"alone": unimodal, "joint": joint}
         return results
 
     def _image_and_text(self, rng: np.random.Generator, inputs: Results) -> tuple[Keeps, Keeps]:
-        _, image = _first(inputs, "image")
-        patches = math.prod(patch_grid(*image.shape[-2:]))
+        patches = math.prod(patch_grid(*_first(inputs, "image").shape[-2:]))
         views = {
             "text": masking.keep_tokens(
                 rng, self._word_starts(inputs), self.ratios["text"], self.ratios["joint_text"]
@@ -257,32 +256,30 @@ class MaskTokens(BaseTransform):
                 rng, patches, self.ratios["image"], self.ratios["joint_image"]
             ),
         }
-        alone, joint = ({name: pair[view] for name, pair in views.items()} for view in (0, 1))
-        return alone, joint
+        unimodal, joint = ({name: pair[view] for name, pair in views.items()} for view in (0, 1))
+        return unimodal, joint
 
     def _audio_and_text(self, rng: np.random.Generator, inputs: Results) -> tuple[Keeps, Keeps]:
-        _, wave = _first(inputs, "audio")
-        frames = num_audio_frames(len(wave))
-        alone = {"audio": masking.keep_frames(rng, frames, self.ratios["audio"])}
+        frames = num_audio_frames(len(_first(inputs, "audio")))
+        unimodal = {"audio": masking.keep_frames(rng, frames, self.ratios["audio"])}
         joint = {
             "text": masking.keep_words(rng, self._word_starts(inputs), self.ratios["joint_text"]),
             "audio": masking.keep_frames(rng, frames, self.ratios["joint_audio"]),
         }
-        return alone, joint
+        return unimodal, joint
 
     def _word_starts(self, inputs: Results) -> np.ndarray:
-        _, ids = _first(inputs, "text")
-        return self.is_word_start[ids[:-1]].numpy()  # without the end token
+        return self.is_word_start[_first(inputs, "text")[:-1]].numpy()  # without the end token
 
 
 @TRANSFORMS.register_module()
 class PackModalities(BaseTransform):
-    """End of a pipeline: the inputs, and a data sample with what else the model or a metric needs.
+    """End of a pipeline: the inputs, and a data sample with all else that a model or metric needs.
 
-    The `keeps` of `MaskTokens` go with them.
+    The `keeps` of `MaskTokens` are passed on.
 
     Args:
-        meta_keys: entries of the record that become meta information, where it has them.
+        meta_keys: entries of the record that become meta information, if it has them.
     """
 
     def __init__(
@@ -291,7 +288,7 @@ class PackModalities(BaseTransform):
         self.meta_keys = tuple(meta_keys)
 
     def transform(self, results: Results) -> Results:
-        """Reduce the record to `inputs`, `data_samples` and, where there are any, `keeps`."""
+        """Reduce the record to `inputs`, `data_samples` and, if there are any, `keeps`."""
         if not results.get("inputs"):
             raise KeyError(
                 "PackModalities found no inputs. Put LoadImage, Tokenize or LoadAudio before it."

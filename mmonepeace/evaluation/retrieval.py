@@ -14,14 +14,15 @@ import torch
 from mmengine.evaluator import BaseMetric
 from torch import Tensor
 
-from mmonepeace.datasets.pairs import FILES, KEYS
+from mmonepeace.datasets.pairs import PATH_KEYS, RECORD_KEYS
 from mmonepeace.registry import METRICS
 
 MAX_SIMILARITIES = 2**26  # in memory at once
 Item = tuple[Any, Tensor]  # identity, embedding
 # Keys of a data sample that identify its item of a modality; the first that it has counts.
 IDENTITIES = {
-    name: (key, "key", "sample_idx") if key in FILES else (key,) for name, key in KEYS.items()
+    name: (key, "key", "sample_idx") if key in PATH_KEYS else (key,)
+    for name, key in RECORD_KEYS.items()
 }
 
 

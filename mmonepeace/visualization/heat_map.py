@@ -18,7 +18,7 @@ OUTLIERS = 0.5  # per cent of the pixels at each end that get the colour of the 
 
 
 def draw_heat_maps(
-    path: str | Path, image: image_io.Picture, maps_QHW: np.ndarray, titles: Sequence[str]
+    path: str | Path, image: image_io.ImageInput, maps_QHW: np.ndarray, titles: Sequence[str]
 ) -> None:
     """Draw the image, and a heat map over a grey copy of it for each query.
 

@@ -18,7 +18,7 @@ PUBLIC = ROOT.parent / "shared/parity"
 
 
 def other_branches(width: int, prefix="encoder_wrapper.") -> dict[str, torch.Tensor]:
-    """What else the official full file holds, some of it."""
+    """Some of what else the official full file has."""
     weights = {}
     weights[f"{prefix}text_adapter.embed_tokens.weight"] = torch.randn(9, width)
     weights[f"{prefix}fusion_model.layers.0.text_ffn.3.bias"] = torch.randn(width)
@@ -157,7 +157,7 @@ def test_models_with_heads_go_there_and_back(tmp_path, make, container):
     assert_same(torch.load(back, weights_only=True)[container], official)
 
 
-def test_an_encoder_alone_is_no_model(model, tmp_path):
+def test_an_encoder_without_heads_is_not_a_model(model, tmp_path):
     torch.save({"model": dict(model.state_dict())}, tmp_path / "vision.pth")
     for target in ("model", "official-model"):
         with pytest.raises(CheckpointError, match=r"vision\.pth: it has no heads.*--to vision"):
@@ -228,7 +228,7 @@ def test_damaged_metadata_is_refused(key):
         checkpoint.to_official_full(converted)
 
 
-@pytest.mark.skipif(not PUBLIC.is_dir(), reason=f"the whole parity set is not at {PUBLIC.name}")
+@pytest.mark.skipif(not PUBLIC.is_dir(), reason=f"the complete parity set is not at {PUBLIC.name}")
 def test_every_official_state_dict_round_trips():
     files, seen, digests = {}, set(), 0
     for manifest in sorted(PUBLIC.glob("*/case.json")):

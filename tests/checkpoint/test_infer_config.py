@@ -62,13 +62,13 @@ AUDIO = dict(
         ),
     ],
 )
-def test_a_model_is_told_from_its_weights(arguments):
+def test_a_config_is_inferred_from_the_weights(arguments):
     model = OnePeace(**arguments)
-    found = infer_config(model.state_dict(), model.metadata())
+    config = infer_config(model.state_dict(), model.metadata())
     defaults = dict(img_size=256, rpb="shared", final_norm=False, layer_scale_init=LAYER_SCALE_INIT)
-    assert found == defaults | arguments
-    assert list(found["modalities"]) == list(arguments["modalities"])
-    again = OnePeace(**found)
+    assert config == defaults | arguments
+    assert list(config["modalities"]) == list(arguments["modalities"])
+    again = OnePeace(**config)
     assert {k: v.shape for k, v in again.state_dict().items()} == {
         k: v.shape for k, v in model.state_dict().items()
     }
@@ -101,7 +101,7 @@ def test_an_impossible_table_is_named():
         infer_config(converted.weights)
 
 
-def test_a_projection_alone_describes_nothing():
+def test_weights_without_an_adapter_have_no_config():
     with pytest.raises(CheckpointError, match="no adapter"):
         infer_config({})
 

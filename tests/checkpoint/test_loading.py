@@ -18,7 +18,7 @@ def state(modalities=MODALITIES, **options) -> dict[str, torch.Tensor]:
     return OnePeace(TINY, modalities=modalities, img_size=64, **options).state_dict()
 
 
-def test_fitting_to_the_same_model_is_the_identity():
+def test_adapting_to_the_same_model_is_the_identity():
     weights = state()
     fitted, report = checkpoint.adapt_state_dict(weights, weights)
     assert fitted == weights
@@ -118,7 +118,7 @@ def test_a_mismatch_names_the_file_and_all_parameters(tmp_path):
         assert "(16,) in the file, (32,) in the model: arch" in str(error.value)
 
 
-def test_a_whole_model_must_bring_its_text_positions(tmp_path):
+def test_a_complete_model_must_have_its_text_positions(tmp_path):
     model = OnePeace(TINY, modalities={"text": MODALITIES["text"]})
     weights = {k: v for k, v in model.state_dict().items() if k != "adapters.text.pos_embed"}
     torch.save({"state_dict": weights}, tmp_path / "a.pth")

@@ -31,7 +31,7 @@ def folder(tmp_path):
     return path
 
 
-def test_parts_make_the_whole(folder):
+def test_parts_are_joined(folder):
     run = checkpoint.read_run(folder)
     whole = torch.arange(10.0).view(5, 2)
     assert torch.equal(run["state_dict"]["w"], whole)
@@ -66,7 +66,7 @@ def test_what_was_read_outlives_its_file(folder):
     assert run["state_dict"]["w"].sum() == 45
 
 
-def test_a_folder_is_what_it_was_until_it_is_sealed_again(folder):
+def test_a_folder_is_what_it_was_until_it_is_committed_again(folder):
     checkpoint.write_run(folder / "y-0.pth", content(torch.zeros(5, 2), True))
     assert checkpoint.read_run(folder)["state_dict"]["w"].sum() == 45
     checkpoint.commit(folder, ["y-0.pth"])

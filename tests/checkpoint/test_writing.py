@@ -64,7 +64,7 @@ def test_the_library_reads_what_we_write(tmp_path):
     assert_same(checkpoint.read(path)[0], weights)
 
 
-def test_shards_hold_what_the_single_file_holds(converted, tmp_path):
+def test_shards_have_the_tensors_of_the_single_file(converted, tmp_path):
     limit = 60_000
     checkpoint.write(tmp_path / "one.safetensors", converted, shard_size=10**9)
     checkpoint.write(tmp_path / "many.safetensors", converted, shard_size=limit)
@@ -86,17 +86,17 @@ def test_shards_hold_what_the_single_file_holds(converted, tmp_path):
         assert sum(sizes) <= limit or len(sizes) == 1
 
 
-def test_an_old_whole_file_does_not_hide_new_shards(converted, tmp_path):
+def test_an_old_single_file_does_not_hide_new_shards(converted, tmp_path):
     path = tmp_path / "a.safetensors"
     checkpoint.write(path, Conversion({"old": torch.zeros(1)}, OWN))
     checkpoint.write(path, converted, shard_size=60_000)
     assert_same(checkpoint.read(path)[0], converted.weights)
-    checkpoint.convert_file(path, path, "full")  # over itself, now whole
+    checkpoint.convert_file(path, path, "full")  # over itself, now a single file
     assert_same(checkpoint.read(path)[0], converted.weights)
     assert path.is_file()
 
 
-def test_torch_files_hold_no_rest_of_a_larger_storage(tmp_path):
+def test_torch_files_do_not_store_the_rest_of_a_larger_storage(tmp_path):
     flat = torch.randn(10**6)
     checkpoint.write(tmp_path / "a.pth", Conversion({"a": flat[:10]}, OWN))
     assert (tmp_path / "a.pth").stat().st_size < 10_000
@@ -120,7 +120,7 @@ def test_an_interruption_leaves_what_was_there(converted, tmp_path, name, failur
     assert_same(checkpoint.read(tmp_path / name)[0], before.weights)
 
 
-def test_shards_that_cannot_be_placed_are_taken_back(converted, tmp_path, monkeypatch):
+def test_shards_that_cannot_be_renamed_are_removed(converted, tmp_path, monkeypatch):
     replace = Path.replace
 
     def fail_at_the_index(self: Path, target: Path) -> Path:

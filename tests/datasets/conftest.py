@@ -1,4 +1,4 @@
-"""What the tests of shards share."""
+"""Shards for tests."""
 
 import io
 import itertools

@@ -25,7 +25,7 @@ def noise(*shape):
     ("suffix", "rate", "atol"),
     [("wav", 16000, 4e-5), ("flac", 44100, 4e-5), ("ogg", 22050, 0.03), ("mp3", 48000, 0.03)],
 )
-def test_formats_decode_to_the_same_sound(suffix, rate, atol, tmp_path):
+def test_formats_decode_to_the_same_waveform(suffix, rate, atol, tmp_path):
     left, right = tone(440, rate), tone(1000, rate)
     path = tmp_path / f"clip.{suffix}"
     soundfile.write(path, np.stack([left, right], 1), rate)
@@ -59,7 +59,7 @@ def test_resampling_keeps_tones_and_lengths(rate):
 
 
 @pytest.mark.parametrize("hertz", [8000, 8500, 12000, 21000])
-def test_what_16_khz_cannot_hold_is_removed(hertz):
+def test_frequencies_above_8_khz_are_removed(hertz):
     wave = to_mono_16k(tone(hertz, 44100), 44100)
     assert np.abs(wave[1000:-1000]).max() < 1e-5
 
@@ -159,11 +159,11 @@ def test_one_sample_of_any_rate_is_a_clip():
 def test_errors_name_the_file(tmp_path):
     empty, text, cut, bad = (tmp_path / n for n in ("empty.wav", "text.mp3", "cut.flac", "bad.wav"))
     soundfile.write(empty, np.zeros(0), 16000)
-    text.write_text("this is no sound")
+    text.write_text("this is not audio")
     soundfile.write(cut, noise(20_000), 16000)
     cut.write_bytes(cut.read_bytes()[:9000])
     soundfile.write(bad, np.array([0.0, np.nan]), 16000, subtype="FLOAT")
-    found = {
+    expected = {
         tmp_path / "none.wav": "no such file",
         tmp_path: "no such file",
         empty: "no samples",
@@ -171,7 +171,7 @@ def test_errors_name_the_file(tmp_path):
         cut: "cannot be decoded",
         bad: "1 of 2 samples",
     }
-    for path, message in found.items():
+    for path, message in expected.items():
         with pytest.raises(AudioError, match=message) as caught:
             load_audio(path)
         assert str(path) in str(caught.value)

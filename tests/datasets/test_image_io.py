@@ -10,9 +10,9 @@ def pixels(*shape):
     return np.random.default_rng(0).integers(0, 256, shape or (20, 30, 3), dtype=np.uint8)
 
 
-def test_every_kind_of_source_gives_the_same_picture(tmp_path):
+def test_every_kind_of_source_gives_the_same_image(tmp_path):
     array = pixels()
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     Image.fromarray(array).save(path)
     tensor = torch.from_numpy(array).permute(2, 0, 1)
     for source in (path, str(path), Image.fromarray(array), array, array / 255, tensor):
@@ -51,7 +51,7 @@ def test_16_bit_grey_is_scaled_not_clipped(tmp_path):
         to_rgb(Image.fromarray(np.array([[-1, 7]], np.int32)))
 
 
-def test_float_pictures_lie_in_0_to_1():
+def test_float_images_have_values_in_0_to_1():
     image = Image.fromarray(np.array([[0.0, 0.5, 1.0]], np.float32))
     assert image.mode == "F"
     assert np.asarray(to_rgb(image))[0, :, 1].tolist() == [0, 128, 255]
@@ -60,9 +60,9 @@ def test_float_pictures_lie_in_0_to_1():
 def test_exif_orientation_is_applied(tmp_path):
     array = pixels()
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees, clockwise
-    Image.fromarray(array).save(tmp_path / "turned.png", exif=exif)
-    assert np.array_equal(to_rgb(tmp_path / "turned.png"), np.rot90(array, -1))
+    exif[0x0112] = 6  # rotate by 90 degrees, clockwise
+    Image.fromarray(array).save(tmp_path / "rotated.png", exif=exif)
+    assert np.array_equal(to_rgb(tmp_path / "rotated.png"), np.rot90(array, -1))
 
 
 @pytest.mark.parametrize(
@@ -85,18 +85,18 @@ def test_unusable_arrays_are_refused(source, message):
 
 def test_errors_name_the_file(tmp_path, monkeypatch):
     text, cut, large = (tmp_path / name for name in ("text.jpg", "cut.jpg", "large.png"))
-    text.write_text("this is no picture")
+    text.write_text("this is not an image")
     Image.fromarray(pixels(200, 200, 3)).save(cut)
     cut.write_bytes(cut.read_bytes()[:3000])
     Image.fromarray(pixels(200, 200, 3)).save(large)
-    found = {
+    expected = {
         tmp_path / "none.png": "no such file",
         tmp_path: "no such file",
         text: "cannot identify",
         cut: "truncated",
         large: "exceeds limit",
     }
-    for path, message in found.items():
+    for path, message in expected.items():
         if path == large:
             monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
         with pytest.raises(ImageError, match=message) as caught:
@@ -151,13 +151,13 @@ def test_jpeg_files_may_be_decoded_at_a_part_of_their_size(tmp_path, at_least, s
     assert to_rgb(photograph(tmp_path / "p.png"), at_least).size == (800, 600)
 
 
-@pytest.mark.parametrize("turned", [False, True])
-def test_fast_decoding_changes_resized_pixels_a_little(tmp_path, turned):
+@pytest.mark.parametrize("rotated", [False, True])
+def test_fast_decoding_changes_resized_pixels_a_little(tmp_path, rotated):
     exif = Image.Exif()
-    if turned:
+    if rotated:
         exif[0x0112] = 6
     path = photograph(tmp_path / "p.jpg", (2000, 1200), exif=exif)
     whole, fast = to_rgb(path), to_rgb(path, fast_sides(64))
-    assert fast.size == ((150, 250) if turned else (250, 150))
+    assert fast.size == ((150, 250) if rotated else (250, 150))
     difference = to_tensor(resize(whole, 64)).float() - to_tensor(resize(fast, 64))
     assert difference.abs().mean() < 2

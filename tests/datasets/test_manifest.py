@@ -52,7 +52,7 @@ def test_unknown_modalities_and_columns_are_named(manifest, columns, message):
         ("a.tsv", "image\tcaption\n", "no row has image and caption"),
         ("a.tsv", "", "no column caption, image; there is nothing"),
         ("a.jsonl", '{"image": "", "caption": ""}\n', "no row"),
-        ("a.jsonl", '\n{"image": "a", "caption"\n', "line 2 is no JSON"),
+        ("a.jsonl", '\n{"image": "a", "caption"\n', "line 2 is not JSON"),
         ("a.jsonl", "[1]\n", "line 1 is list"),
         ("a.jsonl", '{"image": "a", "caption": ["b"]}\n', r"line 1: caption is \['b'\]"),
         ("a.tsv", b"image\tcaption\na\t\xff\n", "codec"),

@@ -9,8 +9,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from mmonepeace.datasets import EndlessSampler, PairDataset
-from mmonepeace.datasets.broken import MissingError, TooManyBrokenError
-from mmonepeace.datasets.sampler import EpochIndex
+from mmonepeace.datasets.broken_samples import MissingError, TooManyBrokenError
+from mmonepeace.datasets.resumable_sampler import EpochIndex
 from mmonepeace.datasets.tokenizer import train
 
 COUNT, BROKEN = 40, {3: "missing", 8: "image", 21: "text"}
@@ -41,7 +41,7 @@ def test_rows_become_records_with_paths_beside_the_manifest(table):
 def test_paths_are_absolute_or_below_the_prefix(table):
     columns = {"image": "image"}
     for options, expected in (
-        ({"data_prefix": {"path": "pictures"}}, table.parent / "pictures/b.png"),
+        ({"data_prefix": {"path": "images"}}, table.parent / "images/b.png"),
         ({"data_prefix": {"path": ""}}, table.parent / "b.png"),
         ({"data_prefix": {"path": "/elsewhere"}}, "/elsewhere/b.png"),
     ):
@@ -123,14 +123,14 @@ def test_samples_of_a_mixture_have_the_same_modalities(mixture):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Forty pictures with captions; three samples are broken, each in its own way."""
+    """Forty images with captions; three samples are broken, each in its own way."""
     folder = tmp_path_factory.mktemp("pairs")
     rng = np.random.default_rng(0)
     lines = ["image\tcaption"]
     for i in range(COUNT):
-        picture = Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8))
+        image = Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8))
         if BROKEN.get(i) != "missing":
-            picture.save(folder / f"{i}.png")
+            image.save(folder / f"{i}.png")
         if BROKEN.get(i) == "image":
             (folder / f"{i}.png").write_bytes((folder / f"{i}.png").read_bytes()[:500])
         lines.append(f"{i}.png\t" + ("..." if BROKEN.get(i) == "text" else f"dog number {i} runs"))
@@ -159,7 +159,7 @@ def same(a, b):
     return all(equal)
 
 
-def test_a_sample_depends_on_seed_epoch_and_row_alone(folder):
+def test_a_sample_depends_only_on_seed_epoch_and_row(folder):
     dataset = pairs(folder)
     sample = dataset[EpochIndex(5, 2)]
     dataset[7]
@@ -199,7 +199,7 @@ def test_in_test_mode_a_broken_sample_is_an_error(folder):
         pairs(folder, test_mode=True)[3]
 
 
-def test_a_subset_counts_anew(folder):
+def test_a_subset_counts_from_zero(folder):
     dataset = pairs(folder)
     dataset[3]
     part = dataset.get_subset(range(4, 24))
@@ -232,7 +232,7 @@ def test_workers_change_nothing_and_their_counts_arrive(folder, method):
     assert epoch(2 if method == "fork" else 1) == expected
 
 
-def test_sounds_and_texts_make_samples_of_stage_two(tmp_path):
+def test_audio_and_texts_make_samples_of_stage_two(tmp_path):
     rng = np.random.default_rng(0)
     soundfile.write(tmp_path / "a.wav", rng.uniform(-0.5, 0.5, 20_000), 16_000)
     (tmp_path / "train.jsonl").write_text('{"audio": "a.wav", "text": "it rains", "id": 1}\n')

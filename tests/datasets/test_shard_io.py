@@ -16,19 +16,19 @@ def test_counts_come_from_the_index_or_from_the_shards(shard_folder, tmp_path, m
         json.dumps({"shard": p.name, "samples": 100, "bytes": p.stat().st_size}) for p in copies
     ]
     (tmp_path / INDEX).write_text("\n".join([*entries[:-1], entries[-1][:-2]]))
-    assert count_samples(copies) == [100] * 6 + [COUNTS[-1]], "a line cut short does not count"
+    assert count_samples(copies) == [100] * 6 + [COUNTS[-1]], "an incomplete line does not count"
     copies[0].write_bytes(paths[5].read_bytes())
-    assert count_samples(copies[:1]) == [COUNTS[5]], "another file than the index speaks of"
+    assert count_samples(copies[:1]) == [COUNTS[5]], "not the file that the index lists"
 
 
-def test_a_cut_shard_gives_what_it_holds(shard_folder, tmp_path):
+def test_a_truncated_shard_gives_the_samples_that_it_has(shard_folder, tmp_path):
     path = tmp_path / "cut.tar"
     path.write_bytes((shard_folder / "002.tar").read_bytes()[: 5 * 1024 + 100])
     (count,) = count_samples([path])
-    found = list(read_samples(path, [1, 3, 10]))
+    samples = list(read_samples(path, [1, 3, 10]))
     assert count <= 6
-    assert [sample and sample["txt"] for sample in found] == [b"8", b"10", None]
-    path.write_text("no tar at all")
+    assert [sample and sample["txt"] for sample in samples] == [b"8", b"10", None]
+    path.write_text("not a tar")
     assert count_samples([path]) == [0]
     assert list(read_samples(path, [0])) == [None]
 
@@ -44,7 +44,7 @@ def test_shards_are_folders_braces_or_wildcards(shard_folder):
             names(pattern)
 
 
-def test_metadata_is_no_sample(tmp_path):
+def test_metadata_is_not_a_sample(tmp_path):
     path = tmp_path / "a.tar"
     write_shard(path, {"__meta__/info": {"json": b"{}"}, "a": {"txt": b"x"}, "b": {"txt": b"y"}})
     assert count_samples([path]) == [2]

@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from mmonepeace.datasets import ShardDataset, shards
-from mmonepeace.datasets.broken import TooManyBrokenError
+from mmonepeace.datasets.broken_samples import TooManyBrokenError
 from mmonepeace.datasets.shard_io import INDEX
 from mmonepeace.datasets.shards import shuffle_in_buffer
 from tests.datasets.conftest import COUNTS, write_shard
@@ -41,7 +41,7 @@ def batches(dataset, count, workers=0):
 
 
 @pytest.mark.parametrize(("world_size", "streams"), [(1, 1), (1, 4), (2, 4), (3, 2), (7, 8)])
-def test_processes_and_streams_share_each_epoch_without_repeats(shard_folder, world_size, streams):
+def test_processes_and_streams_divide_each_epoch_without_repeats(shard_folder, world_size, streams):
     size = TOTAL // (world_size * streams)
     missed = []
     for epoch in range(3):
@@ -95,12 +95,12 @@ def test_a_buffer_gives_everything_once_and_nothing_too_early(count, size):
 
 
 def test_members_reach_the_pipeline_as_they_are(tmp_path):
-    picture, sound = io.BytesIO(), io.BytesIO()
+    image, audio = io.BytesIO(), io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(picture, "png")
-    soundfile.write(sound, pixels.ravel() / 255, 16_000, format="flac")
+    Image.fromarray(pixels).save(image, "png")
+    soundfile.write(audio, pixels.ravel() / 255, 16_000, format="flac")
     text = json.dumps({"caption": "a dog"}).encode()
-    members = {"PNG": picture.getvalue(), "json": text, "flac": sound.getvalue(), "cls": b"7"}
+    members = {"PNG": image.getvalue(), "json": text, "flac": audio.getvalue(), "cls": b"7"}
     write_shard(tmp_path / "a.tar", {"x/1": members})
     pipeline = [
         dict(type="mmonepeace.LoadImage", size=(20, 30)),
@@ -171,11 +171,11 @@ def test_impossible_options_are_refused(shard_folder, options, message):
         build(shard_folder, **options)
 
 
-def test_what_cannot_be_shared_or_resumed_is_refused(shard_folder, monkeypatch):
+def test_what_cannot_be_divided_or_resumed_is_refused(shard_folder, monkeypatch):
     monkeypatch.setattr(shards, "get_worker_info", lambda: SimpleNamespace(id=0, num_workers=3))
-    with pytest.raises(ValueError, match="3 workers cannot share 4 streams"):
+    with pytest.raises(ValueError, match="4 streams cannot be divided among 3 workers"):
         next(iter(build(shard_folder)))
-    with pytest.raises(ValueError, match="4 samples are no whole batches of 3"):
+    with pytest.raises(ValueError, match="4 samples are not a multiple of the batch size 3"):
         build(shard_folder).skip(4)
 
 

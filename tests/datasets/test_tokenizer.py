@@ -291,7 +291,7 @@ def test_no_file_and_no_json_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.json: no such file"):
         Tokenizer.from_file(tmp_path / "none.json")
     (tmp_path / "text.json").write_text("{")
-    with pytest.raises(ValueError, match=r"text\.json is no tokenizer of ours"):
+    with pytest.raises(ValueError, match=r"text\.json is not a tokenizer of mmonepeace"):
         Tokenizer.from_file(tmp_path / "text.json")
 
 
@@ -305,6 +305,6 @@ def test_official_files_that_do_not_belong_together(files, tmp_path):
         build_official(dictionary, *files[1:])
     with (
         pytest.warns(UserWarning, match="released models"),
-        pytest.raises(ValueError, match=r"vocab\.bpe is no JSON"),
+        pytest.raises(ValueError, match=r"vocab\.bpe is not JSON"),
     ):
         build_official(files[0], files[2], files[1])

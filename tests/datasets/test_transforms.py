@@ -19,7 +19,7 @@ from mmonepeace.datasets import (
     audio_io,
     image_io,
 )
-from mmonepeace.datasets.broken import CaptionError
+from mmonepeace.datasets.broken_samples import CaptionError
 from mmonepeace.datasets.tokenizer import train
 from mmonepeace.datasets.transforms import _crop_box, generator
 from mmonepeace.models.preprocessor import MultimodalDataPreprocessor
@@ -69,7 +69,7 @@ def test_a_pipeline_of_all_modalities(files):
     assert dict(packed["data_samples"].metainfo_items()) == expected
 
 
-def test_sound_is_standardised_before_it_is_cut(files):
+def test_audio_is_standardised_before_it_is_truncated(files):
     whole = audio_io.standardise(audio_io.load_audio(files / "a.wav"))
     results = LoadAudio(max_seconds=0.1, min_seconds=0)(record(files))
     assert torch.equal(results["inputs"]["audio"], torch.from_numpy(whole[:1600]))
@@ -149,11 +149,11 @@ def crop(files, seed, size=32, **options):
 def test_random_crops_depend_on_the_seed(files):
     assert crop(files, 1).shape == (3, 32, 32)
     assert crop(files, 1).equal(crop(files, 1))
-    options = dict(crop_ratio=(1.5, 3.0))  # the picture is 90 x 40: some rectangles fit
+    options = dict(crop_ratio=(1.5, 3.0))  # the image is 90 x 40: some rectangles fit
     assert len({crop(files, s, **options).sum().item() for s in range(10)}) > 5
 
 
-def test_a_crop_of_everything_is_the_resized_picture(files):
+def test_a_crop_of_everything_is_the_resized_image(files):
     whole = crop(files, 0, (40, 90), crop_scale=(1.0, 1.0), crop_ratio=(2.25, 2.25))
     assert whole.equal(LoadImage((40, 90))(record(files))["inputs"]["image"])
 
@@ -161,7 +161,7 @@ def test_a_crop_of_everything_is_the_resized_picture(files):
 @pytest.mark.parametrize(("width", "height"), [(90, 40), (40, 90), (64, 64), (60, 50), (1, 1)])
 def test_crops_keep_to_scale_and_ratio_or_take_the_middle(width, height):
     columns, rows = np.meshgrid(np.arange(width), np.arange(height))
-    picture = np.stack([columns, rows, columns * 0], -1).astype(np.uint8)
+    image = np.stack([columns, rows, columns * 0], -1).astype(np.uint8)
     transform = LoadImage((height, width), crop_scale=(0.9, 1.0))
     for seed in range(30):
         left, top, right, bottom = _crop_box(
@@ -169,21 +169,19 @@ def test_crops_keep_to_scale_and_ratio_or_take_the_middle(width, height):
         )
         assert 0 <= left < right <= width
         assert 0 <= top < bottom <= height
-        ratio, share = (right - left) / (bottom - top), (right - left) * (bottom - top)
+        ratio, area = (right - left) / (bottom - top), (right - left) * (bottom - top)
         assert 0.73 < ratio < 1.37
         if max(width / height, height / width) > 1.5:  # nothing fits
             assert abs((left + right) - width) <= 1
             assert abs((top + bottom) - height) <= 1
         else:
-            assert share >= 0.87 * width * height
-    assert (
-        transform({"img": picture, "seed": (0,)})["inputs"]["image"].shape[1:] == picture.shape[:2]
-    )
+            assert area >= 0.87 * width * height
+    assert transform({"img": image, "seed": (0,)})["inputs"]["image"].shape[1:] == image.shape[:2]
 
 
 def test_limits_of_crops_are_checked():
     for options in (dict(crop_scale=(0, 1)), dict(crop_scale=(1, 0.5)), dict(crop_ratio=(-1, 1))):
-        with pytest.raises(ValueError, match="expected 0 < from <= to"):
+        with pytest.raises(ValueError, match="expected 0 < low <= high"):
             LoadImage(32, **options)
 
 
@@ -212,7 +210,7 @@ def test_masks_follow_the_sizes_of_the_inputs(files):
     assert "keeps" not in PackModalities()({"inputs": results["inputs"]})
 
 
-def test_the_second_stage_masks_sounds_and_joint_texts(files):
+def test_the_second_stage_masks_audio_and_joint_texts(files):
     results = prepared(files, "al")
     frames = num_audio_frames(len(results["inputs"]["audio"]))
     assert set(results["keeps"]["alone"]) == {"audio"}

@@ -2,7 +2,7 @@ import pytest
 from mmengine.dataset import InfiniteSampler
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from mmonepeace.datasets.sampler import EndlessSampler
+from mmonepeace.datasets.resumable_sampler import EndlessSampler
 from mmonepeace.engine.train_loop import EndlessLoader
 
 

@@ -107,4 +107,4 @@ train_dataloader = dict(batch_size=16)
     (groups / "val.tsv").write_text(lines)
     failed = run("train.py", path, "--data-root", groups, check=False)
     assert failed.returncode == 2
-    assert "signs is none of the 8 classes" in failed.stderr
+    assert "signs is not among the 8 classes" in failed.stderr

@@ -26,7 +26,7 @@ with explain_missing_packages():
     from tqdm import tqdm
 
     from mmonepeace.datasets.manifest import ManifestError, Row, read_manifest
-    from mmonepeace.datasets.shard_io import INDEX, SUFFIXES, read_index
+    from mmonepeace.datasets.shard_io import INDEX, MEMBER_SUFFIXES, read_index
 
 
 class ShardError(Exception):
@@ -85,10 +85,10 @@ def suffix_of(modality: str, value: str) -> str:
         ShardError: if it could not be read back.
     """
     suffix = "txt" if modality == "text" else Path(value).suffix[1:].lower()
-    if suffix not in SUFFIXES[modality]:
+    if suffix not in MEMBER_SUFFIXES[modality]:
         raise ShardError(
             f"{value}: .{suffix} is not read as {modality}; convert it to one of "
-            f"{', '.join(SUFFIXES[modality])}."
+            f"{', '.join(MEMBER_SUFFIXES[modality])}."
         )
     return suffix
 

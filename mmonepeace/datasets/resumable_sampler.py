@@ -1,4 +1,4 @@
-"""The order of samples in a run without end."""
+"""The order of samples of an endless run, which can resume from any position."""
 
 from collections.abc import Iterator, Sized
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from mmonepeace.registry import DATA_SAMPLERS
 
 
 class EpochIndex(NamedTuple):
-    """A sample, and how often all of them have come before: it looks different each time."""
+    """Index of a sample and number of the epoch, on which its random transforms depend."""
 
     index: int
     epoch: int
@@ -19,14 +19,14 @@ class EpochIndex(NamedTuple):
 
 @DATA_SAMPLERS.register_module()
 class EndlessSampler(Sampler):
-    """Epoch after epoch, each in a new order, dealt to the processes in turn.
+    """Epoch after epoch, each in a new order, distributed over the processes in turn.
 
-    MMEngine's `InfiniteSampler` with indices that know their epoch.
+    MMEngine's `InfiniteSampler` with indices that have their epoch.
 
     Args:
         dataset: the data set.
         shuffle: False keeps its order.
-        seed: of the orders, the same in all processes; None agrees on one.
+        seed: of the orders, the same in all processes; None: they agree on one.
     """
 
     def __init__(self, dataset: Sized, shuffle: bool = True, seed: int | None = None) -> None:
@@ -37,7 +37,7 @@ class EndlessSampler(Sampler):
         self.start = 0
 
     def skip(self, num_samples: int) -> None:
-        """Begin after so many samples of this process; MMEngine's loop calls it to resume."""
+        """Start after so many samples of this process; the training loop calls it to resume."""
         self.start = num_samples
 
     def __iter__(self) -> Iterator[EpochIndex]:
@@ -52,5 +52,5 @@ class EndlessSampler(Sampler):
                 position += self.world_size
 
     def __len__(self) -> int:
-        """Samples of an epoch, of all processes."""
+        """Samples of an epoch, over all processes."""
         return self.size

@@ -4,9 +4,9 @@ import pytest
 from mmengine.logging import MessageHub
 from torch.utils.data import DataLoader, Dataset
 
-from mmonepeace.datasets import broken
+from mmonepeace.datasets import broken_samples
 from mmonepeace.datasets.audio_io import AudioError
-from mmonepeace.datasets.broken import (
+from mmonepeace.datasets.broken_samples import (
     BrokenSamples,
     BrokenSamplesHook,
     CaptionError,
@@ -18,9 +18,9 @@ from mmonepeace.datasets.image_io import ImageError
 
 @pytest.fixture
 def messages(monkeypatch):
-    found = []
-    monkeypatch.setattr(broken, "print_log", lambda message, *_: found.append(message))
-    return found
+    logged = []
+    monkeypatch.setattr(broken_samples, "print_log", lambda message, *_: logged.append(message))
+    return logged
 
 
 def test_samples_are_counted_by_kind_and_named_once(messages):
@@ -51,26 +51,26 @@ def add_until_the_end(samples, usable=()):
 
 
 @pytest.mark.parametrize(
-    ("total", "usable", "share", "limit"),
+    ("total", "usable", "fraction", "limit"),
     [
-        (100, 0, 0.05, 6),  # of a small set, a share of all
-        (10_000, 0, 0.05, 51),  # at first, a share of a thousand
+        (100, 0, 0.05, 6),  # of a small set, a fraction of all
+        (10_000, 0, 0.05, 51),  # at first, a fraction of a thousand
         (10_000, 5000, 0.05, 264),  # then of what was seen, 5264
         (100, 0, 0.0, 1),
         (20, 0, 0.99, 20),
     ],
 )
-def test_too_many_end_the_run(messages, total, usable, share, limit):
-    count, message = add_until_the_end(BrokenSamples(total, share), range(usable))
+def test_too_many_end_the_run(messages, total, usable, fraction, limit):
+    count, message = add_until_the_end(BrokenSamples(total, fraction), range(usable))
     assert count == limit
-    assert f"({count} image), more than max_broken={share}" in message
+    assert f"({count} image), more than max_broken={fraction}" in message
     assert f"The first: {total - count}" in message
 
 
-def test_a_share_of_all_or_more_is_refused():
-    for share in (1, 1.5, -0.1):
-        with pytest.raises(ValueError, match=f"max_broken is {share}"):
-            BrokenSamples(10, share)
+def test_a_fraction_of_all_or_more_is_refused():
+    for fraction in (1, 1.5, -0.1):
+        with pytest.raises(ValueError, match=f"max_broken is {fraction}"):
+            BrokenSamples(10, fraction)
 
 
 class EveryFifth(Dataset):
@@ -113,7 +113,7 @@ def test_the_log_has_the_count_of_all_workers(workers, request):
     assert said == ["8 broken samples were replaced: 4 missing, 4 image."]
 
 
-def test_data_sets_that_do_not_count_are_left_alone():
+def test_data_sets_without_a_count_are_not_logged():
     loader = DataLoader(list(range(4)))
     hub = MessageHub.get_instance("no counts")
     runner = SimpleNamespace(train_dataloader=loader, message_hub=hub, iter=9)
@@ -122,9 +122,9 @@ def test_data_sets_that_do_not_count_are_left_alone():
     assert not hub.log_scalars
 
 
-def test_a_sample_that_two_processes_found_counts_once(monkeypatch):
+def test_a_sample_that_two_processes_met_counts_once(monkeypatch):
     others = {5: "image", 7: "audio"}
-    monkeypatch.setattr(broken, "all_gather_object", lambda found: [found, others])
+    monkeypatch.setattr(broken_samples, "all_gather_object", lambda kinds: [kinds, others])
     dataset, said = EveryFifth(), []
     dataset[5], dataset[0]
     runner = SimpleNamespace(
