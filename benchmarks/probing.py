@@ -1,4 +1,4 @@
-"""What probes read off a tiny pretraining's features, against the same model untrained.
+"""Probes of the features of a tiny pretraining, against those of the same model untrained.
 
 Run:    python benchmarks/probing.py --data-root DIR --pretrained 'CKPT of seed {seed}'
 Needs:  DIR/{emoji,esc10,fsdd}/{train,val}.tsv; checkpoints of benchmarks/pretraining.py
@@ -21,9 +21,9 @@ sys.path.insert(0, str(ROOT))
 import torch
 
 from mmonepeace import checkpoint
-from mmonepeace.apis.embedder import Embedder
-from mmonepeace.apis.labelled_files import read_split
-from mmonepeace.apis.probing import KINDS, probe_files
+from mmonepeace.apis import Embedder
+from mmonepeace.apis.probe import KINDS, probe_files
+from mmonepeace.apis.sources import read_labelled_files
 from mmonepeace.models import OnePeaceRetriever
 
 # Name -> folder, modality, column of the labels.
@@ -40,7 +40,9 @@ def probe_all(embedder: Embedder, seed: int, args: argparse.Namespace) -> dict[s
     found = {}
     for name, (folder, modality, label) in DATA.items():
         splits = [
-            read_split(split, args.data_root / folder / f"{split}.tsv", modality, label, None, {})
+            read_labelled_files(
+                split, args.data_root / folder / f"{split}.tsv", modality, label, None, {}
+            )
             for split in ("train", "val")
         ]
         for kind in KINDS:

@@ -1,30 +1,37 @@
-"""What the command lines of embedding tools share: options of the model, errors."""
+"""What the command lines of embedding tools share: options, queries, errors."""
 
 import os
 import sys
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mmonepeace.apis.embedder import DTYPES, Embedder
+from mmonepeace.apis import Embedder
+from mmonepeace.apis.loading import DTYPES
 from mmonepeace.checkpoint import CheckpointError
+from mmonepeace.checks import CheckError
 from mmonepeace.console import printable
 
 
+def make_parser(description: str | None) -> ArgumentParser:
+    """A parser whose help shows the description as it is written."""
+    return ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
+
+
 def add_model_options(parser: ArgumentParser) -> None:
-    """Options that tell how to build an `Embedder`."""
+    """Add the options of `build_embedder`."""
     parser.add_argument("checkpoint", metavar="CKPT", help="file, or work directory with one")
     parser.add_argument("--tokenizer", type=Path, help="default: tokenizer.json beside CKPT")
     parser.add_argument("--device", type=device, help="default: a GPU if there is one")
     parser.add_argument("--dtype", default="fp32", choices=DTYPES)
     parser.add_argument("--batch-size", type=positive, default=32)
     parser.add_argument("--image-size", type=positive, help="pixels; default: the model's own")
-    parser.add_argument("--keep-ratio", action="store_true", help="do not squash to a square")
+    parser.add_argument("--keep-ratio", action="store_true", help="keep the aspect ratio")
     parser.add_argument(
-        "--fast-jpeg", action="store_true", help="decode large JPEG files at a part of their size"
+        "--fast-jpeg", action="store_true", help="decode large JPEG files at reduced size"
     )
 
 
@@ -32,7 +39,7 @@ QUERY = {"text": "TEXT", "image": "FILE", "audio": "FILE"}
 
 
 def add_query_options(parser: ArgumentParser) -> None:
-    """--text, --image and --audio, which may be repeated: `parts`, (modality, value) in order."""
+    """Add --text, --image and --audio, which may be repeated: `parts`, (modality, value) in order."""
     for modality, metavar in QUERY.items():
         parser.add_argument(
             f"--{modality}",
@@ -46,7 +53,7 @@ def add_query_options(parser: ArgumentParser) -> None:
 
 
 def build_embedder(path: str | Path, args: Namespace, **options: Any) -> Embedder:
-    """The embedder that `add_model_options` describe, of a checkpoint file."""
+    """Build the embedder of a checkpoint file with the options of `add_model_options`."""
     return Embedder.from_checkpoint(
         path,
         tokenizer=args.tokenizer,
@@ -61,7 +68,7 @@ def build_embedder(path: str | Path, args: Namespace, **options: Any) -> Embedde
 
 
 def device(text: str) -> str:
-    """A device that is here."""
+    """Parse a device that this machine has."""
     try:
         torch.empty(0, device=text)
     except (RuntimeError, AssertionError) as error:
@@ -70,19 +77,14 @@ def device(text: str) -> str:
 
 
 def positive(text: str) -> int:
-    """A whole number of at least 1."""
+    """Parse an integer of at least 1."""
     if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+        raise ArgumentTypeError(f"{text!r} is not an integer of at least 1")
     return int(text)
 
 
-def exit_code(run: Callable[[], None], *expected: type[Exception]) -> int:
-    """Run a tool: 0, or 2 after a line about what the user can mend.
-
-    Args:
-        run: the tool.
-        expected: such errors, beside those of checkpoints, values and files.
-    """
+def exit_code(run: Callable[[], None]) -> int:
+    """Run a tool: 0, or 2 after a line about an error that the user can fix."""
     try:
         run()
         sys.stdout.flush()
@@ -93,13 +95,13 @@ def exit_code(run: Callable[[], None], *expected: type[Exception]) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (CheckpointError, ValueError, OSError, *expected) as error:
+    except (CheckpointError, CheckError, ValueError, OSError) as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
     return 0
 
 
 def list_failed(reasons: Iterable[str]) -> None:
-    """Say what was left out and why."""
+    """Print what was left out and why."""
     for reason in reasons:
         print(f"left out: {printable(reason)}", file=sys.stderr)

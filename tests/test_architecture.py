@@ -41,7 +41,7 @@ RULES = {
         "console",
         "atomic_file",
     },
-    "cli": {"apis", "checkpoint", "console"},
+    "cli": {"apis", "checkpoint", "checks", "console"},
 }
 # Packages that only these files may import: the others refer to them by name, in configs.
 FOREIGN = {

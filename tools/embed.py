@@ -1,12 +1,12 @@
-"""Embed folders of images and sounds and a file of texts into one index, for tools/search.py.
+"""Embed folders of images and audio files and a file of texts into one index, for tools/search.py.
 
 Run:  python tools/embed.py CKPT --images DIR --out index.safetensors
       python tools/embed.py CKPT --images DIR --audios DIR --texts captions.tsv --out index.safetensors
 
 CKPT is a checkpoint of any layout, or a work directory with one. The index mirrors what the command
-names: run it again and only new and changed files are embedded, vanished ones leave the index. A run
-that was stopped, by whatever, goes on where it was: what is done lies in OUT.parts/ until OUT is
-complete. Paths are stored relative to OUT, so index and data can move together.
+names: run it again and only new and changed files are embedded, removed ones leave the index. A run
+that was stopped or killed resumes where it was: finished work is in OUT.parts/ until OUT is complete.
+Paths are stored relative to OUT, so index and data can move together.
 """
 
 import argparse
@@ -21,15 +21,19 @@ with explain_missing_packages():
     from tqdm import tqdm
 
     from mmonepeace.apis import build_index, find_files, read_texts
-    from mmonepeace.checks import CheckError, find_checkpoint
-    from mmonepeace.cli import add_model_options, build_embedder, exit_code, list_failed
+    from mmonepeace.checks import find_checkpoint
+    from mmonepeace.cli import (
+        add_model_options,
+        build_embedder,
+        exit_code,
+        list_failed,
+        make_parser,
+    )
 
 
 def parse() -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     add_model_options(parser)
     parser.add_argument("--images", type=Path, metavar="DIR", help="with its subfolders")
     parser.add_argument("--audios", type=Path, metavar="DIR", help="with its subfolders")
@@ -43,7 +47,7 @@ def parse() -> argparse.Namespace:
 
 
 def run() -> None:
-    """Embed, and say what was done."""
+    """Embed, and print what was done."""
     args = parse()
     unread: dict[str, str] = {}
     sources = {}
@@ -73,13 +77,15 @@ def run() -> None:
         f"{built.dropped:,} no longer there and dropped, {len(failed):,} failed."
     )
     if built.outdated:
-        print(f"{built.outdated:,} old ones were of another model or other options: made again.")
+        print(
+            f"{built.outdated:,} old ones were of another model or other options: embedded again."
+        )
     list_failed(failed.values())
 
 
 if __name__ == "__main__":
     try:
-        sys.exit(exit_code(run, CheckError))
+        sys.exit(exit_code(run))
     except KeyboardInterrupt:
-        print("\nstopped: the same command goes on from here.", file=sys.stderr)
+        print("\nstopped: the same command resumes from here.", file=sys.stderr)
         sys.exit(130)

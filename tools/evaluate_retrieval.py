@@ -1,14 +1,14 @@
-"""Measure retrieval on a table whose rows hold texts, images and sounds that belong together.
+"""Measure retrieval on a table whose rows hold texts, images and audio files that belong together.
 
 Run:  python tools/evaluate_retrieval.py CKPT --table val.tsv --columns image=image text=caption
       python tools/evaluate_retrieval.py CKPT --table photos.tsv --columns image=image text=caption \\
           --table sounds.tsv --columns audio=audio text=label --out metrics.json \\
           --gallery gallery.png --directions text_to_image audio_to_text
 
-Images and sounds are paths, relative to --root, by default the table's folder. A cell may be empty:
-the row then lacks that modality. Rows of several tables are measured together. Equal texts, or the
-same file, are one item, and whatever any row pairs it with is right. Numbers are per cent, each
-beside what chance would give.
+Images and audio files are paths, relative to --root, by default the table's folder. A cell may be
+empty: the row then lacks that modality. Rows of several tables are measured together. Equal texts,
+or the same file, are one item, which matches whatever any row pairs it with. Recall is in per cent,
+beside its chance level.
 """
 
 import argparse
@@ -26,8 +26,15 @@ with explain_missing_packages():
     from PIL import Image
 
     from mmonepeace.apis import Embedder, read_rows
-    from mmonepeace.checks import CheckError, find_checkpoint
-    from mmonepeace.cli import add_model_options, build_embedder, exit_code, list_failed, positive
+    from mmonepeace.checks import find_checkpoint
+    from mmonepeace.cli import (
+        add_model_options,
+        build_embedder,
+        exit_code,
+        list_failed,
+        make_parser,
+        positive,
+    )
     from mmonepeace.console import printable, table
     from mmonepeace.datasets.tokenizer import clean_caption
     from mmonepeace.evaluation import find_directions, summarise
@@ -37,9 +44,7 @@ with explain_missing_packages():
 
 def parse() -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     add_model_options(parser)
     each = dict(action="append", required=True)
     parser.add_argument("--table", type=Path, help="a .tsv or .jsonl; may be repeated", **each)
@@ -68,14 +73,16 @@ def parse() -> argparse.Namespace:
 def embed(
     embedder: Embedder, modality: str, values: list[str], raw: bool, errors: dict[str, str]
 ) -> dict[str, Item]:
-    """Value -> item, for different values that can be read."""
+    """Value -> item, for distinct values that can be read."""
     failed: dict[int, str] = {}
     inputs = [clean_caption(v) for v in values] if modality == "text" and not raw else values
-    found = np.asarray(embedder.encode(modality, inputs, failed))
+    embeddings = np.asarray(embedder.encode(modality, inputs, failed))
     if len(failed) == len(values):
         raise ValueError(f"none of {len(values)} {modality} items can be read: {failed[0]}")
     errors |= {values[i]: reason for i, reason in failed.items()}
-    return {v: (v, torch.from_numpy(found[i])) for i, v in enumerate(values) if i not in failed}
+    return {
+        v: (v, torch.from_numpy(embeddings[i])) for i, v in enumerate(values) if i not in failed
+    }
 
 
 def run() -> None:
@@ -125,4 +132,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(run, CheckError))
+    sys.exit(exit_code(run))

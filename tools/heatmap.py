@@ -1,4 +1,4 @@
-"""Draw where an image is like a text, a sound or another image.
+"""Draw where an image is similar to a text, an audio clip or another image.
 
 Run:  python tools/heatmap.py CKPT street.jpg --text sky --text "a red car" --out heatmap.png
       python tools/heatmap.py CKPT farm.jpg --audio rooster.ogg --image-size 512
@@ -6,7 +6,6 @@ Run:  python tools/heatmap.py CKPT street.jpg --text sky --text "a red car" --ou
 A panel shows the cosine of a query with each patch of the image; all panels have one colour scale.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -17,17 +16,21 @@ from mmonepeace.missing_packages import explain_missing_packages
 with explain_missing_packages():
     import numpy as np
 
-    from mmonepeace.checks import CheckError, find_checkpoint
-    from mmonepeace.cli import add_model_options, add_query_options, build_embedder, exit_code
+    from mmonepeace.checks import find_checkpoint
+    from mmonepeace.cli import (
+        add_model_options,
+        add_query_options,
+        build_embedder,
+        exit_code,
+        make_parser,
+    )
     from mmonepeace.console import printable, table
     from mmonepeace.visualization.heat_map import draw_heat_maps
 
 
 def run() -> None:
-    """Draw, and say where each query is strongest."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Draw, and print where each query is strongest."""
+    parser = make_parser(__doc__)
     add_model_options(parser)
     parser.add_argument("image", metavar="IMAGE", type=Path)
     add_query_options(parser)
@@ -49,4 +52,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(run, CheckError))
+    sys.exit(exit_code(run))

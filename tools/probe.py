@@ -1,4 +1,4 @@
-"""Measure how much of some labels can be read off the frozen features of a checkpoint.
+"""Measure how well classes can be predicted from the frozen features of a checkpoint.
 
 Run:  python tools/probe.py CKPT --modality image --train train.tsv --val val.tsv --label group \\
           --kind linear --out results.csv
@@ -7,8 +7,8 @@ Run:  python tools/probe.py CKPT --modality image --train train.tsv --val val.ts
 
 A table (.tsv, .jsonl) has paths in the column `image` or `audio`, relative to --root, by default
 its folder; a folder has one folder for each class. Settings are chosen on a fifth of train that is
-held out; then the probe is fitted to all of train. Numbers are per cent; chance is that of always
-naming the most frequent class.
+held out; then the probe is fitted to all of train. Accuracies are in per cent; chance is that of
+always predicting the most frequent class.
 """
 
 import argparse
@@ -25,21 +25,25 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mmonepeace.missing_packages import explain_missing_packages
 
 with explain_missing_packages():
-    from mmonepeace.apis.features import Feature
-    from mmonepeace.apis.labelled_files import check_splits, read_split
-    from mmonepeace.apis.probing import KINDS, probe_files, to_row
-    from mmonepeace.apis.sources import SUFFIXES
-    from mmonepeace.checks import CheckError, find_checkpoint
-    from mmonepeace.cli import add_model_options, build_embedder, exit_code, list_failed, positive
+    from mmonepeace.apis.feature_cache import Feature
+    from mmonepeace.apis.probe import KINDS, probe_files, to_row
+    from mmonepeace.apis.sources import SUFFIXES, check_splits, read_labelled_files
+    from mmonepeace.checks import find_checkpoint
+    from mmonepeace.cli import (
+        add_model_options,
+        build_embedder,
+        exit_code,
+        list_failed,
+        make_parser,
+        positive,
+    )
     from mmonepeace.console import printable, table
-    from mmonepeace.visualization.confusion_matrix import draw_confusions
+    from mmonepeace.visualization import draw_confusions
 
 
 def parse() -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     add_model_options(parser)
     parser.add_argument("--modality", required=True, choices=SUFFIXES)
     parser.add_argument("--train", required=True, metavar="TABLE", help="or folder")
@@ -72,7 +76,7 @@ def run() -> None:
     args, errors = parse(), {}  # path -> reason
     sources = {"train": args.train, "val": args.val, "test": args.test}
     splits = [
-        read_split(name, source, args.modality, args.label, args.root, errors)
+        read_labelled_files(name, source, args.modality, args.label, args.root, errors)
         for name, source in sources.items()
         if source
     ]
@@ -80,10 +84,8 @@ def run() -> None:
     list_failed(errors.values())
     for split in splits[1:]:
         if seen := set(splits[0].paths) & set(split.paths):
-            flatters = (
-                f"{len(seen):,} files of {split.name} are in train too: its numbers will flatter."
-            )
-            print(flatters, file=sys.stderr)
+            warning = f"{len(seen):,} files of {split.name} are in train too: its accuracy will be"
+            print(f"{warning} too high.", file=sys.stderr)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = find_checkpoint(args.checkpoint)
     embedder = build_embedder(checkpoint, args, progress=False, projections=False)
@@ -93,13 +95,13 @@ def run() -> None:
         cache = args.cache or stack.enter_context(TemporaryDirectory())
         for kind in dict.fromkeys(args.kind):
             feature = "tokens" if kind == "attentive" else args.features
-            found = probe_files(embedder, args.modality, kind, splits, cache, feature, *options)
-            list_failed(reason for path, reason in found.errors.items() if path not in errors)
-            errors |= found.errors
+            probed = probe_files(embedder, args.modality, kind, splits, cache, feature, *options)
+            list_failed(reason for path, reason in probed.errors.items() if path not in errors)
+            errors |= probed.errors
             facts = {"checkpoint": checkpoint, "modality": args.modality, "kind": kind}
-            facts |= {"features": found.feature, "seed": args.seed, "setting": KINDS[kind].setting}
-            for trial in found.trials:
-                records.append(facts | to_row(trial, found.items, found.classes))
+            facts |= {"features": probed.feature, "seed": args.seed, "setting": KINDS[kind].setting}
+            for trial in probed.trials:
+                records.append(facts | to_row(trial, probed.items, probed.classes))
                 if trial.chosen:
                     name, best = list(trial.evaluations.items())[-1]
                     title = f"{kind}, {facts['setting']} {trial.setting:g}"
@@ -113,11 +115,11 @@ def run() -> None:
     print(table(shown, rows, "lllrll".ljust(len(shown), "r")))
     print(f"the numbers are in {printable(str(args.out))}")
     if args.plot:
-        draw_confusions(args.plot, panels, found.classes)
+        draw_confusions(args.plot, panels, probed.classes)
         print(f"the confusions are drawn in {printable(str(args.plot))}")
     if errors:
         print(f"{len(errors):,} files or folders could not be read and were left out.")
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(run, CheckError))
+    sys.exit(exit_code(run))

@@ -1,11 +1,11 @@
-"""Search an index of tools/embed.py by texts, images and sounds, or by all of them at once.
+"""Search an index of tools/embed.py by texts, images and audio clips, or by all of them at once.
 
 Run:  python tools/search.py index.safetensors --text "a dog in the snow" --html found.html
       python tools/search.py index.safetensors --image beach.jpg --audio rain.ogg --in image
       python tools/search.py index.safetensors --image me.jpg --text glasses --weights 1 -0.5
 
 The query is the weighted sum of the embeddings of all parts. Weights have the order of the parts on
-the command line; a negative one takes something away.
+the command line; a negative one steers away from its part.
 """
 
 import argparse
@@ -19,17 +19,15 @@ from mmonepeace.missing_packages import explain_missing_packages
 
 with explain_missing_packages():
     from mmonepeace.apis import EmbeddingIndex, combine, embedder_of, write_gallery
-    from mmonepeace.checks import CheckError, find_checkpoint
-    from mmonepeace.cli import QUERY, add_query_options, device, exit_code, positive
+    from mmonepeace.checks import find_checkpoint
+    from mmonepeace.cli import QUERY, add_query_options, device, exit_code, make_parser, positive
     from mmonepeace.console import printable, table
     from mmonepeace.visualization.gallery import Entry
 
 
 def parse() -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("index", type=Path, metavar="INDEX")
     add_query_options(parser)
     parser.add_argument("--weights", type=float, nargs="+", metavar="W", help="one for each part")
@@ -49,7 +47,7 @@ def parse() -> argparse.Namespace:
 
 
 def short(content: str | Path) -> str:
-    """A text, or the shorter way to a file, from here or from the root."""
+    """A text, or the shorter path of a file: from here or from the root."""
     if isinstance(content, str):
         return content
     return min(os.path.normpath(content), os.path.relpath(content), key=len)
@@ -65,8 +63,8 @@ def run() -> None:
     checkpoint = find_checkpoint(args.checkpoint) if args.checkpoint else None
     embedder = embedder_of(index, checkpoint, args.tokenizer, args.device)
     parts = [embedder.encode(modality, [value])[0] for modality, value in args.parts]
-    found = shown.search(combine(*parts, weights=args.weights), args.k)
-    results = [Entry(score, item["modality"], shown.content(item)) for score, item in found]
+    best = shown.search(combine(*parts, weights=args.weights), args.k)
+    results = [Entry(score, item["modality"], shown.content(item)) for score, item in best]
     rows = [(i, f"{e.number:.4f}", e.modality, short(e.content)) for i, e in enumerate(results, 1)]
     print(table(("rank", "cosine", "in", "what"), rows, "rr"))
     if args.html:
@@ -82,4 +80,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(run, CheckError))
+    sys.exit(exit_code(run))

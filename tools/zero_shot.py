@@ -1,4 +1,4 @@
-"""Classify images or sounds by the names of classes alone, and measure it on a table of labels.
+"""Classify images or audio clips by class names alone, or measure accuracy on a table of labels.
 
 Run:  python tools/zero_shot.py CKPT --images DIR --classes cat,dog,bird
       python tools/zero_shot.py CKPT --audios a.ogg b.ogg --classes-file names.txt --top 5
@@ -21,16 +21,21 @@ with explain_missing_packages():
 
     from mmonepeace.apis import ZeroShotClassifier, evaluate, read_table, read_texts
     from mmonepeace.apis.sources import list_files
-    from mmonepeace.checks import CheckError, find_checkpoint
-    from mmonepeace.cli import add_model_options, build_embedder, exit_code, list_failed, positive
+    from mmonepeace.checks import find_checkpoint
+    from mmonepeace.cli import (
+        add_model_options,
+        build_embedder,
+        exit_code,
+        list_failed,
+        make_parser,
+        positive,
+    )
     from mmonepeace.console import printable, table
 
 
 def parse() -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     add_model_options(parser)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--images", nargs="+", type=Path, metavar="PATH", help="files, folders")
@@ -52,7 +57,7 @@ def parse() -> argparse.Namespace:
 
 
 def run() -> None:
-    """Classify, then list or measure."""
+    """Classify, then list predictions or measure accuracy."""
     args, unread, labels = parse(), {}, None
     if args.tsv:
         columns = args.path_column, args.label_column
@@ -91,4 +96,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(run, CheckError))
+    sys.exit(exit_code(run))

@@ -1,9 +1,9 @@
-"""What users call: embeddings, search, zero-shot classification."""
+"""What users call from Python: embeddings, search, zero-shot classification."""
 
-from mmonepeace.apis.embedder import Embedder, combine, similarity
-from mmonepeace.apis.feature_cache import build_index, embedder_of
-from mmonepeace.apis.index import EmbeddingIndex, search
+from mmonepeace.apis.embedder import Embedder
+from mmonepeace.apis.index import EmbeddingIndex, build_index, embedder_of
 from mmonepeace.apis.sources import find_files, read_rows, read_table, read_texts
+from mmonepeace.apis.vector_search import combine, search, similarity
 from mmonepeace.apis.zero_shot import ZeroShotClassifier
 from mmonepeace.evaluation import evaluate
 from mmonepeace.visualization import write_gallery

@@ -1,4 +1,4 @@
-"""Embeddings of images, texts and sounds, from a checkpoint alone.
+"""Embeddings of images, texts and audio clips, from a checkpoint alone.
 
 Shapes: N items, Q queries, B pieces in a batch, L tokens (CLS first), T without CLS, D width,
 h x w patches.
@@ -6,82 +6,46 @@ h x w patches.
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from mmengine.config import Config
 from torch import Tensor
 
-from mmonepeace import checkpoint
-from mmonepeace.apis.index import search
-from mmonepeace.apis.reading import AudioLike, ItemReader, as_rows
+from mmonepeace.apis.item_reader import AudioLike, ItemReader, as_rows
+from mmonepeace.apis.loading import fingerprint_of, load_retriever, to_dtype
+from mmonepeace.apis.vector_search import Embeddings, combine, search, similarity
 from mmonepeace.datasets import image_io
 from mmonepeace.datasets.tokenizer import Tokenizer
 from mmonepeace.models import OnePeaceRetriever
-from mmonepeace.registry import MODELS
 from mmonepeace.spec import MAX_AUDIO_SECONDS, PATCH_SIZE, patch_grid
 
-Embeddings = np.ndarray | Tensor
 Pooling = Literal["cls", "mean", "tokens"]
-
-DTYPES = {
-    **dict.fromkeys(("fp32", "float32"), torch.float32),
-    **dict.fromkeys(("bf16", "bfloat16"), torch.bfloat16),
-    **dict.fromkeys(("fp16", "float16"), torch.float16),
-}
-
-
-def similarity(a: Embeddings, b: Embeddings) -> Embeddings:
-    """(N, M) cosines of two sets of embeddings (N, D) and (M, D)."""
-    return a @ b.T
-
-
-def combine(*embeddings: Embeddings, weights: Sequence[float] | None = None) -> Embeddings:
-    """One query of several: the weighted sum of embeddings, brought to unit length.
-
-    Args:
-        embeddings: each (D,) or (N, D), of any modality.
-        weights: one for each; negative ones take something away. None weighs all alike.
-
-    Raises:
-        ValueError: if numbers differ, or everything cancels out.
-    """
-    weights = [1.0] * len(embeddings) if weights is None else list(weights)
-    if len(weights) != len(embeddings) or not embeddings:
-        raise ValueError(f"{len(embeddings)} embeddings with {len(weights)} weights.")
-    total = sum(_tensor(e) * w for e, w in zip(embeddings, weights, strict=True))
-    if (total.norm(dim=-1) < 1e-6).any():
-        raise ValueError(f"the embeddings cancel out with weights {weights}.")
-    total = F.normalize(total, dim=-1)
-    return total.numpy() if isinstance(embeddings[0], np.ndarray) else total
 
 
 class Embedder:
-    """Images, texts and sounds as vectors of unit length in one space.
+    """Images, texts and audio clips as vectors of unit length in one space.
 
-    The result of an item depends on no other item of the call, beyond rounding.
+    Up to rounding, the result of an item does not depend on the other items of a call.
 
     Args:
         model: on its device.
         tokenizer: needed for text only; its ids must be those of the model.
-        image_size: side of the square that images are resized to, in pixels; None takes the size
-            that the model keeps its positions for.
-        keep_ratio: resize to about as many pixels without squashing.
-        fast_jpeg: decode large JPEG files at a part of their size, see `image_io.to_rgb`; pixels, and
-            so embeddings, change a little.
+        image_size: side of the square that images are resized to, in pixels; None takes that of
+            the model's position embeddings.
+        keep_ratio: keep the aspect ratio, with about as many pixels.
+        fast_jpeg: decode large JPEG files at reduced size, see `image_io.to_rgb`; pixels, and so
+            embeddings, change a little.
         batch_size: pieces in one forward pass.
-        window_seconds: longer sounds are cut into windows of this length, at most 20.48; None takes
-            that of the clips which the model was trained on, 15 for the released ones.
+        window_seconds: longer audio clips are cut into windows of this length, at most 20.48; None
+            takes that of the clips which the model was trained on, 15 for the released ones.
         hop_seconds: from the start of one window to that of the next; None is half a window.
-        output: what embeddings come as: float32 "numpy" arrays, or "torch" tensors on the CPU.
+        output: type of embeddings: float32 "numpy" arrays, or "torch" tensors on the CPU.
         progress: show a progress bar; None shows one for more than four batches.
-        fingerprint: tells models apart, see `fingerprint`.
+        fingerprint: identifies the weights; None computes it, see `fingerprint_of`.
     """
 
     def __init__(
@@ -112,10 +76,10 @@ class Embedder:
         clip = adapters["audio"].clip_seconds if "audio" in adapters else MAX_AUDIO_SECONDS
         window_seconds = window_seconds or clip
         if tokenizer and "text" in adapters:
-            rows = adapters["text"].embed_tokens.num_embeddings
-            if tokenizer.vocab_size > rows:
+            known = adapters["text"].embed_tokens.num_embeddings
+            if tokenizer.vocab_size > known:
                 raise ValueError(
-                    f"the tokenizer has {tokenizer.vocab_size} tokens, the model {rows}. Use the "
+                    f"the tokenizer has {tokenizer.vocab_size} tokens, the model {known}. Use the "
                     "tokenizer.json that the model was trained with."
                 )
         self.reader = ItemReader(
@@ -125,8 +89,8 @@ class Embedder:
             fast_jpeg=fast_jpeg,
             windows=(window_seconds, hop_seconds or window_seconds / 2),
             batch_size=batch_size,
-            # In the official way, padding of audio matters.
-            equal_sounds=model.backbone.metadata().get("audio_padding") == "compat",
+            # With the official padding of audio, results depend on it.
+            equal_length_audio=model.backbone.metadata().get("audio_padding") == "compat",
         )
 
     @classmethod
@@ -142,13 +106,13 @@ class Embedder:
         """Build the model that a file describes.
 
         Args:
-            path: a checkpoint of any official or own layout: sizes and branches are read from its
-                weights. Or a config (.py) whose `model` is an `OnePeaceRetriever` that names its
+            path: a checkpoint of any official or own layout: sizes and branches are inferred from
+                its weights. Or a config (.py) whose `model` is an `OnePeaceRetriever` with its
                 checkpoint in `init_cfg` or `load_from`.
             device: by default a GPU if there is one.
             dtype: "fp32", "bf16", "fp16", or a torch dtype, of weights and activations.
             tokenizer: file or object; by default `tokenizer.json` beside the checkpoint.
-            projections: False takes a file without projections too, for `encode_features` alone.
+            projections: False also takes a file without projections, for `encode_features` alone.
             options: see `Embedder`.
 
         Raises:
@@ -156,36 +120,15 @@ class Embedder:
                 projections.
             ValueError: for an unknown dtype.
         """
-        wanted = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-        if wanted not in DTYPES.values():
-            raise ValueError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPES)}.")
-        path = Path(path)
-        if path.suffix == ".py":
-            model, path = _from_config(path)
-        else:
-            converted = checkpoint.read_own(path)
-            projected = any(name.startswith("projections.") for name in converted.weights)
-            if projections and not projected:
-                raise checkpoint.CheckpointError(
-                    f"{path}: has no projections, so it gives no embeddings. Use a file of the "
-                    "pretrained or a retrieval model, not one of its vision branch."
-                )
-            # The weights of the file become those of the model: nothing is allocated twice.
-            with torch.device("meta"):
-                model = OnePeaceRetriever(
-                    checkpoint.infer_config(converted.weights, converted.meta)
-                )
-            if not projected:
-                model.projections.clear()
-            del converted
-            model.load_checkpoint(str(path))
+        dtype = to_dtype(dtype)
+        model, path = load_retriever(Path(path), projections)
         if not isinstance(tokenizer, Tokenizer):
             beside = path.parent / "tokenizer.json"
             file = tokenizer or (beside if beside.is_file() else None)
             tokenizer = Tokenizer.from_file(file) if file else None
         options.setdefault("fingerprint", fingerprint_of(model.state_dict()))
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(model.to(device, wanted), tokenizer, **options)
+        return cls(model.to(device, dtype), tokenizer, **options)
 
     # ---------------------------------------------------------------------------- embeddings
 
@@ -207,8 +150,8 @@ class Embedder:
         Args:
             images: paths, PIL images, arrays (H, W, 3) or tensors (3, H, W) of uint8 or of floats
                 in 0..1; any sizes.
-            errors: takes index -> reason for what cannot be read; its row is NaN. None raises
-                at the first such item.
+            errors: takes index -> reason for items that cannot be read, whose rows are NaN. None
+                raises at the first such item.
 
         Returns:
             (N, D) float32 of unit length.
@@ -219,7 +162,7 @@ class Embedder:
         return self.encode("image", images, errors)
 
     def encode_text(self, texts: Iterable[str], errors: dict[int, str] | None = None) -> Embeddings:
-        """Embed texts; case is ignored, what exceeds 70 tokens is cut.
+        """Embed texts; case is ignored, and texts are cut to 70 tokens.
 
         Args:
             texts: strings.
@@ -236,10 +179,10 @@ class Embedder:
     def encode_audio(
         self, clips: Iterable[AudioLike], errors: dict[int, str] | None = None
     ) -> Embeddings:
-        """Embed sounds of any length.
+        """Embed audio clips of any length.
 
-        A sound longer than a window is cut into overlapping windows, the last one ending with it;
-        the mean of their embeddings, brought to unit length, is its own.
+        A clip longer than a window is cut into overlapping windows, the last of which ends with
+        the clip; its embedding is the mean of theirs, scaled to unit length.
 
         Args:
             clips: paths, or pairs of samples (S,) or (S, channels) and their rate in Hz.
@@ -256,16 +199,16 @@ class Embedder:
     def encode_joint(
         self, errors: dict[int, str] | None = None, **modalities: Iterable[Any]
     ) -> Embeddings:
-        """Embed items of several modalities that see each other in attention.
+        """Embed items of several modalities that attend to each other.
 
-        The mean of the projected CLS of all modalities, brought to unit length. The released
-        weights were trained with such joint encodings, but not to compare them by cosine: for
-        search, `combine` of separate embeddings is what the paper does.
+        The mean of the projected CLS of all modalities, scaled to unit length. The released weights
+        were trained with such joint encodings, but not to compare them by cosine: for search,
+        `combine` of separate embeddings is what the paper does.
 
         Args:
             errors: as in `encode_image`.
             modalities: two or more of text, image, audio, as the other methods take them, all of
-                one length. Of a long sound, the first window is taken.
+                one length. Of a long audio clip, the first window is taken.
 
         Returns:
             (N, D) float32 of unit length.
@@ -279,60 +222,60 @@ class Embedder:
         pooling: Pooling = "cls",
         errors: dict[int, str] | None = None,
     ) -> list[Tensor | None]:
-        """What the encoder makes of items, after its final norm if it has one, unprojected.
+        """Output of the encoder, after its final norm if it has one, without projection.
 
         Args:
             modality: text, image or audio.
             items: as the method of the modality takes them.
             pooling: "cls" takes the CLS token, "mean" the mean of all other tokens, "tokens" all
-                of these: patches, frames, parts of words. Of a long sound, "cls" and "mean" are
-                the mean over its windows, "tokens" are those of one window after the other.
+                of these: patches, frames, subwords. Of a long audio clip, "cls" and "mean" are the
+                mean over its windows, "tokens" are those of all windows, concatenated.
             errors: as in `encode_image`.
 
         Returns:
-            for each item (D,), or (T, D) of "tokens", float32 on the CPU; None for what cannot be
-            read.
+            for each item (D,), or (T, D) of "tokens", float32 on the CPU; None for items that
+            cannot be read.
 
         Raises:
             ValueError: if an item cannot be read, the model has no such branch, or the pooling is
-                another one.
+                unknown.
         """
         if pooling not in get_args(Pooling):
             raise ValueError(f"pooling is {pooling!r}; choose one of {get_args(Pooling)}.")
-        parts = defaultdict(list)
+        pieces = defaultdict(list)
         rows = self._rows({modality: items})
         for owners, inputs in self._batches(rows, errors):
-            for owner, part in zip(owners, self._pool(inputs, pooling), strict=True):
-                parts[owner].append(part)
-        joined = torch.cat if pooling == "tokens" else lambda windows: torch.stack(windows).mean(0)
-        return [joined(parts[i]) if i in parts else None for i in range(len(rows))]
+            for owner, piece in zip(owners, self._pool(inputs, pooling), strict=True):
+                pieces[owner].append(piece)
+        join = torch.cat if pooling == "tokens" else lambda windows: torch.stack(windows).mean(0)
+        return [join(pieces[i]) if i in pieces else None for i in range(len(rows))]
 
     def heat_maps(self, image: image_io.ImageInput, queries: Embeddings) -> Embeddings:
-        """How much each place of an image is like each query.
+        """How similar each place of an image is to each query.
 
         Args:
-            image: see `encode_image`; it is not squashed, and resized to `image_size` squared
-                pixels.
+            image: see `encode_image`; it is resized to about `image_size` squared pixels, with its
+                aspect ratio.
             queries: (Q, D) embeddings of any modality.
 
         Returns:
             (Q, H, W) cosines of the projected patches with the queries, at the image's own size.
         """
-        picture = image_io.to_rgb(image)
-        resized = image_io.resize(picture, self.reader.image_size, keep_ratio=True)
+        rgb = image_io.to_rgb(image)
+        resized = image_io.resize(rgb, self.reader.image_size, keep_ratio=True)
         pixels = self._batch({"image": [image_io.to_tensor(resized)]})
         with torch.inference_mode():
             features = self.model.backbone.encode(self.model.backbone.embed(pixels))["image"]
             patches = self.model.project({"image": features[0, 1:]})["image"]
-            cosines = _tensor(queries).to(patches) @ patches.t()
+            cosines = torch.as_tensor(queries).to(patches) @ patches.t()
             grid = patch_grid(*pixels["image"].shape[-2:])
             maps = F.interpolate(
                 cosines.unflatten(1, grid)[None],
-                size=(picture.height, picture.width),
+                size=(rgb.height, rgb.width),
                 mode="bicubic",
                 align_corners=False,
             )
-        return self._give(maps[0])
+        return self._to_output(maps[0])
 
     # ------------------------------------------------------------------------- batches
 
@@ -350,7 +293,7 @@ class Embedder:
         for owners, inputs in self._batches(rows, errors):
             sums.index_add_(0, torch.tensor(owners), self._forward(inputs).cpu())
             failed[owners] = False
-        return self._give(F.normalize(sums, dim=1).masked_fill(failed[:, None], torch.nan))
+        return self._to_output(F.normalize(sums, dim=1).masked_fill(failed[:, None], torch.nan))
 
     def _rows(self, modalities: Mapping[str, Iterable[Any]]) -> list[dict[str, Any]]:
         """Modality -> value, for each item."""
@@ -364,19 +307,19 @@ class Embedder:
     def _batches(
         self, rows: list[dict[str, Any]], errors: dict[int, str] | None
     ) -> Iterator[tuple[list[int], dict[str, Any]]]:
-        """What the model takes, and the item of each piece."""
+        """Inputs of the model, and the item of each piece."""
         for owners, inputs in self.reader.batches(rows, errors, self.progress):
             yield owners, self._batch(inputs)
 
     def _batch(self, inputs: Mapping[str, list[Tensor]]) -> dict[str, Any]:
-        """What the model takes, on its device, in its dtype."""
+        """Inputs of the model, on its device, in its dtype."""
         parameter = self.model.logit_scale
         batch = self.model.data_preprocessor({"inputs": dict(inputs)})["inputs"]
 
         def to(x: Any) -> Any:
             if isinstance(x, tuple):
                 return tuple(map(to, x))
-            # Token ids and masks stay what they are.
+            # Token ids and masks keep their type.
             return x.to(parameter.device, parameter.dtype if x.is_floating_point() else x.dtype)
 
         return {name: to(value) for name, value in batch.items()}
@@ -406,34 +349,6 @@ class Embedder:
         real = zip(x_BTD.cpu(), ~pad_BT.cpu(), strict=True)
         return [x_TD[kept_T] for x_TD, kept_T in real]
 
-    def _give(self, result: Tensor) -> Embeddings:
+    def _to_output(self, result: Tensor) -> Embeddings:
         result = result.float().cpu()
         return result.numpy() if self.output == "numpy" else result
-
-
-def fingerprint_of(weights: Mapping[str, Tensor]) -> str:
-    """A short name for a set of weights, whatever their order and file format."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        head = weights[name].detach().flatten()[:16].float().cpu()
-        digest.update(f"{name} {tuple(weights[name].shape)}".encode())
-        digest.update(head.numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _from_config(path: Path) -> tuple[OnePeaceRetriever, Path]:
-    """The model of a config, and where its weights came from."""
-    config = Config.fromfile(path)
-    source = config.get("load_from") or (config.model.get("init_cfg") or {}).get("checkpoint")
-    model = MODELS.build(config.model)
-    if not isinstance(model, OnePeaceRetriever) or not source:
-        raise ValueError(
-            f"{path}: the model is {type(model).__name__} with weights from {source}; expected an "
-            "OnePeaceRetriever with init_cfg=dict(type='Pretrained', checkpoint=...) or load_from."
-        )
-    model.load_checkpoint(source)
-    return model, Path(source)
-
-
-def _tensor(x: Embeddings) -> Tensor:
-    return torch.from_numpy(x) if isinstance(x, np.ndarray) else x

@@ -1,55 +1,214 @@
-"""From folders to an index: embed what is new, keep what is known, lose nothing on the way."""
+"""Features of files and texts, computed once: a resumable cache of shards in a folder.
+
+Shapes: N items, B of them, T tokens of an item (1 if they are pooled), D width.
+"""
 
 import hashlib
+import json
 import os
-import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
 
 from mmonepeace.apis.embedder import Embedder
-from mmonepeace.apis.index import EmbeddingIndex
+from mmonepeace.atomic_file import atomic_file
 
-# What the embedding of an item depends on, beside the item; keys of the index's `meta`.
+Feature = Literal["embedding", "cls", "mean", "tokens"]
+FORMAT = "mmonepeace-features"
+# What the features of an item depend on, beside the item: keys of `embedder_settings`.
 SETTINGS = {
     "text": ("fingerprint", "dtype", "tokenizer_fingerprint"),
     "image": ("fingerprint", "dtype", "image_size", "keep_ratio", "fast_jpeg"),
     "audio": ("fingerprint", "dtype", "window_seconds", "hop_seconds"),
 }
-PART_SECONDS = 10.0  # of work, which is what a killed run loses
-MAX_PART_BATCHES = 64
+SHARD_SECONDS = 10.0  # of work, which is what a killed run loses
+MAX_SHARD_BATCHES = 64
 
-Item = dict[str, Any]
+Shard = tuple[Sequence[str], Tensor, np.ndarray]  # keys of items, (rows, D), rows of each item
 
 
 @dataclass
-class Built:
-    """What `build_index` did.
+class Features:
+    """Features of N items, in shards that stay on disk until they are used.
 
     Attributes:
-        index: as it is saved now.
-        embedded: number of items that went through the model.
-        kept: number of items known from the old index or from an interrupted run.
-        dropped: number of items of the old index that are wanted no longer.
-        outdated: number of items of the old index that were made with other weights or settings.
-        failed: path or text -> why it is not in the index.
+        shards: each (rows, D).
+        where: (N, 3) int64: for each item its shard, its first row there and the number of rows.
     """
 
-    index: EmbeddingIndex
-    embedded: int
-    kept: int
-    dropped: int
-    outdated: int
-    failed: dict[str, str]
+    shards: list[Tensor]
+    where: Tensor
+
+    def __len__(self) -> int:
+        return len(self.where)
+
+    @property
+    def embed_dim(self) -> int:
+        return self.shards[0].shape[1]
+
+    def take(self, items: Tensor) -> "Features":
+        """Those of some items, by index, in the given order."""
+        return Features(self.shards, self.where[items])
+
+    def vectors(self) -> Tensor:
+        """(N, D) float32 of pooled features."""
+        x_ND = torch.empty(len(self), self.embed_dim)
+        for shard in self.where[:, 0].unique():
+            inside = self.where[:, 0] == shard
+            x_ND[inside] = self.shards[shard][self.where[inside, 1]].float()
+        return x_ND
+
+    def sequences(self, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens of some items: (B, T, D) float32, and (B, T), True where they are padding."""
+        where = self.where[items].tolist()
+        x_BTD = pad_sequence(
+            [self.shards[shard][first : first + count] for shard, first, count in where],
+            batch_first=True,
+        ).float()
+        lengths = torch.tensor([count for _, _, count in where])
+        return x_BTD, torch.arange(x_BTD.shape[1]) >= lengths[:, None]
 
 
-def settings(embedder: Embedder) -> dict[str, str]:
-    """What embeddings depend on, beside the items, as metadata of an index."""
+class FeatureCache:
+    """Features of items by key, in the shards of a folder.
+
+    Args:
+        folder: may be missing.
+        read: the shard of a file.
+        write: writes a shard to a file.
+        errors: takes file -> reason for shards that cannot be read. None raises at the first.
+
+    Raises:
+        ValueError: if a shard cannot be read.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        read: Callable[[Path], Shard],
+        write: Callable[[Path, Shard], None],
+        errors: dict[str, str] | None = None,
+    ) -> None:
+        self._folder, self._read, self._write = folder, read, write
+        self._shards: list[Tensor] = []
+        self._where: dict[str, tuple[int, int, int]] = {}
+        for file in sorted(folder.glob("*.safetensors")):
+            try:
+                self.add(read(file))
+            except ValueError as error:
+                if errors is None:
+                    raise
+                errors[str(file)] = str(error)
+
+    def __contains__(self, key: str | None) -> bool:
+        return key in self._where
+
+    def take(self, keys: Iterable[str]) -> Features:
+        """The features of items, in the order of their keys."""
+        where = [self._where[key] for key in keys]
+        return Features(self._shards, torch.tensor(where, dtype=torch.long).view(-1, 3))
+
+    def add(self, shard: Shard) -> None:
+        """Add a shard, which need not be in the folder."""
+        keys, rows, lengths = shard
+        if not keys:
+            return  # its width says nothing
+        starts = np.cumsum(lengths) - lengths
+        for key, start, length in zip(keys, starts.tolist(), lengths.tolist(), strict=True):
+            self._where[key] = (len(self._shards), start, length)
+        self._shards.append(rows)
+
+    def compute(
+        self,
+        embedder: Embedder,
+        modality: str,
+        feature: Feature,
+        items: Sequence[tuple[str, str]],
+        errors: dict[str, str],
+    ) -> Iterator[int]:
+        """Compute features shard by shard, each of which is kept if the run is stopped later.
+
+        Args:
+            embedder: the model.
+            modality: of all items.
+            feature: see `extract_features`.
+            items: (key, path or text).
+            errors: takes path or text -> reason for items without features.
+
+        Yields:
+            the number of items that a shard has dealt with.
+        """
+        for chunk in timed_chunks(items, embedder.batch_size):
+            computed = _compute(embedder, modality, feature, chunk, errors)
+            if computed:
+                rows = list(computed.values())
+                shard = list(computed), torch.cat(rows), np.array([len(x) for x in rows])
+                file = self._folder / f"{time.time_ns()}-{os.getpid()}.safetensors"
+                self._write(file, shard)
+                self.add(self._read(file))  # of the file: memory holds what is used
+            yield len(chunk)
+
+
+def extract_features(
+    embedder: Embedder,
+    modality: str,
+    paths: Sequence[str | Path],
+    feature: Feature,
+    cache: str | Path,
+) -> tuple[Features, dict[str, str]]:
+    """Features of files; those that the cache has are not computed again.
+
+    A feature is identified by the path of its file from `cache`, its size and modification time,
+    the weights, and the settings that it depends on.
+
+    Args:
+        embedder: the model.
+        modality: image or audio.
+        paths: files.
+        feature: "embedding", or a pooling of `Embedder.encode_features`. Tokens are stored in half
+            precision; so that they cannot exceed its range, each is scaled to mean 0 and variance
+            1, as the LayerNorm of whatever reads them would do.
+        cache: folder, for any number of models, features and data sets.
+
+    Returns:
+        the features of the files that can be read, in their order; path -> reason for the others.
+
+    Raises:
+        ValueError: if the model has no such branch or no projections, or a file of the cache is
+            damaged.
+        OSError: if the cache cannot be written.
+    """
+    settings = embedder_settings(embedder)
+    meta = {name: settings[name] for name in SETTINGS[modality]}
+    meta |= embedder.model.backbone.metadata()
+    meta |= {"format": FORMAT, "modality": modality, "feature": feature}
+    digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()[:16]
+    errors: dict[str, str] = {}
+    keys = item_keys(modality, paths, Path(cache).resolve(), errors)
+    folder = Path(cache, f"{modality}-{feature}-{digest}")
+    known = FeatureCache(folder, _read_shard, partial(_write_shard, meta=meta))
+    todo = [(key, path) for path, key in keys.items() if key not in known]
+    with tqdm(total=len(todo), desc=feature, unit=" items", disable=None if todo else True) as bar:
+        for count in known.compute(embedder, modality, feature, todo, errors):
+            bar.update(count)
+    return known.take(keys[p] for p in map(str, paths) if keys.get(p) in known), errors
+
+
+def embedder_settings(embedder: Embedder) -> dict[str, str]:
+    """What embeddings depend on, beside the items, as metadata of a file."""
     reader = embedder.reader
     window, hop = reader.windows
     values = {
@@ -70,141 +229,59 @@ def settings(embedder: Embedder) -> dict[str, str]:
     return {name: str(value) for name, value in values.items()}
 
 
-def build_index(
-    embedder: Embedder,
-    out: str | Path,
-    sources: Mapping[str, Iterable[str | Path]],
-    meta: Mapping[str, str] | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Built:
-    """Bring an index to the state of its sources.
-
-    Items that the file or an interrupted run already has are not embedded again: files of the same
-    path, size and time of change, and texts, under the same weights and settings. Finished parts
-    are kept in OUT.parts/ until the index is there, whole.
+def item_keys(
+    modality: str, values: Iterable[str | Path], folder: Path, errors: dict[str, str]
+) -> dict[str, str]:
+    """Path or text -> its key: as JSON, the text, or the path, size and modification time.
 
     Args:
-        embedder: the model.
-        out: the index. Paths are stored relative to its folder.
-        sources: modality -> files or texts. This is all the index will hold; duplicates once.
-        meta: more metadata, such as `checkpoint`.
-        progress: called with the items done so far, and all that are to be embedded.
-
-    Raises:
-        ValueError: if `out` is another kind of file, or nothing could be embedded.
-        OSError: if the index or a part cannot be written.
+        modality: text, image or audio.
+        values: texts, or paths of files.
+        folder: resolved; paths in keys are relative to it.
+        errors: takes path -> reason for missing files.
     """
-    out = Path(out)
-    folder, parts = out.resolve().parent, out.with_name(f"{out.name}.parts")
-    meta = {**(meta or {}), **settings(embedder)}
-    failed: dict[str, str] = {}
-    wanted: dict[tuple, tuple[Item, str | Path]] = {}
-    for modality, values in sources.items():
-        for value in values:
-            try:
-                item = describe_item(modality, value, folder)
-                wanted[_key(item)] = (item, value)
-            except OSError as error:
-                failed[str(value)] = f"{value}: {error.strerror}"
-    old = EmbeddingIndex.load(out) if out.exists() else None
-    reusable = _known(old, meta)
-    rows = dict(reusable)
-    for file in sorted(parts.glob("*.safetensors")):
+    keys = {}
+    for value in map(str, values):
         try:
-            rows |= _known(EmbeddingIndex.load(file), meta)
-        except ValueError as error:
-            failed[str(file)] = str(error)
-    rows = {key: row for key, row in rows.items() if key in wanted}
-    kept = len(rows)
-    todo = [entry for key, entry in wanted.items() if key not in rows]
-    done = 0
-    progress(done, len(todo))
-    for modality in sources:
-        entries = [entry for entry in todo if entry[0]["modality"] == modality]
-        for chunk in in_parts(entries, embedder.batch_size):
-            part = _embed(embedder, chunk, meta, failed)
-            if part.items:
-                part.save(parts / f"{time.time_ns()}.safetensors")
-                rows |= _known(part, meta)
-            done += len(chunk)
-            progress(done, len(todo))
-    if not rows:
-        reasons = list(failed.values()) or ["there are no items."]
-        raise ValueError(f"nothing could be embedded, {len(reasons)} failed; first: {reasons[0]}")
-    items = [item for key, (item, _) in wanted.items() if key in rows]
-    index = EmbeddingIndex(np.stack([rows[_key(i)] for i in items]), items, meta, folder)
-    if old is None or (old.items, old.meta) != (items, meta):
-        index.save(out)
-    shutil.rmtree(parts, ignore_errors=True)
-    names = {_name(item) for item, _ in wanted.values()}
-    before = old.items if old else []
-    dropped = sum(_name(item) not in names for item in before)
-    outdated = len(before) - len(reusable)
-    return Built(index, len(rows) - kept, kept, dropped, outdated, failed)
+            keys[value] = json.dumps(_describe(modality, value, folder))
+        except OSError as error:
+            errors[value] = f"{value}: {error.strerror}"
+    return keys
 
 
-def in_parts(entries: list[Any], batch_size: int) -> Iterator[list[Any]]:
-    """Cut work into parts that each take about `PART_SECONDS`, whole batches of entries at least.
+def timed_chunks(items: Sequence[Any], batch_size: int) -> Iterator[Sequence[Any]]:
+    """Cut work into chunks that each take about `SHARD_SECONDS`, but at least a batch.
 
     Args:
-        entries: what is to be done.
+        items: what is to be done.
         batch_size: of the model.
     """
     start, count = 0, batch_size
-    while start < len(entries):
+    while start < len(items):
         began = time.monotonic()
-        yield entries[start : start + count]
+        yield items[start : start + count]
         start += count
-        fitting = int(count * PART_SECONDS / (time.monotonic() - began))
-        count = min(max(fitting, batch_size), MAX_PART_BATCHES * batch_size)
+        fitting = int(count * SHARD_SECONDS / (time.monotonic() - began))
+        count = min(max(fitting, batch_size), MAX_SHARD_BATCHES * batch_size)
 
 
-def embedder_of(
-    index: EmbeddingIndex,
-    checkpoint: str | Path | None = None,
-    tokenizer: str | Path | None = None,
-    device: str | None = None,
-) -> Embedder:
-    """The model that made an index, for queries to it.
-
-    Args:
-        index: from `build_index`.
-        checkpoint: where it is now; None takes the recorded place.
-        tokenizer: None takes the recorded one, or `tokenizer.json` beside the checkpoint.
-        device: see `Embedder.from_checkpoint`.
+def save_tensors(path: Path, tensors: dict[str, np.ndarray], meta: dict[str, str]) -> None:
+    """Write a safetensors file atomically.
 
     Raises:
-        ValueError: if the checkpoint is gone, or is another one.
+        OSError: if the disk is full or the folder cannot be written to.
     """
-    meta = index.meta
-    path = Path(checkpoint or meta.get("checkpoint", ""))
-    if not path.is_file():
-        raise ValueError(f"the index was made with {path}, which is gone. Name it: --checkpoint.")
-    embedder = Embedder.from_checkpoint(
-        path,
-        device=device,
-        dtype=meta["dtype"],
-        tokenizer=tokenizer or meta.get("tokenizer"),
-        image_size=int(meta["image_size"] or 0) or None,
-        keep_ratio=meta["keep_ratio"] == "1",
-        fast_jpeg=meta.get("fast_jpeg") == "1",
-        window_seconds=float(meta["window_seconds"]),
-        hop_seconds=float(meta["hop_seconds"]),
-    )
-    ours = settings(embedder)
-    for name, option in (("fingerprint", "checkpoint"), ("tokenizer_fingerprint", "tokenizer")):
-        if meta[name] and ours[name] and ours[name] != meta[name]:
-            raise ValueError(
-                f"the index was made with another {option} ({meta[name]}; that of {path} is "
-                f"{ours[name]}). Name the right one with --{option}, or run tools/embed.py again."
-            )
-    return embedder
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with atomic_file(path, concurrent=True) as temporary:
+            save_file(tensors, temporary, meta)
+    except (SafetensorError, OSError) as error:
+        raise OSError(f"{path} cannot be written: {error}. Is the disk full?") from None
 
 
-def describe_item(modality: str, value: str | Path, folder: Path) -> Item:
-    """What stands in the index, and tells whether it is still the same."""
+def _describe(modality: str, value: str, folder: Path) -> dict[str, Any]:
     if modality == "text":
-        return {"modality": modality, "text": str(value)}
+        return {"modality": modality, "text": value}
     # Links among the files keep their names; links above them would break `..`.
     path = Path(value).parent.resolve() / Path(value).name
     stat = path.stat()
@@ -215,35 +292,47 @@ def describe_item(modality: str, value: str | Path, folder: Path) -> Item:
     return {"modality": modality, "path": shown, "size": stat.st_size, "mtime": stat.st_mtime_ns}
 
 
-def _key(item: Item) -> tuple:
-    return tuple(item.items())
-
-
-def _name(item: Item) -> tuple[str, str]:
-    return item["modality"], item.get("text") or item.get("path", "")
-
-
-def _known(index: EmbeddingIndex | None, meta: Mapping[str, str]) -> dict[tuple, np.ndarray]:
-    """The rows of an index that are as this run would make them."""
-    if index is None:
-        return {}
-    fits = {m: all(index.meta.get(n) == meta[n] for n in names) for m, names in SETTINGS.items()}
-    pairs = zip(index.items, index.embeddings, strict=True)
-    return {_key(item): row for item, row in pairs if fits[item["modality"]]}
-
-
-def _embed(
+def _compute(
     embedder: Embedder,
-    entries: list[tuple[Item, str | Path]],
-    meta: dict[str, str],
-    failed: dict[str, str],
-) -> EmbeddingIndex:
-    """Embed entries of one modality; what cannot be read goes to `failed`."""
-    errors: dict[int, str] = {}
-    encode = getattr(embedder, f"encode_{entries[0][0]['modality']}")
-    embeddings = np.asarray(encode([value for _, value in entries], errors))
-    for i in np.flatnonzero(~np.isfinite(embeddings).all(1)):
-        fix = "its embedding is not finite. Use --dtype bf16 or fp32."
-        failed[str(entries[i][1])] = errors.get(int(i), f"{entries[i][1]}: {fix}")
-    good = np.flatnonzero(np.isfinite(embeddings).all(1))
-    return EmbeddingIndex(embeddings[good], [entries[i][0] for i in good], meta)
+    modality: str,
+    feature: Feature,
+    items: Sequence[tuple[str, str]],
+    errors: dict[str, str],
+) -> dict[str, Tensor]:
+    """Key -> (T, D) as it is stored, of the items that can be read."""
+    values = [value for _, value in items]
+    failed: dict[int, str] = {}
+    if feature == "embedding":
+        rows = list(torch.as_tensor(embedder.encode(modality, values, failed)))
+    else:
+        rows = embedder.encode_features(modality, values, feature, failed)
+    computed = {}
+    for i, (key, value) in enumerate(items):
+        if i in failed:
+            continue
+        x_TD = rows[i] if feature == "tokens" else rows[i][None]
+        if not x_TD.isfinite().all():
+            failed[i] = f"{value}: its {feature} is not finite. Use --dtype bf16 or fp32."
+        elif feature == "tokens":
+            computed[key] = F.layer_norm(x_TD, x_TD.shape[1:]).half()
+        else:
+            computed[key] = x_TD
+    errors |= {values[i]: reason for i, reason in failed.items()}
+    return computed
+
+
+def _write_shard(path: Path, shard: Shard, meta: dict[str, str]) -> None:
+    keys, rows, lengths = shard
+    items = np.frombuffer(json.dumps(keys).encode(), np.uint8)
+    save_tensors(path, {"features": rows.numpy(), "lengths": lengths, "items": items}, meta)
+
+
+def _read_shard(path: Path) -> Shard:
+    try:
+        with safe_open(str(path), "pt") as file:
+            keys = json.loads(file.get_tensor("items").numpy().tobytes())
+            return keys, file.get_tensor("features"), file.get_tensor("lengths").numpy()
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ValueError(
+            f"{path} is damaged: {error}. Delete it; what it held is computed again."
+        ) from None

@@ -1,9 +1,11 @@
-"""A searchable file of embeddings.
+"""A searchable file of embeddings, and how it is made from files and texts.
 
-Shapes: N items, Q queries, D width.
+Shapes: N items, D width.
 """
 
 import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,75 +13,31 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
-from torch import Tensor
 
-from mmonepeace.atomic_file import atomic_file
+from mmonepeace.apis.embedder import Embedder
+from mmonepeace.apis.feature_cache import (
+    SETTINGS,
+    FeatureCache,
+    Shard,
+    embedder_settings,
+    item_keys,
+    save_tensors,
+)
+from mmonepeace.apis.vector_search import search
 
 FORMAT = "mmonepeace-index"
-CHUNK = 65_536  # rows compared at once
-
-
-def save_tensors(path: Path, tensors: dict[str, np.ndarray], meta: dict[str, str]) -> None:
-    """Write a safetensors file atomically.
-
-    Raises:
-        OSError: if the disk is full or the folder cannot be written to.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with atomic_file(path, concurrent=True) as temporary:
-            save_file(tensors, temporary, meta)
-    except (SafetensorError, OSError) as error:
-        raise OSError(f"{path} cannot be written: {error}. Is the disk full?") from None
-
-
-def search(
-    query: np.ndarray | Tensor, index: "np.ndarray | Tensor | EmbeddingIndex", k: int = 5
-) -> tuple[np.ndarray, np.ndarray]:
-    """The most similar rows for each query.
-
-    Args:
-        query: (Q, D) or (D,) of unit length.
-        index: (N, D) of unit length, or an index; NaN rows come last, with a score of minus
-            infinity.
-        k: how many; fewer if there are fewer rows.
-
-    Returns:
-        scores (Q, k), best first, and their rows (Q, k).
-
-    Raises:
-        ValueError: if k is below 1, or widths differ.
-    """
-    queries = torch.from_numpy(np.atleast_2d(np.asarray(query))).float()
-    embeddings = np.asarray(getattr(index, "embeddings", index))
-    if k < 1 or queries.shape[1] != embeddings.shape[1]:
-        raise ValueError(
-            f"k is {k}, queries have {queries.shape[1]} numbers, embeddings {embeddings.shape[1]}; "
-            "expected k of at least 1, and queries of the model that made the embeddings."
-        )
-    scores = torch.empty(len(queries), 0)
-    rows = torch.empty(len(queries), 0, dtype=torch.long)
-    for start in range(0, len(embeddings), CHUNK):
-        part = torch.from_numpy(np.ascontiguousarray(embeddings[start : start + CHUNK])).float()
-        cosines = (queries @ part.t()).nan_to_num(nan=-torch.inf)
-        found = torch.arange(start, start + len(part)).expand(len(queries), -1)
-        scores, rows = torch.cat([scores, cosines], 1), torch.cat([rows, found], 1)
-        scores, best = scores.topk(min(k, scores.shape[1]), dim=1)
-        rows = rows.gather(1, best)
-    return scores.numpy(), rows.numpy()
 
 
 @dataclass
 class EmbeddingIndex:
-    """Embeddings with what they stand for.
+    """Embeddings, and the items that they are of.
 
     Attributes:
         embeddings: (N, D) float32 of unit length.
         items: for each row, its `modality` and its `text`, or its `path` from `folder`.
         meta: `checkpoint` they were made with, its `fingerprint`, and anything else.
-        folder: where the paths of items start. It is not saved: for a loaded index it is the folder
-            of the file, so an index that moves together with its data stays whole.
+        folder: that paths of items are relative to. It is not saved: for a loaded index it is the
+            folder of the file, so an index can move together with its data.
     """
 
     embeddings: np.ndarray
@@ -107,13 +65,13 @@ class EmbeddingIndex:
         """Read a file that `save` wrote.
 
         Raises:
-            ValueError: if it is missing or no such file.
+            ValueError: if it is missing or not such a file.
         """
         try:
             with safe_open(str(path), "numpy") as file:
                 meta = file.metadata() or {}
                 if meta.pop("format", None) != FORMAT:
-                    raise ValueError(f"{path}: is no index. Make one with tools/embed.py.")
+                    raise ValueError(f"{path}: is not an index. Make one with tools/embed.py.")
                 items = json.loads(file.get_tensor("items").tobytes())
                 return cls(file.get_tensor("embeddings"), items, meta, Path(path).resolve().parent)
         except (OSError, SafetensorError) as error:
@@ -122,7 +80,7 @@ class EmbeddingIndex:
             ) from None
 
     def content(self, item: dict[str, Any]) -> str | Path:
-        """What an item stands for: its text, or the path of its file."""
+        """The text of an item, or the path of its file."""
         return item["text"] if "text" in item else self.folder / item["path"]
 
     def select(self, modality: str) -> "EmbeddingIndex":
@@ -135,3 +93,146 @@ class EmbeddingIndex:
         """The best items for one query (D,), with their cosines."""
         scores, rows = search(query, self.embeddings, k)
         return [(float(s), self.items[r]) for s, r in zip(scores[0], rows[0], strict=True)]
+
+
+@dataclass
+class Built:
+    """What `build_index` did.
+
+    Attributes:
+        index: as it is saved now.
+        embedded: number of items that went through the model.
+        kept: number of items known from the old index or from an interrupted run.
+        dropped: number of items of the old index that the sources no longer have.
+        outdated: number of items of the old index that were made with other weights or settings.
+        failed: path or text -> why it is not in the index.
+    """
+
+    index: EmbeddingIndex
+    embedded: int
+    kept: int
+    dropped: int
+    outdated: int
+    failed: dict[str, str]
+
+
+def build_index(
+    embedder: Embedder,
+    out: str | Path,
+    sources: Mapping[str, Iterable[str | Path]],
+    meta: Mapping[str, str] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Built:
+    """Bring an index to the state of its sources.
+
+    Items that the file or an interrupted run already has are not embedded again: files of the same
+    path, size and modification time, and texts, under the same weights and settings. Finished
+    shards are kept in OUT.parts/ until the index is complete.
+
+    Args:
+        embedder: the model.
+        out: the index. Paths are stored relative to its folder.
+        sources: modality -> files or texts. This is all the index will hold; duplicates once.
+        meta: more metadata, such as `checkpoint`.
+        progress: called with the number of items done so far, and of all that are to be embedded.
+
+    Raises:
+        ValueError: if `out` is another kind of file, or nothing could be embedded.
+        OSError: if the index or a shard cannot be written.
+    """
+    out = Path(out)
+    folder, parts = out.resolve().parent, out.with_name(f"{out.name}.parts")
+    meta = {**(meta or {}), **embedder_settings(embedder)}
+    failed: dict[str, str] = {}
+    wanted: dict[str, dict[str, str]] = {}  # modality -> key -> path or text
+    for modality, values in sources.items():
+        keys = item_keys(modality, values, folder, failed)
+        wanted[modality] = {key: value for value, key in keys.items()}
+    all_keys = [key for items in wanted.values() for key in items]
+
+    def read(file: Path) -> Shard:
+        return _reusable(EmbeddingIndex.load(file), meta)
+
+    def write(file: Path, shard: Shard) -> None:
+        keys, embeddings, _ = shard
+        EmbeddingIndex(embeddings.numpy(), list(map(json.loads, keys)), meta).save(file)
+
+    old = EmbeddingIndex.load(out) if out.exists() else EmbeddingIndex(np.empty((0, 0)), [])
+    reusable = _reusable(old, meta)
+    cache = FeatureCache(parts, read, write, failed)
+    cache.add(reusable)
+    kept = sum(key in cache for key in all_keys)
+    done, total = 0, len(all_keys) - kept
+    progress(done, total)
+    for modality, items in wanted.items():
+        todo = [(key, value) for key, value in items.items() if key not in cache]
+        for count in cache.compute(embedder, modality, "embedding", todo, failed):
+            done += count
+            progress(done, total)
+    keys = [key for key in all_keys if key in cache]
+    if not keys:
+        reasons = list(failed.values()) or ["there are no items."]
+        raise ValueError(f"nothing could be embedded, {len(reasons)} failed; first: {reasons[0]}")
+    embeddings = cache.take(keys).vectors().numpy()
+    index = EmbeddingIndex(embeddings, list(map(json.loads, keys)), meta, folder)
+    if (old.items, old.meta) != (index.items, meta):
+        index.save(out)
+    shutil.rmtree(parts, ignore_errors=True)
+    names = {_name(json.loads(key)) for key in all_keys}
+    dropped = sum(_name(item) not in names for item in old.items)
+    outdated = len(old.items) - len(reusable[0])
+    return Built(index, len(keys) - kept, kept, dropped, outdated, failed)
+
+
+def embedder_of(
+    index: EmbeddingIndex,
+    checkpoint: str | Path | None = None,
+    tokenizer: str | Path | None = None,
+    device: str | None = None,
+) -> Embedder:
+    """The model that made an index, for queries to it.
+
+    Args:
+        index: from `build_index`.
+        checkpoint: its path now; None takes the recorded one.
+        tokenizer: None takes the recorded one, or `tokenizer.json` beside the checkpoint.
+        device: see `Embedder.from_checkpoint`.
+
+    Raises:
+        ValueError: if the checkpoint is gone, or is another one.
+    """
+    meta = index.meta
+    path = Path(checkpoint or meta.get("checkpoint", ""))
+    if not path.is_file():
+        raise ValueError(f"the index was made with {path}, which is gone. Name it: --checkpoint.")
+    embedder = Embedder.from_checkpoint(
+        path,
+        device=device,
+        dtype=meta["dtype"],
+        tokenizer=tokenizer or meta.get("tokenizer"),
+        image_size=int(meta["image_size"] or 0) or None,
+        keep_ratio=meta["keep_ratio"] == "1",
+        fast_jpeg=meta.get("fast_jpeg") == "1",
+        window_seconds=float(meta["window_seconds"]),
+        hop_seconds=float(meta["hop_seconds"]),
+    )
+    ours = embedder_settings(embedder)
+    for name, option in (("fingerprint", "checkpoint"), ("tokenizer_fingerprint", "tokenizer")):
+        if meta[name] and ours[name] and ours[name] != meta[name]:
+            raise ValueError(
+                f"the index was made with another {option} ({meta[name]}; that of {path} is "
+                f"{ours[name]}). Name the right one with --{option}, or run tools/embed.py again."
+            )
+    return embedder
+
+
+def _reusable(index: EmbeddingIndex, meta: Mapping[str, str]) -> Shard:
+    """The items of an index whose modality has the same settings in `meta`."""
+    fits = {m: all(index.meta.get(n) == meta[n] for n in names) for m, names in SETTINGS.items()}
+    rows = [i for i, item in enumerate(index.items) if fits[item["modality"]]]
+    keys = [json.dumps(index.items[i]) for i in rows]
+    return keys, torch.from_numpy(index.embeddings[rows]), np.ones(len(rows), int)
+
+
+def _name(item: dict[str, Any]) -> tuple[str, str]:
+    return item["modality"], item.get("text") or item.get("path", "")

@@ -1,243 +1,237 @@
-"""Classifiers on frozen features: k-NN, logistic regression, attention pooling.
+"""Probes of frozen features: a setting is chosen on held-out items, then accuracy is measured.
 
-Shapes: N training items, B of them, Q queries, T tokens, D width, C classes, H learned queries.
+Shapes: N training items.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from mmonepeace.apis.features import Features
-from mmonepeace.apis.index import search
+from mmonepeace.apis.embedder import Embedder
+from mmonepeace.apis.feature_cache import Feature, Features, extract_features
+from mmonepeace.apis.probe_classifiers import Options, fit_attentive, fit_knn, fit_linear
+from mmonepeace.apis.sources import LabelledFiles, check_splits
+from mmonepeace.evaluation.classification import Evaluation, evaluate
 
-TEMPERATURE = 0.07  # of the votes of neighbours
-CHUNK = 1024  # queries compared at once
-
-LBFGS_STEPS = 2000
-MAX_GRADIENT = 1e-5  # where the loss counts as minimal
-
-BATCH_SIZE = 64
-EPOCHS, MIN_STEPS = 20, 400
-WARM_UP = 0.1  # of the steps
-WEIGHT_DECAY = 0.1
+HELD_OUT = 0.2  # fraction of each class of the training items, to choose a setting on
 
 
-class Options(NamedTuple):
-    """What probes are told besides their setting.
+class Kind(NamedTuple):
+    """A kind of probe.
 
     Attributes:
-        num_heads: of attention pooling.
-        epochs: of attention pooling; None is 20, or as many as make 400 steps.
-        seed: of anything random.
-        device: where to fit.
+        fit: of `probe_classifiers`.
+        setting: name of its hyperparameter.
+        settings: values to try.
     """
 
-    num_heads: int = 1
-    epochs: int | None = None
-    seed: int = 0
-    device: torch.device | str = "cpu"
+    fit: Callable
+    setting: str
+    settings: tuple[float, ...]
 
 
-class Fitted(NamedTuple):
-    """What a probe says with one setting.
+KINDS = {
+    "knn": Kind(fit_knn, "k", (1, 5, 10, 20, 50, 100, 200)),
+    "linear": Kind(fit_linear, "C", (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1, 10, 100)),
+    "attentive": Kind(fit_attentive, "learning rate", (1e-3, 3e-3, 1e-2, 3e-2)),
+}
+
+
+def hold_out(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Split items into those to fit on, and about a fifth of each class to choose a setting on.
+
+    Args:
+        labels: (N,) int64.
+        seed: of the split.
+
+    Returns:
+        indices of both; each class has at least one item to fit on.
+
+    Raises:
+        ValueError: if each class has only one item.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    held = []
+    for c in labels.unique():
+        items = (labels == c).nonzero()[:, 0]
+        count = min(math.ceil(HELD_OUT * len(items)), len(items) - 1)
+        held.append(items[torch.randperm(len(items), generator=generator)[:count]])
+    mask = torch.zeros(len(labels), dtype=torch.bool)
+    mask[torch.cat(held)] = True
+    if not mask.any():
+        raise ValueError(
+            f"each of {len(labels)} classes has one training file, so none can be held out to "
+            "choose a setting. Give one setting: --grid VALUE."
+        )
+    return (~mask).nonzero()[:, 0], mask.nonzero()[:, 0]
+
+
+class Trial(NamedTuple):
+    """Results of one setting.
 
     Attributes:
         setting: its value.
-        probabilities: for each set of queries, (Q, C).
-        converged: whether the minimum was found; None for probes that seek none.
+        chosen: whether it is the best one on the held-out items; of equal ones, the smallest.
+        held_out: top-1 accuracy there, a fraction; None for a single setting, which is not chosen.
+        converged: see `Fitted`.
+        evaluations: of the probe that was fitted to all training items, for each other split.
     """
 
     setting: float
-    probabilities: list[np.ndarray]
-    converged: bool | None = None
+    chosen: bool
+    held_out: float | None
+    converged: bool | None
+    evaluations: dict[str, Evaluation]
 
 
-def fit_knn(
-    train: Features,
-    labels: Tensor,
-    queries: Sequence[Features],
-    settings: Sequence[float],
-    options: Options,
-) -> Iterator[Fitted]:
-    """The k nearest by cosine vote for their classes, weighted with exp(cosine / 0.07); exact.
-
-    Args:
-        train: pooled features.
-        labels: (N,) classes from 0 on.
-        queries: sets of features to classify.
-        settings: numbers of neighbours; a larger one than N is N.
-        options: none are used.
-
-    Source: arXiv 1805.01978 and 2104.14294.
-    """
-    vectors = F.normalize(train.vectors()).numpy()
-    neighbours = []
-    for features in queries:
-        parts = F.normalize(features.vectors()).split(CHUNK)
-        found = [search(part, vectors, int(max(settings))) for part in parts]
-        neighbours.append([torch.from_numpy(np.concatenate(x)) for x in zip(*found, strict=True)])
-    for k in settings:
-        votes = []
-        for cosines_QK, rows_QK in neighbours:
-            weights = (cosines_QK[:, : int(k)].double() / TEMPERATURE).softmax(1)
-            none = weights.new_zeros(len(weights), int(labels.max()) + 1)
-            votes.append(none.scatter_add_(1, labels[rows_QK[:, : int(k)]], weights).numpy())
-        yield Fitted(k, votes)
-
-
-def fit_linear(
-    train: Features,
-    labels: Tensor,
-    queries: Sequence[Features],
-    settings: Sequence[float],
-    options: Options,
-) -> Iterator[Fitted]:
-    """Logistic regression on standardised features: mean loss + |W|^2 / (2 C N) at its minimum.
-
-    The full batch in double precision with L-BFGS, in coordinates in which the curvature is about
-    the same in all directions: that changes the way to the minimum, and makes it short.
+def probe(
+    kind: str,
+    features: Mapping[str, Features],
+    labels: Mapping[str, Sequence[str]],
+    settings: Sequence[float] | None = None,
+    options: Options = Options(),  # noqa: B008  (a tuple)
+) -> list[Trial]:
+    """Fit a probe to "train" with each setting, choose one there, and evaluate on the others.
 
     Args:
-        train: pooled features.
-        labels: (N,) classes from 0 on.
-        queries: sets of features to classify.
-        settings: values of C; rising ones are fastest, as each starts where the last one ended.
-        options: `device`.
+        kind: a key of `KINDS`.
+        features: split -> features; tokens for "attentive", pooled ones for the others.
+        labels: split -> names of classes, all of which occur in "train".
+        settings: None takes those of the kind. Numbers of neighbours above N are left out.
+        options: see `Options`.
+
+    Returns:
+        a trial for each setting, the smallest first.
+
+    Raises:
+        ValueError: for a number of neighbours that is not an integer, or if there are several
+            settings, but no items to hold out.
     """
-    x_ND = train.vectors().to(options.device, torch.float64)
-    y_N = labels.to(options.device)
-    mean, std = x_ND.mean(0), x_ND.std(0, correction=0)
-    std = std.clamp_min(float(std.max()) * 1e-6 or 1.0)  # rounding is no signal
-    x_ND = (x_ND - mean) / std
-    curvature, axes_DD = torch.linalg.eigh(x_ND.T @ x_ND / len(y_N))
-    x_ND = x_ND @ axes_DD
-    sets = [(features.vectors().to(x_ND) - mean) / std @ axes_DD for features in queries]
-    num_classes = int(labels.max()) + 1
-    weight_DC = x_ND.new_zeros(x_ND.shape[1], num_classes)
-    bias_C = x_ND.new_zeros(num_classes, requires_grad=True)
-    for c in settings:
-        decay = 1 / (c * len(y_N))
-        scale_D = (curvature.clamp_min(0) / num_classes + decay).rsqrt()
-        scaled_DC = (weight_DC / scale_D[:, None]).requires_grad_()
-        loss = partial(_regression_loss, scaled_DC, bias_C, x_ND * scale_D, y_N, scale_D, decay)
-        optimiser = torch.optim.LBFGS(
-            [scaled_DC, bias_C],
-            max_iter=LBFGS_STEPS,
-            history_size=20,
-            tolerance_grad=MAX_GRADIENT / 10,
-            tolerance_change=0,
-            line_search_fn="strong_wolfe",
-        )
-        optimiser.step(loss)
-        loss()
-        gradient = max(float(x.grad.abs().max()) for x in (scaled_DC, bias_C))
-        with torch.no_grad():
-            weight_DC = scaled_DC * scale_D[:, None]
-            found = [(x_QD @ weight_DC + bias_C).softmax(1).cpu().numpy() for x_QD in sets]
-        yield Fitted(c, found, gradient <= MAX_GRADIENT)
+    fit = KINDS[kind].fit
+    settings = sorted(set(settings or KINDS[kind].settings))
+    if kind == "knn":
+        if any(k % 1 for k in settings):
+            raise ValueError(f"numbers of neighbours are {settings}, expected integers.")
+        settings = [k for k in settings if k <= len(features["train"])] or [len(features["train"])]
+    classes = sorted(set(labels["train"]))
+    class_index = {name: i for i, name in enumerate(classes)}
+    y_N = torch.tensor([class_index[label] for label in labels["train"]])
+    held_out: list[float | None] = [None]
+    bar = partial(tqdm, desc=kind, total=len(settings), leave=False, disable=None)
+    if len(settings) > 1:
+        fitted_on, held = hold_out(y_N, options.seed)
+        train, queries = features["train"].take(fitted_on), [features["train"].take(held)]
+        held_out = [
+            float((fitted.probabilities[0].argmax(1) == y_N[held].numpy()).mean())
+            for fitted in bar(fit(train, y_N[fitted_on], queries, settings, options))
+        ]
+    best = int(np.argmax(held_out)) if len(settings) > 1 else 0
+    others = [name for name in features if name != "train"]
+    queries = [features[name] for name in others]
+    trials = []
+    for i, fitted in enumerate(bar(fit(features["train"], y_N, queries, settings, options))):
+        evaluations = {
+            name: evaluate(probabilities, labels[name], classes)
+            for name, probabilities in zip(others, fitted.probabilities, strict=True)
+        }
+        trials.append(Trial(settings[i], i == best, held_out[i], fitted.converged, evaluations))
+    return trials
 
 
-def fit_attentive(
-    train: Features,
-    labels: Tensor,
-    queries: Sequence[Features],
-    settings: Sequence[float],
-    options: Options,
-) -> Iterator[Fitted]:
-    """`AttentiveProbe` on tokens, with AdamW and a warm-up and half a cosine of its learning rate.
+class Probed(NamedTuple):
+    """What `probe_files` did.
+
+    Attributes:
+        trials: see `probe`.
+        feature: that was probed.
+        classes: of the training files.
+        items: split -> number of files that could be read.
+        errors: path -> reason for the others.
+    """
+
+    trials: list[Trial]
+    feature: Feature
+    classes: list[str]
+    items: dict[str, int]
+    errors: dict[str, str]
+
+
+def probe_files(
+    embedder: Embedder,
+    modality: str,
+    kind: str,
+    splits: Sequence[LabelledFiles],
+    cache: str | Path,
+    feature: Feature | None = None,
+    settings: Sequence[float] | None = None,
+    epochs: int | None = None,
+    seed: int = 0,
+) -> Probed:
+    """Extract features of labelled files that the cache lacks, and probe them.
 
     Args:
-        train: tokens.
-        labels: (N,) classes from 0 on.
-        queries: sets of tokens to classify.
-        settings: learning rates.
-        options: all are used.
+        embedder: the model; it may lack projections.
+        modality: image or audio.
+        kind: a key of `KINDS`.
+        splits: "train" first, then those to evaluate on.
+        cache: see `extract_features`.
+        feature: None takes tokens for "attentive", and for the others the embedding, or CLS if
+            there are no projections.
+        settings: see `probe`.
+        epochs: see `Options`.
+        seed: see `Options`.
+
+    Raises:
+        ValueError: see `check_splits`, `extract_features` and `probe`.
     """
-    batches = math.ceil(len(train) / BATCH_SIZE)
-    epochs = options.epochs or max(EPOCHS, math.ceil(MIN_STEPS / batches))
-    steps = epochs * batches
-
-    def load(features: Features, rows: Tensor) -> list[Tensor]:
-        return [x.to(options.device) for x in features.sequences(rows)]
-
-    def factor(step: int) -> float:
-        warm = min(1, (step + 1) / (WARM_UP * steps))
-        return warm * (1 + math.cos(math.pi * step / steps)) / 2
-
-    for rate in settings:
-        generator = torch.Generator().manual_seed(options.seed)
-        with torch.random.fork_rng():
-            torch.manual_seed(options.seed)
-            probe = AttentiveProbe(train.embed_dim, options.num_heads, int(labels.max()) + 1)
-        probe.to(options.device)
-        optimiser = torch.optim.AdamW(probe.parameters(), rate, weight_decay=WEIGHT_DECAY)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
-        with tqdm(total=steps, desc=f"learning rate {rate:g}", leave=False, disable=None) as bar:
-            for _ in range(epochs):
-                order = torch.randperm(len(train), generator=generator)
-                for rows in order.tensor_split(batches):
-                    logits = probe(*load(train, rows))
-                    optimiser.zero_grad()
-                    F.cross_entropy(logits, labels[rows].to(options.device)).backward()
-                    optimiser.step()
-                    schedule.step()
-                    bar.update()
-        found = []
-        with torch.no_grad():
-            probe.eval()
-            for features in queries:
-                parts = torch.arange(len(features)).split(BATCH_SIZE)
-                logits = torch.cat([probe(*load(features, rows)) for rows in parts])
-                found.append(logits.softmax(1).cpu().numpy())
-        yield Fitted(rate, found)
+    pooled = "embedding" if modality in embedder.model.projections else "cls"
+    feature = feature or ("tokens" if kind == "attentive" else pooled)
+    paths = [path for split in splits for path in split.paths]
+    extracted, errors = extract_features(embedder, modality, paths, feature, cache)
+    readable = [split.without(errors) for split in splits]
+    classes = check_splits(readable[0], readable[1:], errors)
+    counts = {split.name: len(split.paths) for split in readable}
+    items = torch.arange(len(extracted)).split(list(counts.values()))
+    features = {name: extracted.take(i) for name, i in zip(counts, items, strict=True)}
+    labels = {split.name: split.labels for split in readable}
+    heads = embedder.model.backbone.arch.num_heads
+    options = Options(heads, epochs, seed, embedder.model.logit_scale.device)
+    trials = probe(kind, features, labels, settings, options)
+    return Probed(trials, feature, classes, counts, errors)
 
 
-class AttentiveProbe(nn.Module):
-    """Attention pooling by learned queries, one for each head, and a linear classifier.
-
-    Tokens have mean 0 and variance 1, as `extract_features` stores them: a LayerNorm, whose gain
-    and bias queries and values would take up, as they would a projection of keys.
+def to_row(
+    trial: Trial, items: Mapping[str, int], classes: Sequence[str]
+) -> dict[str, str | float]:
+    """A trial as a row of a table: column -> value; accuracies in per cent.
 
     Args:
-        embed_dim: width of the tokens.
-        num_heads: heads.
-        num_classes: outputs.
-
-    Source: the efficient probing of arXiv 2506.10178, and the normalisation in front of the
-    classifier of arXiv 2111.06377.
+        trial: from `probe`.
+        items: split -> number of its files.
+        classes: of "train".
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, num_classes: int) -> None:
-        super().__init__()
-        self.queries = nn.Parameter(torch.zeros(num_heads, embed_dim))  # at first, the mean
-        self.values = nn.Linear(embed_dim, embed_dim, bias=False)
-        self.norm = nn.BatchNorm1d(embed_dim, affine=False)
-        self.classifier = nn.Linear(embed_dim, num_classes)
+    def percent(fraction: float | None) -> str:
+        return "" if fraction is None else f"{100 * fraction:.2f}"
 
-    def forward(self, x_BTD: Tensor, pad_BT: Tensor) -> Tensor:
-        """(B, T, D), and True where they are padding -> (B, C) logits."""
-        # Plain products: attention kernels also compute the gradient of tokens, which has no use.
-        logits_BHT = self.queries.expand(len(x_BTD), -1, -1) @ x_BTD.mT
-        pooled_BHD = logits_BHT.masked_fill(pad_BT[:, None], -torch.inf).softmax(2) @ x_BTD
-        # Values of the mean are the mean of values, at less cost.
-        weight_HdD = self.values.weight.unflatten(0, (len(self.queries), -1))
-        values_BHd = torch.einsum("bhD,hdD->bhd", pooled_BHD, weight_HdD)
-        return self.classifier(self.norm(values_BHd.flatten(1)))
-
-
-def _regression_loss(
-    scaled_DC: Tensor, bias_C: Tensor, x_ND: Tensor, y_N: Tensor, scale_D: Tensor, decay: float
-) -> Tensor:
-    """The loss, whose gradient is put into the first two."""
-    scaled_DC.grad = bias_C.grad = None
-    loss = F.cross_entropy(x_ND @ scaled_DC + bias_C, y_N)
-    loss = loss + decay / 2 * (scaled_DC * scale_D[:, None]).square().sum()
-    loss.backward()
-    return loss
+    row: dict[str, str | float] = {
+        "value": f"{trial.setting:g}",
+        "chosen": "yes" if trial.chosen else "",
+        "converged": {None: "", True: "yes", False: "no"}[trial.converged],
+        "classes": len(classes),
+        "train_items": items["train"],
+        "held_out_top1": percent(trial.held_out),
+    }
+    for name, evaluation in trial.evaluations.items():
+        row[f"{name}_items"] = items[name]
+        row[f"{name}_top1"] = percent(evaluation.top1)
+        row[f"{name}_mean_class"] = percent(evaluation.mean)
+        row[f"{name}_chance"] = percent(evaluation.majority)
+    return row

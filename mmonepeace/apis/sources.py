@@ -1,8 +1,9 @@
-"""What is to be embedded: the files of folders, the texts of a file, the rows of a table."""
+"""What users name: the files of folders, the texts of a file, the rows and labels of a table."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from mmonepeace.datasets.manifest import read_manifest
 
@@ -15,7 +16,7 @@ SUFFIXES = {
 
 
 def find_files(folder: str | Path, modality: str, errors: dict[str, str]) -> list[Path]:
-    """The images or sounds in a folder and its subfolders, sorted; hidden ones are left out.
+    """The images or audio files in a folder and its subfolders, sorted, without hidden ones.
 
     Args:
         folder: where to look.
@@ -26,8 +27,8 @@ def find_files(folder: str | Path, modality: str, errors: dict[str, str]) -> lis
         ValueError: if there is no folder, or no such file in it.
     """
     if not Path(folder).is_dir():
-        raise ValueError(f"{folder} is no folder.")
-    found = []
+        raise ValueError(f"{folder} is not a folder.")
+    files = []
 
     def note(error: OSError) -> None:
         errors[str(error.filename)] = f"{error.filename}: {error.strerror}"
@@ -35,27 +36,25 @@ def find_files(folder: str | Path, modality: str, errors: dict[str, str]) -> lis
     for parent, folders, names in os.walk(folder, onerror=note):
         folders[:] = [name for name in folders if not name.startswith(".")]
         paths = (Path(parent, name) for name in names if not name.startswith("."))
-        found += [path for path in paths if path.suffix.lower() in SUFFIXES[modality]]
-    if not found:
+        files += [path for path in paths if path.suffix.lower() in SUFFIXES[modality]]
+    if not files:
         wanted = " ".join(sorted(SUFFIXES[modality]))
         raise ValueError(f"{folder} has no {modality} files: none ends with one of {wanted}.")
-    return sorted(found)
+    return sorted(files)
 
 
 def list_files(paths: Iterable[Path], modality: str, errors: dict[str, str]) -> list[Path]:
     """Files as they are, and those of folders, see `find_files`."""
-    found = []
-    for path in paths:
-        found += find_files(path, modality, errors) if path.is_dir() else [path]
-    return found
+    lists = (find_files(p, modality, errors) if p.is_dir() else [p] for p in paths)
+    return [file for files in lists for file in files]
 
 
 def read_texts(path: str | Path, column: str = "caption") -> list[str]:
-    """Different texts of a file in its order: a line each, or the column of a table (.tsv, .jsonl).
+    """Distinct texts of a file in its order: its lines, or a column of a table (.tsv, .jsonl).
 
     Raises:
         OSError: if there is no such file.
-        ValueError: if it holds no text, is no UTF-8, or lacks the column.
+        ValueError: if it holds no text, is not UTF-8, or lacks the column.
     """
     path = Path(path)
     try:
@@ -64,7 +63,7 @@ def read_texts(path: str | Path, column: str = "caption") -> list[str]:
         else:
             texts = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no UTF-8 text: {error}. Save it as UTF-8.") from None
+        raise ValueError(f"{path} is not UTF-8 text: {error}. Save it as UTF-8.") from None
     texts = list(dict.fromkeys(text.strip() for text in texts if text.strip()))
     if not texts:
         raise ValueError(f"{path} holds no text.")
@@ -74,12 +73,12 @@ def read_texts(path: str | Path, column: str = "caption") -> list[str]:
 def read_rows(
     path: str | Path, columns: Mapping[str, str], root: str | Path | None = None
 ) -> list[dict[str, str]]:
-    """Rows of a .tsv or .jsonl whose texts, images and sounds belong together.
+    """Rows of a .tsv or .jsonl whose texts, images and audio files belong together.
 
     Args:
         path: the table.
         columns: modality -> its column, such as `dict(image="image", text="caption")`.
-        root: what paths of images and sounds are relative to; by default the table's folder.
+        root: what paths of files are relative to; by default the table's folder.
 
     Returns:
         modality -> text or path, for each row that has any; empty cells are left out.
@@ -103,7 +102,7 @@ def read_table(
     Args:
         path: the table.
         path_column: of paths relative to `root`.
-        label_column: of names.
+        label_column: of class names.
         root: by default the table's folder.
 
     Returns:
@@ -111,9 +110,10 @@ def read_table(
 
     Raises:
         OSError: if there is no such file.
-        ValueError: if it has no such columns or rows, or the files are neither images nor sounds.
+        ValueError: if it has no such columns or rows, or the files are neither all images nor all
+            audio.
     """
-    columns = {"image": path_column, "text": label_column}  # or sounds, as their names will tell
+    columns = {"image": path_column, "text": label_column}  # or audio, as the suffixes will tell
     rows = read_manifest(path, columns)
     folder = Path(root or Path(path).parent)
     paths, labels = [str(folder / r["image"]) for r in rows], [r["text"] for r in rows]
@@ -123,5 +123,99 @@ def read_table(
             return modality, paths, labels
     raise ValueError(
         f"{path}: files of column {path_column} end with {', '.join(sorted(suffixes)[:5])}; "
-        "expected images only, or sounds only."
+        "expected images only, or audio files only."
     )
+
+
+class LabelledFiles(NamedTuple):
+    """Files with their labels, in an order that does not depend on that of their table."""
+
+    name: str  # of the split, for messages
+    paths: list[str]
+    labels: list[str]
+
+    def without(self, paths: Mapping[str, str]) -> "LabelledFiles":
+        """Leave out files, such as those that cannot be read."""
+        kept = [i for i, path in enumerate(self.paths) if path not in paths]
+        return LabelledFiles(
+            self.name, [self.paths[i] for i in kept], [self.labels[i] for i in kept]
+        )
+
+
+def read_labelled_files(
+    name: str,
+    source: str | Path,
+    modality: str,
+    label: str | None,
+    root: str | Path | None,
+    errors: dict[str, str],
+) -> LabelledFiles:
+    """Labelled files of a table (.tsv, .jsonl), or of a folder with a folder for each class.
+
+    Args:
+        name: of the split.
+        source: the table, whose paths are in the column `modality`; or the folder.
+        modality: image or audio.
+        label: column of the labels; folders need none.
+        root: what paths of the table are relative to; by default its folder.
+        errors: takes path -> reason for subfolders that cannot be entered.
+
+    Raises:
+        OSError: if there is no such file.
+        ValueError: if it has no such columns, rows or files.
+    """
+    source = Path(source)
+    if source.is_dir():
+        paths = find_files(source, modality, errors)
+        labels = [path.relative_to(source).parts[0] for path in paths]
+        loose = [path for path in paths if path.parent == source]
+        if loose:
+            raise ValueError(
+                f"{loose[0]} is not in the folder of a class; expected {source}/CLASS/FILE, or a "
+                "table."
+            )
+    elif label is None:
+        raise ValueError(f"{source} is a table: name the column of its labels with --label.")
+    else:
+        actual, paths, labels = read_table(source, modality, label, root)
+        if actual != modality:
+            raise ValueError(f"{source}: column {modality} names {actual} files.")
+    rows = sorted(zip(map(str, paths), labels, strict=True))
+    return LabelledFiles(name, [path for path, _ in rows], [label for _, label in rows])
+
+
+def check_splits(
+    train: LabelledFiles,
+    others: Sequence[LabelledFiles],
+    errors: Mapping[str, str] | None = None,
+) -> list[str]:
+    """The classes of the training items, sorted.
+
+    Args:
+        train: to fit to.
+        others: to evaluate on.
+        errors: path -> reason for files that were left out.
+
+    Raises:
+        ValueError: if a split is empty, there is only one class, or another split has classes that
+            are not in `train`.
+    """
+    for split in (train, *others):
+        if not split.paths:
+            reason = f" The first reason: {next(iter(errors.values()))}" if errors else ""
+            raise ValueError(f"{split.name} has no files that can be read.{reason}")
+    classes = sorted(set(train.labels))
+    if len(classes) < 2:
+        raise ValueError(
+            f"all {len(train.labels)} files of {train.name} are {classes[0]!r}; expected two or "
+            "more classes. Is --label the right column?"
+        )
+    for split in others:
+        unknown = sorted(set(split.labels) - set(classes))
+        if unknown:
+            shown = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
+            raise ValueError(
+                f"{len(unknown)} classes of {split.name} have no files in {train.name}: {shown}. "
+                f"Add some, or take these classes out of {split.name}."
+            )
+    return classes

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from mmonepeace import checkpoint
-from mmonepeace.apis import Embedder, combine, similarity
+from mmonepeace.apis import Embedder
 from mmonepeace.datasets import audio_io, image_io
 from tests.apis.conftest import TEXTS
 from tests.checkpoint import official
@@ -256,20 +256,6 @@ def test_torch_and_numpy_output_agree(embedder, checkpoint_file):
     tensor = load(checkpoint_file, output="torch").encode_text(TEXTS)
     assert isinstance(tensor, torch.Tensor)
     np.testing.assert_allclose(tensor.numpy(), embedder.encode_text(TEXTS), atol=1e-6)
-
-
-def test_combine_weighs_and_normalises(embedder):
-    a, b = embedder.encode_text(TEXTS[:2])
-    np.testing.assert_allclose(combine(a), a, atol=1e-6)
-    np.testing.assert_allclose(combine(a, b), (a + b) / np.linalg.norm(a + b), atol=1e-6)
-    less = 2 * a - 0.5 * b
-    found = combine(a, b, weights=[2, -0.5])
-    np.testing.assert_allclose(found, less / np.linalg.norm(less), atol=1e-6)
-    with pytest.raises(ValueError, match="cancel out"):
-        combine(a, a, weights=[1, -1])
-    np.testing.assert_allclose(similarity(a[None], np.stack([a, b])), [[1, a @ b]], atol=1e-6)
-    with pytest.raises(ValueError, match="2 embeddings with 1 weights"):
-        combine(a, b, weights=[1])
 
 
 def test_joint_embeddings_see_all_their_inputs(embedder):

@@ -94,7 +94,7 @@ def test_a_killed_run_goes_on(model, tmp_path, run):
     ("options", "words"),
     [
         (["--texts", "gone.txt"], "gone.txt"),
-        (["--images", "gone"], "gone is no folder"),
+        (["--images", "gone"], "gone is not a folder"),
         (["--images", "{model}"], "has no image files"),
         (["--texts", "{data}/texts.txt", "--tokenizer", "gone.json"], "gone.json: no such file"),
     ],

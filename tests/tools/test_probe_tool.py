@@ -200,7 +200,7 @@ def test_what_cannot_be_read_is_named_counted_and_left_out(run, model, data, ima
         (["--modality", "audio"], "no column audio"),
         (["--grid", "0"], "--grid takes numbers above 0"),
         (["--grid", "1", "--kind", "knn", "linear"], "for one --kind"),
-        (["--grid", "2.5"], "expected whole ones"),
+        (["--grid", "2.5"], "expected integers"),
         (["--features", "tokens"], "attentive takes tokens, and no other kind does"),
         (["--features", "cls", "--kind", "attentive"], "attentive takes tokens"),
         (["--out", "{data}"], "is a folder; name a file"),
@@ -227,7 +227,7 @@ def test_files_of_val_that_were_trained_are_counted(run, model, data, images):
     images[images.index("--val") + 1] = data / "train.tsv"
     code, _, err = run(model, *images, "--kind", "knn", "--grid", 1)
     assert code == 0, err
-    assert "36 files of val are in train too: its numbers will flatter" in err
+    assert "36 files of val are in train too: its accuracy will be too high" in err
 
 
 def test_a_modality_that_the_checkpoint_lacks_is_named(run, model, sounds, tmp_path):

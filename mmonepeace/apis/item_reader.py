@@ -1,4 +1,4 @@
-"""Images, texts and sounds as the inputs of a model: read ahead of it, and dealt to batches."""
+"""Images, texts and audio clips as batches of inputs, read ahead of the model."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ READERS = 4  # threads that decode files while the model runs
 
 
 class _Piece(NamedTuple):
-    """Part of an item that goes through the model at once, such as a window of a long sound."""
+    """Part of an item that goes through the model at once, such as a window of a long clip."""
 
     item: int
     inputs: dict[str, Tensor]
 
 
 class ItemReader:
-    """Reads items, cuts them into pieces and puts pieces together that a model takes at once.
+    """Reads items, cuts them into pieces and collects pieces in batches.
 
     Args:
         tokenizer: of texts; None refuses them.
         image_size: side of the square that images are resized to, in pixels.
-        keep_ratio: resize to about as many pixels without squashing.
-        fast_jpeg: see `image_io.to_rgb`.
-        windows: length and hop, in seconds, of the windows that long sounds are cut into.
+        keep_ratio: keep the aspect ratio, with about as many pixels.
+        fast_jpeg: decode large JPEG files at reduced size, see `image_io.to_rgb`.
+        windows: length and hop, in seconds, of the windows that long audio clips are cut into.
         batch_size: pieces of a batch, at most.
-        equal_sounds: only sounds of one length share a batch.
+        equal_length_audio: a batch has audio clips of one length only.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class ItemReader:
         fast_jpeg: bool,
         windows: tuple[float, float],
         batch_size: int,
-        equal_sounds: bool,
+        equal_length_audio: bool,
     ) -> None:
         self.tokenizer = tokenizer
         self.image_size = image_size
@@ -59,7 +59,7 @@ class ItemReader:
         self.fast_jpeg = fast_jpeg
         self.windows = windows
         self.batch_size = batch_size
-        self.equal_sounds = equal_sounds
+        self.equal_length_audio = equal_length_audio
         self._loaders: dict[str, Callable[[Any], list[Tensor]]] = {
             "image": self._load_image,
             "text": self._load_text,
@@ -78,7 +78,7 @@ class ItemReader:
 
         Args:
             rows: items, modality -> value, all of the same modalities.
-            errors: takes index -> reason for what cannot be read. None raises at the first such.
+            errors: takes index -> reason for what cannot be read. None raises at the first one.
             progress: show a progress bar; None shows one for more than four batches.
 
         Raises:
@@ -104,12 +104,12 @@ class ItemReader:
             yield from self._batched(pieces)
 
     def _batched(self, pieces: list[_Piece]) -> Iterator[tuple[list[int], dict[str, list[Tensor]]]]:
-        """Group pieces for the model."""
+        """Batches of pieces that do not influence each other."""
         groups = defaultdict(list)
         for piece in pieces:
             groups[self._group(piece.inputs)].append(piece)
         for members in groups.values():
-            # Neighbours of like length need little padding.
+            # Neighbours of similar length need little padding.
             members.sort(key=lambda piece: sum(x.numel() for x in piece.inputs.values()))
             for start in range(0, len(members), self.batch_size):
                 batch = members[start : start + self.batch_size]
@@ -117,32 +117,29 @@ class ItemReader:
                 yield [piece.item for piece in batch], inputs
 
     def _group(self, inputs: Mapping[str, Tensor]) -> tuple[Any, ...]:
-        """What pieces of one batch must have in common, so that they do not influence each other.
-
-        Images have one size.
-        """
+        """What pieces of one batch must have in common, or they would influence each other."""
         key: list[Any] = []
         if "image" in inputs:
             key.append(inputs["image"].shape)
-        if "audio" in inputs and self.equal_sounds:
+        if "audio" in inputs and self.equal_length_audio:
             key.append(len(inputs["audio"]))
         return tuple(key)
 
     def _load(self, item: Mapping[str, Any]) -> list[dict[str, Tensor]] | ValueError:
         """The pieces of an item, or why it has none."""
         try:
-            parts = {name: self._loaders[name](value) for name, value in item.items()}
+            loaded = {name: self._loaders[name](value) for name, value in item.items()}
         except ValueError as error:
             return error
-        if len(parts) > 1:
-            return [{name: pieces[0] for name, pieces in parts.items()}]
-        ((name, pieces),) = parts.items()
+        if len(loaded) > 1:
+            return [{name: pieces[0] for name, pieces in loaded.items()}]
+        ((name, pieces),) = loaded.items()
         return [{name: piece} for piece in pieces]
 
     def _load_image(self, image: image_io.ImageInput) -> list[Tensor]:
         at_least = image_io.fast_sides(self.image_size) if self.fast_jpeg else None
-        picture = image_io.to_rgb(image, at_least)
-        return [image_io.to_tensor(image_io.resize(picture, self.image_size, self.keep_ratio))]
+        rgb = image_io.to_rgb(image, at_least)
+        return [image_io.to_tensor(image_io.resize(rgb, self.image_size, self.keep_ratio))]
 
     def _load_text(self, text: str) -> list[Tensor]:
         if self.tokenizer is None:
@@ -160,7 +157,7 @@ class ItemReader:
             if isinstance(clip, tuple)
             else audio_io.load_audio(clip)
         )
-        # Standardised as a whole, then cut: the official order.
+        # The whole clip is standardised, then cut: the official order.
         windows = audio_io.split_windows(audio_io.standardise(wave), *self.windows)
         return [torch.from_numpy(audio_io.fit_length(w, max_seconds=None)) for w in windows]
 

@@ -1,0 +1,83 @@
+"""The retriever of a checkpoint or a config, and a fingerprint of its weights."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from torch import Tensor
+
+from mmonepeace import checkpoint
+from mmonepeace.models import OnePeaceRetriever
+from mmonepeace.registry import MODELS
+
+DTYPES = {
+    **dict.fromkeys(("fp32", "float32"), torch.float32),
+    **dict.fromkeys(("bf16", "bfloat16"), torch.bfloat16),
+    **dict.fromkeys(("fp16", "float16"), torch.float16),
+}
+
+
+def to_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """A key of `DTYPES`, or one of its values, as a torch dtype; another one is a ValueError."""
+    known = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if known not in DTYPES.values():
+        raise ValueError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPES)}.")
+    return known
+
+
+def load_retriever(path: Path, projections: bool) -> tuple[OnePeaceRetriever, Path]:
+    """Build the model that a checkpoint or a config describes.
+
+    Args:
+        path: see `Embedder.from_checkpoint`.
+        projections: whether the checkpoint must have projections.
+
+    Returns:
+        the model with its weights, and the path of its checkpoint.
+
+    Raises:
+        mmonepeace.checkpoint.CheckpointError: if the file cannot be used, or has no projections.
+        ValueError: if a config has no retriever, or names no checkpoint.
+    """
+    if path.suffix == ".py":
+        return _from_config(path)
+    converted = checkpoint.read_own(path)
+    projected = any(name.startswith("projections.") for name in converted.weights)
+    if projections and not projected:
+        raise checkpoint.CheckpointError(
+            f"{path}: has no projections, so it gives no embeddings. Use a file of the pretrained "
+            "or a retrieval model, not one of its vision branch."
+        )
+    # On the meta device the tensors of the file become the weights: nothing is allocated twice.
+    with torch.device("meta"):
+        model = OnePeaceRetriever(checkpoint.infer_config(converted.weights, converted.meta))
+    if not projected:
+        model.projections.clear()
+    del converted
+    model.load_checkpoint(str(path))
+    return model, path
+
+
+def fingerprint_of(weights: Mapping[str, Tensor]) -> str:
+    """A short identifier of a set of weights, independent of their order and file format."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        head = weights[name].detach().flatten()[:16].float().cpu()
+        digest.update(f"{name} {tuple(weights[name].shape)}".encode())
+        digest.update(head.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _from_config(path: Path) -> tuple[OnePeaceRetriever, Path]:
+    config = Config.fromfile(path)
+    source = config.get("load_from") or (config.model.get("init_cfg") or {}).get("checkpoint")
+    model = MODELS.build(config.model)
+    if not isinstance(model, OnePeaceRetriever) or not source:
+        raise ValueError(
+            f"{path}: the model is {type(model).__name__} with weights from {source}; expected an "
+            "OnePeaceRetriever with init_cfg=dict(type='Pretrained', checkpoint=...) or load_from."
+        )
+    model.load_checkpoint(source)
+    return model, Path(source)
