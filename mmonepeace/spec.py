@@ -1,6 +1,6 @@
 """Facts of the released ONE-PEACE models: sizes, image normalisation, parameter-free formulas.
 
-Every number that more than one room needs is written here once. Source: the official
+Every number that more than one module needs is written here once. Source: the official
 implementation (state of October 2024) and arXiv 2305.11172.
 """
 
@@ -33,7 +33,7 @@ MIN_AUDIO_SECONDS = 1  # shorter clips are repeated up to it
 MAX_AUDIO_SECONDS = 15  # of pretraining
 AUDIO_CONVS = ((10, 5), *((3, 2),) * 4, *((2, 2),) * 2)  # (kernel, stride), wav2vec 2.0
 AUDIO_STRIDE = math.prod(stride for _, stride in AUDIO_CONVS)  # samples from frame to frame
-AUDIO_FIELD = 400  # samples that a frame is made of
+AUDIO_FIELD = 400  # samples that a frame is computed from
 AUDIO_FEATURE_DIM = 512
 AUDIO_RPB_BUCKETS = 512
 
@@ -46,9 +46,9 @@ MAX_POSITIONS = 1024  # reach of the 1-D relative positions, CLS included
 class Arch:
     """Widths of one model.
 
-    The first four are sizes; the rest are variants of the official code. No released vision
-    checkpoint departs from their defaults, but its multimodal files may (type embeddings), and
-    the parity tests hold all of them.
+    The first four are sizes; the rest are variants of the official code. All released vision
+    checkpoints have their defaults, but multimodal files may not (type embeddings); the parity
+    tests cover all of them.
     """
 
     embed_dim: int
@@ -67,11 +67,6 @@ class Arch:
         if self.embed_dim % self.num_heads:
             raise ValueError(
                 f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}."
-            )
-        if self.stem == "hmlp" and self.embed_dim % 4:
-            raise ValueError(
-                f"the hmlp stem starts at a quarter of embed_dim; {self.embed_dim} is not a "
-                "multiple of 4."
             )
 
 
@@ -119,12 +114,12 @@ def get_arch(arch: str | dict[str, Any] | Arch) -> Arch:
 
 
 def patch_grid(height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of patches of an image whose sides are padded up to whole patches."""
+    """Rows and columns of patches of an image whose sides are padded to multiples of the patch size."""
     return -(-height // PATCH_SIZE), -(-width // PATCH_SIZE)
 
 
 def num_audio_frames(samples: int) -> int:
-    """Frames that the audio extractor makes of a waveform: 50 a second, 0 below 400 samples."""
+    """Number of frames of a waveform: 50 per second, 0 below 400 samples."""
     for kernel, stride in AUDIO_CONVS:
         samples = max((samples - kernel) // stride + 1, 0)
     return samples

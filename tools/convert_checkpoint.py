@@ -9,10 +9,10 @@ Run:  python tools/convert_checkpoint.py one-peace.pt onepeace.safetensors --to 
       python tools/convert_checkpoint.py segmentor.pth back.pth --to official-model
 
 IN is the official full file or a fine-tuned one (.pt), the official vision branch (.pkl), an
-official segmentation, detection or classification file (.pth), or one of ours, shards included.
-"model" is what mmseg, mmdet and mmpretrain load, heads included. OUT ends with .safetensors, .pth
-or .pt; the official vision layout may also be a .pkl. No code from IN is ever run, and the tensors
-pass through memory one at a time.
+official segmentation, detection or classification file (.pth), or one of ours, also in shards.
+"model" is what mmseg, mmdet and mmpretrain load, including heads. OUT ends with .safetensors, .pth
+or .pt; the official vision layout may also be a .pkl. No code in IN is ever run, and only one tensor
+is in memory at a time.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def size(text: str) -> int:
     """Bytes of a size such as 5GB or 500MB."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(MB|GB)", text)
     if not match or not float(match[1]):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 5GB or 500MB")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 5GB or 500MB")
     return int(float(match[1]) * UNITS[match[2]])
 
 

@@ -1,4 +1,4 @@
-"""Turn the official vocabulary files into one tokenizer.json.
+"""Convert the official vocabulary files to one tokenizer.json.
 
 Run:  python tools/convert_tokenizer.py --dict dict.txt --bpe vocab.bpe --encoder encoder.json OUT
 """

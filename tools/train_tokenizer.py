@@ -1,11 +1,11 @@
-"""Learn a byte-level BPE from captions.
+"""Train a byte-level BPE on captions.
 
 Run:  python tools/train_tokenizer.py captions.txt tokenizer.json --vocab-size 8000
       python tools/train_tokenizer.py train.tsv sounds.tsv:label tokenizer.json --vocab-size 8000
 
-CAPTIONS is a text file with one caption a line, or a .tsv with a header line and a column of them.
-Name all that the model will read: words that the vocabulary does not know fall to pieces, and what
-a first stage has made of the pieces stays as it is in the second.
+CAPTIONS is a text file with one caption per line, or a .tsv with a header and a column of captions.
+List all texts that the model will read, in every stage: words that are not in the vocabulary are
+split into small pieces, and the second stage does not train their embeddings.
 """
 
 import argparse
@@ -52,7 +52,9 @@ def main() -> int:
     parser.add_argument("captions", metavar="CAPTIONS", nargs="+", help="FILE or FILE:COLUMN")
     parser.add_argument("out", metavar="OUT", type=Path)
     parser.add_argument("--vocab-size", type=int, required=True)
-    parser.add_argument("--column", default="caption", help="of the others (default: %(default)s)")
+    parser.add_argument(
+        "--column", default="caption", help="of a FILE without one (default: %(default)s)"
+    )
     args = parser.parse_args()
     try:
         captions = chain.from_iterable(read_captions(c, args.column) for c in args.captions)

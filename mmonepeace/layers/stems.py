@@ -36,7 +36,15 @@ class PatchConv(nn.Conv2d):
 
 
 def hmlp_stem(dim: int) -> nn.Sequential:
-    """Patches through three non-overlapping convolutions: they never exchange information."""
+    """Patches through three non-overlapping convolutions: they never exchange information.
+
+    Raises:
+        ValueError: if `dim` is not a multiple of 4.
+    """
+    if dim % 4:
+        raise ValueError(
+            f"the hmlp stem starts at a quarter of embed_dim; {dim} is not a multiple of 4."
+        )
     return nn.Sequential(
         PatchConv(3, dim // 4, 4),
         nn.LayerNorm(dim // 4, LAYER_NORM_EPS),

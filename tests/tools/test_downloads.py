@@ -145,7 +145,7 @@ def test_apt_failures_say_why_and_how_to_go_on_without_it(tmp_path, monkeypatch)
 @pytest.mark.usefixtures("debian")
 def test_a_package_without_the_file_is_named(tmp_path, monkeypatch):
     fake_run(monkeypatch, fake_debian("system", packed="usr/share/other.sf2"))
-    with pytest.raises(downloads.DataError, match=r"sounds_1\.0_all\.deb holds no usr/share/bank"):
+    with pytest.raises(downloads.DataError, match=r"sounds_1\.0_all\.deb has no usr/share/bank"):
         downloads.fetch_from_debs(BANK, tmp_path)
 
 

@@ -55,7 +55,7 @@ def test_what_can_hardly_be_seen_is_no_instance_but_hides_what_is_below():
             rectangle(1, 0, 0, 30, 30),
             rectangle(2, 0, 0, 10, 10),  # all but hidden by the next one
             rectangle(4, 0, 1, 20, 20),
-            rectangle(7, 35, 35, 40, 40, area=400),  # most of it is outside the picture
+            rectangle(7, 35, 35, 40, 40, area=400),  # most of it is outside the image
             rectangle(8, 30, 0, 33, 3),  # tiny
         ]
     )
@@ -103,7 +103,7 @@ def test_the_same_seed_gives_the_same_files_and_a_run_goes_on(build, capsys):
     assert len(files) == 14 + 12 + 2 + 1
     for file in files:
         assert (first / file).read_bytes() == (second / file).read_bytes()
-    assert "are none" in capsys.readouterr().out
+    assert "left out" in capsys.readouterr().out
     written = (first / "val/00003.png").stat().st_mtime_ns
     build("a")
     assert (first / "val/00003.png").stat().st_mtime_ns == written

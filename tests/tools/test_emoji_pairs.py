@@ -31,7 +31,7 @@ def build(tmp_path, monkeypatch, archives):  # noqa: F811
     return run
 
 
-def test_tables_name_pictures_and_their_captions(build):
+def test_tables_list_images_and_their_captions(build):
     out = build()
     rows = read_manifest(out / "train.tsv", dict(image="image", text="caption"))
     assert [row["text"] for row in rows] == ["cat"] * len(emoji_sets.ARTISTS["train"])
@@ -66,7 +66,7 @@ def test_a_second_run_draws_only_what_is_missing(build):
     assert not list(out.rglob("*.part"))
 
 
-def test_a_damaged_picture_is_named_and_drawn_anew(build):
+def test_a_damaged_image_is_named_and_drawn_again(build):
     out = build()
     path = out / "images/twemoji/1f408.png"
     good = path.read_bytes()

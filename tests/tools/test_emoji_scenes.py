@@ -39,7 +39,7 @@ def test_the_same_seed_gives_the_same_scene_and_another_another():
     assert not np.array_equal(scene("0 train 1")[0], scene("0 train 2")[0])
 
 
-def test_splits_share_no_photograph():
+def test_splits_have_no_photograph_in_common():
     photographs = emoji_scenes.PHOTOGRAPHS
     assert not set(photographs["train"]) & set(photographs["val"])
     for names in photographs.values():

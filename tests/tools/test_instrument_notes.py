@@ -90,13 +90,13 @@ def test_general_midi_is_complete():
     labels = {label for _, labels in notes.INSTRUMENTS.values() for label in labels}
     known = labels | set(notes.DRUM_KIT[1])
     assert len(known) == 151
-    for names in (*notes.REGISTERS.values(), notes.WITHOUT_PITCH, *notes.PICTURES.values()):
+    for names in (*notes.REGISTERS.values(), notes.WITHOUT_PITCH, *notes.EMOJI_SOUNDS.values()):
         assert set(names) <= known
-    pictured = [label for labels in notes.PICTURES.values() for label in labels]
-    assert len(pictured) == len(set(pictured))
+    sounds = [label for labels in notes.EMOJI_SOUNDS.values() for label in labels]
+    assert len(sounds) == len(set(sounds))
 
 
-def test_both_splits_hear_every_sound_and_share_no_bank():
+def test_both_splits_have_every_sound_and_no_bank_in_common():
     assert not set(notes.SPLITS["train"]) & set(notes.SPLITS["val"])
     train, val = (list(notes.clips_of(split)) for split in ("train", "val"))
     assert len(val) == 343
@@ -188,10 +188,10 @@ def test_other_banks_are_refused(build, player):
         build()
 
 
-def test_sounds_meet_pictures_that_show_what_makes_them(build, tmp_path):
+def test_clips_are_paired_with_images_of_their_instruments(build, tmp_path):
     emoji = tmp_path / "emoji"
     emoji.mkdir()
-    lines = [f"images/{name.replace(' ', '-')}.png\t{name}" for name in notes.PICTURES]
+    lines = [f"images/{name.replace(' ', '-')}.png\t{name}" for name in notes.EMOJI_SOUNDS]
     table = emoji / "val.tsv"
     table.write_text("\n".join(["image\tcaption", *lines]))
     out = build(emoji)

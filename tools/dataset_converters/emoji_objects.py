@@ -5,10 +5,10 @@ Needs:  what emoji_scenes.py needs, and pycocotools
 Makes:  OUT/{train,val}/NNNNN.png, OUT/annotations/instances_{train,val}.json in COCO's layout,
         OUT/meta.json
 
-Eight classes: the emoji groups of Unicode. A mask is the part of a drawing that can be seen, where
-no later drawing hides it; the box is the smallest one around it. A drawing of which too little can
-be seen stays in the picture, but is no instance (`MIN_PIXELS`, `MIN_SHARE`). The pictures are those
-that emoji_scenes.py makes with the same options; the same seed gives the same files.
+Eight classes: the emoji groups of Unicode. A mask is the visible part of a drawing, which no later
+drawing hides; its box is the smallest one around it. A drawing that is hardly visible stays in the
+image, but is not an instance (`MIN_PIXELS`, `MIN_FRACTION`). The images are those that
+emoji_scenes.py makes with the same options; the same seed gives the same files.
 """
 
 import argparse
@@ -32,11 +32,11 @@ with explain_missing_packages():
 CLASSES = emoji_scenes.CLASSES[1:]  # categories 1 to 8; no background
 PALETTE = emoji_scenes.PALETTE[1:]
 MIN_PIXELS = 32
-MIN_SHARE = 0.2  # of the whole drawing
+MIN_FRACTION = 0.2  # of the complete drawing
 
 
 def coco_masks() -> ModuleType:
-    """COCO's own functions of masks."""
+    """COCO's functions for masks."""
     try:
         from pycocotools import mask
     except ImportError:
@@ -45,26 +45,26 @@ def coco_masks() -> ModuleType:
 
 
 def find_instances(drawn: list[emoji_scenes.Drawn]) -> tuple[list[dict[str, Any]], int]:
-    """What can be seen of the drawings of a scene.
+    """Visible parts of the drawings of a scene.
 
     Args:
         drawn: from `arrange`.
 
     Returns:
-        annotations of COCO without ids, in the order of drawing, and how many drawings are left
-        out because too little of them can be seen.
+        COCO annotations without ids, in the order of drawing, and the number of drawings that are
+        left out because they are hardly visible.
     """
-    rle, found = coco_masks(), []
+    rle, instances = coco_masks(), []
     hidden = np.zeros(drawn[0].covered.size[::-1], bool)
     for label, covered, area in reversed(drawn):
         covered = np.array(covered) > 0
         mask = covered & ~hidden
         hidden |= covered
         pixels = int(mask.sum())
-        if pixels < max(MIN_PIXELS, MIN_SHARE * area):
+        if pixels < max(MIN_PIXELS, MIN_FRACTION * area):
             continue
         code = rle.encode(np.asfortranarray(mask, np.uint8))
-        found.append(
+        instances.append(
             {
                 "category_id": label,
                 "bbox": [int(value) for value in rle.toBbox(code)],
@@ -73,30 +73,30 @@ def find_instances(drawn: list[emoji_scenes.Drawn]) -> tuple[list[dict[str, Any]
                 "segmentation": {"size": code["size"], "counts": code["counts"].decode()},
             }
         )
-    return found[::-1], len(drawn) - len(found)
+    return instances[::-1], len(drawn) - len(instances)
 
 
-def make_picture(
+def make_image(
     out: Path, split: str, index: int, size: int, seed: int
 ) -> tuple[list[dict[str, Any]], int]:
-    """Write picture `index` of a split and return its instances, see `find_instances`."""
+    """Write image `index` of a split and return its instances, see `find_instances`."""
     image, drawn = emoji_scenes.arrange(*emoji_scenes.ingredients(split, index, size, seed))
-    emoji_scenes.save_whole(image, picture_file(out, split, index))
+    emoji_scenes.save(image, image_file(out, split, index))
     return find_instances(drawn)
 
 
-def picture_file(out: Path, split: str, index: int) -> Path:
-    """Where a picture is."""
+def image_file(out: Path, split: str, index: int) -> Path:
+    """Path of an image."""
     return out / split / f"{index:05}.png"
 
 
 def annotation_file(out: Path, split: str) -> Path:
-    """Where the annotations of a split are."""
+    """Path of the annotations of a split."""
     return out / "annotations" / f"instances_{split}.json"
 
 
 def write_annotations(path: Path, scenes: list[list[dict[str, Any]]], size: int) -> None:
-    """Write instances of scenes as COCO's json."""
+    """Write the instances of all scenes as COCO's JSON."""
     annotations = [
         {"id": 0, "image_id": index, **instance}
         for index, instances in enumerate(scenes)
@@ -116,24 +116,24 @@ def write_annotations(path: Path, scenes: list[list[dict[str, Any]]], size: int)
 
 
 def check(out: Path, split: str, count: int, size: int) -> None:
-    """Open everything that was made and hold it against what was promised."""
+    """Open all files, and check that sizes, boxes and masks are as expected."""
     path, rle = annotation_file(out, split), coco_masks()
     data = json.loads(path.read_text())
     if len(data["images"]) != count:
-        raise DataError(f"{path} has {len(data['images'])} pictures, expected {count}.")
+        raise DataError(f"{path} has {len(data['images'])} images, expected {count}.")
     for entry in data["images"]:
-        picture = out / split / entry["file_name"]
-        with Image.open(picture) as image:
+        image_path = out / split / entry["file_name"]
+        with Image.open(image_path) as image:
             image.load()
             if image.size != (size, size):
-                raise DataError(f"{picture} is {image.size}, expected {(size, size)}.")
+                raise DataError(f"{image_path} is {image.size}, expected {(size, size)}.")
     taken = np.zeros((count, size, size), bool)
     for number, entry in enumerate(data["annotations"], 1):
         code = entry["segmentation"]
         mask = rle.decode(code).astype(bool)
-        found = (entry["id"], entry["area"], entry["bbox"])
-        promised = (number, mask.sum(), rle.toBbox(code).tolist())
-        if found != promised or (mask & taken[entry["image_id"]]).any():
+        expected = (number, mask.sum(), rle.toBbox(code).tolist())
+        stored = (entry["id"], entry["area"], entry["bbox"])
+        if stored != expected or (mask & taken[entry["image_id"]]).any():
             raise DataError(
                 f"{path}: annotation {number} does not fit its mask. Remove the file, run again."
             )
@@ -142,28 +142,28 @@ def check(out: Path, split: str, count: int, size: int) -> None:
     if seen != set(range(1, len(CLASSES) + 1)):
         raise DataError(
             f"{split}: categories {sorted(seen)} occur, expected 1 to {len(CLASSES)}. "
-            "Make more pictures."
+            "Make more images."
         )
 
 
 def build(args: argparse.Namespace) -> None:
-    """Everything, from the packages to the checked data set."""
+    """Make the data set, from the packages on, and check it."""
     coco_masks()  # before anything is downloaded
     counts = {"train": args.train, "val": args.val}
     facts = {
-        "classes": CLASSES, "palette": PALETTE, "min_pixels": MIN_PIXELS, "min_share": MIN_SHARE
+        "classes": CLASSES, "palette": PALETTE, "min_pixels": MIN_PIXELS, "min_share": MIN_FRACTION
     }  # fmt: skip
     archives = emoji_scenes.open_folder(args, [*counts, "annotations"], facts)
     wanted = [annotation_file(args.out, split) for split in counts]
-    wanted += [picture_file(args.out, split, i) for split in counts for i in range(counts[split])]
+    wanted += [image_file(args.out, split, i) for split in counts for i in range(counts[split])]
     if not all(path.exists() for path in wanted):
-        for split, made in emoji_scenes.draw_all(args, archives, make_picture).items():
+        for split, made in emoji_scenes.draw_all(args, archives, make_image).items():
             write_annotations(
                 annotation_file(args.out, split), [instances for instances, _ in made], args.size
             )
             print(
                 f"{split}: {sum(len(instances) for instances, _ in made)} instances; "
-                f"{sum(left_out for _, left_out in made)} drawings can hardly be seen and are none."
+                f"{sum(left_out for _, left_out in made)} drawings are hardly visible and left out."
             )
     for split, count in counts.items():
         check(args.out, split, count, args.size)

