@@ -1,7 +1,7 @@
-# Two commands on a machine with Python 3.11, git, gcc and make: `make demo` and `make test`.
+# Needs Python 3.11, git, gcc and make. `make help` lists the commands.
 #
-# The environment lives outside the clone, keyed by the lock files; so does the wheel of mmcv with
-# compiled ops, which takes a while to build and is only needed by `make test` and detection.
+# The environment is outside the clone, in a folder named after a hash of the lock files. So is the
+# wheel of mmcv with compiled operators, which only detection and `make test` need.
 
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -24,12 +24,14 @@ DET_DATA := data/emoji_objects
 .PHONY: help demo demo-data pretrain-demo det-demo test lint python env env-full clean
 
 help:
-	@echo "make demo    install, build data, fine-tune a tiny model on the CPU, draw its predictions"
-	@echo "make pretrain-demo    both stages of pretraining on the CPU, and what finds what"
-	@echo "make det-demo    install with compiled ops, train a tiny detector with masks on the CPU, draw it"
-	@echo "make test    install with compiled ops, run the linter and all tests"
-	@echo "make -s python    print the interpreter of the environment (made if need be)"
-	@echo "make clean   remove what the demo wrote"
+	@echo "make demo             build a data set, fine-tune for segmentation on the CPU, draw predictions"
+	@echo "make pretrain-demo    pretrain both stages on the CPU, measure retrieval, draw a gallery"
+	@echo "make det-demo         compile mmcv's operators, train a detector with masks on the CPU, draw it"
+	@echo "make test             compile mmcv's operators, run the linter and all tests"
+	@echo "make lint             run the linter"
+	@echo "make -s python        print the Python of the environment, which is created if it is missing"
+	@echo "make env-full         add what detection and the tests need to the environment"
+	@echo "make clean            remove what the demos wrote"
 
 # ------------------------------------------------------------------------------- environment
 
@@ -40,9 +42,9 @@ $(VENV)/.base:
 	$(PY) -m pip install --no-deps --progress-bar off -q -r requirements/lock-base.txt >&2
 	touch $@
 
-# mmcv with compiled ops replaces the one without; pip's own cache may hold the latter.
+# Replaces the mmcv without operators, which may also be in pip's cache: hence --no-cache-dir.
 $(WHEELS)/.built: | $(VENV)/.base
-	@echo "building mmcv with compiled ops (once, 6 to 15 minutes)" >&2
+	@echo "compiling mmcv's operators (once, 6 to 15 minutes)" >&2
 	mkdir -p $(WHEELS)
 	PATH=$(VENV)/bin:$$PATH MMCV_WITH_OPS=1 $(PY) -m pip wheel -q --no-cache-dir --no-build-isolation --no-deps $(MMCV) -w $(WHEELS) >&2
 	touch $@
@@ -53,7 +55,7 @@ $(VENV)/.full: | $(VENV)/.base
 	$(PY) -m pip install --no-deps -q --force-reinstall $(WHEELS)/*.whl >&2
 	touch $@
 
-# The interpreter imports the package of the clone that asked last.
+# The environment imports the package of the clone where this ran last.
 env: $(VENV)/.base
 	@echo '$(CURDIR)' > $$(echo $(VENV)/lib/python3*/site-packages)/mmonepeace.pth
 
@@ -72,8 +74,8 @@ demo: demo-data
 	$(PY) tools/test.py $(DEMO) work_dirs/demo --work-dir work_dirs/demo
 	$(PY) tools/show_predictions.py $(DEMO) work_dirs/demo --num 8 --out work_dirs/demo/predictions.png
 
-# Pictures with names, then sounds with names; at the end also sounds with pictures, which no step
-# has seen together. The tokenizer knows the words of both stages.
+# Images with names, then audio with names; the evaluation adds audio with images, which no step
+# has seen together. The tokenizer has the words of both stages.
 pretrain-demo: env
 	$(PY) tools/dataset_converters/emoji_pairs.py --out $(PAIRS)/emoji
 	$(PY) tools/dataset_converters/instrument_notes.py --out $(PAIRS)/notes --emoji $(PAIRS)/emoji

@@ -42,7 +42,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["mmonepeace", "mmonepeace.*"]),
-    package_data={"mmonepeace.visualization": ["gallery.html"]},
+    package_data={"mmonepeace": ["py.typed", "visualization/gallery.html"]},
     install_requires=[
         "torch>=2.6",
         # The maintained forks; upstream mmengine, mmcv and mmsegmentation have the same import

@@ -1,11 +1,15 @@
 """The built wheel carries the package and what mim looks for, and imports alone."""
 
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
 
+import mmonepeace
 from tests.conftest import ROOT
+
+CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_wheel_holds_package_configs_and_tools_and_works(tmp_path):
@@ -25,6 +29,7 @@ def test_wheel_holds_package_configs_and_tools_and_works(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     for name in (
         "mmonepeace/models/onepeace.py",
+        "mmonepeace/py.typed",
         "mmonepeace/visualization/gallery.html",
         "mmonepeace/.mim/configs/onepeace_upernet_ade20k.py",
         "mmonepeace/.mim/configs/_base_/models/onepeace_upernet.py",
@@ -44,3 +49,15 @@ def test_wheel_holds_package_configs_and_tools_and_works(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert str(wheel) in done.stdout
+
+
+def test_versions_that_are_written_twice_agree():
+    locked = dict(
+        line.split("==") for line in (ROOT / "requirements/lock-full.txt").read_text().split()
+    )
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    assert f"rev: v{locked['ruff']} " in hooks
+    citation = (ROOT / "CITATION.cff").read_text().splitlines()
+    assert f"version: {mmonepeace.__version__}" in citation
+    heading = re.search(r"^## (\S+) \((unreleased|\d{4}-\d\d-\d\d)\)$", CHANGELOG, re.MULTILINE)
+    assert heading[1] == mmonepeace.__version__

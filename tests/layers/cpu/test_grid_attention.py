@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from mmonepeace.layers.cpu import grid_attention as module
 from mmonepeace.layers.attention import attend
+from mmonepeace.layers.cpu import grid_attention as module
 from mmonepeace.layers.cpu.grid_attention import grid_bias_attention
 from mmonepeace.layers.encoder import activation_checkpoint
 from mmonepeace.layers.relative_position_bias import GridBias
