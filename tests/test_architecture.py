@@ -23,6 +23,7 @@ RULES = {
         "layers.resampling",
         "spec",
         "atomic_file",
+        "console",
     },
     "models": {"layers", "checkpoint", "registry", "spec"},
     "datasets": {"registry", "spec", "atomic_file"},

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from mmonepeace.checkpoint.errors import CheckpointError, StateDict, prefix_errors
 from mmonepeace.checkpoint.key_mapping import Conversion, official_name, select_vision, to_own
@@ -17,28 +16,17 @@ from mmonepeace.layers.resampling import rpb_side
 from mmonepeace.spec import MAX_POSITIONS
 
 
-def _index_1d(rows: int) -> Tensor:
-    return rpb_index_1d(rows // 2 - 1, MAX_POSITIONS).long()
-
-
-def _index_2d(rows: int) -> Tensor:
-    side = rpb_side(rows)
-    return rpb_index((side, side)).long()
-
-
-# Modality -> index map that the official code stores, from the rows of the RPB table.
-_INDEX_MAPS = {"text": _index_1d, "image": _index_2d, "audio": _index_1d}
-
-
 def _adapter_buffers(weights: StateDict, adapters: str) -> StateDict:
     """Buffers of the official adapters, from the sizes of our tables and positions."""
     buffers = {}
-    for modality, index_map in _INDEX_MAPS.items():
-        table = weights.get(f"{adapters}.{modality}.rpb.tables.0")
-        if table is not None:
-            buffers[f"{modality}_adapter.rp_bucket"] = index_map(len(table))
-    positions = weights.get(f"{adapters}.image.pos_embed")
-    if positions is not None:
+    for modality in ("text", "audio"):
+        if (table := weights.get(f"{adapters}.{modality}.rpb.tables.0")) is not None:
+            index = rpb_index_1d(len(table) // 2 - 1, MAX_POSITIONS)
+            buffers[f"{modality}_adapter.rp_bucket"] = index.long()
+    if (table := weights.get(f"{adapters}.image.rpb.tables.0")) is not None:
+        side = rpb_side(len(table))
+        buffers["image_adapter.rp_bucket"] = rpb_index((side, side)).long()
+    if (positions := weights.get(f"{adapters}.image.pos_embed")) is not None:
         buffers["image_adapter.position_idx"] = torch.arange(len(positions))
     return buffers
 
@@ -50,12 +38,6 @@ def _official(key: str) -> str:
     return name
 
 
-def _add_buffers(result: Conversion, buffers: StateDict) -> Conversion:
-    for name, value in buffers.items():
-        result.add("(computed)", name, value)
-    return result
-
-
 # Layout of an official file -> prefix of its backbone's names.
 _PREFIXES = {"segmentation": "backbone.", "detection": "backbone.net.", "classification": ""}
 # Prefix of a head -> official layout, for models that do not come from an official file.
@@ -63,41 +45,57 @@ _TASKS = {"decode_head.": "segmentation", "rpn_head.": "detection", "head.fc.": 
 _BACKBONE = ("adapters.", "layers.", "norms.", "vit_adapter.")
 
 
-def _vision_names(weights: StateDict, layout: str) -> dict[str, str]:
-    """Own name -> name in an official vision layout, without prefix."""
-    names = {}
-    for key in weights:
-        name = _official(key).replace("encoder_wrapper.fusion_model.", "encoder.")
-        name = name.removeprefix("encoder_wrapper.")
-        if key.startswith("adapters.image.rpb.tables."):
-            block = key.rsplit(".", 1)[1]
-            if layout == "segmentation":
-                name = f"encoder.layers.{block}.rel_pos_table.weight"
-            elif layout in ("classification", "detection"):
-                name = "image_adapter.rel_pos_table.weight"
-        names[key] = name
-    return names
-
-
-def _vision_buffers(weights: StateDict, layout: str) -> StateDict:
-    buffers = _adapter_buffers(weights, "adapters")
-    if layout == "segmentation":
-        index = buffers["image_adapter.rp_bucket"]
-        tables = sum(key.startswith("adapters.image.rpb.tables.") for key in weights)
-        return {f"encoder.layers.{i}.rp_bucket": index for i in range(tables)}
-    return {} if layout == "detection" else buffers
-
-
 def to_official_vision(converted: Conversion) -> Conversion:
     """Our vision branch in the layout it came from, with the index maps of the official code.
 
     A full checkpoint is converted to the exported vision layout.
     """
-    layout = converted.meta["official_layout"].replace("full", "vision")
+    return _to_layout(converted, converted.meta["official_layout"].replace("full", "vision"))
+
+
+def to_official_model(converted: Conversion) -> Conversion:
+    """A segmentor, detector or classifier in the layout of the official files.
+
+    Raises:
+        CheckpointError: if it has no heads, or parts that the official models do not have.
+    """
+    layout = _task(converted)
+    norm = converted.meta.get("official_norm", "fc_norm")
+    return _to_layout(converted, layout, _PREFIXES[layout], norm)
+
+
+def _to_layout(
+    converted: Conversion, layout: str, prefix: str = "", norm: str = "encoder.image_layer_norm"
+) -> Conversion:
+    """Weights in an official layout; `prefix` and `norm` are names of the backbone and its norm."""
     result = Conversion({}, {"official_layout": layout})
-    for key, name in _vision_names(converted.weights, layout).items():
-        result.add(key, name, converted.weights[key])
-    return _add_buffers(result, _vision_buffers(converted.weights, layout))
+    for key, value in converted.weights.items():
+        name = _official(key)
+        if key.startswith("adapters.image.rpb.tables.") and layout != "vision":
+            block = f"encoder.layers.{key.rsplit('.', 1)[1]}"
+            owner = block if layout == "segmentation" else "image_adapter"
+            name = f"{prefix}{owner}.rel_pos_table.weight"
+        elif key.startswith(_BACKBONE):
+            name = name.replace("encoder_wrapper.fusion_model.", "encoder.")
+            name = name.removeprefix("encoder_wrapper.").replace("encoder.image_layer_norm", norm)
+            name = f"{prefix}{name}"
+        elif key.startswith("neck."):  # in the official detector's backbone, but not in its net
+            name = f"backbone.{name}"
+        result.add(key, name, value)
+    buffers = _adapter_buffers(converted.weights, "adapters")
+    if layout == "segmentation":
+        tables = sum(key.startswith("adapters.image.rpb.tables.") for key in converted.weights)
+        index = buffers["image_adapter.rp_bucket"]
+        buffers = {f"encoder.layers.{i}.rp_bucket": index for i in range(tables)}
+    elif layout == "detection":
+        buffers = {}
+    return _add_buffers(result, {f"{prefix}{name}": value for name, value in buffers.items()})
+
+
+def _add_buffers(result: Conversion, buffers: StateDict) -> Conversion:
+    for name, value in buffers.items():
+        result.add("(computed)", name, value)
+    return result
 
 
 def to_model(converted: Conversion) -> Conversion:
@@ -123,28 +121,6 @@ def _task(converted: Conversion) -> str:
         "it has no heads of a segmentor, detector or image classifier. Use --to full or "
         "--to vision for an encoder without a head."
     )
-
-
-def to_official_model(converted: Conversion) -> Conversion:
-    """A segmentor, detector or classifier in the layout of the official files.
-
-    Raises:
-        CheckpointError: if it has no heads, or parts that the official models do not have.
-    """
-    layout = _task(converted)
-    prefix = _PREFIXES[layout]
-    backbone = {k: v for k, v in converted.weights.items() if k.startswith(_BACKBONE)}
-    names = _vision_names(backbone, layout)
-    norm = converted.meta.get("official_norm", "fc_norm")
-    names = {key: name.replace("encoder.image_layer_norm", norm) for key, name in names.items()}
-    result = Conversion({}, {"official_layout": layout})
-    for key, value in converted.weights.items():
-        own = names.get(key) or _official(key)
-        if key.startswith("neck."):  # in the official detector's backbone, but not in its net
-            own = f"backbone.{own}"
-        result.add(key, f"{prefix}{own}" if key in names else own, value)
-    buffers = _vision_buffers(backbone, layout)
-    return _add_buffers(result, {f"{prefix}{name}": value for name, value in buffers.items()})
 
 
 def to_official_full(converted: Conversion) -> Conversion:

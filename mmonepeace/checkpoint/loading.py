@@ -16,6 +16,7 @@ from mmonepeace.checkpoint.conversion import read_own, to_model
 from mmonepeace.checkpoint.errors import CheckpointError, StateDict, prefix_errors
 from mmonepeace.checkpoint.key_mapping import RECOMPUTED, Conversion, to_own
 from mmonepeace.checkpoint.reading import read
+from mmonepeace.console import table
 from mmonepeace.layers.resampling import (
     resample_pos_embed,
     resample_rel_pos,
@@ -94,14 +95,8 @@ class LoadReport:
 
 def key_table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     """Text table of keys; rows that differ only in numbers become one, with their count."""
-    from prettytable import PrettyTable
-
     counts = Counter(tuple(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", str(c)) for c in r) for r in rows)
-    table = PrettyTable([*header, "tensors"])
-    table.align = "l"
-    for row, count in counts.items():
-        table.add_row([*row, count])
-    return table.get_string()
+    return table([*header, "tensors"], ([*row, count] for row, count in counts.items()))
 
 
 def adapt_state_dict(
@@ -237,15 +232,7 @@ def _load(
     names: Mapping[str, str],
     allow_missing: Sequence[str] = (),
 ) -> LoadReport:
-    """Load weights.
-
-    Args:
-        model: see `load_checkpoint`.
-        path: of the file, for errors.
-        converted: the weights.
-        names: name in `converted` -> name in the model, of each parameter of the model.
-        allow_missing: see `load_checkpoint`.
-    """
+    """Load weights; `names` has, for each parameter of the model, its key in them and its name."""
     parameters = model.state_dict()
     target = {key: parameters[name] for key, name in names.items()}
     with prefix_errors(path):

@@ -47,7 +47,7 @@ def _first(results: Results, *keys: str) -> Any:
 
 
 def generator(results: Results, transform: BaseTransform) -> np.random.Generator:
-    """Source of the random numbers of one transform for one sample."""
+    """Random generator of one transform for one sample."""
     if "seed" not in results:
         raise KeyError(
             f"{type(transform).__name__} is random, but the record has no seed. PairDataset and "
@@ -248,16 +248,10 @@ class MaskTokens(BaseTransform):
 
     def _image_and_text(self, rng: np.random.Generator, inputs: Results) -> tuple[Keeps, Keeps]:
         patches = math.prod(patch_grid(*_first(inputs, "image").shape[-2:]))
-        views = {
-            "text": masking.keep_tokens(
-                rng, self._word_starts(inputs), self.ratios["text"], self.ratios["joint_text"]
-            ),
-            "image": masking.keep_patches(
-                rng, patches, self.ratios["image"], self.ratios["joint_image"]
-            ),
-        }
-        unimodal, joint = ({name: pair[view] for name, pair in views.items()} for view in (0, 1))
-        return unimodal, joint
+        starts, ratios = self._word_starts(inputs), self.ratios
+        text = masking.keep_tokens(rng, starts, ratios["text"], ratios["joint_text"])
+        image = masking.keep_patches(rng, patches, ratios["image"], ratios["joint_image"])
+        return {"text": text[0], "image": image[0]}, {"text": text[1], "image": image[1]}
 
     def _audio_and_text(self, rng: np.random.Generator, inputs: Results) -> tuple[Keeps, Keeps]:
         frames = num_audio_frames(len(_first(inputs, "audio")))
