@@ -32,23 +32,18 @@ def load_audio(path: str | Path | bytes) -> np.ndarray:
     Raises:
         AudioError: if the file is missing, broken or empty, or has infinite or NaN samples.
     """
-    source: str | Path | BytesIO
-    if isinstance(path, bytes):
-        source, path = BytesIO(path), "audio in memory"
-    elif not Path(path).is_file():
+    name = "audio in memory" if isinstance(path, bytes) else path
+    if not isinstance(path, bytes) and not Path(path).is_file():
         raise AudioError(f"{path}: no such file. Check the path and the data root.")
-    else:
-        source = path
+    source = BytesIO(path) if isinstance(path, bytes) else path
     try:
-        samples, rate = soundfile.read(source, dtype="float32", always_2d=True)
+        return to_mono_16k(*soundfile.read(source, dtype="float32", always_2d=True))
     except soundfile.SoundFileError as error:
         raise AudioError(
-            f"{path} cannot be decoded: {error} Convert it to wav or flac, or leave it out."
+            f"{name} cannot be decoded: {error} Convert it to wav or flac, or leave it out."
         ) from None
-    try:
-        return to_mono_16k(samples, rate)
     except AudioError as error:
-        raise AudioError(f"{path}: {error}") from None
+        raise AudioError(f"{name}: {error}") from None
 
 
 def to_mono_16k(samples: np.ndarray, rate: int) -> np.ndarray:

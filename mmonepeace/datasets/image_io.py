@@ -92,24 +92,20 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 
 def _open(path: str | Path | bytes, at_least: int | None) -> Image.Image:
-    source: str | Path | BytesIO
-    if isinstance(path, bytes):
-        source, path = BytesIO(path), "an image in memory"
-    elif not Path(path).is_file():
+    name = "an image in memory" if isinstance(path, bytes) else path
+    if not isinstance(path, bytes) and not Path(path).is_file():
         raise ImageError(f"{path}: no such file. Check the path and the data root.")
-    else:
-        source = path
     try:
-        with Image.open(source) as image:
+        with Image.open(BytesIO(path) if isinstance(path, bytes) else path) as image:
             if at_least:
                 image.draft(None, (at_least, at_least))
             return _pillow_to_rgb(ImageOps.exif_transpose(image))
     except ImageError as error:
-        raise ImageError(f"{path}: {error}") from None
+        raise ImageError(f"{name}: {error}") from None
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{path}: {error} Scale it down beforehand.") from None
+        raise ImageError(f"{name}: {error} Scale it down beforehand.") from None
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
-        raise ImageError(f"{path} cannot be read as an image: {error} Leave it out.") from None
+        raise ImageError(f"{name} cannot be read as an image: {error} Leave it out.") from None
 
 
 def _pillow_to_rgb(image: Image.Image) -> Image.Image:

@@ -53,9 +53,8 @@ def _rows(
             continue
         for modality, value in row.items():
             if not isinstance(value, str):
-                raise ManifestError(
-                    f"line {number}: {columns[modality]} is {value!r}, expected a string."
-                )
+                column = columns[modality]
+                raise ManifestError(f"line {number}: {column} is {value!r}, expected a string.")
         rows.append(row)
     missing = sorted(set(columns.values()) - set(names))
     if missing:

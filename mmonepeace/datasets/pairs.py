@@ -22,10 +22,10 @@ class Source(NamedTuple):
     """A manifest of a data set.
 
     Attributes:
-        path: of the file, relative to the `data_root` of the data set.
+        path: relative to the `data_root` of the data set.
         columns: modality -> its column.
-        repeat: how often an epoch has each row. 2.5 repeats each row twice, and every second one a
-            third time; 0.1 takes every tenth row only, always the same ones.
+        repeat: how often an epoch has each row. 2.5: twice, and every second row a third time; 0.1:
+            only every tenth row, always the same ones.
     """
 
     path: str
@@ -33,8 +33,7 @@ class Source(NamedTuple):
     repeat: float = 1
 
     def times(self, row: int) -> int:
-        """How often an epoch has a row."""
-        # Copies are spread evenly: of n rows, the first i have floor(i * repeat) of them.
+        """How often an epoch has a row: the first i rows have floor(i * repeat) copies."""
         return math.floor((row + 1) * self.repeat) - math.floor(row * self.repeat)
 
 
@@ -112,7 +111,7 @@ class PairDataset(BaseDataset):
             self.broken = BrokenSamples(len(self), self.max_broken)
 
     def get_subset_(self, indices: Sequence[int] | int) -> None:
-        """See `BaseDataset`; rows get new indices, so broken samples are counted from 0."""
+        """See `BaseDataset`; broken samples are counted again, because rows get new indices."""
         super().get_subset_(indices)
         self.broken = BrokenSamples(len(self), self.max_broken)
 
@@ -149,9 +148,7 @@ class PairDataset(BaseDataset):
         record = self.get_data_info(index)
         for key in PATH_KEYS:
             if key in record and not Path(record[key]).is_file():
-                raise MissingError(
-                    f"{record[key]}: no such file. Check the path and the data root."
-                )
+                raise MissingError(f"{record[key]}: no such file. Check the path and data root.")
         return self.pipeline(record | {"seed": (self.seed, epoch, index)})
 
     def _name(self, index: int) -> str:

@@ -11,7 +11,7 @@ from mmonepeace.registry import DATA_SAMPLERS
 
 
 class EpochIndex(NamedTuple):
-    """Index of a sample and number of the epoch, on which its random transforms depend."""
+    """Index of a sample, and the epoch, on which its random transforms depend."""
 
     index: int
     epoch: int
