@@ -25,20 +25,20 @@ class OnePeaceViTAdapter(OnePeace):
     """`OnePeace` that returns maps of strides 4, 8, 16 and 32, for images of any height and width.
 
     Args:
-        arch: see `OnePeace`; so are all options that are not named here.
-        interaction_indexes: four (first block, last block); maps and tokens inform each other
-            between these groups. None: four groups of equal size.
+        arch: see `OnePeace`.
+        interaction_indexes: four (first block, last block); maps and tokens interact before and
+            after each group of blocks. None: four groups of equal size.
         spatial_dim: channels of the convolutional stem.
-        deform_heads: heads of deformable attention; None: those of the encoder.
-        deform_points: points that a head looks at, on each level.
-        deform_ratio: width of its values, as a part of the encoder's.
-        ffn_ratio: width of the convolutional FFN, as a part of the encoder's.
-        norm_cfg: of the convolutions; BN when training on a CPU.
-        drop_path_rate: see `OnePeace`; the adapter's FFNs have it too.
+        deform_heads: heads of deformable attention; None: as many as the encoder's.
+        deform_points: sampling points per head and level.
+        deform_ratio: width of the values, relative to the encoder's.
+        ffn_ratio: width of the convolutional FFN, relative to the encoder's.
+        norm_cfg: of the convolutions; use BN when training on a CPU.
+        drop_path_rate: see `OnePeace`; also of the adapter's FFNs.
         kwargs: see `OnePeace`, but for `out_indices`, `out_type` and `final_norm`.
 
     Raises:
-        ValueError: for groups that do not follow each other from the first block to the last.
+        ValueError: for groups that are not consecutive from the first block to the last.
     """
 
     allow_missing = ("vit_adapter\\.",)
@@ -72,7 +72,7 @@ class OnePeaceViTAdapter(OnePeace):
         )
 
     def forward(self, images_B3HW: Tensor) -> tuple[Tensor, ...]:
-        """Feature maps of images of any one size.
+        """Feature maps of a batch of images, whose size may be any.
 
         Args:
             images_B3HW: (B, 3, H, W), RGB, normalised with `spec.IMAGE_MEAN`, `spec.IMAGE_STD`.
@@ -84,7 +84,7 @@ class OnePeaceViTAdapter(OnePeace):
         padded = F.pad(images_B3HW, (0, -width % _COARSEST, 0, -height % _COARSEST))
         tokens = self.adapters["image"](padded)
         maps = self.vit_adapter(padded, tokens.x_BLD, self.layers.runner(tokens))
-        # Cells that lie wholly in the padding would shift what heads resize to the image.
+        # Cells that are all padding would shift what heads resize to the image.
         return tuple(
             x[..., : -(-height // stride), : -(-width // stride)]
             for x, stride in zip(maps, (4, 8, 16, 32), strict=True)
@@ -92,7 +92,7 @@ class OnePeaceViTAdapter(OnePeace):
 
 
 def _groups(indexes: Sequence[Sequence[int]] | None, depth: int) -> list[tuple[int, int]]:
-    """Four groups of blocks that follow each other."""
+    """Four consecutive groups of blocks."""
     if indexes is None:
         cuts = [depth * i // 4 for i in range(5)]
         indexes = [(start, stop - 1) for start, stop in pairwise(cuts)]
@@ -101,6 +101,6 @@ def _groups(indexes: Sequence[Sequence[int]] | None, depth: int) -> list[tuple[i
     if len(groups) != 4 or blocks != list(range(depth)) or any(a > b for a, b in groups):
         raise ValueError(
             f"interaction_indexes are {groups}; expected four (first block, last block) that "
-            f"cover the {depth} blocks in their order."
+            f"cover the {depth} blocks in order."
         )
     return groups

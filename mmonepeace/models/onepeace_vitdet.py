@@ -26,19 +26,19 @@ from mmonepeace.spec import PATCH_SIZE, PRETRAIN_IMG_SIZE, Arch, get_arch, patch
 class OnePeaceViTDet(OnePeace):
     """`OnePeace` for detection on large images of any height and width.
 
-    Most blocks attend within windows, some globally. Relative position bias is resampled evenly,
-    not geometrically, and blocks add decomposed relative positions of their own, as in ViTDet.
+    Most blocks attend within windows, some globally. Relative position bias is resampled bicubically,
+    not geometrically, and blocks add their own decomposed relative positions, as in ViTDet.
 
     Args:
-        arch: see `OnePeace`; so are all options that are not named here.
+        arch: see `OnePeace`.
         img_size: side in pixels of the square image whose grid the absolute positions, and the
-            decomposed ones of global blocks, are kept for.
-        rpb: "shared", one table of the pretraining's grid for all blocks, as the official
-            detector; "per_block", a table for each, of its window or of the pretraining's grid.
+            decomposed relative positions of global blocks, are kept for.
+        rpb: "shared", one table of the pretraining grid for all blocks, as in the official
+            detector; "per_block", one per block, for its window or for the pretraining grid.
         window_size: side of a window, in patches.
-        global_blocks: blocks that attend globally; None: every fourth, as in the official recipe.
+        global_blocks: blocks with global attention; None: every fourth, as in the official recipe.
         decomposed: whether blocks have decomposed relative positions.
-        kwargs: see `OnePeace`, but for `modalities` and `out_type`.
+        kwargs: see `OnePeace`, except `modalities` and `out_type`.
 
     Source: ViTDet, arXiv 2203.16527, and the official ONE-PEACE detector.
     """
@@ -62,7 +62,7 @@ class OnePeaceViTDet(OnePeace):
                 f"window_size is {window_size} and global_blocks are {list(chosen)}; expected a "
                 f"positive side and blocks from 0 to {depth - 1}."
             )
-        # Set before the parent builds its layers, which ask for them.
+        # Set before the parent class builds the layers, which read them.
         self.windows = [None if block in chosen else window_size for block in range(depth)]
         self.grid_sides = [window or img_size // PATCH_SIZE for window in self.windows]
         self.decomposed = decomposed
@@ -83,7 +83,7 @@ class OnePeaceViTDet(OnePeace):
         return FusionEncoder(self.arch.depth, layer, drop_path_rate, with_cp)
 
     def forward(self, images_B3HW: Tensor) -> tuple[Tensor, ...]:
-        """Feature maps of images of any one size.
+        """Feature maps of a batch of images, whose size may be any.
 
         Args:
             images_B3HW: (B, 3, H, W), RGB, normalised with `spec.IMAGE_MEAN`, `spec.IMAGE_STD`.
@@ -97,11 +97,11 @@ class OnePeaceViTDet(OnePeace):
             tokens,
             x_BLD=tokens.x_BLD.unflatten(1, grid),  # (B, h, w, D), which GridLayer works on
             bias=partial(self._bias, grid),
-            shared_bias=False,  # windows and whole maps differ
+            shared_bias=False,  # windows and full maps differ
         )
         outputs = self.layers(maps, self.out_indices)
         self._normalise_last(outputs)
-        # See `SimpleFeaturePyramid`: convolutions of other necks would pass the order on.
+        # Convolutions of other necks would keep channels last, see `SimpleFeaturePyramid`.
         return tuple(x.permute(0, 3, 1, 2).contiguous() for x in outputs)
 
     def _bias(self, grid: Grid, block: int, dtype: torch.dtype) -> Tensor | GridBias:

@@ -1,6 +1,6 @@
-"""A window that slides over pictures: where it stops, how stops blend, rows as they are finished.
+"""Sliding window inference: positions of the window, blending, rows of the result as they finish.
 
-Shapes: C channels of the result, H rows, W columns.
+Shapes: N images, C channels of the result, H rows, W columns.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,58 +12,57 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# What is left of a smooth window at its edges, in parts of its centre: never zero, since the
-# sum of weights is divided by, and little, so that a window comes and goes without a step.
+# Weight of a smooth window at its edges, relative to its centre: not zero, since weights are divided
+# by their sum, and small, so that a window fades in and out without a step.
 _SMOOTH_FLOOR = 1e-3
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """First pixels of the windows along a side; the last one is moved back to end with the side.
+    """First pixels of the windows along a side; the last window is moved back to end with the side.
 
     Args:
         length: of the side, at least `window`.
         window: length of a window.
-        stride: between windows.
+        stride: distance between windows.
 
     Source: mmsegmentation's sliding window.
     """
-    stops = -(-(length - window) // stride) + 1
-    return [min(i * stride, length - window) for i in range(stops)]
+    count = -(-(length - window) // stride) + 1
+    return [min(i * stride, length - window) for i in range(count)]
 
 
 def window_weights(starts: list[int], window: int, blend: Literal["mean", "smooth"]) -> Tensor:
-    """Shares of the windows along a side in the pixels that they cover.
+    """Weights of the windows along a side, for a weighted mean where they overlap.
 
     Args:
         starts: first pixels of the windows, which leave no gap.
         window: length of a window.
-        blend: "mean", all windows alike; "smooth", a raised cosine, so that the share of a window
-            falls towards its edges.
+        blend: "mean", equal weights; "smooth", a raised cosine, lower towards the edges.
 
     Returns:
-        (windows, window) float32, positive; over each pixel of the side they sum to one.
+        (windows, window) float32, positive; at each pixel of the side they sum to one.
     """
     shape = torch.ones(window, dtype=torch.float64)
     if blend == "smooth":
         phase = (torch.arange(window, dtype=torch.float64) + 0.5) / window * torch.pi
         shape = _SMOOTH_FLOOR + (1 - _SMOOTH_FLOOR) * phase.sin().square()
-    places = torch.tensor(starts)[:, None] + torch.arange(window)
+    pixels = torch.tensor(starts)[:, None] + torch.arange(window)
     total = torch.zeros(starts[-1] + window, dtype=torch.float64)
-    total.index_add_(0, places.flatten(), shape.repeat(len(starts)))
-    return (shape / total[places]).float()
+    total.index_add_(0, pixels.flatten(), shape.repeat(len(starts)))
+    return (shape / total[pixels]).float()
 
 
 @dataclass(frozen=True)
 class SlidingWindow:
-    """A window that slides over pictures, and how its results are put together.
+    """A window that slides over images, and how its results are combined.
 
     Args:
-        crop_size: (height, width) of the window; it shrinks to a smaller picture.
+        crop_size: (height, width) of the window; smaller in an image that is smaller.
         stride: (vertical, horizontal) distance between windows, at most `crop_size`.
-        crop_batch: windows that the model sees at once.
-        blend: "mean", each window counts alike, as in mmsegmentation; "smooth", less towards its
-            edges, where it knows little of the surroundings.
-        accumulate_device: where results are summed, if not where the pictures are.
+        crop_batch: windows per forward pass of the model.
+        blend: "mean", windows have equal weights, as in mmsegmentation; "smooth", pixels count less
+            towards the edges of a window, where the model sees less context.
+        accumulate_device: where results are summed; None: the device of the images.
 
     Raises:
         ValueError: naming the value and what it should be.
@@ -84,8 +83,8 @@ class SlidingWindow:
                 or not all(isinstance(side, int) and side > 0 for side in pair)
             ):
                 raise ValueError(
-                    f"{name} is {pair!r}, it should be (height, width), two positive whole "
-                    f"numbers. Set test_cfg.{name}, such as (512, 512)."
+                    f"{name} is {pair!r}, it should be (height, width), two positive integers. "
+                    f"Set test_cfg.{name}, such as (512, 512)."
                 )
         if any(step > side for step, side in zip(self.stride, self.crop_size, strict=True)):
             raise ValueError(
@@ -95,8 +94,8 @@ class SlidingWindow:
             )
         if not isinstance(self.crop_batch, int) or self.crop_batch < 1:
             raise ValueError(
-                f"crop_batch is {self.crop_batch!r}, it should be a positive whole number. Set "
-                "test_cfg.crop_batch to the crops that fit into the memory at once, such as 4."
+                f"crop_batch is {self.crop_batch!r}, it should be a positive integer. Set "
+                "test_cfg.crop_batch to the number of crops that fit into memory, such as 4."
             )
         if self.blend not in ("mean", "smooth"):
             raise ValueError(
@@ -106,7 +105,7 @@ class SlidingWindow:
             torch.device(self.accumulate_device or "cpu")
         except (RuntimeError, TypeError):
             raise ValueError(
-                f"accumulate_device is {self.accumulate_device!r}, it should be a device of torch. "
+                f"accumulate_device is {self.accumulate_device!r}, it should be a torch device. "
                 "Set test_cfg.accumulate_device to 'cpu' or 'cuda', or leave it out."
             ) from None
 
@@ -114,20 +113,20 @@ class SlidingWindow:
     def bands(
         self, images: Tensor, encode: Callable[[Tensor, list[int]], Tensor]
     ) -> Iterator[tuple[int, int, Tensor]]:
-        """Rows of the result as soon as no further window covers them.
+        """Rows of the result as soon as no further window covers them, without gradients.
 
-        One picture comes after the other, and its bands from top to bottom without a gap. Only
-        the sums of one row of windows are held: C x crop height x W numbers, however high and
-        however many the pictures are. No gradients flow.
+        Images come one after the other, and the bands of an image from top to bottom without a gap.
+        Only one row of windows is held: C x crop height x W values, whatever the height and number
+        of the images.
 
         Args:
             images: (N, 3, H, W).
-            encode: gives for crops (B, 3, h, w), and the pictures that they are from, their
+            encode: maps crops (B, 3, h, w), and the indices of the images that they are from, to
                 results (B, C, h, w).
 
         Yields:
-            number of the picture, first row of the band, and the band (C, rows, W) in float32,
-            which is overwritten when the next one is asked for.
+            index of the image, first row of the band, and the band (C, rows, W) in float32, which
+            the next iteration overwrites.
         """
         count, _, height, width = images.shape
         h, w = min(height, self.crop_size[0]), min(width, self.crop_size[1])
@@ -137,9 +136,9 @@ class SlidingWindow:
         row_weights = window_weights(tops, h, self.blend).to(device)
         column_weights = window_weights(lefts, w, self.blend).to(device)
         sums = None
-        places = list(product(range(count), range(len(tops)), range(len(lefts))))
-        for start in range(0, len(places), self.crop_batch):
-            batch = places[start : start + self.crop_batch]
+        windows = list(product(range(count), range(len(tops)), range(len(lefts))))
+        for start in range(0, len(windows), self.crop_batch):
+            batch = windows[start : start + self.crop_batch]
             crops = [
                 images[i, :, tops[r] : tops[r] + h, lefts[c] : lefts[c] + w] for i, r, c in batch
             ]
@@ -156,18 +155,18 @@ class SlidingWindow:
                 for plane in sums:  # one by one: a copy of all would cost as much as the sums
                     plane[: h - done] = plane[done:].clone()
                 sums[:, h - done :] = 0
-            del results, result  # the next crops need their room
+            del results, result  # frees memory for the next crops
 
 
 class BandResizer:
-    """Flip and bilinear resizing of a map of which bands of rows come from top to bottom.
+    """Flip and bilinear resizing of a map that arrives in bands of rows, from top to bottom.
 
-    Equal to `F.interpolate` of the whole flipped map. A row of the output needs two neighbouring
+    Equal to `F.interpolate` of the full flipped map. A row of the output needs two neighbouring
     rows of the input, so one row is kept from band to band.
 
     Args:
-        height: rows of the whole map.
-        size: (height, width) of the whole output.
+        height: rows of the full map.
+        size: (height, width) of the full output.
         align_corners: as in `F.interpolate`.
         flip: direction, None for no flip. After a vertical one the output comes from the bottom.
 
@@ -187,7 +186,7 @@ class BandResizer:
                 f"flip_direction is {flip!r}, it should be 'horizontal', 'vertical' or 'diagonal'. "
                 "Set it in RandomFlip of the pipeline."
             )
-        # float32 factors and one rounding, as in `F.interpolate`: rows in the thousands would tell.
+        # float32 factors and one rounding, as in `F.interpolate`: it matters for thousands of rows.
         rows = torch.arange(size[0], dtype=torch.float64)
         if align_corners:
             source = rows * torch.tensor((height - 1) / max(size[0] - 1, 1)).double()
@@ -195,8 +194,8 @@ class BandResizer:
             source = (rows + 0.5) * torch.tensor(height / size[0]).double() - 0.5
         source = source.float().clamp(min=0)
         self.upper = source.long().clamp(max=height - 1)
-        self.share = (source - self.upper).clamp(max=1)[:, None]  # of the lower row
-        self.lower = (self.upper + (self.share[:, 0] > 0)).clamp(max=height - 1)
+        self.weight = (source - self.upper).clamp(max=1)[:, None]  # of the lower row
+        self.lower = (self.upper + (self.weight[:, 0] > 0)).clamp(max=height - 1)
         if flip in ("vertical", "diagonal"):
             self.upper, self.lower = height - 1 - self.upper, height - 1 - self.lower
         self.needed = torch.maximum(self.upper, self.lower)
@@ -204,35 +203,36 @@ class BandResizer:
         self.mirrored = flip in ("horizontal", "diagonal")
         self.width = size[1]
         self.align_corners = align_corners
-        self.seen = 0
-        self.kept: Tensor | None = None
+        self.rows_seen = 0
+        self.last_row: Tensor | None = None
 
     def __call__(self, band: Tensor) -> tuple[slice, Tensor]:
-        """Resize what the next band makes possible.
+        """Resize the rows of the output that the next band completes.
 
         Args:
             band: (C, rows, W), the rows below the last band, at least one.
 
         Returns:
-            the rows of the output that can be told now, perhaps none, and their values.
+            the completed rows of the output, perhaps none, and their values.
         """
-        rows = band.shape[1]
+        height = band.shape[1]
         if self.mirrored:
             band = band.flip(2)
         if band.shape[2] != self.width:
             band = F.interpolate(
-                band[None], (rows, self.width), mode="bilinear", align_corners=self.align_corners
+                band[None], (height, self.width), mode="bilinear", align_corners=self.align_corners
             )[0]
-        first = self.seen
-        self.seen += rows
+        first = self.rows_seen
+        self.rows_seen += height
         if self.same_rows:
-            return slice(first, self.seen), band
-        numbers = ((self.needed >= first) & (self.needed < self.seen)).nonzero().flatten().tolist()
-        place = slice(numbers[0], numbers[-1] + 1) if numbers else slice(0, 0)
-        if self.kept is not None:
-            band = torch.cat([self.kept, band], 1)
+            return slice(first, self.rows_seen), band
+        complete = (self.needed >= first) & (self.needed < self.rows_seen)
+        indices = complete.nonzero().flatten().tolist()
+        rows = slice(indices[0], indices[-1] + 1) if indices else slice(0, 0)
+        if self.last_row is not None:
+            band = torch.cat([self.last_row, band], 1)
             first -= 1
-        self.kept = band[:, -1:].clone()
-        upper = band[:, (self.upper[place] - first).to(band.device)]
-        lower = band[:, (self.lower[place] - first).to(band.device)]
-        return place, upper.lerp(lower, self.share[place].to(band))
+        self.last_row = band[:, -1:].clone()
+        upper = band[:, (self.upper[rows] - first).to(band.device)]
+        lower = band[:, (self.lower[rows] - first).to(band.device)]
+        return rows, upper.lerp(lower, self.weight[rows].to(band))
