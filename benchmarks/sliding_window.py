@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIG = ROOT / "configs/seg/onepeace-tiny_upernet_ade20k-512.py"
+CONFIG = ROOT / "configs/seg/onepeace-base_upernet_ade20k-512.py"
 GB = 10**9
 
 
@@ -66,15 +66,19 @@ def measure(args: Namespace, picture: Path, test_cfg: dict | None, out: Path) ->
     from mmengine.model import revert_sync_batchnorm
     from mmseg.apis import inference_model, init_model
 
+    from mmonepeace.models.widths import fill_widths
+
     cfg = Config.fromfile(CONFIG)
     cfg.test_pipeline = [dict(type="LoadImageFromFile"), dict(type="PackSegInputs")]
+    cfg.model.backbone.arch = "tiny"
     cfg.model.decode_head.update(channels=args.channels, num_classes=args.classes)
     cfg.model.auxiliary_head = None
     cfg.model.test_cfg = dict(
         mode="slide", crop_size=[args.crop] * 2, stride=[args.stride] * 2, **(test_cfg or {})
     )
     if test_cfg is None:
-        cfg.model.type = "mmseg.EncoderDecoder"
+        # mmseg's own type does not fill in widths.
+        cfg.model = {**fill_widths(cfg.model), "type": "mmseg.EncoderDecoder"}
     torch.manual_seed(0)
     model = revert_sync_batchnorm(init_model(cfg, device="cpu"))
     torch.nn.init.normal_(model.decode_head.conv_seg.weight)  # so that labels differ

@@ -36,6 +36,7 @@ from mmonepeace.models import (
     OnePeaceRetriever,
 )
 from mmonepeace.models.onepeace import as_arguments
+from mmonepeace.models.widths import fill_widths
 from mmonepeace.registry import MODELS
 from mmonepeace.spec import LAYER_SCALE_INIT, SAMPLE_RATE, VOCAB_SIZE, get_arch, num_audio_frames
 
@@ -91,12 +92,12 @@ def upernet(args: argparse.Namespace, kind: str = OUR_SEGMENTOR) -> nn.Module:
     from mmengine.registry import DefaultScope
 
     mmseg_models()
-    cfg = Config.fromfile(ROOT / f"configs/seg/onepeace-{args.arch}_upernet_ade20k-512.py")
-    cfg.model.backbone.update(init_cfg=None, drop_path_rate=0.0)  # all runs compute the same
+    cfg = Config.fromfile(ROOT / "configs/seg/onepeace-base_upernet_ade20k-512.py")
+    cfg.model.backbone.update(arch=args.arch, drop_path_rate=0.0)  # all runs compute the same
     # With the 512 channels of the recipe most of the time is the head's.
     cfg.model.decode_head.channels = 64
     cfg.model.test_cfg = dict(mode="slide", crop_size=(512, 512), stride=(341, 341))
-    cfg.model.type = kind
+    cfg.model = {**fill_widths(cfg.model), "type": kind}  # mmseg's own type does not fill them in
     with DefaultScope.overwrite_default_scope("mmseg"):
         return revert_sync_batchnorm(MODELS.build(cfg.model)).to(args.device)
 

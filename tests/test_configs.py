@@ -1,20 +1,27 @@
 """Every config loads, dumps, reads back and builds; inheritance is two levels deep."""
 
+import argparse
 import ast
-import math
+import re
+import shlex
+import shutil
+from functools import cache
 
+import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.registry import DATASETS, MODELS, PARAM_SCHEDULERS, init_default_scope
 
 from mmonepeace import checks
 from mmonepeace.engine import run_options
+from mmonepeace.spec import ARCHS, IMAGE_MEAN, IMAGE_STD
 from tests.conftest import ROOT
 
 CONFIGS = ROOT / "configs"
 RECIPES = sorted(p for p in CONFIGS.rglob("*.py") if "_base_" not in p.parts)
-PRETRAINING = [p for p in RECIPES if "runner_type" in Config.fromfile(p)]
+read = cache(Config.fromfile)  # for what only reads a config
+PRETRAINING = [p for p in RECIPES if "runner_type" in read(p)]
 BASES = sorted((CONFIGS / "_base_").rglob("*.py"))
 
 
@@ -23,10 +30,23 @@ def name(path):
 
 
 def marked(path):
-    """A recipe; those of mmdet and mmpretrain need what the base environment has not."""
-    cfg = Config.fromfile(path)
-    needs = cfg.default_scope in ("mmdet", "mmpretrain") or "mmdet." in cfg.pretty_text
-    return pytest.param(path, marks=[pytest.mark.ops] if needs else [], id=name(path))
+    """A recipe; those of mmdet and mmpretrain need what the base environment does not have."""
+    return pytest.param(path, marks=[pytest.mark.ops] if needs_ops(path) else [], id=name(path))
+
+
+def needs_ops(path):
+    cfg = read(path)
+    return cfg.default_scope in ("mmdet", "mmpretrain") or "mmdet." in cfg.pretty_text
+
+
+def docstring(path):
+    return ast.get_docstring(ast.parse(path.read_text()))
+
+
+def build(cfg, device="meta"):
+    init_default_scope(cfg.default_scope)
+    with torch.device(device):
+        return MODELS.build(cfg.model)
 
 
 @pytest.mark.parametrize("path", map(marked, RECIPES))
@@ -34,9 +54,10 @@ def test_recipe_loads_dumps_and_builds(path, tmp_path):
     cfg = Config.fromfile(path)
     cfg.dump(tmp_path / "dumped.py")
     assert Config.fromfile(tmp_path / "dumped.py").to_dict() == cfg.to_dict()
-    init_default_scope(cfg.default_scope)
-    with torch.device("cpu" if path.parent.name == "tiny" else "meta"):
-        MODELS.build(cfg.model)
+    model = build(cfg, "cpu" if path.parent.name == "tiny" else "meta")
+    if path.parent.name == "tiny" and hasattr(model.data_preprocessor, "mean"):
+        mean, std = model.data_preprocessor.mean.flatten(), model.data_preprocessor.std.flatten()
+        torch.testing.assert_close(torch.stack([mean, std]), torch.tensor([IMAGE_MEAN, IMAGE_STD]))
     assert cfg.auto_scale_lr
     assert cfg.randomness
     if path in PRETRAINING:
@@ -85,16 +106,16 @@ def test_learning_rates_of_pretraining_are_the_official_ones(recipe, peak, warm_
         for s in cfg.param_scheduler
     ]
     steps, low = cfg.train_cfg.max_iters, 1e-6
-    for t in range(steps):
-        if t < warm_up:
-            expected = low + t * (peak - low) / warm_up
-        else:
-            cosine = math.cos(math.pi * (t - warm_up) / (steps - warm_up))
-            expected = low + 0.5 * (peak - low) * (1 + cosine)
-        assert optimizer.param_groups[0]["lr"] == pytest.approx(expected, rel=1e-6), t
+    found = []
+    for _ in range(steps):
+        found.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         for scheduler in schedulers:
             scheduler.step()
+    t = np.arange(steps)
+    cosine = 1 + np.cos(np.pi * (t - warm_up) / (steps - warm_up))
+    expected = low + (peak - low) * np.where(t < warm_up, t / warm_up, cosine / 2)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def _has_masks(cfg):
@@ -108,9 +129,76 @@ def _classes(cfg):
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)
 def test_recipe_says_what_it_is_and_how_to_run_it(path):
-    doc = ast.get_docstring(ast.parse(path.read_text()))
     for word in ("Run:", "Needs:", "Expect:"):
-        assert word in doc
+        assert word in docstring(path)
+
+
+def header_options():
+    """Each `--cfg-options` line of a recipe's header."""
+    for path in RECIPES:
+        for line in re.findall(r"--cfg-options (.*)", docstring(path)):
+            marks = [pytest.mark.ops] if needs_ops(path) else []
+            yield pytest.param(path, line, marks=marks, id=f"{name(path)}: {line[:40]}")
+
+
+def overridden(path, line):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction)
+    options = parser.parse_args(["--cfg-options", *shlex.split(line)]).cfg_options
+    cfg = Config.fromfile(path)
+    checks.apply_overrides(cfg, options)
+    return cfg, options
+
+
+@pytest.mark.parametrize(("path", "line"), header_options())
+def test_options_of_a_header_are_taken_and_build(path, line):
+    cfg, options = overridden(path, line)
+    for key, value in options.items():
+        node = cfg
+        for part in key.split("."):
+            node = node[int(part) if isinstance(node, list) else part]
+        assert node == value
+    model = build(cfg)
+    if "model.backbone.arch" in options:
+        assert model.backbone.arch == ARCHS[options["model.backbone.arch"]]
+
+
+def test_a_crop_is_one_number_of_the_data_set(tmp_path):
+    path = CONFIGS / "seg/onepeace-base_upernet_ade20k-512.py"
+    (line,) = re.findall(r"640 px --cfg-options (.*)", docstring(path))
+    expected, _ = overridden(path, line)
+    shutil.copytree(CONFIGS, tmp_path / "configs")
+    data = tmp_path / "configs/_base_/datasets/ade20k_512.py"
+    text = data.read_text()
+    assert text.count("crop = 512") == 1
+    data.write_text(text.replace("crop = 512", "crop = 640"))
+    found = Config.fromfile(tmp_path / "configs" / path.relative_to(CONFIGS))
+    for key in ("model", "train_dataloader", "val_dataloader", "test_dataloader"):
+        assert found[key] == expected[key]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [marked(p) for p in RECIPES if p.parent.name != "tiny" and p not in PRETRAINING],
+)
+def test_another_arch_is_one_change(path):
+    cfg = Config.fromfile(path)
+    cfg.model.backbone.arch = "small"
+    assert build(cfg).backbone.arch == ARCHS["small"]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name)
+def test_a_variant_of_a_recipe_is_short_and_has_no_variant_itself(path):
+    (bases,) = re.findall(r"^_base_ = (\[.*?\])", path.read_text(), re.MULTILINE | re.DOTALL)
+    parents = [path.parent / base for base in ast.literal_eval(bases) if "_base_" not in base]
+    for parent in parents:
+        assert len(path.read_text().split('"""')[-1].splitlines()) <= 25  # below the header
+        assert '_base_ = ["./' not in parent.read_text()
+
+
+def test_normalisation_has_one_home():
+    for path in RECIPES + BASES:
+        assert str(IMAGE_MEAN[0]) not in path.read_text(), name(path)
 
 
 @pytest.mark.parametrize("path", BASES, ids=name)

@@ -27,8 +27,9 @@ def test_wheel_holds_package_configs_and_tools_and_works(tmp_path):
     assert done.returncode == 0, done.stderr
     wheel = next(tmp_path.glob("mmonepeace-*.whl"))
     names = zipfile.ZipFile(wheel).namelist()
+    modules = [str(path.relative_to(ROOT)) for path in (ROOT / "mmonepeace").rglob("*.py")]
     for name in (
-        "mmonepeace/models/onepeace.py",
+        *modules,
         "mmonepeace/py.typed",
         "mmonepeace/visualization/gallery.html",
         "mmonepeace/.mim/configs/onepeace_upernet_ade20k.py",

@@ -1,4 +1,4 @@
-"""Runtime shared by recipes of image classification: logging, checkpoints, pictures, TTA."""
+"""Runtime shared by recipes of image classification: logging, checkpoints, TTA."""
 
 default_scope = "mmpretrain"
 env_cfg = dict(

@@ -1,4 +1,4 @@
-"""Runtime shared by recipes of detection: logging, checkpoints, pictures, TTA."""
+"""Runtime shared by recipes of detection: logging, checkpoints, drawn predictions, TTA."""
 
 default_scope = "mmdet"
 env_cfg = dict(
@@ -30,6 +30,5 @@ randomness = dict(seed=0)
 auto_scale_lr = dict(enable=False, base_batch_size=16)
 # mmdet merges boxes, not masks: recipes with masks have no tta_pipeline.
 tta_model = dict(
-    type="DetTTAModel",
-    tta_cfg=dict(nms=dict(type="nms", iou_threshold=0.5), max_per_img=100),
+    type="DetTTAModel", tta_cfg=dict(nms=dict(type="nms", iou_threshold=0.5), max_per_img=100)
 )

@@ -1,4 +1,4 @@
-"""Runtime shared by all recipes: logging, checkpoints, pictures, TTA."""
+"""Runtime shared by recipes of segmentation: logging, checkpoints, drawn predictions, TTA."""
 
 default_scope = "mmseg"
 env_cfg = dict(

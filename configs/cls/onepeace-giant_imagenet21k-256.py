@@ -1,7 +1,7 @@
 """The intermediate fine-tuning of the released ONE-PEACE classifier, ImageNet-21K at 256 px, 40 epochs.
 
 Run:    tools/dist_train.sh configs/cls/onepeace-giant_imagenet21k-256.py 128
-Needs:  ImageNet-21K in data/imagenet21k/train/SYNSET/*.JPEG, of 19,167 classes, and a part of it in
+Needs:  ImageNet-21K in data/imagenet21k/train/SYNSET/*.JPEG, of 19,167 classes, and some of them in
         data/imagenet21k/val; one-peace-vision.pkl in checkpoints/; 128 GPUs, 24 images each;
         mmpretrain
 Expect: not measured yet
@@ -12,20 +12,16 @@ _base_ = [
     "../_base_/datasets/imagenet21k_256.py",
     "../_base_/schedules/imagenet_40epochs.py",
     "../_base_/cls_runtime.py",
+    "../_base_/vision_branch.py",
 ]
-needs_weights = (
-    "one-peace-vision.pkl, the vision branch that the ONE-PEACE authors publish "
-    "(github.com/OFA-Sys/ONE-PEACE, 'one_peace_vision'), in checkpoints/"
-)
 model = dict(
-    data_preprocessor=dict(num_classes=19167),
     backbone=dict(
         arch="giant",
-        img_size=256,
+        img_size=_base_.size,
         drop_path_rate=0.4,
         with_cp=True,
-        init_cfg=dict(type="Pretrained", checkpoint="checkpoints/one-peace-vision.pkl"),
+        init_cfg=_base_.vision_branch,
     ),
-    head=dict(in_channels=1536, num_classes=19167),
+    head=dict(num_classes=19167),
 )
 auto_scale_lr = dict(base_batch_size=3072)

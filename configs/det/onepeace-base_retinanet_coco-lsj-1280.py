@@ -2,7 +2,7 @@
 
 Run:    tools/dist_train.sh configs/det/onepeace-base_retinanet_coco-lsj-1280.py 16 --checkpoint WEIGHTS
 Needs:  COCO 2017 in data/coco; 16 GPUs, 4 images each; mmdetection, mmcv with compiled ops
-        weights of this size from your own pretraining (none are released), or train longer
+        weights of this size from your own pretraining (none are released), or a longer schedule
 Expect: not measured yet
 """
 
@@ -13,15 +13,9 @@ _base_ = [
     "../_base_/det_runtime.py",
 ]
 model = dict(
-    # In tests too: positions are those of the square.
-    data_preprocessor=dict(pad_size_divisor=1280),
-    backbone=dict(
-        arch="base",
-        img_size=1280,
-        drop_path_rate=0.1,
-        with_cp=True,
-    ),
-    neck=dict(in_channels=768),
+    # In testing too: positions are those of the square.
+    data_preprocessor=dict(pad_size_divisor=_base_.size[0]),
+    backbone=dict(arch="base", img_size=_base_.size[0], drop_path_rate=0.1, with_cp=True),
 )
 train_dataloader = dict(batch_size=4)
 optim_wrapper = dict(paramwise_cfg=dict(decay_rate=0.7))

@@ -5,8 +5,8 @@ Run:    torchrun --nproc-per-node 8 tools/pretrain.py \
 Needs:  20 million random pairs of LAION-2B in shards; COCO val; the official tokenizer; 8 GPUs with
         512 pairs each
 Expect: COCO 5K zero-shot R@1 of 39.94 image to text and 26.94 text to image (table 12, all losses).
-        Not measured here. The paper states neither learning rate nor drop path of this setting:
-        they are the main run's and 0.1.
+        Not measured here. The paper gives neither the learning rate nor the drop path rate of this
+        setting: here they are the main run's and 0.1.
 """
 
 _base_ = [
@@ -16,8 +16,7 @@ _base_ = [
     "../_base_/pretrain_runtime.py",
 ]
 model = dict(
-    stage="vl",
-    backbone=dict(arch="base", modalities=dict(text={}, image={}), drop_path_rate=0.1),
+    stage="vl", backbone=dict(arch="base", modalities=dict(text={}, image={}), drop_path_rate=0.1)
 )
 train_dataloader = dict(batch_size=512, dataset=dict(batch_size=512))
 param_scheduler = [

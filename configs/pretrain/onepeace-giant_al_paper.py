@@ -1,12 +1,12 @@
-"""Stage two of ONE-PEACE with the paper's numbers: sounds and texts, 3072 pairs a step, 10 epochs.
+"""Stage two of ONE-PEACE with the paper's settings: audio and text, 3072 pairs per step, 10 epochs.
 
 Run:    srun ... python tools/pretrain.py configs/pretrain/onepeace-giant_al_paper.py \
             --stage-one CKPT --launcher slurm
 Needs:  the checkpoint of stage one; 2.4 million audio-text pairs (AudioSet, FreeSound, Epidemic
         Sound, AudioCaps and six more) as .tsv files; ESC-50; the official tokenizer; 64 GPUs with
         48 pairs each
-Expect: not measured yet. Of 2.8 G parameters 1.2 G are trained; the audio extractor starts at
-        random, where the paper took WavLM's.
+Expect: not measured yet. Of 2.8 G parameters 1.2 G are trained; the audio extractor starts
+        from random weights, the paper's from WavLM.
 """
 
 _base_ = [

@@ -1,10 +1,10 @@
-"""Stage two of ONE-PEACE as the released script has it: 16 pairs on each of 8 GPUs, 10 epochs.
+"""Stage two of ONE-PEACE as in the released script: 16 pairs on each of 8 GPUs, 10 epochs.
 
 Run:    torchrun --nproc-per-node 8 tools/pretrain.py \
             configs/pretrain/onepeace-giant_al_released.py --stage-one CKPT --launcher pytorch
 Needs:  the checkpoint of stage one; Clotho, AudioCaps and MACS as .tsv files; ESC-50; the official
         tokenizer; 8 GPUs
-Expect: not measured yet. An epoch is counted as 56,870 pairs, one caption a clip: 445 updates.
+Expect: not measured yet. An epoch is counted as 56,870 pairs, one caption per clip: 445 updates.
 """
 
 _base_ = [

@@ -1,9 +1,9 @@
-"""Stage one of ONE-PEACE as the released script has it: COCO's captions, 32 pairs on each of 8 GPUs.
+"""Stage one of ONE-PEACE as in the released script: COCO captions, 32 pairs on each of 8 GPUs.
 
 Run:    torchrun --nproc-per-node 8 tools/pretrain.py \
             configs/pretrain/onepeace-giant_vl_released.py --launcher pytorch
-Needs:  COCO as .tsv files; the official tokenizer; 8 GPUs. 2.8 G parameters take 44 GB a GPU for
-        weights, gradients and AdamW alone (16 bytes each, by arithmetic).
+Needs:  COCO as .tsv files; the official tokenizer; 8 GPUs. 2.8 G parameters take 44 GB per GPU
+        for weights, gradients and AdamW alone (16 bytes each, computed, not measured).
 Expect: not measured yet
 """
 

@@ -2,8 +2,22 @@
 
 Run:    tools/dist_train.sh configs/seg/onepeace-base_upernet_ade20k-512.py 8 --checkpoint WEIGHTS
 Needs:  ADE20K in data/ade; 8 GPUs, 2 images each
-        weights of this size from your own pretraining (none are released), or train longer
+        weights of this size from your own pretraining (none are released), or a longer schedule
 Expect: not measured yet
+Sizes:  tiny   --cfg-options model.backbone.arch=tiny model.backbone.drop_path_rate=0.1 \
+                   optim_wrapper.optimizer.lr=1e-4
+        small  --cfg-options model.backbone.arch=small model.backbone.drop_path_rate=0.1 \
+                   optim_wrapper.optimizer.lr=6e-5
+        large  --cfg-options model.backbone.arch=large model.backbone.drop_path_rate=0.3 \
+                   model.backbone.with_cp=True model.decode_head.channels=1024 \
+                   optim_wrapper.optimizer.lr=2e-5 optim_wrapper.paramwise_cfg.decay_rate=0.95
+Crops:  change `crop` in _base_/datasets/ade20k_512.py, all else follows it; or, for one run,
+        640 px --cfg-options model.backbone.img_size=640 "model.test_cfg.crop_size=(640,640)" \
+                   "model.test_cfg.stride=(426,426)" \
+                   "train_dataloader.dataset.pipeline.2.scale=(2560,640)" \
+                   "train_dataloader.dataset.pipeline.3.crop_size=(640,640)" \
+                   "val_dataloader.dataset.pipeline.1.scale=(2560,640)" \
+                   "test_dataloader.dataset.pipeline.1.scale=(2560,640)"
 """
 
 _base_ = [
@@ -13,15 +27,9 @@ _base_ = [
     "../_base_/runtime.py",
 ]
 model = dict(
-    backbone=dict(
-        arch="base",
-        img_size=512,
-        out_indices=[3, 5, 7, 11],
-        drop_path_rate=0.2,
-    ),
-    neck=dict(embed_dim=768),
-    decode_head=dict(in_channels=[768] * 4, channels=512, num_classes=150),
-    auxiliary_head=dict(in_channels=768, channels=256, num_classes=150),
-    test_cfg=dict(mode="slide", crop_size=(512, 512), stride=(341, 341)),
+    backbone=dict(arch="base", img_size=_base_.crop_size[0], drop_path_rate=0.2),
+    decode_head=dict(channels=512, num_classes=150),
+    auxiliary_head=dict(channels=256, num_classes=150),
+    test_cfg=_base_.sliding_window,
 )
 optim_wrapper = dict(optimizer=dict(lr=3e-5), paramwise_cfg=dict(decay_rate=0.9))

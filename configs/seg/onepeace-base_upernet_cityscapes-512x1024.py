@@ -2,8 +2,11 @@
 
 Run:    tools/dist_train.sh configs/seg/onepeace-base_upernet_cityscapes-512x1024.py 8 --checkpoint WEIGHTS
 Needs:  Cityscapes in data/cityscapes; 8 GPUs, 2 images each
-        weights of this size from your own pretraining (none are released), or train longer
+        weights of this size from your own pretraining (none are released), or a longer schedule
 Expect: not measured yet
+Sizes:  large  --cfg-options model.backbone.arch=large model.backbone.drop_path_rate=0.3 \
+                   model.backbone.with_cp=True model.decode_head.channels=1024 \
+                   optim_wrapper.optimizer.lr=2e-5 optim_wrapper.paramwise_cfg.decay_rate=0.95
 """
 
 _base_ = [
@@ -13,15 +16,9 @@ _base_ = [
     "../_base_/runtime.py",
 ]
 model = dict(
-    backbone=dict(
-        arch="base",
-        img_size=512,
-        out_indices=[3, 5, 7, 11],
-        drop_path_rate=0.2,
-    ),
-    neck=dict(embed_dim=768),
-    decode_head=dict(in_channels=[768] * 4, channels=512, num_classes=19),
-    auxiliary_head=dict(in_channels=768, channels=256, num_classes=19),
-    test_cfg=dict(mode="slide", crop_size=(512, 1024), stride=(341, 683)),
+    backbone=dict(arch="base", img_size=_base_.crop_size[0], drop_path_rate=0.2),
+    decode_head=dict(channels=512, num_classes=19),
+    auxiliary_head=dict(channels=256, num_classes=19),
+    test_cfg=_base_.sliding_window,
 )
 optim_wrapper = dict(optimizer=dict(lr=3e-5), paramwise_cfg=dict(decay_rate=0.9))

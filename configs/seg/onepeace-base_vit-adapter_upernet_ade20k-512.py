@@ -2,8 +2,17 @@
 
 Run:    tools/dist_train.sh configs/seg/onepeace-base_vit-adapter_upernet_ade20k-512.py 8 --checkpoint WEIGHTS
 Needs:  ADE20K in data/ade; 8 GPUs, 2 images each; no compiled operators
-        weights of this size from your own pretraining (none are released), or train longer
+        weights of this size from your own pretraining (none are released), or a longer schedule
 Expect: not measured yet
+Sizes:  tiny   --cfg-options model.backbone.arch=tiny model.backbone.drop_path_rate=0.1 \
+                   optim_wrapper.optimizer.lr=1e-4
+        large  --cfg-options model.backbone.arch=large model.backbone.drop_path_rate=0.3 \
+                   model.backbone.with_cp=True model.decode_head.channels=1024 \
+                   optim_wrapper.optimizer.lr=2e-5 optim_wrapper.paramwise_cfg.decay_rate=0.95
+        giant  --checkpoint checkpoints/one-peace-vision.pkl \
+               --cfg-options model.backbone.arch=giant model.backbone.drop_path_rate=0.5 \
+                   model.backbone.with_cp=True model.decode_head.channels=1024 \
+                   optim_wrapper.optimizer.lr=2e-5 optim_wrapper.paramwise_cfg.decay_rate=0.95
 """
 
 _base_ = [
@@ -13,13 +22,9 @@ _base_ = [
     "../_base_/runtime.py",
 ]
 model = dict(
-    backbone=dict(
-        arch="base",
-        img_size=512,
-        drop_path_rate=0.2,
-    ),
-    decode_head=dict(in_channels=[768] * 4, channels=512, num_classes=150),
-    auxiliary_head=dict(in_channels=768, channels=256, num_classes=150),
-    test_cfg=dict(mode="slide", crop_size=(512, 512), stride=(341, 341)),
+    backbone=dict(arch="base", img_size=_base_.crop_size[0], drop_path_rate=0.2),
+    decode_head=dict(channels=512, num_classes=150),
+    auxiliary_head=dict(channels=256, num_classes=150),
+    test_cfg=_base_.sliding_window,
 )
 optim_wrapper = dict(optimizer=dict(lr=6e-5), paramwise_cfg=dict(decay_rate=0.9))

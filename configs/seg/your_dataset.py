@@ -1,9 +1,9 @@
-"""Template: ONE-PEACE with UPerNet on your own pictures. Copy it and change the marked lines.
+"""Template: ONE-PEACE with UPerNet on your own images. Copy it and change the marked lines.
 
 Run:    python tools/train.py configs/seg/your_dataset.py --data-root DIR --checkpoint WEIGHTS
-Needs:  DIR/img_dir/{train,val}/NAME.jpg and DIR/ann_dir/{train,val}/NAME.png; a pixel of a PNG is
-        the number of its class, from 0; 255 is ignored
-Expect: a table of IoU per class every 1000 steps, checkpoints and pictures in work_dirs/
+Needs:  DIR/img_dir/{train,val}/NAME.jpg and DIR/ann_dir/{train,val}/NAME.png; the pixels of a PNG
+        are class indices, from 0; 255 is ignored
+Expect: a table of IoU per class every 1000 steps, checkpoints and drawn predictions in work_dirs/
 """
 
 _base_ = [
@@ -12,16 +12,16 @@ _base_ = [
     "../_base_/schedules/160k.py",
     "../_base_/runtime.py",
 ]
-needs_data = "your pictures and label maps, laid out as the template's first lines say"
-classes = ("background", "thing")  # yours: names in the order of their numbers
-palette = [(0, 0, 0), (255, 0, 0)]  # yours: one colour for each
+needs_data = "your images and label maps, laid out as the template's first lines say"
+classes = ("background", "thing")  # yours: names in the order of their indices
+palette = [(0, 0, 0), (255, 0, 0)]  # yours: a colour for each
 size = 256  # yours: training crops and the shorter side in tests, in pixels, a multiple of 16
 max_iters = 20000  # yours
 
 metainfo = dict(classes=classes, palette=palette)
 train_pipeline = [
     dict(type="LoadImageFromFile"),
-    dict(type="LoadAnnotations"),  # reduce_zero_label=True if labels are counted from 1
+    dict(type="LoadAnnotations"),  # reduce_zero_label=True if label values start at 1
     dict(type="RandomResize", scale=(size * 4, size), ratio_range=(0.5, 2.0), keep_ratio=True),
     dict(type="RandomCrop", crop_size=(size, size), cat_max_ratio=0.75),
     dict(type="RandomFlip", prob=0.5),
@@ -41,12 +41,10 @@ model = dict(
     backbone=dict(
         arch="base",  # tiny, small, base, large, giant
         img_size=size,
-        out_indices=[3, 5, 7, 11],
         drop_path_rate=0.2,
     ),
-    neck=dict(embed_dim=768),  # the width of the arch
-    decode_head=dict(in_channels=[768] * 4, channels=512, num_classes=len(classes)),
-    auxiliary_head=dict(in_channels=768, channels=256, num_classes=len(classes)),
+    decode_head=dict(channels=512, num_classes=len(classes)),
+    auxiliary_head=dict(channels=256, num_classes=len(classes)),
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=1e-6, by_epoch=False, begin=0, end=500),

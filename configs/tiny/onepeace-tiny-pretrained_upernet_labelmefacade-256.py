@@ -15,12 +15,5 @@ model = dict(
         layer_scale_init=1.0,
         init_std=0.06,
     ),
-    neck=dict(
-        _delete_=True,
-        type="mmonepeace.SimpleFeaturePyramid",
-        in_channels=128,
-        out_channels=128,
-    ),
-    decode_head=dict(in_channels=[128] * 4),
-    auxiliary_head=dict(in_channels=128),
+    neck=dict(_delete_=True, type="mmonepeace.SimpleFeaturePyramid", out_channels=128),
 )

@@ -4,9 +4,9 @@ Run:    python tools/train_tokenizer.py DIR/train.tsv data/gm_instruments/tokeni
             --column label --vocab-size 2000
         python tools/pretrain.py configs/tiny/onepeace-tiny_al_gm-instruments.py --data-root DIR
         With --stage-one CKPT --tokenizer JSON it starts from a first stage, with its tokenizer.
-Needs:  sounds and their names in DIR/{train,val}.tsv, with columns audio and label
-Expect: on a sound bank not in training, of 151 names the right one first in about 6 % (by chance
-        0.7 %), among the first ten in about 42 % (6.6 %); about 5 minutes on 2 cores
+Needs:  audio clips and their names in DIR/{train,val}.tsv, with columns audio and label
+Expect: on a sound bank that training does not see, with 151 names: audio-to-text R@1 of about 6 %
+        (chance 0.7 %) and R@10 of about 42 % (6.6 %); about 5 minutes on 2 cores
 """
 
 _base_ = [
@@ -20,14 +20,14 @@ model = dict(
     stage="al",
     gather="full",
     equal_texts_match=True,
-    # Both depart from the released recipe: emoji have few of these names, and the run is short.
+    # Neither is in the released recipe: few of these names are in emoji captions, and the run is short.
     learn_words=True,
     denoising_weight=0.1,
     backbone=dict(
         arch=dict(embed_dim=128, depth=3, num_heads=4, ffn_dim=256),
         img_size=64,
-        # The picture branch of the first stage stays as it is: one checkpoint has all three.
-        # 512 channels of sound, as released, are too slow for a CPU.
+        # The image branch of the first stage stays frozen: one checkpoint has all three branches.
+        # The released 512 channels of the audio extractor are too slow for a CPU.
         modalities=dict(
             text=dict(vocab_size=2000),
             image={},

@@ -1,4 +1,4 @@
-"""Stage two on notes, noises, spoken digits and spoken names of stamps, on a CPU.
+"""Stage two on notes, environmental sounds, spoken digits and spoken names of stamps, on a CPU.
 
 Run:    python tools/pretrain.py configs/tiny/onepeace-tiny_al_mixed.py --data-root DIR \
             --tokenizer DIR/tokenizer.json --stage-one work_dirs/onepeace-tiny_vl_mixed-64/CKPT
@@ -9,7 +9,7 @@ Expect: see benchmarks/, pretraining
 _base_ = ["./onepeace-tiny_al_gm-instruments.py"]
 needs_data = (
     "DATA/{gm_instruments,esc10,fsdd,tuxpaint}/{train,val}.tsv with columns audio and label; "
-    "tuxpaint's are effect, speech_en, speech_fr and speech_es with caption, that is in English"
+    "tuxpaint's are effect, speech_en, speech_fr and speech_es with caption, which is English"
 )
 train_dataloader = dict(
     dataset=dict(
@@ -21,8 +21,8 @@ train_dataloader = dict(
             dict(path="tuxpaint/train.tsv", columns=dict(audio="speech_en", text="caption")),
             dict(path="tuxpaint/train.tsv", columns=dict(audio="speech_fr", text="caption")),
             dict(path="tuxpaint/train.tsv", columns=dict(audio="speech_es", text="caption")),
-        ],
-    ),
+        ]
+    )
 )
 val_dataloader = dict(
     dataset=dict(ann_file=["gm_instruments/val.tsv", "esc10/val.tsv", "fsdd/val.tsv"])

@@ -4,8 +4,8 @@ Run:    python tools/train.py configs/tiny/onepeace-tiny_emoji-groups-64.py --da
             [--checkpoint CKPT]
 Needs:  emoji in DIR/{train,val}.tsv with columns image and group; mmpretrain. CKPT is one of
         onepeace-tiny_vl_emoji-64.py; without one it starts from scratch
-Expect: 54.0 % of an artist not in training, from a checkpoint of 300 steps; two minutes on one
-        core
+Expect: 54.0 % top-1 on drawings by an artist that training does not see, from a checkpoint of 300
+        steps; two minutes on one core
 """
 
 _base_ = [
@@ -15,14 +15,13 @@ _base_ = [
     "../_base_/cls_runtime.py",
 ]
 model = dict(
-    data_preprocessor=dict(num_classes=8),
     backbone=dict(
         arch=dict(embed_dim=128, depth=3, num_heads=4, ffn_dim=256),
         img_size=64,
         layer_scale_init=1.0,
         init_std=0.06,
     ),
-    head=dict(in_channels=128, num_classes=8),
+    head=dict(num_classes=8),
 )
 default_hooks = dict(checkpoint=dict(by_epoch=False, interval=300))
 log_processor = dict(by_epoch=False)

@@ -12,14 +12,15 @@ _base_ = [
     "../_base_/det_runtime.py",
 ]
 model = dict(
+    type="mmonepeace.FasterRCNN",
     backbone=dict(
         type="mmonepeace.OnePeaceViTDet",
         arch=dict(embed_dim=128, depth=3, num_heads=4, ffn_dim=256),  # as the tiny pretraining's
         img_size=320,
-        global_blocks=[0, 1, 2],  # pictures have 300 patches
+        global_blocks=[0, 1, 2],  # images have 300 patches
         layer_scale_init=1.0,
         init_std=0.06,
     ),
-    neck=dict(type="mmonepeace.SimpleFeaturePyramid", in_channels=128, out_channels=64),
+    neck=dict(type="mmonepeace.SimpleFeaturePyramid", out_channels=64),
 )
 auto_scale_lr = dict(base_batch_size=4)

@@ -14,13 +14,10 @@ _base_ = [
 norm_cfg = dict(type="BN", requires_grad=True)
 model = dict(
     backbone=dict(
-        arch="tiny",
-        img_size=128,
-        out_indices=[2, 5, 8, 11],
-        layer_scale_init=0.03,
+        arch="tiny", img_size=_base_.crop_size[0], out_indices=[2, 5, 8, 11], layer_scale_init=0.03
     ),
-    neck=dict(embed_dim=192, norm_cfg=norm_cfg),
-    decode_head=dict(in_channels=[192] * 4, channels=64, num_classes=9, norm_cfg=norm_cfg),
-    auxiliary_head=dict(in_channels=192, channels=64, num_classes=9, norm_cfg=norm_cfg),
+    neck=dict(norm_cfg=norm_cfg),
+    decode_head=dict(channels=64, num_classes=9, norm_cfg=norm_cfg),
+    auxiliary_head=dict(channels=64, num_classes=9, norm_cfg=norm_cfg),
 )
 optim_wrapper = dict(optimizer=dict(lr=3e-3))

@@ -16,12 +16,12 @@ norm_cfg = dict(type="BN", requires_grad=True)
 model = dict(
     backbone=dict(
         arch="tiny",
-        img_size=256,
+        img_size=_base_.crop_size[0],
         out_indices=[2, 5, 8, 11],
         drop_path_rate=0.1,
         layer_scale_init=0.1,
     ),
-    neck=dict(embed_dim=192, norm_cfg=norm_cfg),
-    decode_head=dict(in_channels=[192] * 4, channels=64, num_classes=8, norm_cfg=norm_cfg),
-    auxiliary_head=dict(in_channels=192, channels=64, num_classes=8, norm_cfg=norm_cfg),
+    neck=dict(norm_cfg=norm_cfg),
+    decode_head=dict(channels=64, num_classes=8, norm_cfg=norm_cfg),
+    auxiliary_head=dict(channels=64, num_classes=8, norm_cfg=norm_cfg),
 )

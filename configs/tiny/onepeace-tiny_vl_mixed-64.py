@@ -17,8 +17,8 @@ train_dataloader = dict(
             "emoji/train.tsv",
             "flickr1k/train.tsv",
             dict(path="tuxpaint/train.tsv", repeat=3),
-        ],
-    ),
+        ]
+    )
 )
 val_dataloader = dict(
     dataset=dict(ann_file=["emoji/val.tsv", "flickr1k/val.tsv", "tuxpaint/val.tsv"])

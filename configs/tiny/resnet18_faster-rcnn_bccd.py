@@ -25,11 +25,7 @@ model = dict(
         init_cfg=None,
     ),
     neck=dict(
-        type="FPN",
-        in_channels=[64, 128, 256, 512],
-        out_channels=64,
-        num_outs=5,
-        norm_cfg=norm_cfg,
+        type="FPN", in_channels=[64, 128, 256, 512], out_channels=64, num_outs=5, norm_cfg=norm_cfg
     ),
 )
 optim_wrapper = dict(optimizer=dict(lr=5e-4))

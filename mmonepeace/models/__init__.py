@@ -1,6 +1,7 @@
 """Models registered in MODELS."""
 
 from mmonepeace.models.classifier import OnePeaceClassifier
+from mmonepeace.models.image_classifier import image_classifier
 from mmonepeace.models.necks import SimpleFeaturePyramid
 from mmonepeace.models.onepeace import OnePeace
 from mmonepeace.models.onepeace_vit_adapter import OnePeaceViTAdapter
@@ -18,4 +19,5 @@ __all__ = [
     "OnePeaceViTAdapter",
     "OnePeaceViTDet",
     "SimpleFeaturePyramid",
+    "image_classifier",
 ]

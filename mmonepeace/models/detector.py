@@ -1,21 +1,77 @@
-"""The official detector's cascade: three box heads and one mask head.
+"""mmdetection's detectors whose widths follow the backbone, and the official detector's cascade.
 
-The one module of the package that imports mmdet: a head of its detectors has no other way to be one.
+The one module of the package that imports mmdet: detectors and heads have to subclass its classes.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from mmdet.models.roi_heads import CascadeRoIHead as MMDetCascadeRoIHead
+from mmdet import models as mmdet_models
 from mmdet.models.utils import empty_instances
 from mmdet.structures.bbox import bbox2roi
 from torch import Tensor
 
+from mmonepeace.models.widths import fill_widths
 from mmonepeace.registry import MODELS
+from mmonepeace.spec import IMAGE_MEAN, IMAGE_STD
 
 
 @MODELS.register_module()
-class CascadeRoIHead(MMDetCascadeRoIHead):
+class DetDataPreprocessor(mmdet_models.DetDataPreprocessor):
+    """`mmdet.DetDataPreprocessor` whose defaults are the normalisation of the released models.
+
+    Args:
+        mean: of RGB values in 0..255.
+        std: the same.
+        bgr_to_rgb: whether images come as BGR, as mmcv reads them.
+        kwargs: see mmdet's.
+    """
+
+    def __init__(
+        self,
+        mean: Sequence[float] = IMAGE_MEAN,
+        std: Sequence[float] = IMAGE_STD,
+        bgr_to_rgb: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(mean, std, bgr_to_rgb=bgr_to_rgb, **kwargs)
+
+
+class _FilledWidths:
+    """Mixin of a detector: widths that its config leaves out follow the backbone."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**fill_widths(kwargs))
+
+
+@MODELS.register_module()
+class FasterRCNN(_FilledWidths, mmdet_models.FasterRCNN):
+    """`mmdet.FasterRCNN` that fills in widths, see `fill_widths`."""
+
+
+@MODELS.register_module()
+class MaskRCNN(_FilledWidths, mmdet_models.MaskRCNN):
+    """`mmdet.MaskRCNN` that fills in widths, see `fill_widths`."""
+
+
+@MODELS.register_module()
+class CascadeRCNN(_FilledWidths, mmdet_models.CascadeRCNN):
+    """`mmdet.CascadeRCNN` that fills in widths, see `fill_widths`."""
+
+
+@MODELS.register_module()
+class RetinaNet(_FilledWidths, mmdet_models.RetinaNet):
+    """`mmdet.RetinaNet` that fills in widths, see `fill_widths`."""
+
+
+@MODELS.register_module()
+class Mask2Former(_FilledWidths, mmdet_models.Mask2Former):
+    """`mmdet.Mask2Former` that fills in widths, see `fill_widths`."""
+
+
+@MODELS.register_module()
+class CascadeRoIHead(mmdet_models.CascadeRoIHead):
     """`mmdet.CascadeRoIHead` with a single mask head, as detectron2 has it.
 
     The mask head learns from the proposals of the first stage. `test_cfg` may have
@@ -52,7 +108,7 @@ class CascadeRoIHead(MMDetCascadeRoIHead):
     def predict_mask(
         self, x: tuple[Tensor], batch_img_metas: list, results_list: list, rescale: bool = False
     ) -> list:
-        """Add masks, and their scores if they are to be ranked anew, to the boxes."""
+        """Add masks to the boxes, and scores of the masks with `mask_rescoring`."""
         rois = bbox2roi([result.bboxes for result in results_list])
         if not len(rois):
             return empty_instances(
@@ -77,7 +133,7 @@ class CascadeRoIHead(MMDetCascadeRoIHead):
 
 def _mean_inside(logits_NChw: Tensor, labels_N: Tensor) -> Tensor:
     """Mean probability of the pixels that each mask covers; 0 for a mask that covers none."""
-    own = logits_NChw[torch.arange(len(labels_N)), labels_N if logits_NChw.shape[1] > 1 else 0]
-    probabilities = own.sigmoid()
+    classes_N = labels_N if logits_NChw.shape[1] > 1 else 0
+    probabilities = logits_NChw[torch.arange(len(labels_N)), classes_N].sigmoid()
     inside = probabilities > 0.5
     return (probabilities * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)

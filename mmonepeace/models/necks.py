@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmonepeace.registry import MODELS
 
+PYRAMID_CHANNELS = 256  # of the usual pyramid
 _EPS = 1e-6
 
 
@@ -27,9 +28,9 @@ class ChannelNorm(nn.LayerNorm):
 class _ConvNorm(nn.Conv2d):
     """Convolution without bias, and LayerNorm over its channels."""
 
-    def __init__(self, inside: int, outside: int, kernel: int) -> None:
-        super().__init__(inside, outside, kernel, padding=kernel // 2, bias=False)
-        self.norm = ChannelNorm(outside, _EPS)
+    def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
+        super().__init__(in_channels, out_channels, kernel, padding=kernel // 2, bias=False)
+        self.norm = ChannelNorm(out_channels, _EPS)
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,13 +42,13 @@ class SimpleFeaturePyramid(BaseModule):
     """Maps of strides 4 to 64 from the last map of a plain backbone, of stride 16.
 
     Args:
-        in_channels: D, a multiple of 4.
+        in_channels: D, a multiple of 4; segmentors and detectors of this package fill it in.
         out_channels: C.
 
     Source: ViTDet, arXiv 2203.16527.
     """
 
-    def __init__(self, in_channels: int, out_channels: int = 256) -> None:
+    def __init__(self, in_channels: int, out_channels: int = PYRAMID_CHANNELS) -> None:
         super().__init__()
         dim = in_channels
         scaled = (
@@ -74,8 +75,8 @@ class SimpleFeaturePyramid(BaseModule):
         )
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Maps of the backbone, of which the last is used -> five (B, C, ...)."""
-        # mmcv's RoIAlign reads memory in the order (B, C, H, W), whatever the strides: of maps that
-        # ChannelNorm left channels last it would take other numbers.
+        """Maps of the backbone, of which the last one is used -> five (B, C, ...)."""
+        # mmcv's RoIAlign reads memory in the order (B, C, H, W), whatever the strides: it would misread
+        # the channels-last maps that ChannelNorm returns.
         pyramid = [level(maps[-1]).contiguous() for level in self.levels]
         return (*pyramid, F.max_pool2d(pyramid[-1], 1, 2))

@@ -1,10 +1,12 @@
 """mmsegmentation's segmentor, for images of any size and of different sizes in one call.
 
-The one module of the package that imports mmseg: a segmentor has no other way to be one.
+The one module of the package that imports mmseg: a segmentor has to subclass its classes.
+
+Shapes: N images, C classes, H rows, W columns.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from itertools import groupby
 from operator import itemgetter
@@ -13,14 +15,17 @@ from typing import Any
 import torch
 from mmengine.structures import PixelData
 from mmseg.models import EncoderDecoder as MMSegEncoderDecoder
+from mmseg.models import SegDataPreProcessor as MMSegDataPreProcessor
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from mmonepeace.models.sliding_window import BandResizer, SlidingWindow
+from mmonepeace.models.widths import fill_widths
 from mmonepeace.registry import MODELS
+from mmonepeace.spec import IMAGE_MEAN, IMAGE_STD
 
-# Of logits that are resized and compared at once; glibc takes larger pieces from the system each
-# time anew, which costs more than the work itself.
+# Of logits that are resized and compared at once; glibc maps larger blocks from the system on each
+# allocation, which costs more than the work itself.
 _CHUNK_BYTES = 24 * 2**20
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _GB = 10**9
@@ -31,7 +36,7 @@ class LabelsOnly(SegDataSample):
 
     @SegDataSample.seg_logits.getter
     def seg_logits(self) -> PixelData:
-        """There are none."""
+        """Not available: raises AttributeError."""
         raise AttributeError(
             f"the prediction of {self.get('img_path', 'this image')} has labels and no seg_logits, "
             f"which at {self.get('ori_shape')} would exceed test_cfg.max_logits_gb. Test-time "
@@ -42,12 +47,34 @@ class LabelsOnly(SegDataSample):
 
 
 @MODELS.register_module()
+class SegDataPreProcessor(MMSegDataPreProcessor):
+    """`mmseg.SegDataPreProcessor` whose defaults are the normalisation of the released models.
+
+    Args:
+        mean: of RGB values in 0..255.
+        std: the same.
+        bgr_to_rgb: whether images come as BGR, as mmcv reads them.
+        kwargs: see mmseg's.
+    """
+
+    def __init__(
+        self,
+        mean: Sequence[float] = IMAGE_MEAN,
+        std: Sequence[float] = IMAGE_STD,
+        bgr_to_rgb: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(mean, std, bgr_to_rgb=bgr_to_rgb, **kwargs)
+
+
+@MODELS.register_module()
 class EncoderDecoder(MMSegEncoderDecoder):
     """`mmseg.EncoderDecoder` that takes images of any sizes, with a sliding window that scales.
 
     Only images of one size share a batch, so that a list gives exactly what single calls give.
+    Widths of neck and heads that are left out follow the backbone, see `fill_widths`.
 
-    Where `test_cfg.mode` is "slide", these keys of `test_cfg` may join `crop_size` and `stride`:
+    With `test_cfg.mode` "slide", `test_cfg` takes these keys besides `crop_size` and `stride`:
 
     - `crop_batch` (2): crops that the model sees at once, from one image or several;
     - `blend` ("mean"): "mean" as in mmseg; "smooth", crops count less towards their edges;
@@ -59,11 +86,11 @@ class EncoderDecoder(MMSegEncoderDecoder):
     - `accumulate_device` (that of the images): where crops are summed and logits are kept.
 
     Raises:
-        ValueError: for a sliding window that cannot be.
+        ValueError: for an invalid sliding window, or a width that does not fit the backbone.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, **config: Any) -> None:
+        super().__init__(**fill_widths(config))
         if self._slides():
             self._read_test_cfg()  # an error should not wait for the first image
 
@@ -80,21 +107,21 @@ class EncoderDecoder(MMSegEncoderDecoder):
         for i, image in enumerate(data["inputs"]):
             groups[image.shape].append(i)
         # A batch of crops comes from that many images at most: others would only take memory.
-        most = self._read_test_cfg()[0].crop_batch if self._slides() else len(data["inputs"])
-        parts = [
-            group[start : start + most]
+        limit = self._read_test_cfg()[0].crop_batch if self._slides() else len(data["inputs"])
+        batches = [
+            group[start : start + limit]
             for group in groups.values()
-            for start in range(0, len(group), most)
+            for start in range(0, len(group), limit)
         ]
-        if len(parts) == 1:
+        if len(batches) == 1:
             return super().val_step(data)
         results = {}
-        for members in parts:
-            part = {
-                key: None if values is None else [values[i] for i in members]
+        for indices in batches:
+            batch = {
+                key: None if values is None else [values[i] for i in indices]
                 for key, values in data.items()
             }
-            results.update(zip(members, super().val_step(part), strict=True))
+            results.update(zip(indices, super().val_step(batch), strict=True))
         return [results[i] for i in range(len(results))]
 
     def test_step(self, data: dict[str, Any]) -> list:
@@ -108,8 +135,8 @@ class EncoderDecoder(MMSegEncoderDecoder):
 
         Args:
             inputs: (N, 3, H, W).
-            data_samples: what is known of each image. Without them an image is as it was loaded:
-                not resized, padded or flipped.
+            data_samples: metadata of each image. Without them images count as loaded: not resized,
+                padded or flipped.
 
         Returns:
             for each image its sample with `pred_sem_seg` and `seg_logits` at the original size,
@@ -129,7 +156,7 @@ class EncoderDecoder(MMSegEncoderDecoder):
 
         Args:
             inputs: (N, 3, H, W).
-            batch_img_metas: what is known of each image.
+            batch_img_metas: metadata of each image.
 
         Returns:
             (N, C, H, W) in `accumulate_dtype` on `accumulate_device`.
@@ -146,7 +173,7 @@ class EncoderDecoder(MMSegEncoderDecoder):
         return (self.test_cfg or {}).get("mode") == "slide"
 
     def _read_test_cfg(self) -> tuple[SlidingWindow, torch.dtype, float]:
-        """The window, in which dtype logits are kept, and up to how many bytes of an image."""
+        """The window, the dtype of the logits that are kept, and the limit in bytes per image."""
         cfg = self.test_cfg
         missing = [key for key in ("crop_size", "stride") if key not in cfg]
         if missing:
@@ -174,20 +201,20 @@ class EncoderDecoder(MMSegEncoderDecoder):
     def _bands(
         self, inputs: Tensor, metas: list[dict[str, Any]]
     ) -> Iterator[tuple[int, int, Tensor]]:
-        """(image, first row, (C, rows, W) logits) from the top of the first image on."""
+        """(image, first row, (C, rows, W) logits), image by image and from top to bottom."""
 
-        def encode(crops: Tensor, owners: list[int]) -> Tensor:
+        def encode(crops: Tensor, images: list[int]) -> Tensor:
             # Heads take the size of their output from one or the other.
             size = crops.shape[2:]
-            own = {"img_shape": size, "pad_shape": size}
-            return self.encode_decode(crops, [{**metas[i], **own} for i in owners])
+            sizes = {"img_shape": size, "pad_shape": size}
+            return self.encode_decode(crops, [{**metas[i], **sizes} for i in images])
 
         return self._read_test_cfg()[0].bands(inputs, encode)
 
     def _assemble(
         self, sample: SegDataSample, inputs: Tensor, bands: Iterator[tuple[int, Tensor]]
     ) -> SegDataSample:
-        """Prediction of an image from its bands: as `postprocess_result`, without the whole map."""
+        """Prediction of an image from its bands: `postprocess_result` without the full map."""
         window, dtype, limit = self._read_test_cfg()
         channels, (height, width), meta = self.out_channels, inputs.shape[2:], sample.metainfo
         left, right, above, below = meta.get(
@@ -206,22 +233,22 @@ class EncoderDecoder(MMSegEncoderDecoder):
         enlarged = max(1, size[0] / (bottom - above)) * max(width, size[1])
         chunk = max(1, int(_CHUNK_BYTES / (4 * channels * enlarged)))
         for top, band in bands:
-            rows = band[:, max(above - top, 0) : max(bottom - top, 0), left : width - right]
-            for start in range(0, rows.shape[1], chunk):
-                place, part = resize(rows[:, start : start + chunk])
+            inside = band[:, max(above - top, 0) : max(bottom - top, 0), left : width - right]
+            for start in range(0, inside.shape[1], chunk):
+                rows, values = resize(inside[:, start : start + chunk])
                 if channels > 1:
-                    labels[:, place] = part.max(0, keepdim=True).indices.to(labels.device)
+                    labels[:, rows] = values.max(0, keepdim=True).indices.to(labels.device)
                 else:
-                    part = part.sigmoid()
-                    labels[:, place] = (part > self.decode_head.threshold).to(labels)
+                    values = values.sigmoid()
+                    labels[:, rows] = (values > self.decode_head.threshold).to(labels)
                 if logits is not None:
-                    logits[:, place] = part
+                    logits[:, rows] = values
         data = {"pred_sem_seg": PixelData(data=labels)}
         if logits is not None:
             data["seg_logits"] = PixelData(data=logits)
         else:
-            known = {key: value for key, value in sample.items() if key != "seg_logits"}
+            others = {key: value for key, value in sample.items() if key != "seg_logits"}
             sample = LabelsOnly(metainfo=meta)
-            data = {**known, **data}
+            data = {**others, **data}
         sample.set_data(data)
         return sample

@@ -1,4 +1,4 @@
-"""ADE20K, 150 classes, crops of 512 px."""
+"""ADE20K, 150 classes, crops of 512 px. Another crop: change `crop`, all else follows it."""
 
 dataset_type = "ADE20KDataset"
 data_root = "data/ade/ADEChallengeData2016"
@@ -6,11 +6,14 @@ needs_data = (
     "ADE20K: ADEChallengeData2016.zip of the MIT scene parsing benchmark "
     "(sceneparsing.csail.mit.edu), unpacked to data/ade/ADEChallengeData2016"
 )
-crop_size = (512, 512)
+crop = 512
+crop_size = (crop, crop)
+scale = (4 * crop, crop)
+sliding_window = dict(mode="slide", crop_size=crop_size, stride=(crop * 2 // 3, crop * 2 // 3))
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", reduce_zero_label=True),
-    dict(type="RandomResize", scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True),
+    dict(type="RandomResize", scale=scale, ratio_range=(0.5, 2.0), keep_ratio=True),
     dict(type="RandomCrop", crop_size=crop_size, cat_max_ratio=0.75),
     dict(type="RandomFlip", prob=0.5),
     dict(type="PhotoMetricDistortion"),
@@ -18,23 +21,18 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=(2048, 512), keep_ratio=True),
+    dict(type="Resize", scale=scale, keep_ratio=True),
     dict(type="LoadAnnotations", reduce_zero_label=True),  # after Resize: labels keep their size
     dict(type="PackSegInputs"),
 ]
+tta_ratios = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
 tta_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(
         type="TestTimeAug",
         transforms=[
-            [
-                dict(type="Resize", scale_factor=ratio, keep_ratio=True)
-                for ratio in [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
-            ],
-            [
-                dict(type="RandomFlip", prob=0.0, direction="horizontal"),
-                dict(type="RandomFlip", prob=1.0, direction="horizontal"),
-            ],
+            [dict(type="Resize", scale_factor=ratio, keep_ratio=True) for ratio in tta_ratios],
+            [dict(type="RandomFlip", prob=p, direction="horizontal") for p in (0.0, 1.0)],
             [dict(type="LoadAnnotations", reduce_zero_label=True)],
             [dict(type="PackSegInputs")],
         ],

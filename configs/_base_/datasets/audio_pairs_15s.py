@@ -1,11 +1,11 @@
-"""Audio-text pairs, the first 15 s of each clip; zero-shot classification of ESC-50's sounds."""
+"""Audio-text pairs, the first 15 s of each clip; zero-shot classification of ESC-50."""
 
 data_root = "data"
 tokenizer = "checkpoints/tokenizer.json"
 needs_tokenizer = "that of the released models: tools/convert_tokenizer.py"
 needs_data = (
     "data/{clotho,audiocaps,macs}/train.tsv with columns audio and text, data/esc50/val.tsv with "
-    "columns audio and label, and the clips they name"
+    "columns audio and label, and the clips they list"
 )
 train_pipeline = [
     dict(type="mmonepeace.LoadAudio", max_seconds=15),

@@ -1,4 +1,4 @@
-"""BCCD, blood cells under the microscope: boxes of 3 classes, pictures of 320 x 240 px."""
+"""BCCD, blood cells under the microscope: boxes of 3 classes, images of 320 x 240 px."""
 
 dataset_type = "CocoDataset"
 data_root = "data/bccd"
@@ -11,17 +11,16 @@ metainfo = dict(
     palette=[(148, 103, 189), (214, 39, 40), (31, 119, 180)],
 )
 size = (320, 240)  # width, height: half of the originals
+meta_keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", with_bbox=True),
     dict(type="RandomResize", scale=size, ratio_range=(0.8, 1.25), keep_ratio=True),
     dict(type="RandomCrop", crop_size=size, allow_negative_crop=True),
     dict(type="FilterAnnotations", min_gt_bbox_wh=(2, 2), keep_empty=False),
-    # A picture under the microscope has no upper side.
+    # Images under the microscope have no orientation.
     dict(
-        type="RandomFlip",
-        prob=[0.25, 0.25, 0.25],
-        direction=["horizontal", "vertical", "diagonal"],
+        type="RandomFlip", prob=[0.25, 0.25, 0.25], direction=["horizontal", "vertical", "diagonal"]
     ),
     dict(type="PackDetInputs"),
 ]
@@ -29,10 +28,7 @@ test_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="Resize", scale=size, keep_ratio=True),
     dict(type="LoadAnnotations", with_bbox=True),  # after Resize: boxes keep their size
-    dict(
-        type="PackDetInputs",
-        meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
-    ),
+    dict(type="PackDetInputs", meta_keys=meta_keys),
 ]
 tta_pipeline = [
     dict(type="LoadImageFromFile"),
@@ -49,20 +45,7 @@ tta_pipeline = [
                 dict(type="RandomFlip", prob=1.0, direction="vertical"),
             ],
             [dict(type="LoadAnnotations", with_bbox=True)],
-            [
-                dict(
-                    type="PackDetInputs",
-                    meta_keys=(
-                        "img_id",
-                        "img_path",
-                        "ori_shape",
-                        "img_shape",
-                        "scale_factor",
-                        "flip",
-                        "flip_direction",
-                    ),
-                )
-            ],
+            [dict(type="PackDetInputs", meta_keys=(*meta_keys, "flip", "flip_direction"))],
         ],
     ),
 ]

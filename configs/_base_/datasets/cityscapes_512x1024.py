@@ -7,6 +7,7 @@ needs_data = (
     "unpacked to data/cityscapes; labelTrainIds made with cityscapesscripts"
 )
 crop_size = (512, 1024)
+sliding_window = dict(mode="slide", crop_size=crop_size, stride=(341, 683))
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations"),
@@ -22,19 +23,14 @@ test_pipeline = [
     dict(type="LoadAnnotations"),  # after Resize: labels keep their size
     dict(type="PackSegInputs"),
 ]
+tta_ratios = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
 tta_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(
         type="TestTimeAug",
         transforms=[
-            [
-                dict(type="Resize", scale_factor=ratio, keep_ratio=True)
-                for ratio in [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
-            ],
-            [
-                dict(type="RandomFlip", prob=0.0, direction="horizontal"),
-                dict(type="RandomFlip", prob=1.0, direction="horizontal"),
-            ],
+            [dict(type="Resize", scale_factor=ratio, keep_ratio=True) for ratio in tta_ratios],
+            [dict(type="RandomFlip", prob=p, direction="horizontal") for p in (0.0, 1.0)],
             [dict(type="LoadAnnotations")],
             [dict(type="PackSegInputs")],
         ],

@@ -7,11 +7,14 @@ needs_data = (
     "(github.com/nightrome/cocostuff) in data/coco_stuff164k/{images,annotations}/{train2017,val2017}, "
     "label maps named *_labelTrainIds.png as mmsegmentation's converter writes them"
 )
-crop_size = (896, 896)
+crop = 896
+crop_size = (crop, crop)
+scale = (4 * crop, crop)
+sliding_window = dict(mode="slide", crop_size=crop_size, stride=(512, 512))
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations"),
-    dict(type="RandomResize", scale=(3584, 896), ratio_range=(0.5, 2.0), keep_ratio=True),
+    dict(type="RandomResize", scale=scale, ratio_range=(0.5, 2.0), keep_ratio=True),
     dict(type="RandomCrop", crop_size=crop_size, cat_max_ratio=0.75),
     dict(type="RandomFlip", prob=0.5),
     dict(type="PhotoMetricDistortion"),
@@ -19,7 +22,7 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=(3584, 896), keep_ratio=True),
+    dict(type="Resize", scale=scale, keep_ratio=True),
     dict(type="LoadAnnotations"),  # after Resize: labels keep their size
     dict(type="PackSegInputs"),
 ]
@@ -32,10 +35,7 @@ tta_pipeline = [
                 dict(type="Resize", scale=(4 * side, side), keep_ratio=True)
                 for side in [384, 512, 640, 768, 896, 1024, 1152]
             ],
-            [
-                dict(type="RandomFlip", prob=0.0, direction="horizontal"),
-                dict(type="RandomFlip", prob=1.0, direction="horizontal"),
-            ],
+            [dict(type="RandomFlip", prob=p, direction="horizontal") for p in (0.0, 1.0)],
             [dict(type="LoadAnnotations")],
             [dict(type="PackSegInputs")],
         ],

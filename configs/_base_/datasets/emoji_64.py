@@ -1,12 +1,12 @@
-"""Emoji and their names, pictures of 64 px; in val they are drawn by artists not seen before."""
+"""Emoji and their names, images at 64 px; val is by artists that training does not see."""
 
 data_root = "data/emoji"
 tokenizer = "data/emoji/tokenizer.json"
 needs_tokenizer = (
-    "one learned from its captions: tools/train_tokenizer.py DATA/train.tsv "
+    "one trained on its captions: tools/train_tokenizer.py DATA/train.tsv "
     "data/emoji/tokenizer.json --vocab-size 2000"
 )
-needs_data = "data/emoji/{train,val}.tsv with columns image and caption, and the pictures they name"
+needs_data = "data/emoji/{train,val}.tsv with columns image and caption, and the images they list"
 train_pipeline = [
     dict(type="mmonepeace.LoadImage", size=64, crop_scale=(0.6, 1.0)),
     dict(type="mmonepeace.Tokenize", tokenizer=tokenizer, cleaning="dataset"),

@@ -1,7 +1,7 @@
-"""Emoji and the eight groups of Unicode, pictures of 64 px; in val an artist has drawn them anew."""
+"""Emoji in the eight groups of Unicode at 64 px; val is the same emoji by another artist."""
 
 data_root = "data/emoji"
-needs_data = "data/emoji/{train,val}.tsv with columns image and group, and the pictures they name"
+needs_data = "data/emoji/{train,val}.tsv with columns image and group, and the images they list"
 classes = (
     "activities",
     "animals & nature",

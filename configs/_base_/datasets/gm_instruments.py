@@ -1,13 +1,13 @@
-"""Notes of General MIDI's sounds and their names; val has other recordings of them."""
+"""Notes of General MIDI instruments and their names; val has other recordings of them."""
 
 data_root = "data/gm_instruments"
 tokenizer = "data/gm_instruments/tokenizer.json"
 needs_tokenizer = (
-    "one learned from its labels: tools/train_tokenizer.py DATA/train.tsv "
+    "one trained on its labels: tools/train_tokenizer.py DATA/train.tsv "
     "data/gm_instruments/tokenizer.json --column label --vocab-size 2000"
 )
 needs_data = (
-    "data/gm_instruments/{train,val}.tsv with columns audio and label, and the clips they name"
+    "data/gm_instruments/{train,val}.tsv with columns audio and label, and the clips they list"
 )
 train_pipeline = [
     dict(type="mmonepeace.LoadAudio", max_seconds=1.0),

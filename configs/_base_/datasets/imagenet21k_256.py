@@ -3,15 +3,11 @@
 dataset_type = "CustomDataset"
 data_root = "data/imagenet21k"
 needs_data = "ImageNet-21K of 19,167 classes in data/imagenet21k/{train,val}/SYNSET/*.JPEG"
+size = 256
+bicubic = dict(backend="pillow", interpolation="bicubic")
 train_pipeline = [
     dict(type="LoadImageFromFile"),
-    dict(
-        type="RandomResizedCrop",
-        scale=256,
-        crop_ratio_range=(0.08, 1.0),
-        backend="pillow",
-        interpolation="bicubic",
-    ),
+    dict(type="RandomResizedCrop", scale=size, crop_ratio_range=(0.08, 1.0), **bicubic),
     dict(type="RandomFlip", prob=0.5, direction="horizontal"),
     dict(
         type="RandAugment",
@@ -26,8 +22,8 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type="LoadImageFromFile"),
-    dict(type="ResizeEdge", scale=256, edge="short", backend="pillow", interpolation="bicubic"),
-    dict(type="CenterCrop", crop_size=256),
+    dict(type="ResizeEdge", scale=size, edge="short", **bicubic),
+    dict(type="CenterCrop", crop_size=size),
     dict(type="PackInputs"),
 ]
 tta_pipeline = [
@@ -35,16 +31,8 @@ tta_pipeline = [
     dict(
         type="TestTimeAug",
         transforms=[
-            [
-                dict(
-                    type="ResizeEdge",
-                    scale=256,
-                    edge="short",
-                    backend="pillow",
-                    interpolation="bicubic",
-                )
-            ],
-            [dict(type="CenterCrop", crop_size=256)],
+            [dict(type="ResizeEdge", scale=size, edge="short", **bicubic)],
+            [dict(type="CenterCrop", crop_size=size)],
             [dict(type="RandomFlip", prob=0.0), dict(type="RandomFlip", prob=1.0)],
             [dict(type="PackInputs")],
         ],

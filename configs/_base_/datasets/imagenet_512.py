@@ -1,17 +1,13 @@
-"""ImageNet-1K at 512 px, with the released recipe's augmentation."""
+"""ImageNet-1K at 512 px with the augmentation of the released recipe."""
 
 dataset_type = "ImageNet"
 data_root = "data/imagenet"
 needs_data = "ImageNet-1K (image-net.org, ILSVRC2012) in data/imagenet/{train,val}/SYNSET/*.JPEG"
+size = 512
+bicubic = dict(backend="pillow", interpolation="bicubic")
 train_pipeline = [
     dict(type="LoadImageFromFile"),
-    dict(
-        type="RandomResizedCrop",
-        scale=512,
-        crop_ratio_range=(0.08, 1.0),
-        backend="pillow",
-        interpolation="bicubic",
-    ),
+    dict(type="RandomResizedCrop", scale=size, crop_ratio_range=(0.08, 1.0), **bicubic),
     dict(type="RandomFlip", prob=0.5, direction="horizontal"),
     dict(
         type="RandAugment",
@@ -26,8 +22,8 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type="LoadImageFromFile"),
-    dict(type="ResizeEdge", scale=512, edge="short", backend="pillow", interpolation="bicubic"),
-    dict(type="CenterCrop", crop_size=512),
+    dict(type="ResizeEdge", scale=size, edge="short", **bicubic),
+    dict(type="CenterCrop", crop_size=size),
     dict(type="PackInputs"),
 ]
 tta_pipeline = [
@@ -35,16 +31,8 @@ tta_pipeline = [
     dict(
         type="TestTimeAug",
         transforms=[
-            [
-                dict(
-                    type="ResizeEdge",
-                    scale=512,
-                    edge="short",
-                    backend="pillow",
-                    interpolation="bicubic",
-                )
-            ],
-            [dict(type="CenterCrop", crop_size=512)],
+            [dict(type="ResizeEdge", scale=size, edge="short", **bicubic)],
+            [dict(type="CenterCrop", crop_size=size)],
             [dict(type="RandomFlip", prob=0.0), dict(type="RandomFlip", prob=1.0)],
             [dict(type="PackInputs")],
         ],

@@ -35,19 +35,14 @@ test_pipeline = [
     dict(type="LoadAnnotations"),  # after Resize: labels keep their size
     dict(type="PackSegInputs"),
 ]
+tta_ratios = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
 tta_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(
         type="TestTimeAug",
         transforms=[
-            [
-                dict(type="Resize", scale_factor=ratio, keep_ratio=True)
-                for ratio in [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
-            ],
-            [
-                dict(type="RandomFlip", prob=0.0, direction="horizontal"),
-                dict(type="RandomFlip", prob=1.0, direction="horizontal"),
-            ],
+            [dict(type="Resize", scale_factor=ratio, keep_ratio=True) for ratio in tta_ratios],
+            [dict(type="RandomFlip", prob=p, direction="horizontal") for p in (0.0, 1.0)],
             [dict(type="LoadAnnotations")],
             [dict(type="PackSegInputs")],
         ],

@@ -1,4 +1,4 @@
-"""Image-text pairs of LAION-2B in shards, pictures of 256 px; retrieval on COCO's 5000 of val."""
+"""Image-text pairs of LAION-2B in shards, images at 256 px; retrieval on COCO's 5000 val images."""
 
 data_root = "data"
 tokenizer = "checkpoints/tokenizer.json"

@@ -1,14 +1,7 @@
-"""ONE-PEACE as an image classifier: mean of the patches, LayerNorm, linear; one table for all blocks."""
+"""ONE-PEACE as an image classifier: mean of the patches, LayerNorm, linear; a shared RPB table."""
 
-data_preprocessor = dict(
-    type="ClsDataPreprocessor",
-    mean=[122.771, 116.746, 104.094],
-    std=[68.5, 66.632, 70.323],
-    to_rgb=True,
-)
 model = dict(
-    type="ImageClassifier",
-    data_preprocessor=data_preprocessor,
+    type="mmonepeace.ImageClassifier",
     backbone=dict(
         type="mmonepeace.OnePeace", rpb="shared", out_type="avg_featmap", final_norm=True
     ),

@@ -1,35 +1,20 @@
 """ONE-PEACE with a simple feature pyramid and Mask R-CNN."""
 
 norm_cfg = dict(type="mmonepeace.LN2d", eps=1e-6)
-data_preprocessor = dict(
-    type="DetDataPreprocessor",
-    mean=[122.771, 116.746, 104.094],
-    std=[68.5, 66.632, 70.323],
-    bgr_to_rgb=True,
-    pad_mask=True,
-    pad_size_divisor=32,
-)
+data_preprocessor = dict(type="mmonepeace.DetDataPreprocessor", pad_mask=True, pad_size_divisor=32)
 model = dict(
-    type="MaskRCNN",
+    type="mmonepeace.MaskRCNN",
     data_preprocessor=data_preprocessor,
     backbone=dict(type="mmonepeace.OnePeaceViTDet"),
     neck=dict(type="mmonepeace.SimpleFeaturePyramid", out_channels=256),
     rpn_head=dict(
         type="RPNHead",
-        in_channels=256,
         feat_channels=256,
         num_convs=2,
         anchor_generator=dict(
-            type="AnchorGenerator",
-            scales=[8],
-            ratios=[0.5, 1.0, 2.0],
-            strides=[4, 8, 16, 32, 64],
+            type="AnchorGenerator", scales=[8], ratios=[0.5, 1.0, 2.0], strides=[4, 8, 16, 32, 64]
         ),
-        bbox_coder=dict(
-            type="DeltaXYWHBBoxCoder",
-            target_means=[0.0, 0.0, 0.0, 0.0],
-            target_stds=[1.0, 1.0, 1.0, 1.0],
-        ),
+        bbox_coder=dict(type="DeltaXYWHBBoxCoder"),
         loss_cls=dict(type="CrossEntropyLoss", use_sigmoid=True, loss_weight=1.0),
         loss_bbox=dict(type="L1Loss", loss_weight=1.0),
     ),
@@ -38,22 +23,16 @@ model = dict(
         bbox_roi_extractor=dict(
             type="SingleRoIExtractor",
             roi_layer=dict(type="RoIAlign", output_size=7, sampling_ratio=0),
-            out_channels=256,
             featmap_strides=[4, 8, 16, 32],
         ),
         bbox_head=dict(
             type="Shared4Conv1FCBBoxHead",
-            in_channels=256,
             fc_out_channels=1024,
             roi_feat_size=7,
             conv_out_channels=256,
             norm_cfg=norm_cfg,
             num_classes=80,
-            bbox_coder=dict(
-                type="DeltaXYWHBBoxCoder",
-                target_means=[0.0, 0.0, 0.0, 0.0],
-                target_stds=[1 / 10, 1 / 10, 1 / 5, 1 / 5],
-            ),
+            bbox_coder=dict(type="DeltaXYWHBBoxCoder", target_stds=[1 / 10, 1 / 10, 1 / 5, 1 / 5]),
             reg_class_agnostic=True,
             loss_cls=dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=1.0),
             loss_bbox=dict(type="L1Loss", loss_weight=1.0),
@@ -61,13 +40,11 @@ model = dict(
         mask_roi_extractor=dict(
             type="SingleRoIExtractor",
             roi_layer=dict(type="RoIAlign", output_size=14, sampling_ratio=0),
-            out_channels=256,
             featmap_strides=[4, 8, 16, 32],
         ),
         mask_head=dict(
             type="FCNMaskHead",
             num_convs=4,
-            in_channels=256,
             conv_out_channels=256,
             norm_cfg=norm_cfg,
             num_classes=80,
@@ -76,30 +53,16 @@ model = dict(
     ),
     train_cfg=dict(
         rpn=dict(
-            assigner=dict(
-                type="MaxIoUAssigner",
-                pos_iou_thr=0.7,
-                neg_iou_thr=0.3,
-                min_pos_iou=0.3,
-                match_low_quality=True,
-                ignore_iof_thr=-1,
-            ),
+            assigner=dict(type="MaxIoUAssigner", pos_iou_thr=0.7, neg_iou_thr=0.3, min_pos_iou=0.3),
             sampler=dict(
-                type="RandomSampler",
-                num=256,
-                pos_fraction=0.5,
-                neg_pos_ub=-1,
-                add_gt_as_proposals=False,
+                type="RandomSampler", num=256, pos_fraction=0.5, add_gt_as_proposals=False
             ),
             allowed_border=-1,
             pos_weight=-1,
             debug=False,
         ),
         rpn_proposal=dict(
-            nms_pre=2000,
-            max_per_img=1000,
-            nms=dict(type="nms", iou_threshold=0.7),
-            min_bbox_size=0,
+            nms_pre=2000, max_per_img=1000, nms=dict(type="nms", iou_threshold=0.7), min_bbox_size=0
         ),
         rcnn=dict(
             assigner=dict(
@@ -108,15 +71,8 @@ model = dict(
                 neg_iou_thr=0.5,
                 min_pos_iou=0.5,
                 match_low_quality=False,
-                ignore_iof_thr=-1,
             ),
-            sampler=dict(
-                type="RandomSampler",
-                num=512,
-                pos_fraction=0.25,
-                neg_pos_ub=-1,
-                add_gt_as_proposals=True,
-            ),
+            sampler=dict(type="RandomSampler", num=512, pos_fraction=0.25),
             mask_size=28,
             pos_weight=-1,
             debug=False,
@@ -124,10 +80,7 @@ model = dict(
     ),
     test_cfg=dict(
         rpn=dict(
-            nms_pre=1000,
-            max_per_img=1000,
-            nms=dict(type="nms", iou_threshold=0.7),
-            min_bbox_size=0,
+            nms_pre=1000, max_per_img=1000, nms=dict(type="nms", iou_threshold=0.7), min_bbox_size=0
         ),
         rcnn=dict(
             score_thr=0.05,

@@ -1,15 +1,8 @@
 """ONE-PEACE with ViT-Adapter and Mask2Former for instances."""
 
-data_preprocessor = dict(
-    type="DetDataPreprocessor",
-    mean=[122.771, 116.746, 104.094],
-    std=[68.5, 66.632, 70.323],
-    bgr_to_rgb=True,
-    pad_mask=True,
-    pad_size_divisor=32,
-)
+data_preprocessor = dict(type="mmonepeace.DetDataPreprocessor", pad_mask=True, pad_size_divisor=32)
 model = dict(
-    type="Mask2Former",
+    type="mmonepeace.Mask2Former",
     data_preprocessor=data_preprocessor,
     backbone=dict(
         type="mmonepeace.OnePeaceViTAdapter", rpb="per_block", norm_cfg=dict(type="SyncBN")
@@ -18,7 +11,6 @@ model = dict(
         type="Mask2FormerHead",
         strides=[4, 8, 16, 32],
         feat_channels=256,
-        out_channels=256,
         num_things_classes=80,
         num_stuff_classes=0,
         num_queries=100,
@@ -31,16 +23,8 @@ model = dict(
             encoder=dict(
                 num_layers=6,
                 layer_cfg=dict(
-                    self_attn_cfg=dict(
-                        embed_dims=256,
-                        num_heads=8,
-                        num_levels=3,
-                        num_points=4,
-                        dropout=0.0,
-                        batch_first=True,
-                    ),
+                    self_attn_cfg=dict(num_levels=3, num_points=4, dropout=0.0, batch_first=True),
                     ffn_cfg=dict(
-                        embed_dims=256,
                         feedforward_channels=1024,
                         num_fcs=2,
                         ffn_drop=0.0,
@@ -48,18 +32,17 @@ model = dict(
                     ),
                 ),
             ),
-            positional_encoding=dict(num_feats=128, normalize=True),
+            positional_encoding=dict(normalize=True),
         ),
         enforce_decoder_input_project=False,
-        positional_encoding=dict(num_feats=128, normalize=True),
+        positional_encoding=dict(normalize=True),
         transformer_decoder=dict(
             return_intermediate=True,
             num_layers=9,
             layer_cfg=dict(
-                self_attn_cfg=dict(embed_dims=256, num_heads=8, dropout=0.0, batch_first=True),
-                cross_attn_cfg=dict(embed_dims=256, num_heads=8, dropout=0.0, batch_first=True),
+                self_attn_cfg=dict(dropout=0.0, batch_first=True),
+                cross_attn_cfg=dict(dropout=0.0, batch_first=True),
                 ffn_cfg=dict(
-                    embed_dims=256,
                     feedforward_channels=2048,
                     num_fcs=2,
                     ffn_drop=0.0,
@@ -84,10 +67,7 @@ model = dict(
         ),
     ),
     panoptic_fusion_head=dict(
-        type="MaskFormerFusionHead",
-        num_things_classes=80,
-        num_stuff_classes=0,
-        loss_panoptic=None,
+        type="MaskFormerFusionHead", num_things_classes=80, num_stuff_classes=0, loss_panoptic=None
     ),
     train_cfg=dict(
         num_points=12544,

@@ -3,10 +3,6 @@
 model = dict(
     type="mmonepeace.OnePeacePretrainer",
     backbone=dict(
-        type="mmonepeace.OnePeace",
-        rpb="shared",
-        final_norm=True,
-        drop_path_rate=0.4,
-        with_cp=True,
+        type="mmonepeace.OnePeace", rpb="shared", final_norm=True, drop_path_rate=0.4, with_cp=True
     ),
 )

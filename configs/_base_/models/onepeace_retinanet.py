@@ -1,21 +1,13 @@
 """ONE-PEACE with a simple feature pyramid and RetinaNet: boxes in one stage."""
 
-data_preprocessor = dict(
-    type="DetDataPreprocessor",
-    mean=[122.771, 116.746, 104.094],
-    std=[68.5, 66.632, 70.323],
-    bgr_to_rgb=True,
-    pad_mask=False,
-    pad_size_divisor=32,
-)
+data_preprocessor = dict(type="mmonepeace.DetDataPreprocessor", pad_mask=False, pad_size_divisor=32)
 model = dict(
-    type="RetinaNet",
+    type="mmonepeace.RetinaNet",
     data_preprocessor=data_preprocessor,
     backbone=dict(type="mmonepeace.OnePeaceViTDet"),
     neck=dict(type="mmonepeace.SimpleFeaturePyramid", out_channels=256),
     bbox_head=dict(
         type="RetinaHead",
-        in_channels=256,
         feat_channels=256,
         stacked_convs=4,
         norm_cfg=dict(type="mmonepeace.LN2d", eps=1e-6),
@@ -27,22 +19,12 @@ model = dict(
             ratios=[0.5, 1.0, 2.0],
             strides=[4, 8, 16, 32, 64],
         ),
-        bbox_coder=dict(
-            type="DeltaXYWHBBoxCoder",
-            target_means=[0.0, 0.0, 0.0, 0.0],
-            target_stds=[1.0, 1.0, 1.0, 1.0],
-        ),
+        bbox_coder=dict(type="DeltaXYWHBBoxCoder"),
         loss_cls=dict(type="FocalLoss", use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
         loss_bbox=dict(type="L1Loss", loss_weight=1.0),
     ),
     train_cfg=dict(
-        assigner=dict(
-            type="MaxIoUAssigner",
-            pos_iou_thr=0.5,
-            neg_iou_thr=0.4,
-            min_pos_iou=0,
-            ignore_iof_thr=-1,
-        ),
+        assigner=dict(type="MaxIoUAssigner", pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0),
         sampler=dict(type="PseudoSampler"),  # the focal loss takes all
         allowed_border=-1,
         pos_weight=-1,

@@ -1,14 +1,8 @@
-"""ONE-PEACE with a simple pyramid, UPerNet and an auxiliary FCN head. Widths are the recipe's."""
+"""ONE-PEACE with a simple pyramid, UPerNet and an auxiliary FCN head."""
 
 norm_cfg = dict(type="SyncBN", requires_grad=True)
 data_preprocessor = dict(
-    type="SegDataPreProcessor",
-    mean=[122.771, 116.746, 104.094],
-    std=[68.5, 66.632, 70.323],
-    bgr_to_rgb=True,
-    pad_val=0,
-    seg_pad_val=255,
-    size_divisor=16,
+    type="mmonepeace.SegDataPreProcessor", pad_val=0, seg_pad_val=255, size_divisor=16
 )
 model = dict(
     type="mmonepeace.EncoderDecoder",

@@ -1,7 +1,7 @@
 """40k steps of AdamW with layer-wise learning rate decay, polynomial to zero.
 
-The released ADE20K recipes name a schedule of 40k steps that was not released: this is the one of 80k
-steps, which was, cut to half of its length.
+The released ADE20K recipes refer to a schedule of 40k steps that was not released: this is the
+released one of 80k steps at half its length.
 """
 
 optim_wrapper = dict(

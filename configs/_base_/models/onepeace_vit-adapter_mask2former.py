@@ -1,17 +1,11 @@
 """ONE-PEACE with ViT-Adapter and Mask2Former of 1024 channels, as released.
 
-Recipes give `in_channels`, `num_classes` and the class weights, the last of which is no object.
+Recipes give `num_classes`. Other widths follow `feat_channels`, and the class weights `num_classes`.
 """
 
 norm_cfg = dict(type="SyncBN", requires_grad=True)
 data_preprocessor = dict(
-    type="SegDataPreProcessor",
-    mean=[122.771, 116.746, 104.094],
-    std=[68.5, 66.632, 70.323],
-    bgr_to_rgb=True,
-    pad_val=0,
-    seg_pad_val=255,
-    size_divisor=32,
+    type="mmonepeace.SegDataPreProcessor", pad_val=0, seg_pad_val=255, size_divisor=32
 )
 model = dict(
     type="mmonepeace.EncoderDecoder",
@@ -21,7 +15,6 @@ model = dict(
         type="Mask2FormerHead",
         strides=[4, 8, 16, 32],
         feat_channels=1024,
-        out_channels=1024,
         num_queries=200,
         num_transformer_feat_level=3,
         align_corners=False,
@@ -33,16 +26,8 @@ model = dict(
             encoder=dict(
                 num_layers=6,
                 layer_cfg=dict(
-                    self_attn_cfg=dict(
-                        embed_dims=1024,
-                        num_heads=32,
-                        num_levels=3,
-                        num_points=4,
-                        dropout=0.0,
-                        batch_first=True,
-                    ),
+                    self_attn_cfg=dict(num_levels=3, num_points=4, dropout=0.0, batch_first=True),
                     ffn_cfg=dict(
-                        embed_dims=1024,
                         feedforward_channels=4096,
                         num_fcs=2,
                         ffn_drop=0.0,
@@ -50,18 +35,17 @@ model = dict(
                     ),
                 ),
             ),
-            positional_encoding=dict(num_feats=512, normalize=True),
+            positional_encoding=dict(normalize=True),
         ),
         enforce_decoder_input_project=False,
-        positional_encoding=dict(num_feats=512, normalize=True),
+        positional_encoding=dict(normalize=True),
         transformer_decoder=dict(
             return_intermediate=True,
             num_layers=9,
             layer_cfg=dict(
-                self_attn_cfg=dict(embed_dims=1024, num_heads=32, dropout=0.0, batch_first=True),
-                cross_attn_cfg=dict(embed_dims=1024, num_heads=32, dropout=0.0, batch_first=True),
+                self_attn_cfg=dict(dropout=0.0, batch_first=True),
+                cross_attn_cfg=dict(dropout=0.0, batch_first=True),
                 ffn_cfg=dict(
-                    embed_dims=1024,
                     feedforward_channels=4096,
                     num_fcs=2,
                     ffn_drop=0.0,

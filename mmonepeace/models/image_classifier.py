@@ -1,0 +1,43 @@
+"""mmpretrain's classifier around our backbone, met by name."""
+
+from typing import Any
+
+from mmengine.model import BaseModel
+
+from mmonepeace.models.widths import fill_widths
+from mmonepeace.registry import MODELS
+from mmonepeace.spec import IMAGE_MEAN, IMAGE_STD
+
+
+@MODELS.register_module("ImageClassifier")
+def image_classifier(
+    backbone: dict[str, Any],
+    head: dict[str, Any],
+    neck: dict[str, Any] | None = None,
+    data_preprocessor: dict[str, Any] | None = None,
+    **options: Any,
+) -> BaseModel:
+    """Build an `mmpretrain.ImageClassifier`, filling in what the config leaves out.
+
+    Args:
+        backbone: config, such as that of `OnePeace`.
+        head: config; `in_channels` follows the backbone.
+        neck: config.
+        data_preprocessor: config; by default it makes RGB of BGR, normalises with
+            `spec.IMAGE_MEAN` and `spec.IMAGE_STD` and takes `num_classes` from the head.
+        options: other arguments of `mmpretrain.ImageClassifier`.
+
+    Raises:
+        ValueError: for a width that does not fit, see `fill_widths`.
+    """
+    normalisation = dict(mean=IMAGE_MEAN, std=IMAGE_STD, to_rgb=True)
+    classes = {"num_classes": head["num_classes"]} if "num_classes" in head else {}
+    return MODELS.build(
+        dict(
+            **fill_widths(dict(backbone=backbone, neck=neck, head=head)),
+            **options,
+            data_preprocessor=normalisation | classes | (data_preprocessor or {}),
+            type="ImageClassifier",
+            _scope_="mmpretrain",
+        )
+    )
