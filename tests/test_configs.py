@@ -65,7 +65,9 @@ def test_recipe_loads_dumps_and_builds(path, tmp_path):
     assert cfg.tta_model
     assert ("tta_pipeline" in cfg) != _has_masks(cfg)  # mmdet merges boxes, not masks
     if cfg.default_scope != "mmpretrain":
-        checks.check_classes(cfg, _classes(cfg))
+        report = checks.Report()
+        checks.check_heads(cfg.model, _classes(cfg), report)
+        assert report.findings == []
 
 
 @pytest.mark.parametrize("path", PRETRAINING, ids=name)
@@ -84,7 +86,7 @@ def test_recipe_of_pretraining_gives_its_stage_what_it_needs(path):
     run_options.set_tokenizer(cfg, "/nowhere/tokenizer.json")
     run_options.set_data_root(cfg, "/nowhere")
     with pytest.raises(checks.CheckError) as error:
-        checks.check_all(cfg)
+        checks.check_run(cfg)
     for text in ("/nowhere/tokenizer.json", cfg.needs_tokenizer, cfg.needs_data, "--data-root DIR"):
         assert text in str(error.value)
 

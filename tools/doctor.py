@@ -18,7 +18,6 @@ with explain_missing_packages():
     from mmengine.config import Config, DictAction
 
     from mmonepeace import checks
-    from mmonepeace.checks import examine
     from mmonepeace.engine import run_options
 
 
@@ -37,13 +36,7 @@ def parse_args() -> argparse.Namespace:
 
 def load_config(args: argparse.Namespace) -> Config:
     """The config with all options of the command line."""
-    if not Path(args.config).is_file():
-        raise checks.CheckError(f"config {args.config} does not exist.")
-    try:
-        cfg = Config.fromfile(args.config)
-    except Exception as error:  # noqa: BLE001  (a config is code and fails in many ways)
-        raise checks.CheckError(f"config {args.config} cannot be read: {error!r}") from None
-    checks.check_library(cfg)
+    cfg = checks.read_config(args.config, builds_model=False)
     checks.apply_overrides(cfg, args.cfg_options)
     if args.data_root:
         run_options.set_data_root(cfg, args.data_root)
@@ -56,7 +49,7 @@ def main() -> int:
     """Print the report."""
     args = parse_args()
     try:
-        report = examine(load_config(args), args.limit)
+        report = checks.examine(load_config(args), args.limit)
     except checks.CheckError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -84,7 +84,7 @@ def main() -> int:
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     try:
         cfg = load_config(args)
-        checks.check_all(cfg)
+        checks.check_run(cfg)
         runner = PretrainRunner.from_cfg(cfg)
         if args.dry_run:
             checks.dry_run(runner)

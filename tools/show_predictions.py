@@ -21,7 +21,6 @@ with explain_missing_packages():
 
     from mmonepeace import checks
     from mmonepeace.checkpoint import CheckpointError, load_model
-    from mmonepeace.checks.labels import LabelError
     from mmonepeace.engine import run_options
     from mmonepeace.visualization import class_colours, draw_instances, draw_label_maps
     from mmonepeace.visualization.predictions import predicted_instances, true_instances
@@ -91,7 +90,7 @@ def main() -> int:
         checks.check_data(cfg, ("test_dataloader",))
         init_default_scope(cfg.default_scope)
         figure = draw(cfg, path, args.num, args.device, args.score_thr)
-    except (CheckpointError, LabelError, checks.CheckError) as error:
+    except (CheckpointError, checks.CheckError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     args.out.parent.mkdir(parents=True, exist_ok=True)

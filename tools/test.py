@@ -18,7 +18,6 @@ with explain_missing_packages():
 
     from mmonepeace import checks
     from mmonepeace.checkpoint import CheckpointError, load_model
-    from mmonepeace.checks.labels import LabelError
     from mmonepeace.engine import run_options
     from mmonepeace.engine.processes import exit_distributed
 
@@ -85,7 +84,7 @@ def main() -> int:
         model = runner.model.module if args.launcher != "none" else runner.model
         print(load_model(model.module if args.tta else model, path))
         runner.test()
-    except (CheckpointError, LabelError, checks.CheckError) as error:
+    except (CheckpointError, checks.CheckError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

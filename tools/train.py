@@ -18,11 +18,8 @@ with explain_missing_packages():
 
     from mmonepeace import checks
     from mmonepeace.checkpoint import CheckpointError, read
-    from mmonepeace.checks.labels import LabelError
     from mmonepeace.engine import run_options
     from mmonepeace.engine.processes import exit_distributed
-
-USER_ERRORS = (CheckpointError, LabelError, checks.CheckError)
 
 
 def parse_args() -> argparse.Namespace:
@@ -70,13 +67,13 @@ def main() -> int:
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     try:
         cfg = load_config(args)
-        checks.check_all(cfg)
+        checks.check_run(cfg)
         runner = Runner.from_cfg(cfg)
         if args.dry_run:
             checks.dry_run(runner)
         else:
             runner.train()
-    except USER_ERRORS as error:
+    except (CheckpointError, checks.CheckError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -1,36 +1,37 @@
-"""What is checked before a run starts, so that a mistake costs seconds and its fix is named."""
+"""What would ruin a run: each fault has one check, and each check serves two depths.
 
-from mmonepeace.checks.data import (
-    check_classes,
-    check_data,
-    dataset_configs,
-    metric_configs,
-)
+`check_run` and `check_data` are quick and serve the tools before every run; `examine` reads every
+file for `tools/doctor.py`.
+"""
+
+from mmonepeace.checks.classes import check_heads
+from mmonepeace.checks.config import dataset_configs, is_detection, metric_configs, text_steps
+from mmonepeace.checks.dry_run import dry_run
 from mmonepeace.checks.environment import check_library, check_operators, read_config
-from mmonepeace.checks.errors import CheckError, is_detection
+from mmonepeace.checks.errors import CheckError
+from mmonepeace.checks.heads import has_mask_head
+from mmonepeace.checks.label_hook import LabelCheckHook
 from mmonepeace.checks.overrides import apply_overrides
-from mmonepeace.checks.preflight_run import check_all, dry_run
 from mmonepeace.checks.report import Finding, Report
-from mmonepeace.checks.run import examine
-from mmonepeace.checks.tokenizers import check_tokenizers, text_steps
-from mmonepeace.checks.weights import check_weights, find_checkpoint
+from mmonepeace.checks.run import check_data, check_run, examine
+from mmonepeace.checks.weights import find_checkpoint
 
 __all__ = [
     "CheckError",
     "Finding",
+    "LabelCheckHook",
     "Report",
     "apply_overrides",
-    "check_all",
-    "check_classes",
     "check_data",
+    "check_heads",
     "check_library",
     "check_operators",
-    "check_tokenizers",
-    "check_weights",
+    "check_run",
     "dataset_configs",
     "dry_run",
     "examine",
     "find_checkpoint",
+    "has_mask_head",
     "is_detection",
     "metric_configs",
     "read_config",

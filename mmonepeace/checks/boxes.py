@@ -1,226 +1,240 @@
-"""Boxes of COCO files: do they lie in their pictures, and do their numbers mean what COCO's mean?"""
+"""Boxes of COCO files: are they inside their images, and in COCO's layout?"""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from mmonepeace.checks.coco import Coco, place_of
-from mmonepeace.checks.decoding import Picture
-from mmonepeace.checks.masks import check_masks
-from mmonepeace.checks.places import LARGE_SHARE, SLACK, lines_of, outside
+from mmonepeace.checks.coco import Coco, Files, rounded_box
+from mmonepeace.checks.decoding import ImageInfo
 from mmonepeace.checks.report import Bin, Report, Section
-from mmonepeace.checks.splits import Part, Split
+from mmonepeace.checks.splits import Split
 
-_FEW, _OUTSIDE = 3, 0.2  # boxes, and share of them outside, from which on a layout is doubted
+SLACK = 1.0  # pixels that a box may leave its image by: rounding
+LARGE = 0.1  # fraction of a box outside its image from which on it is an error
+_FEW, _OUTSIDE = 3, 0.2  # boxes, and fraction of them outside, from which on a layout is doubted
 
-# What else four numbers may mean: meaning, and boxes (N, 4) to COCO's.
-_LAYOUTS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
-    "box-xyxy": (
-        "two corners, [x1, y1, x2, y2]",
-        lambda b: np.stack([b[:, 0], b[:, 1], b[:, 2] - b[:, 0], b[:, 3] - b[:, 1]], 1),
-    ),
-    "box-centre": (
-        "the centre, width and height",
-        lambda b: np.stack([b[:, 0] - b[:, 2] / 2, b[:, 1] - b[:, 3] / 2, b[:, 2], b[:, 3]], 1),
-    ),
-    "box-swapped": ("[y, x, height, width]", lambda b: b[:, [1, 0, 3, 2]]),
+# What else four numbers may mean: code -> boxes (N, 4) in COCO's layout.
+_LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "box-xyxy": lambda b: np.concatenate([b[:, :2], b[:, 2:] - b[:, :2]], 1),
+    "box-centre": lambda b: np.concatenate([b[:, :2] - b[:, 2:] / 2, b[:, 2:]], 1),
+    "box-swapped": lambda b: b[:, [1, 0, 3, 2]],
 }
 
 
-def check_split(
-    split: Split, files: Mapping[Part, Coco], pictures: Sequence[Picture], report: Report
-) -> tuple[Bin, ...]:
-    """Check boxes and masks of a split.
+class Boxes:
+    """The annotations of a COCO file as arrays.
+
+    Args:
+        coco: the file.
+        sizes: image id -> (width, height).
+
+    Attributes:
+        xywh: (N, 4) x, y, width, height in pixels.
+        sizes: (N, 2) width, height of their images.
+        areas: (N,) as stated.
+    """
+
+    def __init__(self, coco: Coco, sizes: Mapping[Any, tuple[int, int]]) -> None:
+        self.coco = coco
+        annotations = coco.annotations
+        self.xywh = np.array([a["bbox"] for a in annotations], float).reshape(-1, 4)
+        self.sizes = np.array([sizes[a["image_id"]] for a in annotations], float).reshape(-1, 2)
+        self.areas = np.array([a["area"] for a in annotations], float)
+
+    def __len__(self) -> int:
+        return len(self.xywh)
+
+    @cached_property
+    def proper(self) -> np.ndarray:
+        """(N,) bool, those whose width and height are positive."""
+        return (self.xywh[:, 2:] > 0).all(1)
+
+    @cached_property
+    def outside(self) -> tuple[np.ndarray, np.ndarray]:
+        """See `outside`."""
+        return outside(self.xywh, self.sizes)
+
+    def flags(self, key: str) -> np.ndarray:
+        """(N,) bool, those with a value under a key that counts as true."""
+        return np.array([bool(a.get(key)) for a in self.coco.annotations], bool)
+
+    def lines(self, chosen: np.ndarray, detail: Callable[[int], str] | None = None) -> list[str]:
+        """The chosen annotations, named for a finding.
+
+        Args:
+            chosen: (N,) bool.
+            detail: what to say of an annotation besides.
+        """
+        lines = []
+        for i in np.flatnonzero(chosen):
+            entry = self.coco.annotations[i]
+            extra = f", {detail(i)}" if detail else ""
+            name = self.coco.file_name(entry)
+            lines.append(f"{name}: annotation {entry['id']}: bbox {entry['bbox']}{extra}")
+        return lines
+
+
+def outside(boxes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How far boxes leave their images, in pixels (N,), and by what fraction of their area (N,).
+
+    Args:
+        boxes: (N, 4) x, y, width, height.
+        sizes: (N, 2) width, height.
+    """
+    corner, end = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+    reach = np.maximum(-corner, end - sizes).max(1, initial=-np.inf)
+    inner = np.clip(np.minimum(end, sizes) - np.maximum(corner, 0), 0, None).prod(1)
+    return reach, 1 - inner / np.maximum(boxes[:, 2:].prod(1), 1e-9)
+
+
+def image_sizes(
+    split: Split, files: Files, images: Sequence[ImageInfo], report: Report
+) -> dict[Coco, dict[Any, tuple[int, int]]]:
+    """(width, height) of the images of each file: as decoded, else as stated.
 
     Args:
         split: the split.
         files: its COCO files.
-        pictures: its pictures that can be read.
-        report: gets the findings.
+        images: those that were read.
+        report: gets the images whose size is not as stated.
+    """
+    by_path = {image.path: image for image in images}
+    sizes = {
+        coco: {number: (e["width"], e["height"]) for number, e in coco.images.items()}
+        for coco in files.values()
+    }
+    differ = []
+    for sample in split.samples:
+        image = by_path.get(sample.path)
+        if image:
+            stated = sizes[files[sample.dataset]]
+            if stated[sample.label] != image.size:
+                rotated = stated[sample.label] == image.stored_size
+                why = ", rotated by its EXIF data" if rotated else ""
+                differ.append(f"{image.path}: {image.size}{why}, but stated {stated[sample.label]}")
+            stated[sample.label] = image.size
+    report.add("image-size-differs", split.name, differ, of=len(by_path))
+    return sizes
+
+
+def check_boxes(split: str, boxes: Boxes, report: Report) -> bool:
+    """Check the boxes of a COCO file.
 
     Returns:
-        the histogram.
+        whether they are in COCO's layout, so that more can be said of them.
     """
-    by_path = {picture.path: picture for picture in pictures}
-    seen = [(s, by_path[s.path]) for s in split.samples if s.path in by_path]
-    differ = []
-    for sample, picture in seen:
-        entry = files[sample.part].images[sample.label]
-        stated = (entry["width"], entry["height"])
-        if stated != picture.size:
-            why = ", turned by its EXIF data" if stated == picture.stored_size else ""
-            differ.append(f"{picture.path}: {picture.size}{why}, but stated {stated}")
-    if differ:
-        what = "pictures have another (width, height) than their COCO file says"
-        report.add("image-size-differs", split.name, what, differ, of=len(seen))
-    for part, coco in files.items():
-        sizes = {number: (e["width"], e["height"]) for number, e in coco.images.items()}
-        sizes |= {sample.label: picture.size for sample, picture in seen if sample.part is part}
-        with_mask = any(step.get("with_mask") for step in part.steps("LoadAnnotations"))
-        _check_file(split.name, coco, sizes, with_mask, report)
-    return _count(split, list(files.values()), report)
 
+    def add(code: str, chosen: np.ndarray, detail: Any = None, **options: Any) -> None:
+        report.add(code, split, boxes.lines(chosen, detail), of=len(boxes), **options)
 
-def _check_file(
-    split: str,
-    coco: Coco,
-    sizes: Mapping[Any, tuple[int, int]],
-    with_mask: bool,
-    report: Report,
-) -> None:
-    _check_flags(split, coco, report)
-    boxes = np.array([entry["bbox"] for entry in coco.annotations], float).reshape(-1, 4)
-    frames = np.array([sizes[a["image_id"]] for a in coco.annotations], float).reshape(-1, 2)
-    flat = (boxes[:, 2:] <= 0).any(1)
-    if flat.any():
-        what = "boxes have no area: width or height is 0 or below"
-        report.add("box-no-area", split, what, lines_of(coco, flat), of=len(boxes))
-    if _mean_something_else(split, coco, boxes[~flat], frames[~flat], report):
-        return
-    _check_places(split, coco, boxes, frames, ~flat, report)
-    _check_areas(split, coco, boxes, ~flat, report)
-    _check_repeats(split, coco, report)
-    check_masks(split, coco, boxes, frames, with_mask, report)
-
-
-def _check_flags(split: str, coco: Coco, report: Report) -> None:
-    flags = [entry.get("iscrowd", 0) for entry in coco.annotations]
-    wrong = np.array([flag not in (0, 1) for flag in flags], bool)
-    if wrong.any():
-        lines = lines_of(coco, wrong, [f"iscrowd {flag!r}" for flag in flags])
-        report.add("iscrowd-values", split, "iscrowd is neither 0 nor 1", lines)
-    for key, code, what in (
-        ("iscrowd", "iscrowd", "boxes are groups (iscrowd), which training ignores"),
-        ("ignore", "annotation-ignored", "boxes have ignore=1, which training leaves out"),
-    ):
-        chosen = np.array([bool(entry.get(key)) for entry in coco.annotations], bool)
-        if chosen.any():
-            level = "error" if chosen.all() else None
-            report.add(code, split, what, lines_of(coco, chosen), level=level, of=len(flags))
-
-
-def _mean_something_else(
-    split: str, coco: Coco, boxes: np.ndarray, frames: np.ndarray, report: Report
-) -> bool:
-    """Whether the numbers of all boxes mean something else than COCO's."""
-    if not len(boxes):
+    annotations, proper = boxes.coco.annotations, boxes.proper
+    values = [a.get("iscrowd", 0) for a in annotations]
+    wrong = np.array([value not in (0, 1) for value in values], bool)
+    add("iscrowd-values", wrong, lambda i: f"iscrowd {values[i]!r}")
+    for key, code in (("iscrowd", "iscrowd"), ("ignore", "annotation-ignored")):
+        flags = boxes.flags(key)
+        add(code, flags, level="error" if flags.all() else None)
+    add("box-no-area", ~proper)
+    if _has_other_layout(split, boxes, report):
         return False
-    if boxes.max() <= 1.01 and (boxes[:, 2:] < 1).any() and frames.min() > 4:
-        what = "the boxes are shares of the picture, from 0 to 1, not pixels"
-        report.add("box-normalised", split, what, [coco.path])
+
+    def image(i: int) -> str:
+        return "image {:.0f} x {:.0f}".format(*boxes.sizes[i])
+
+    reach, fraction = boxes.outside
+    gone = proper & (fraction >= 1)
+    partly = proper & ~gone & (reach > SLACK)
+    most = fraction[partly].max(initial=0)
+    level = "error" if most > LARGE else None
+    add("box-outside", gone, image)
+    farthest = reach[partly].max(initial=0)
+    add("box-leaves-image", partly, image, level=level, reach=farthest, most=most)
+    add("box-tiny", proper & (boxes.xywh[:, 2:] < 1).any(1))
+    areas, products = boxes.areas, boxes.xywh[:, 2:].prod(1)
+
+    def both(i: int) -> str:
+        return f"area {areas[i]:g}, box {products[i]:g}"
+
+    none = proper & (areas <= 0)
+    add("area-not-positive", none, both)
+    # Masks fill only a part of their box, and rounding adds a little.
+    least = np.where(boxes.flags("segmentation"), 0.01, 0.5)
+    far = (areas > 1.2 * products) | (areas < least * products)
+    far &= np.abs(areas - products) > 16  # pixels: small boxes are rounded coarsely
+    add("area-differs", proper & ~none & far, both)
+    return True
+
+
+def _has_other_layout(split: str, boxes: Boxes, report: Report) -> bool:
+    """Whether the numbers of all boxes mean something other than COCO's."""
+    xywh, sizes = boxes.xywh[boxes.proper], boxes.sizes[boxes.proper]
+    if not len(xywh):
+        return False
+    if xywh.max() <= 1.01 and (xywh[:, 2:] < 1).any() and sizes.min() > 4:
+        report.add("box-normalised", split, [boxes.coco.path])
         return True
-    leave = outside(boxes, frames)[0] > SLACK
-    if len(boxes) < _FEW or leave.mean() < _OUTSIDE:
+    leave = float((outside(xywh, sizes)[0] > SLACK).mean())
+    if len(xywh) < _FEW or leave < _OUTSIDE:
         return False
-    for code, (meaning, to_coco) in _LAYOUTS.items():
-        other = to_coco(boxes)
-        if (other[:, 2:] > 0).all() and (outside(other, frames)[0] <= SLACK).all():
-            report.add(
-                code,
-                split,
-                f"{leave.mean():.0%} of the boxes leave their pictures, and all would fit if bbox were "
-                f"{meaning}",
-                [coco.path],
-                share=float(leave.mean()),
-            )
+    for code, to_coco in _LAYOUTS.items():
+        other = to_coco(xywh)
+        if (other[:, 2:] > 0).all() and (outside(other, sizes)[0] <= SLACK).all():
+            report.add(code, split, [boxes.coco.path], share=leave)
             return True
     return False
 
 
-def _check_places(
-    split: str,
-    coco: Coco,
-    boxes: np.ndarray,
-    frames: np.ndarray,
-    good: np.ndarray,
-    report: Report,
-) -> None:
-    reach, share = outside(boxes, frames)
-    where = [f"picture {w:.0f} x {h:.0f}" for w, h in frames]
-    gone = good & (share >= 1)
-    if gone.any():
-        what = "boxes lie outside their pictures"
-        report.add("box-outside", split, what, lines_of(coco, gone, where), of=len(boxes))
-    partly = good & ~gone & (reach > SLACK)
-    if partly.any():
-        most = share[partly].max()
-        report.add(
-            "box-leaves-image",
-            split,
-            f"boxes leave their pictures, by up to {reach[partly].max():.0f} pixels and {most:.0%} of "
-            "their area",
-            lines_of(coco, partly, where),
-            level="error" if most > LARGE_SHARE else None,
-            of=len(boxes),
-        )
-    tiny = good & (boxes[:, 2:] < 1).any(1)
-    if tiny.any():
-        what = "boxes are narrower or lower than a pixel: mmdetection drops them"
-        report.add("box-tiny", split, what, lines_of(coco, tiny), of=len(boxes))
-
-
-def _check_areas(
-    split: str, coco: Coco, boxes: np.ndarray, good: np.ndarray, report: Report
-) -> None:
-    areas = np.array([entry["area"] for entry in coco.annotations], float)
-    products = boxes[:, 2:].prod(1)
-    shown = [f"area {area:g}, box {box:g}" for area, box in zip(areas, products, strict=True)]
-    none = good & (areas <= 0)
-    if none.any():
-        what = "annotations have an area of 0 or below: mmdetection drops their boxes"
-        report.add("area-not-positive", split, what, lines_of(coco, none, shown), of=len(boxes))
-    # Masks fill a part of their box only, and rounding adds a little.
-    masked = np.array([bool(entry.get("segmentation")) for entry in coco.annotations], bool)
-    least = np.where(masked, 0.01, 0.5)
-    wrong = good & ~none & ((areas > 1.2 * products) | (areas < least * products))
-    wrong &= np.abs(areas - products) > 16  # pixels: small boxes are rounded coarsely
-    if wrong.any():
-        what = "area is far from width * height; scores by size go by it"
-        report.add("area-differs", split, what, lines_of(coco, wrong, shown), of=len(boxes))
-
-
-def _check_repeats(split: str, coco: Coco, report: Report) -> None:
+def check_repeats(split: str, coco: Coco, report: Report) -> None:
+    """Find boxes that occur more than once, with the same class or with several."""
     groups: dict[tuple[Any, ...], Counter[Any]] = defaultdict(Counter)
     for entry in coco.annotations:
-        groups[entry["image_id"], place_of(entry)][entry["category_id"]] += 1
+        groups[entry["image_id"], rounded_box(entry)][entry["category_id"]] += 1
     same, contrary = [], []
-    for (image, place), kinds in groups.items():
-        names = ", ".join(coco.names[kind] for kind in kinds.elements())
-        line = f"{coco.images[image]['file_name']}: bbox {list(place)}: {names}"
-        if max(kinds.values()) > 1:
+    for (image, box), categories in groups.items():
+        names = ", ".join(coco.names[category] for category in categories.elements())
+        line = f"{coco.images[image]['file_name']}: bbox {list(box)}: {names}"
+        if max(categories.values()) > 1:
             same.append(line)
-        if len(kinds) > 1:
+        if len(categories) > 1:
             contrary.append(line)
-    if same:
-        report.add("box-repeats", split, "boxes are there more than once", same)
-    if contrary:
-        report.add("box-two-classes", split, "boxes have several classes", contrary)
+    report.add("box-repeats", split, same)
+    report.add("box-two-classes", split, contrary)
 
 
-def _count(split: Split, files: Sequence[Coco], report: Report) -> tuple[Bin, ...]:
-    """Histogram of a split; reports pictures without boxes."""
+def check_kept(split: str, files: Sequence[Boxes], report: Report) -> None:
+    """Check that mmdetection, which drops what it cannot use in silence, keeps any box."""
+    for boxes in files:
+        classes = [entry["category_id"] in boxes.coco.classes for entry in boxes.coco.annotations]
+        large = (boxes.xywh[:, 2:] >= 1).all(1) & (boxes.areas > 0) & (boxes.outside[1] < 1)
+        if (np.array(classes, bool) & large & ~boxes.flags("ignore")).any():
+            return
+    if split != "test":
+        report.add("no-boxes", split, annotations=sum(boxes.coco.total for boxes in files))
+
+
+def histogram(split: Split, files: Sequence[Coco], report: Report) -> Section:
+    """How often each class occurs in the boxes of a split; reports images without boxes."""
     boxes, images, empty, total = Counter[int](), Counter[int](), [], 0
     for coco in files:
-        kinds: dict[Any, Counter[int]] = {number: Counter() for number in coco.images}
+        counts: dict[Any, Counter[int]] = {number: Counter() for number in coco.images}
         for entry in coco.annotations:
             if entry["category_id"] in coco.classes:
-                kinds[entry["image_id"]][coco.classes[entry["category_id"]]] += 1
-        total += len(kinds)
-        for number, found in kinds.items():
-            boxes.update(found)
-            images.update(found.keys())
-            if not found:
+                counts[entry["image_id"]][coco.classes[entry["category_id"]]] += 1
+        total += len(counts)
+        for number, some in counts.items():
+            boxes.update(some)
+            images.update(some.keys())
+            if not some:
                 empty.append(coco.images[number]["file_name"])
-    if len(empty) == total and files and split.name != "test":
-        report.add("no-boxes", split.name, "there is no box of any class")
-    elif 0 < len(empty) < total:
-        dropped = any((p.cfg.get("filter_cfg") or {}).get("filter_empty_gt") for p in split.parts)
+    if len(empty) < total:
+        dropped = any(
+            (i.cfg.get("filter_cfg") or {}).get("filter_empty_gt") for i in split.datasets
+        )
         use = "filter_empty_gt leaves them out" if dropped else "they count as background"
-        what = f"pictures have no box of a class; {use}"
-        report.add("image-without-boxes", split.name, what, empty, of=total)
+        report.add("image-without-boxes", split.name, empty, of=total, use=use)
     bins = tuple(Bin(i, name, boxes[i], images[i]) for i, name in enumerate(split.classes))
-    summary = f"{total:,} pictures, {boxes.total():,} boxes"
-    report.sections.append(Section(split.name, summary, "boxes", bins))
-    return bins
+    summary = f"{total:,} images, {boxes.total():,} boxes"
+    return Section(split.name, summary, "boxes", bins)

@@ -1,4 +1,4 @@
-"""Classes: their names and colours, the heads that tell them apart, and where they occur."""
+"""Classes: their names and colours, the heads that classify them, and where they occur."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,72 +7,55 @@ from mmengine.config import Config, ConfigDict
 
 from mmonepeace.checks.heads import find_heads, head_classes
 from mmonepeace.checks.report import Bin, Report
-from mmonepeace.checks.splits import Part, Split
+from mmonepeace.checks.splits import DatasetInfo, Split
 
 
-def check_config(cfg: Config, splits: Sequence[Split], report: Report) -> None:
-    """Check names, colours and numbers of the classes in a config."""
+def check_classes(cfg: Config, splits: Sequence[Split], report: Report) -> None:
+    """Check names, colours and number of the classes in a config."""
     dense = [s for s in splits if s.kind in ("segmentation", "detection")]
     labelled = [s for s in splits if s in dense or s.classes]
-    parts = [part for split in labelled for part in split.parts]
     silent = [s.name for s in dense if s.name != "test" and not s.step("LoadAnnotations")]
-    if silent:
-        what = "pipelines have no LoadAnnotations, the transform that loads labels"
-        report.add("labels-not-loaded", "config", what, silent)
-    for part in parts:
-        _check_names(part, report)
-        _check_palette(part, report)
-    lines = [f"{s.name}: {', '.join(p.classes)}" for s in labelled for p in s.parts]
-    if len({part.classes for part in parts}) > 1:
-        report.add(
-            "classes-differ",
-            "config",
-            "the data sets of the config have different classes, or in another order",
-            dict.fromkeys(lines),
-        )
-    if parts and parts[0].classes:
-        _check_heads(cfg.get("model") or {}, len(parts[0].classes), report)
+    report.add("labels-not-loaded", "config", silent)
+    for info in (info for split in labelled for info in split.datasets):
+        _check_names(info, report)
+        _check_palette(info, report)
+    lists = {s.name + ": " + ", ".join(i.classes): i.classes for s in labelled for i in s.datasets}
+    if len(set(lists.values())) > 1:
+        report.add("classes-differ", "config", lists)
+    classes = next(iter(lists.values()), ())
+    if classes:
+        check_heads(cfg.get("model") or {}, classes, report)
 
 
-def _check_names(part: Part, report: Report) -> None:
-    classes = part.dataset.metainfo.get("classes")
-    twice = sorted({name for name in part.classes if part.classes.count(name) > 1})
+def _check_names(info: DatasetInfo, report: Report) -> None:
+    classes = info.built.metainfo.get("classes")
     if isinstance(classes, str):
-        _add_once(report, "classes-missing", f"classes is the text {classes!r}, no tuple of names")
+        problem = f"classes is the string {classes!r}, not a tuple of names: ({classes!r},)"
+        report.add("classes-missing", "config", problem=problem)
     elif not classes:
-        _add_once(report, "classes-missing", "the data set names no classes")
-    elif twice:
-        _add_once(report, "class-names-repeat", "names stand in classes twice", twice)
+        report.add("classes-missing", "config", problem="a data set has no classes")
+    else:
+        twice = sorted({name for name in info.classes if info.classes.count(name) > 1})
+        report.add("class-names-repeat", "config", twice)
 
 
-def _check_palette(part: Part, report: Report) -> None:
-    classes, palette = part.classes, part.palette
+def _check_palette(info: DatasetInfo, report: Report) -> None:
+    classes, palette = info.classes, info.palette
     if not palette or isinstance(palette, str) or not classes:
         return
-    whole = type(part.dataset).METAINFO.get("classes") or ()
-    if len(palette) not in (len(classes), len(whole)):
-        _add_once(
-            report,
-            "palette-length",
-            f"the palette has {len(palette)} colours, there are {len(classes)} classes",
-        )
+    known = type(info.built).METAINFO.get("classes") or ()
+    if len(palette) not in (len(classes), len(known)):
+        sizes = {"colours": len(palette), "classes": len(classes)}
+        report.add("palette-length", "config", **sizes)
     bad = [f"colour {i}: {colour}" for i, colour in enumerate(palette) if not _is_colour(colour)]
+    report.add("palette-values", "config", bad)
     if bad:
-        _add_once(report, "palette-values", "the palette has entries that are no colours", bad)
         return
     names: dict[tuple[int, ...], list[str]] = {}
     for name, colour in zip(classes, palette, strict=False):
         names.setdefault(tuple(colour), []).append(name)
     same = [f"{colour}: {', '.join(n)}" for colour, n in names.items() if len(n) > 1]
-    if same:
-        what = "classes have the same colour: pictures of predictions cannot tell them apart"
-        _add_once(report, "palette-repeats", what, same)
-
-
-def _add_once(report: Report, code: str, what: str, where: Sequence[str] = ()) -> None:
-    """For what the data sets of a config mostly have in common."""
-    if not report.has(code):
-        report.add(code, "config", what, where)
+    report.add("palette-repeats", "config", same)
 
 
 def _is_colour(entry: Any) -> bool:
@@ -84,30 +67,23 @@ def _is_colour(entry: Any) -> bool:
     )
 
 
-# ----------------------------------------------------------------------------------------- heads
-
-
-def _check_heads(model: ConfigDict, number: int, report: Report) -> None:
-    wrong = [head for head in head_classes(model) if head.found != number - head.others]
-    if wrong:
-        report.add(
-            "num-classes",
-            "config",
-            f"heads tell another number of classes apart than the {number} of the data",
-            [f"{head.path} = {head.found}" for head in wrong],
-            fix="--cfg-options " + " ".join(f"{h.path}={number - h.others}" for h in wrong),
-        )
+def check_heads(model: ConfigDict, classes: Sequence[str], report: Report) -> None:
+    """Check that the heads of a model have as many classes as the data."""
+    count = len(classes)
+    wrong = [head for head in head_classes(model) if head.value != count - head.others]
+    report.add(
+        "num-classes",
+        "config",
+        [f"{head.path} is {head.value}" for head in wrong],
+        classes=count,
+        names=", ".join(classes[:5]) + ", ..." * (count > 5),
+        options=" ".join(f"{head.path}={count - head.others}" for head in wrong),
+    )
     for path, head in find_heads(model):
         weights = head.get("class_weight")
-        if isinstance(weights, (list, tuple)) and len(weights) not in (number, number + 1):
-            report.add(
-                "class-weight-length",
-                "config",
-                f"{path}.class_weight has {len(weights)} numbers, there are {number} classes",
-            )
-
-
-# ------------------------------------------------------------------------------------ occurrence
+        if isinstance(weights, (list, tuple)) and len(weights) not in (count, count + 1):
+            sizes = {"weights": len(weights), "classes": count}
+            report.add("class-weight-length", "config", path=path, **sizes)
 
 
 def check_occurrence(
@@ -117,37 +93,24 @@ def check_occurrence(
 
     Args:
         bins: split -> its histogram.
-        sampled: split -> whether only some of it was looked at.
+        sampled: split -> whether only some of it was read.
         report: gets the findings.
     """
     present = {
-        split: {b.label for b in found if b.images and b.label is not None}
-        for split, found in bins.items()
+        split: {b.label for b in histogram if b.images and b.label is not None}
+        for split, histogram in bins.items()
     }
-    names = {b.label: b.name for found in bins.values() for b in found if b.label is not None}
+    names = {b.label: b.name for some in bins.values() for b in some if b.label is not None}
     train = next((split for split in bins if split.startswith("train")), None)
     learnt = present.get(train, set(names))
     anywhere = set().union(*present.values())
-    for split, found in present.items():
-        only_here = found - learnt
-        if only_here:
-            report.add(
-                "class-only-in-val",
-                split,
-                "classes occur here and never in train: they cannot be learnt",
-                _named(only_here, names),
-                level="warning" if sampled[train] else None,
-            )
+    for split, labels in present.items():
+        level = "warning" if sampled.get(train) else None
+        report.add("class-only-in-val", split, _named(labels - learnt, names), level=level)
         # A class that occurs nowhere is reported once, for train.
-        absent = set(names) - anywhere if split == train else learnt - found
-        if absent:
-            code, loss = (
-                ("class-absent-train", "cannot be learnt")
-                if split == train
-                else ("class-absent-val", "get no score")
-            )
-            what = f"classes never occur: they {loss}"
-            report.add(code, split, what, _named(absent, names), of=len(names))
+        absent = set(names) - anywhere if split == train else learnt - labels
+        code = "class-absent-train" if split == train else "class-absent-val"
+        report.add(code, split, _named(absent, names), of=len(names))
 
 
 def _named(labels: set[int], names: Mapping[int, str]) -> list[str]:

@@ -1,8 +1,10 @@
-"""Files of pictures and label maps, each decoded once, to what the checks need to know of them."""
+"""Image, label map and audio files, each decoded once into what the checks need to know of it."""
 
 import hashlib
 import os
+import random
 import threading
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,29 +17,29 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-LOOK = 16  # side of the thumbnails that pictures are compared by
-_TURNS = range(2, 9)  # EXIF's orientations that change a picture
-_MAX_COLOURS = 64  # of a label map in colours that are kept
-_heard = threading.local()  # warnings of the file that a thread is reading
+THUMBNAIL = 16  # side in pixels of the thumbnails that images are compared by
+_ROTATIONS = range(2, 9)  # EXIF's orientations that change an image
+_MAX_COLOURS = 64  # that are kept of a label map in colours
+_local = threading.local()  # warnings about the file that a thread is reading
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
-    """What is known of a picture.
+class ImageInfo:
+    """What is known of an image.
 
     Attributes:
         path: its file.
         error: why it cannot be read; the rest is not set then.
-        size: (width, height) as training sees it, turned as its EXIF data say.
-        stored_size: (width, height) as it lies in the file.
+        size: (width, height) as training sees it, rotated as its EXIF data say.
+        stored_size: (width, height) as stored in the file.
         orientation: EXIF's number, 1 for upright.
         exif_error: what is wrong with its EXIF data.
         mode: Pillow's name of its channels.
         format: Pillow's name of its format.
-        for_opencv: whether OpenCV, which training decodes with, knows such files.
-        digest: equal for pictures with equal pixels, whatever their format.
-        look: (LOOK * LOOK,) uint8, a grey thumbnail.
-        constant: whether it is of one colour.
+        for_opencv: whether OpenCV, which training decodes with, supports such files.
+        digest: equal for images with equal pixels, whatever their format.
+        thumbnail: (THUMBNAIL * THUMBNAIL,) uint8, grey.
+        constant: whether it has a single colour.
     """
 
     path: str
@@ -50,7 +52,7 @@ class Picture:
     format: str = ""
     for_opencv: bool = True
     digest: bytes = b""
-    look: np.ndarray = field(default_factory=lambda: np.zeros(LOOK * LOOK, np.uint8))
+    thumbnail: np.ndarray = field(default_factory=lambda: np.zeros(THUMBNAIL**2, np.uint8))
     constant: bool = False
 
 
@@ -61,15 +63,15 @@ class LabelMap:
     Attributes:
         path: its file.
         error: why it cannot be read; the rest is not set then.
-        size: (width, height) as it lies in the file; nothing turns label maps.
+        size: (width, height) as stored in the file; nothing rotates label maps.
         mode: Pillow's name of its channels.
         lossy: its format, where that changes values.
         channels: 1 is what is expected.
-        fractional: whether it has numbers that are not whole.
-        values: number -> pixels; empty where there are several channels.
-        colours: number -> colour of its palette, of the numbers that occur. Where there are several
-            channels, the colours that occur.
-        digest: equal for label maps with equal numbers.
+        fractional: whether it has values that are not integers.
+        values: label value -> pixels; empty where there are several channels.
+        colours: label value -> its colour in the palette, of the values that occur. Where there are
+            several channels, the colours that occur.
+        digest: equal for label maps with equal values.
     """
 
     path: str
@@ -85,44 +87,60 @@ class LabelMap:
 
 
 @dataclass(frozen=True, eq=False)
-class Sound:
-    """What is known of a sound; `digest` is equal for equal samples."""
+class AudioInfo:
+    """What is known of an audio clip; `digest` is equal for equal samples."""
 
     path: str
     error: str = ""
     digest: bytes = b""
 
 
-Job = tuple[Callable[[str], Any], str]  # a reader, and the path of a file
+Record = ImageInfo | LabelMap | AudioInfo
+Job = tuple[Callable[[str], Record], str]  # a reader, and the path of a file
 
 
-def scan(jobs: Sequence[Job]) -> dict[Job, Any]:
-    """Read files side by side, each once; what their readers make of them."""
+def read_files(jobs: Sequence[Job], seconds: float | None = None) -> dict[Job, Any]:
+    """Read files in parallel, each once.
+
+    Args:
+        jobs: what to read.
+        seconds: stop after so long; files are read in a random order then.
+
+    Returns:
+        what the readers made of the files that were read.
+    """
     from tqdm import tqdm
 
-    def heed(message: Warning | str, *_: Any, **__: Any) -> None:
-        getattr(_heard, "messages", []).append(str(message))
+    def collect(message: Warning | str, *_: Any, **__: Any) -> None:
+        getattr(_local, "messages", []).append(str(message))
 
-    unique = list(dict.fromkeys(jobs))
-    with warnings.catch_warnings():
+    unique, records = list(dict.fromkeys(jobs)), {}
+    if seconds is not None:
+        random.Random(0).shuffle(unique)
+    deadline = time.monotonic() + (seconds or float("inf"))
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         warnings.simplefilter("always")  # Pillow only warns of broken EXIF data
-        warnings.showwarning = heed
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            found = pool.map(lambda job: job[0](job[1]), unique)
-            records = list(tqdm(found, "reading files", len(unique), leave=False, unit="file"))
-    return dict(zip(unique, records, strict=True))
+        warnings.showwarning = collect
+        results = pool.map(lambda job: job[0](job[1]), unique)
+        progress = tqdm(results, "reading files", len(unique), leave=False, unit="file")
+        for job, record in zip(unique, progress, strict=True):
+            records[job] = record
+            if time.monotonic() > deadline:
+                pool.shutdown(cancel_futures=True)
+                break
+    return records
 
 
-def read_picture(path: str) -> Picture:
-    """Decode a picture and describe it."""
+def read_image(path: str) -> ImageInfo:
+    """Decode an image and describe it."""
     try:
-        return _describe_picture(path)
+        return _describe_image(path)
     except Exception as error:  # noqa: BLE001  (decoders fail in many ways)
-        return Picture(path, error=reason_of(path, error))
+        return ImageInfo(path, error=reason_of(path, error))
 
 
-def _describe_picture(path: str) -> Picture:
-    _heard.messages = []
+def _describe_image(path: str) -> ImageInfo:
+    _local.messages = []
     _, image = _decode(path)
     exif, orientation, exif_error, upright = image.info.get("exif"), 1, "", image
     try:
@@ -130,31 +148,31 @@ def _describe_picture(path: str) -> Picture:
         orientation = tags.get(ExifTags.Base.Orientation, 1)
         upright = ImageOps.exif_transpose(image)
         if exif and not tags:
-            exif_error = "nothing in them can be read"
+            exif_error = "nothing of them can be read"
     except Exception as error:  # noqa: BLE001  (broken EXIF data fail in many ways)
         exif_error = str(error) or type(error).__name__
-    exif_error = exif_error or next((m for m in _heard.messages if "EXIF" in m), "")
+    exif_error = exif_error or next((m for m in _local.messages if "EXIF" in m), "")
     pixels = np.asarray(_eight_bits(upright))
     deep = image.mode[0] in "IF"
-    grey = Image.fromarray(pixels).convert("L").resize((LOOK, LOOK), Image.Resampling.BOX)
-    return Picture(
+    grey = Image.fromarray(pixels).convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    return ImageInfo(
         path,
         size=upright.size,
         stored_size=image.size,
-        orientation=orientation if orientation in _TURNS else 1,
+        orientation=orientation if orientation in _ROTATIONS else 1,
         exif_error=exif_error.strip(),
         mode=image.mode,
         format=image.format or "",
         for_opencv=cv2.haveImageReader(path),
-        # Eight bits would make dark pictures of 16 bits equal.
+        # 8 bits would make dark images of 16 bits equal.
         digest=digest_of(np.asarray(upright) if deep else pixels),
-        look=np.asarray(grey).ravel(),
+        thumbnail=np.asarray(grey).ravel(),
         constant=bool((pixels == pixels[:1, :1]).all()),
     )
 
 
 def read_label_map(path: str) -> LabelMap:
-    """Decode a label map and count its numbers."""
+    """Decode a label map and count its values."""
     try:
         return _describe_label_map(path)
     except Exception as error:  # noqa: BLE001  (decoders fail in many ways)
@@ -172,23 +190,18 @@ def _describe_label_map(path: str) -> LabelMap:
         "digest": digest_of(labels),
     }
     if labels.ndim != 2:
+        weights = 256 ** np.arange(labels.shape[2])
+        packed = np.unique(labels.astype(np.int64) @ weights)  # a tenth of the time of axis=...
+        colours = [tuple(int(v // w % 256) for w in weights) for v in packed[:_MAX_COLOURS]]
         channels = labels.shape[2]
-        packed = labels.astype(np.int64) @ 256 ** np.arange(
-            channels
-        )  # sorts in a tenth of the time
-        colours = [
-            tuple(int(colour >> 8 * i & 255) for i in range(channels))
-            for colour in np.unique(packed)[:_MAX_COLOURS]
-        ]
         return LabelMap(path, channels=channels, colours=dict(enumerate(colours)), **common)
     whole = np.trunc(np.nan_to_num(labels)).astype(np.int64) if labels.dtype.kind == "f" else labels
     if whole.dtype == np.uint8:
         counts = np.bincount(whole.ravel(), minlength=256)
-        numbers = np.flatnonzero(counts)
-        counts = counts[numbers]
+        values = {int(v): int(counts[v]) for v in np.flatnonzero(counts)}
     else:
-        numbers, counts = np.unique(whole, return_counts=True)
-    values = dict(zip(map(int, numbers), map(int, counts), strict=True))
+        unique = zip(*np.unique(whole, return_counts=True), strict=True)
+        values = {int(value): int(count) for value, count in unique}
     palette = image.getpalette() if image.mode == "P" else None
     known = [v for v in values if palette and 3 * v + 3 <= len(palette)]
     return LabelMap(
@@ -207,26 +220,26 @@ def _decode(path: str) -> tuple[bytes, Image.Image]:
     """The bytes of a file and its first frame.
 
     Raises:
-        OSError and others: if it cannot be read, or is cut.
+        OSError and others: if it cannot be read, or is truncated.
     """
     content = Path(path).read_bytes()
     if not content:
         raise ValueError("the file is empty (0 bytes)")
     image = Image.open(BytesIO(content))
     if image.format == "PNG":
-        image.verify()  # decoding alone passes over wrong checksums and a missing end
+        image.verify()  # decoding alone ignores wrong checksums and a missing end
         image = Image.open(BytesIO(content))
     image.load()
-    # libjpeg fills up what is missing, for instance in a download that was filled with zeros.
+    # libjpeg fills in what is missing, for instance in a download that was padded with zeros.
     if image.format == "JPEG" and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
-        raise ValueError("the file has no end: it is cut or partly overwritten")
+        raise ValueError("the file has no end: it is truncated or partly overwritten")
     return content, image
 
 
 def reason_of(path: str, error: Exception) -> str:
     """What is wrong with a file, in the words of its decoder."""
     if isinstance(error, UnidentifiedImageError):
-        return "no picture of a format that Pillow knows"
+        return "not an image of a format that Pillow supports"
     return str(error).replace(str(path), "it").strip() or type(error).__name__
 
 
@@ -242,7 +255,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def digest_of(array: np.ndarray) -> bytes:
-    """A few bytes that are equal for equal arrays only."""
+    """A few bytes that are equal only for equal arrays."""
     state = hashlib.blake2b(repr(array.shape).encode(), digest_size=16)
     state.update(np.ascontiguousarray(array).tobytes())
     return state.digest()

@@ -1,35 +1,42 @@
 """Recipes, and the libraries and compiled operators of mmcv that some of them need."""
 
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
 
-from mmonepeace.checks.errors import CheckError, is_detection
+from mmonepeace.checks.config import is_detection, type_name, walk
+from mmonepeace.checks.errors import CheckError
 
 # mmseg's heads that are built on mmdet's, or on an operator.
 _HEADS = {"Mask2FormerHead", "MaskFormerHead", "PointHead", "PSAHead", "CCHead"}
 _PACKAGES = {"mmseg": "onedl-mmsegmentation", "mmpretrain": "onedl-mmpretrain"}
 
 
-def read_config(path: str) -> Config:
+def read_config(path: str, builds_model: bool = True) -> Config:
     """Read a recipe that can be run in this environment.
 
+    Args:
+        path: of the config.
+        builds_model: whether the model will be built, which may need compiled operators.
+
     Raises:
-        CheckError: if there is no such file, or see `check_operators` and `check_library`.
+        CheckError: if the file does not exist or cannot be read, or a library is missing.
     """
     if not Path(path).is_file():
         raise CheckError(f"config {path} does not exist.")
-    cfg = Config.fromfile(path)
-    check_operators(cfg)
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:  # noqa: BLE001  (a config is code and fails in many ways)
+        raise CheckError(f"config {path} cannot be read: {error!r}") from None
+    if builds_model:
+        check_operators(cfg)
     check_library(cfg)
     return cfg
 
 
 def check_library(cfg: Config) -> None:
-    """Check that the library is there that a recipe belongs to.
+    """Check that the library that a recipe belongs to is installed.
 
     Raises:
         CheckError: naming the command that installs it.
@@ -39,23 +46,22 @@ def check_library(cfg: Config) -> None:
         check_operators(cfg)  # without them mmdetection cannot be imported
     elif scope in _PACKAGES and find_spec(scope) is None:
         raise CheckError(
-            f"this recipe is one of {scope}, which is not installed. In a clone, for its own "
+            f"this is a recipe of {scope}, which is not installed. In a clone, for its own "
             f"environment: make env-full. In yours: pip install {_PACKAGES[scope]}"
         )
 
 
 def check_operators(cfg: Config) -> None:
-    """Check that mmdetection and mmcv's compiled operators are there, if the model needs them.
+    """Check that mmdetection and mmcv's compiled operators are installed, if the model needs them.
 
-    Without them mmdet's models cannot be imported, and the registry says of each that it does not
-    exist.
+    Without them mmdet's models cannot be imported, and the registry reports each as unknown.
 
     Raises:
         CheckError: naming what needs them and the commands that build them.
     """
-    names = list(_types(cfg.get("model")))
-    needing = names[:1] if is_detection(cfg) else []
-    needing += [n for n in names if n.startswith("mmdet.") or n.split(".")[-1] in _HEADS]
+    parts = list(walk(cfg.get("model")))
+    needing = parts[:1] if is_detection(cfg) else []
+    needing += [p for p in parts if f"{p['type']}".startswith("mmdet.") or type_name(p) in _HEADS]
     if not needing:
         return
     missing, commands = [], []
@@ -74,17 +80,6 @@ def check_operators(cfg: Config) -> None:
         )
     if missing:
         raise CheckError(
-            f"{needing[0]} needs {' and '.join(missing)}. In a clone, for its own environment: "
+            f"{needing[0]['type']} needs {' and '.join(missing)}. In a clone, for its own environment: "
             f"make env-full. In yours: {' && '.join(commands)}"
         )
-
-
-def _types(node: Any) -> Iterator[str]:
-    """Every `type` in a config, the outermost first."""
-    if isinstance(node, dict):
-        if isinstance(node.get("type"), str):
-            yield node["type"]
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        for value in node:
-            yield from _types(value)

@@ -11,6 +11,7 @@ from mmengine.registry import DefaultScope, init_default_scope
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
+from mmonepeace.checks.config import LOADERS
 from mmonepeace.checks.errors import CheckError
 
 # Top-level keys that are read: the Runner's arguments, what it takes from its config, and TTA.
@@ -18,8 +19,7 @@ from mmonepeace.checks.errors import CheckError
 _READ_KEYS = {*inspect.signature(Runner.__init__).parameters} - {"self", "data_preprocessor"} | {
     "activation_checkpointing", "compile", "tta_model", "tta_pipeline",
 }  # fmt: skip
-_LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
-_OF_LOADERS = {*inspect.signature(DataLoader).parameters, "num_batch_per_epoch"}
+_OFLOADERS = {*inspect.signature(DataLoader).parameters, "num_batch_per_epoch"}
 _REGISTRIES = (
     mmengine_registry.RUNNERS,
     mmengine_registry.STRATEGIES,
@@ -47,7 +47,7 @@ _UNDECLARED = {
     "nms": {"iou_threshold", "sigma", "min_score", "method", "max_num", "class_agnostic"},
     "filter_cfg": {"filter_empty_gt", "min_size"},
     "data_prefix": {"path", "img"},
-    **dict.fromkeys(_LOADERS, _OF_LOADERS),
+    **dict.fromkeys(LOADERS, _OFLOADERS),
 }  # fmt: skip
 
 
@@ -82,7 +82,7 @@ def _check_key(cfg: Config, key: str) -> None:
             if not part.isdigit() or int(part) >= len(node):
                 raise CheckError(
                     f"--cfg-options {key}: {path} is a list of {len(node)}; name an element by "
-                    f"its number, 0 to {len(node) - 1}."
+                    f"its index, 0 to {len(node) - 1}."
                 )
             node = node[int(part)]
             continue
@@ -122,7 +122,7 @@ def _example_use(cfg: Config, name: str) -> str:
                 yield from walk(value, here)
 
     for path, value in walk(cfg._cfg_dict, ""):
-        if path != name and path.split(".")[0] in (*_LOADERS, "model") and value == cfg[name]:
+        if path != name and path.split(".")[0] in (*LOADERS, "model") and value == cfg[name]:
             return path
     return "a key of model or train_dataloader"
 

@@ -1,81 +1,99 @@
-"""Tables of pairs: rows that are left out, captions without words, sounds that cannot be read."""
+"""Tables of pairs: rows that are left out, captions without words, audio that cannot be read."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from mmengine.registry import DATASETS, TRANSFORMS
 
-from mmonepeace.checks.decoding import Sound, digest_of, reason_of
+from mmonepeace.checks.decoding import AudioInfo, digest_of, reason_of
 from mmonepeace.checks.images import check_missing
 from mmonepeace.checks.report import Bin, Report, Section
-from mmonepeace.checks.splits import Part, Sample, Split
+from mmonepeace.checks.splits import DatasetInfo, Sample, Split
+from mmonepeace.datasets.pairs import PATH_KEYS, RECORD_KEYS
 
-_FILES = {"image": "img_path", "audio": "audio_path"}  # modality -> its key in a record
-_KEYS = {**_FILES, "text": "text"}
+Entry = dict[str, Any]
+Tables = Mapping[DatasetInfo, list[Entry]]
+_QUICK = 1000  # files that are looked for before a run
 
 
-def list_samples(split: Split, report: Report) -> tuple[Bin, ...]:
-    """Fill a split with the files of its tables; report rows and captions that are broken.
+def list_samples(split: Split, report: Report, quick: bool = False) -> Tables:
+    """Fill a split with the files of its tables.
 
     The label of a sample is its modality.
+
+    Args:
+        split: its samples are set.
+        report: gets the findings.
+        quick: look for some of the files only, and allow for as many missing ones as training does.
+
+    Returns:
+        the records of each data set.
+    """
+    tables, tolerated = {}, 1.0
+    for info in split.datasets:
+        if not info.has_folders(split.name, report):
+            continue
+        try:
+            tables[info] = info.built.load_data_list()
+        except (OSError, ValueError) as error:
+            report.add("table-unusable", split.name, error=f"{error}".rstrip("."))
+            continue
+        tolerated = min(tolerated, 0.0 if info.cfg.get("test_mode") else info.built.max_broken)
+        for name in sorted(set(info.built.columns) - {"text"}):
+            paths = dict.fromkeys(record[RECORD_KEYS[name]] for record in tables[info])
+            split.samples += [Sample(path, name, info) for path in paths]
+    if quick:
+        split.draw(_QUICK)
+    check_missing(split, report, tolerated if quick else 0.0)
+    return tables
+
+
+def check_tables(split: Split, tables: Tables, report: Report) -> Section:
+    """Find rows that are left out and captions without words.
 
     Returns:
         the histogram, if the texts are names of classes.
     """
-    rows, incomplete, wordless, labels = 0, [], [], Counter[int]()
-    for part in split.parts:
-        names = list(part.dataset.columns)
-        try:
-            labels.update(r["gt_label"] for r in part.dataset.load_data_list() if "gt_label" in r)
-            records = _rows(part, names)
-            alone = {name: _rows(part, [name]) for name in names}
-        except (OSError, ValueError) as error:
-            report.add("table-unusable", split.name, f"{error}".rstrip("."))
-            continue
-        rows += len(records)
+    total, files, incomplete, wordless, labels = 0, 0, [], [], Counter[int]()
+    for info, entries in tables.items():
+        labels.update(entry["gt_label"] for entry in entries if "gt_label" in entry)
+        names = list(info.built.columns)
+        rows = _rows(info, names)
+        total += len(rows)
         for name in names:
-            complete = Counter(record[_KEYS[name]] for record in records)
-            lacking = Counter(record[_KEYS[name]] for record in alone[name]) - complete
-            incomplete += [f"{name} {value}" for value in lacking]
-        texts = {record["text"]: _file_of(record) for record in records if "text" in record}
-        wordless += [f"{texts[text]}: {text!r}" for text in _wordless(part, texts)]
-        for name in sorted(set(names) & set(_FILES)):
-            paths = dict.fromkeys(record[_FILES[name]] for record in records)
-            split.samples += [Sample(path, name, part) for path in paths]
-    if incomplete:
-        what = "values stand in rows that lack another column, which are left out"
-        report.add("row-incomplete", split.name, what, incomplete)
-    if wordless:
-        what = "captions have nothing left when they are tokenised"
-        report.add("caption-empty", split.name, what, wordless)
+            complete = Counter(row[RECORD_KEYS[name]] for row in rows)
+            lonely = Counter(row[RECORD_KEYS[name]] for row in _rows(info, [name])) - complete
+            incomplete += [f"{name} {value}" for value in lonely]
+            files += len(complete) if name != "text" else 0
+        texts = {row["text"]: _file_of(row) for row in rows if "text" in row}
+        wordless += [f"{texts[text]}: {text!r}" for text in _wordless(info, texts)]
+    report.add("row-incomplete", split.name, incomplete)
+    report.add("caption-empty", split.name, wordless)
     bins = tuple(Bin(i, name, labels[i], labels[i]) for i, name in enumerate(split.classes))
-    summary = f"{rows:,} rows, {len(split.samples):,} files"
-    report.sections.append(Section(split.name, summary, "rows", bins))
-    check_missing(split, report)
-    return bins
+    return Section(split.name, f"{total:,} rows, {files:,} files", "rows", bins)
 
 
-def _file_of(record: dict[str, Any]) -> str:
-    return next((record[key] for key in _FILES.values() if key in record), "a row")
+def _file_of(row: Entry) -> str:
+    return next((row[key] for key in PATH_KEYS if key in row), "a row")
 
 
-def _rows(part: Part, names: Iterable[str]) -> list[dict[str, Any]]:
+def _rows(info: DatasetInfo, names: Iterable[str]) -> list[Entry]:
     """The rows of all tables that have these modalities, each once."""
-    sources = [
+    manifests = [
         {"path": source.path, "columns": {name: source.columns[name] for name in names}}
-        for source in part.dataset.sources
+        for source in info.built.sources
     ]
-    place = {key: part.cfg[key] for key in ("data_root", "data_prefix") if key in part.cfg}
-    plain = {"type": "mmonepeace.PairDataset", "ann_file": sources, "lazy_init": True, **place}
+    place = {key: info.cfg[key] for key in ("data_root", "data_prefix") if key in info.cfg}
+    plain = {"type": "mmonepeace.PairDataset", "ann_file": manifests, "lazy_init": True, **place}
     return DATASETS.build(plain).load_data_list()
 
 
-def _wordless(part: Part, texts: Iterable[str]) -> list[str]:
-    """Texts that the pipeline refuses; where there is no tokeniser yet, those that are blank."""
+def _wordless(info: DatasetInfo, texts: Iterable[str]) -> list[str]:
+    """Texts that the pipeline refuses; where there is no tokenizer yet, those that are blank."""
     try:
-        tokenize = TRANSFORMS.build(part.steps("Tokenize")[0])
-    except (IndexError, OSError, ValueError):  # a missing tokeniser has its check before a run
+        tokenize = TRANSFORMS.build(info.steps("Tokenize")[0])
+    except (IndexError, OSError, ValueError):  # a missing tokenizer has its own finding
         return [text for text in texts if not text.strip()]
 
     def is_refused(text: str) -> bool:
@@ -88,25 +106,23 @@ def _wordless(part: Part, texts: Iterable[str]) -> list[str]:
     return list(filter(is_refused, texts))
 
 
-def sound_reader(part: Part) -> Callable[[str], Sound]:
-    """What reads the sounds of a data set as its pipeline does."""
-    steps = part.steps("LoadAudio") or [{"type": "mmonepeace.LoadAudio"}]
+def audio_reader(info: DatasetInfo) -> Callable[[str], AudioInfo]:
+    """What reads the audio clips of a data set as its pipeline does."""
+    steps = info.steps("LoadAudio") or [{"type": "mmonepeace.LoadAudio"}]
     load = TRANSFORMS.build(steps[0])
 
-    def read_sound(path: str) -> Sound:
+    def read_audio(path: str) -> AudioInfo:
         try:
             wave = load({"audio_path": path})["inputs"]["audio"]
         except Exception as error:  # noqa: BLE001  (decoders fail in many ways)
-            return Sound(path, error=reason_of(path, error))
-        return Sound(path, digest=digest_of(wave.numpy()))
+            return AudioInfo(path, error=reason_of(path, error))
+        return AudioInfo(path, digest=digest_of(wave.numpy()))
 
-    return read_sound
+    return read_audio
 
 
-def check_sounds(split: Split, sounds: Sequence[Sound], report: Report) -> list[Sound]:
-    """Report sounds that cannot be read; the others."""
-    lines = [f"{sound.path}: {sound.error}" for sound in sounds if sound.error]
-    if lines:
-        what = "sounds cannot be read"
-        report.add("audio-unreadable", split.name, what, lines, of=len(sounds))
-    return [sound for sound in sounds if not sound.error]
+def check_audio(split: Split, clips: Sequence[AudioInfo], report: Report) -> list[AudioInfo]:
+    """Report audio clips that cannot be read; the others."""
+    lines = [f"{clip.path}: {clip.error}" for clip in clips if clip.error]
+    report.add("audio-unreadable", split.name, lines, of=len(clips))
+    return [clip for clip in clips if not clip.error]

@@ -1,4 +1,4 @@
-"""What a doctor finds: findings with their fixes, histograms, and the report that has them."""
+"""What checks report: findings with their fixes, and histograms of the classes."""
 
 import textwrap
 from collections import Counter
@@ -8,7 +8,8 @@ from typing import Any
 
 from prettytable import PrettyTable
 
-from mmonepeace.checks.catalogue import CATALOGUE, LEVELS, Level
+from mmonepeace.checks.catalogue import CATALOGUE, LEVELS, NOT_FOUND, Level
+from mmonepeace.checks.errors import CheckError
 
 _NAMED: dict[Level, int] = {"error": 6, "warning": 4, "note": 1}  # places that are printed
 _BAR = 24  # characters of the longest bar
@@ -17,16 +18,16 @@ _WIDTH = 100
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was found.
+    """One fault that was found.
 
     Attributes:
-        level: see `catalogue.CATALOGUE`.
+        level: see `catalogue.Fault`.
         code: a short name that stays the same, such as "label-outside-classes".
         split: "train", "val", "test", "val and test", or "config".
         what: the finding, a sentence.
         fix: what to do, with a command or a line of a config where there is one.
         where: every place, mostly files.
-        numbers: figures for programs; `count` is that of the places, `of` how many there might be.
+        numbers: for programs; `count` is the number of places, `of` how many there could be.
     """
 
     level: Level
@@ -37,10 +38,18 @@ class Finding:
     where: tuple[str, ...] = ()
     numbers: dict[str, float] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        lines = [f"[{self.code}] {self.split}: {self.what}"]
+        named = _NAMED[self.level]
+        lines += [f"    {place}" for place in self.where[:named]]
+        if len(self.where) > named:
+            lines.append(f"    ... {len(self.where):,} in all; tools/doctor.py --json names them")
+        return "\n".join([*lines, f"    fix: {self.fix}"])
+
 
 @dataclass(frozen=True)
 class Bin:
-    """A class in a histogram: its number (None for what is no class) and how often it occurs."""
+    """A class in a histogram: its index (None if it is not a class) and how often it occurs."""
 
     label: int | None
     name: str
@@ -50,12 +59,12 @@ class Bin:
 
 @dataclass(frozen=True)
 class Section:
-    """What a split has.
+    """What a split contains.
 
     Attributes:
         split: its name.
         summary: one line.
-        unit: of the amounts in `bins`, "pixels" or "boxes".
+        unit: of the amounts in `bins`: "pixels", "boxes" or "rows".
         bins: the classes, in their order.
     """
 
@@ -76,34 +85,57 @@ class Report:
         self,
         code: str,
         split: str,
-        what: str,
-        where: Iterable[str] = (),
+        where: Iterable[str] | None = None,
+        *,
         level: Level | None = None,
         fix: str | None = None,
-        **numbers: float,
+        of: int | None = None,
+        share: float | None = None,
+        **details: Any,
     ) -> None:
-        """Add a finding; the catalogue has its level and its fix where they are not given.
+        """Add a finding, once. An empty `where` adds nothing.
 
         Args:
             code: its name in the catalogue.
             split: see `Finding`.
-            what: a sentence without its full stop.
-            where: see `Finding`.
-            level: see `Finding`.
-            fix: see `Finding`.
-            numbers: see `Finding`.
+            where: see `Finding`; None for a fault that is in no place of its own.
+            level: in place of the catalogue's.
+            fix: in place of the catalogue's.
+            of: in how many places the fault could have been.
+            share: fraction of pixels or boxes that are affected.
+            details: fields of the catalogue's texts.
         """
-        usual_level, usual_fix = CATALOGUE[code]
-        places = tuple(where)
+        places = None if where is None else tuple(where)
+        if places == ():
+            return
+        fault, details = CATALOGUE[code], {**details, "share": share}
+        what, numbers = fault.what.format(**details), {}
+        if share is not None:
+            numbers["share"] = share
         if places:
-            of = f" of {numbers['of']:,}" if "of" in numbers else ""
-            what = f"{what} ({len(places):,}{of})"
-            numbers["count"] = len(places)
-        self.findings.append(
-            Finding(
-                level or usual_level, code, split, f"{what}.", fix or usual_fix, places, numbers
-            )
-        )
+            total = "" if of is None else f" of {of:,}"
+            what = f"{what} ({len(places):,}{total})"
+            numbers |= ({} if of is None else {"of": of}) | {"count": len(places)}
+        fix = fix or fault.fix.format(**details)
+        finding = Finding(level or fault.level, code, split, f"{what}.", fix, places or (), numbers)
+        if finding not in self.findings:
+            self.findings.append(finding)
+
+    def raise_stops(self, advice: str = "") -> None:
+        """Refuse a run that cannot succeed.
+
+        Args:
+            advice: what to add where data or weights were not found.
+
+        Raises:
+            CheckError: naming all errors, if one of them stops a run.
+        """
+        errors = self.of("error")
+        if any(CATALOGUE[error.code].stops for error in errors):
+            lines = list(map(str, errors))  # the others may be the cause
+            if advice and any(error.code in NOT_FOUND for error in errors):
+                lines.append(advice)
+            raise CheckError("\n".join(lines))
 
     def has(self, *codes: str) -> bool:
         """Whether there is a finding with one of these codes."""
@@ -122,14 +154,14 @@ class Report:
         }
 
     def __str__(self) -> str:
-        parts = [_draw(section) for section in self.sections]
+        paragraphs = [_draw(section) for section in self.sections]
         for level in LEVELS:
-            found = self.of(level)
-            if found:
-                parts.append(f"{level.upper()}S\n" + "\n".join(map(_describe, found)))
+            lines = [line for finding in self.of(level) for line in str(finding).splitlines()]
+            if lines:
+                paragraphs.append("\n".join([f"{level.upper()}S", *map(_fold, lines)]))
         counts = Counter(finding.level for finding in self.findings)
-        parts.append(", ".join(f"{level}s: {counts[level]}" for level in LEVELS))
-        return "\n\n".join(parts)
+        paragraphs.append(", ".join(f"{level}s: {counts[level]}" for level in LEVELS))
+        return "\n\n".join(paragraphs)
 
 
 def _draw(section: Section) -> str:
@@ -150,17 +182,10 @@ def _draw(section: Section) -> str:
     return f"{title}\n{table}"
 
 
-def _describe(finding: Finding) -> str:
-    lines = [_wrap(f"[{finding.code}] {finding.split}: {finding.what}")]
-    named = _NAMED[finding.level]
-    lines += [f"    {place}" for place in finding.where[:named]]  # whole, to be copied
-    if len(finding.where) > named:
-        lines.append(f"    ... {len(finding.where):,} in all; --json FILE names them")
-    return "\n".join([*lines, _wrap(f"    fix: {finding.fix}")])
-
-
-def _wrap(line: str) -> str:
-    """Fold a line between words."""
+def _fold(line: str) -> str:
+    """Fold a line between words; a line that names a place stays whole, to be copied."""
+    if line.startswith("    ") and not line.startswith("    fix:"):
+        return line
     indent = " " * (len(line) - len(line.lstrip()) + 4)
     return textwrap.fill(
         line, _WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False

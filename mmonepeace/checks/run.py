@@ -1,31 +1,31 @@
-"""The whole examination: what a config names is read once and goes through the checks of its kind."""
+"""The two depths: what tools check before every run, and the full examination of the data."""
 
-import random
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from mmengine.config import Config
 
-from mmonepeace.checks import boxes, coco, pairs, segmentation
-from mmonepeace.checks.classes import check_config, check_occurrence
+from mmonepeace.checks import boxes, coco, detection, label_maps, pairs, segmentation
+from mmonepeace.checks.classes import check_classes, check_occurrence
+from mmonepeace.checks.config import LOADERS
 from mmonepeace.checks.decoding import (
+    AudioInfo,
+    ImageInfo,
     Job,
-    Picture,
-    Sound,
+    read_files,
+    read_image,
     read_label_map,
-    read_picture,
-    scan,
 )
-from mmonepeace.checks.images import (
-    Record,
-    check_duplicates,
-    check_missing,
-    check_pictures,
-)
-from mmonepeace.checks.label_maps import check_label_maps
-from mmonepeace.checks.report import Bin, Report, Section
+from mmonepeace.checks.duplicates import File, check_duplicates
+from mmonepeace.checks.errors import data_advice
+from mmonepeace.checks.images import check_images, check_missing
+from mmonepeace.checks.label_maps import LabelledImage
+from mmonepeace.checks.report import Report, Section
 from mmonepeace.checks.splits import Sample, Split, read_splits
+from mmonepeace.checks.tokenizers import check_tokenizers
+from mmonepeace.checks.weights import check_weights
 
+_LABEL_SECONDS = 20.0  # to read label maps of a split before a run
 # With these, how often classes occur says nothing more.
 _MISREAD = (
     "reduce-zero-label-forgotten",
@@ -40,12 +40,57 @@ _MISREAD = (
 )
 
 
+# ----------------------------------------------------------------------------------------- quick
+
+
+def check_run(cfg: Config) -> None:
+    """Check weights, tokenizers and, quickly, the data that a run needs.
+
+    Raises:
+        CheckError: naming everything that would stop the run or spoil it for certain.
+    """
+    report = Report()
+    check_weights(cfg, report)
+    check_tokenizers(cfg, report)
+    _check_quickly(cfg, LOADERS, report)
+    report.raise_stops(data_advice(cfg))
+
+
+def check_data(cfg: Config, loaders: Sequence[str] = LOADERS) -> None:
+    """Check the data of some dataloaders quickly: all lists of files, some label maps, no images.
+
+    Raises:
+        CheckError: naming everything that would stop a run or spoil it for certain.
+    """
+    report = Report()
+    _check_quickly(cfg, loaders, report)
+    report.raise_stops(data_advice(cfg))
+
+
+def _check_quickly(cfg: Config, loaders: Sequence[str], report: Report) -> None:
+    splits = read_splits(cfg, report, loaders)
+    listings = _list_samples(cfg, splits, report, quick=True)
+    records: dict[Job, Any] = {}
+    for split in splits:
+        if split.kind == "detection":
+            detection.check_split(split, listings[split], report, quick=True)
+        elif split.step("LoadAnnotations") and cfg.model.get("decode_head"):
+            jobs = [(read_label_map, s.label) for s in split.samples if s.label]
+            read = read_files(jobs, _LABEL_SECONDS)
+            split.left_out = len(jobs) - len(read)
+            records |= read
+    _check_labels(cfg, splits, records, report)
+
+
+# ------------------------------------------------------------------------------------------ full
+
+
 def examine(cfg: Config, limit: int | None = None) -> Report:
     """Examine the data sets of a config.
 
     Args:
         cfg: the config.
-        limit: look at so many files of a split, drawn at random; None looks at all.
+        limit: read so many files of a split, drawn at random; None reads all.
 
     Returns:
         findings and histograms.
@@ -55,93 +100,124 @@ def examine(cfg: Config, limit: int | None = None) -> Report:
     """
     report = Report()
     splits = read_splits(cfg, report)
-    check_config(cfg, splits, report)
-    listed = {split: _list_samples(split, report) for split in splits}
+    listings = _list_samples(cfg, splits, report)
+    _check_unlisted(splits, listings, report)
     for split in splits:
-        if limit is not None and len(split.samples) > limit:
-            _draw(split, limit, report)
+        total = len(split.samples)
+        split.draw(limit)
+        if split.left_out:
+            report.add("sampled", split.name, limit=limit, total=total)
     jobs = {split: _jobs(split) for split in splits}
-    found = scan([job for some in jobs.values() for job in some])
+    records = read_files([job for some in jobs.values() for job in some])
+    label_pairs = _check_labels(cfg, splits, records, report)
 
-    labelled = [split for split in splits if split.kind == "segmentation"]
-    rows = {split: segmentation.rows_of(split, found) for split in labelled}
-    numbers = {
-        split: {value for row in some for value in row.labels.values}
-        for split, some in rows.items()
-    }
-    if labelled:
-        segmentation.check_settings(cfg, labelled, report)
-    documents = {split: listed[split] for split in splits if split.kind == "detection"}
-    coco.check_folders(documents, report)
-    coco.check_evaluators(cfg, documents, report)
-
-    bins: dict[str, tuple[Bin, ...]] = {}
-    readable: dict[str, list[Record]] = {}
+    files: dict[str, list[File]] = {}
     labels: dict[str, Hashable] = {}
     for split in splits:
-        records = [found[job] for job in jobs[split]]
-        pictures = [record for record in records if isinstance(record, Picture)]
-        pictures = check_pictures(split, pictures, report)
-        readable.setdefault(split.name, []).extend(pictures)
+        own = [records[job] for job in jobs[split]]
+        images = check_images(split, [r for r in own if isinstance(r, ImageInfo)], report)
+        clips = pairs.check_audio(split, [r for r in own if isinstance(r, AudioInfo)], report)
+        files.setdefault(split.name, []).extend([*images, *clips])
         if split.kind == "segmentation":
-            whole = [row for row in rows[split] if not row.picture.error]
-            ignored = segmentation.ignored_number(cfg)
-            bins[split.name] = check_label_maps(split, whole, numbers, ignored, report)
-            labels |= {r.picture.path: r.labels.digest for r in whole if not r.labels.error}
+            readable = [pair for pair in label_pairs[split] if not pair.labels.error]
+            label_maps.check_sizes(split.name, readable, report)
+            ignored = segmentation.ignored_value(cfg)
+            section = label_maps.histogram(split, readable, ignored)
+            labels |= {pair.sample.path: pair.labels.digest for pair in readable}
         elif split.kind == "detection":
-            bins[split.name] = boxes.check_split(split, documents[split], pictures, report)
-            labels |= coco.contents(split, documents[split])
+            detection.check_split(split, listings[split], report, images)
+            section = boxes.histogram(split, list(listings[split].values()), report)
+            labels |= coco.contents(split, listings[split])
         elif split.kind == "pairs":
-            sounds = [record for record in records if isinstance(record, Sound)]
-            readable[split.name] += pairs.check_sounds(split, sounds, report)
-            bins[split.name] = listed[split]
+            section = pairs.check_tables(split, listings[split], report)
         else:
-            summary = f"{len(pictures):,} pictures; their labels are of a kind that is not checked"
-            report.sections.append(Section(split.name, summary))
-    check_duplicates(readable, labels, report)
+            kinds = "their labels are of a kind that is not checked"
+            section = Section(split.name, f"{len(images):,} images; {kinds}")
+        report.sections.append(section)
+    check_duplicates(files, labels, report)
     if not report.has(*_MISREAD):
-        counted = {name: some for name, some in bins.items() if any(b.amount for b in some)}
-        check_occurrence(counted, {s.name: bool(s.left_out) for s in splits}, report)
+        bins = {s.split: s.bins for s in report.sections if any(b.amount for b in s.bins)}
+        check_occurrence(bins, {s.name: bool(s.left_out) for s in splits}, report)
     return report
 
 
-def _list_samples(split: Split, report: Report) -> Any:
-    """Fill a split with its samples whose files are there; what else its tables say."""
-    if split.kind == "detection":
-        return coco.list_samples(split, report)
-    if split.kind == "segmentation":
-        segmentation.list_samples(split, report)
-    elif split.kind == "pairs":
-        return pairs.list_samples(split, report)
-    else:
-        for part in split.parts:
-            try:
-                entries = part.dataset.load_data_list()
-            except Exception as error:  # noqa: BLE001  (data sets refuse data in many ways)
-                report.add("dataset-unusable", split.name, f"{part.cfg.type} says: {error}")
-                continue
-            paths = [entry["img_path"] for entry in entries if "img_path" in entry]
-            split.samples += [Sample(path, None, part) for path in paths]
-        check_missing(split, report)
-    return None
+# ---------------------------------------------------------------------------------- both of them
 
 
-def _draw(split: Split, limit: int, report: Report) -> None:
-    """Leave some samples in a split."""
-    total = len(split.samples)
-    chosen = sorted(random.Random(0).sample(range(total), limit))
-    split.samples = [split.samples[i] for i in chosen]
-    split.left_out = total - limit
-    report.add("sampled", split.name, f"{limit:,} of {total:,} files were looked into")
+def _list_samples(
+    cfg: Config, splits: Sequence[Split], report: Report, quick: bool = False
+) -> dict[Split, Any]:
+    """Check the config, and fill splits with their samples whose files exist.
+
+    Returns:
+        what else the lists of each split say.
+    """
+    check_classes(cfg, splits, report)
+    listings: dict[Split, Any] = {}
+    for split in splits:
+        if split.kind == "detection":
+            listings[split] = coco.list_samples(split, report)
+        elif split.kind == "segmentation":
+            listings[split] = segmentation.list_samples(split, report)
+        elif split.kind == "pairs":
+            listings[split] = pairs.list_samples(split, report, quick)
+        else:
+            _list_others(split, report)
+    detection.check_settings(
+        cfg, {s: listing for s, listing in listings.items() if s.kind == "detection"}, report
+    )
+    segmentation.check_settings(cfg, [s for s in splits if s.kind == "segmentation"], report)
+    return listings
+
+
+def _list_others(split: Split, report: Report) -> None:
+    for info in split.datasets:
+        if not info.has_folders(split.name, report):
+            continue
+        try:
+            entries = info.built.load_data_list()
+        except Exception as error:  # noqa: BLE001  (data sets refuse data in many ways)
+            report.add("dataset-unusable", split.name, type=info.cfg.type, error=error)
+            continue
+        if not entries:
+            report.add("no-images", split.name, problem="the data set is empty", hint="")
+        paths = [entry["img_path"] for entry in entries if "img_path" in entry]
+        split.samples += [Sample(path, None, info) for path in paths]
+    check_missing(split, report)
+
+
+def _check_unlisted(splits: Sequence[Split], listings: dict[Split, Any], report: Report) -> None:
+    for split in splits:
+        if split.kind == "segmentation":
+            segmentation.check_unlisted(split, listings[split], report)
+    documents = {split: listings[split] for split in splits if split.kind == "detection"}
+    coco.check_unlisted(documents, report)
 
 
 def _jobs(split: Split) -> list[Job]:
     """What to read of a split."""
-    sounds = {part: pairs.sound_reader(part) for part in split.parts if split.kind == "pairs"}
+    readers = {i: pairs.audio_reader(i) for i in split.datasets if split.kind == "pairs"}
     jobs: list[Job] = []
     for sample in split.samples:
-        heard = split.kind == "pairs" and sample.label == "audio"
-        jobs.append((sounds[sample.part] if heard else read_picture, sample.path))
+        is_audio = split.kind == "pairs" and sample.label == "audio"
+        jobs.append((readers[sample.dataset] if is_audio else read_image, sample.path))
         if split.kind == "segmentation" and sample.label:
             jobs.append((read_label_map, sample.label))
     return jobs
+
+
+def _check_labels(
+    cfg: Config, splits: Sequence[Split], records: dict[Job, Any], report: Report
+) -> dict[Split, list[LabelledImage]]:
+    """Check the label maps that were read; those of each split of segmentation."""
+    label_pairs = {s: label_maps.pair_up(s, records) for s in splits if s.kind == "segmentation"}
+    values = {
+        split.name: {value for pair in some for value in pair.labels.values}
+        for split, some in label_pairs.items()
+    }
+    ignored = segmentation.ignored_value(cfg)
+    for split, some in label_pairs.items():
+        trusted = label_maps.check_labels(split, some, values, ignored, report)
+        if all(pair.image for pair in trusted):
+            label_maps.check_contents(split.name, trusted, ignored, report)
+    return label_pairs

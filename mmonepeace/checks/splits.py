@@ -1,6 +1,7 @@
 """The splits of a config: its data sets by loader and kind, built without their transforms."""
 
-from collections.abc import Iterator
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -9,65 +10,74 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, init_default_scope
 
-from mmonepeace.checks.data import dataset_configs
+from mmonepeace.checks.config import LOADERS, dataset_configs, type_name, walk
 from mmonepeace.checks.errors import CheckError
-from mmonepeace.checks.heads import walk_paths
+from mmonepeace.checks.overrides import arguments
 from mmonepeace.checks.report import Report
 
 Kind = Literal["segmentation", "detection", "pairs", "other"]
-# What does not change which samples a data set has, or what is in them.
-_BESIDES = ("pipeline", "test_mode", "lazy_init", "serialize_data", "max_refetch")
+# Options that do not change which samples a data set has, or what is in them.
+_UNRELATED = ("pipeline", "test_mode", "lazy_init", "serialize_data", "max_refetch")
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class DatasetInfo:
     """One data set of a split.
 
     Attributes:
         cfg: its config.
-        dataset: built, not read yet.
+        built: the data set, its samples not read yet.
         kind: what its samples are.
     """
 
     cfg: ConfigDict
-    dataset: BaseDataset
+    built: BaseDataset
     kind: Kind
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes; none where the data set has none."""
-        classes = self.dataset.metainfo.get("classes") or ()
+        """Names of the classes; empty where the data set has none."""
+        classes = self.built.metainfo.get("classes") or ()
         # A forgotten comma, ("cat"), leaves a string.
         return (classes,) if isinstance(classes, str) else tuple(classes)
 
     @property
     def palette(self) -> Any:
-        """The colours that the config gives the classes, as they stand there."""
+        """The colours that the config gives to the classes, unchecked."""
         return _palette_of(self.cfg)
 
     def steps(self, name: str) -> list[ConfigDict]:
         """The transforms of a type, such as "RandomCrop", with or without a scope before it."""
-        return [step for step in walk(self.cfg.get("pipeline")) if kind_of(step) == name]
+        return [step for step in walk(self.cfg.get("pipeline")) if type_name(step) == name]
 
     def folder(self, key: str) -> Path:
         """A folder of `data_prefix`, joined with the data root."""
-        return Path(self.dataset.data_prefix.get(key) or self.dataset.data_root or ".")
+        return Path(self.built.data_prefix.get(key) or self.built.data_root or ".")
+
+    def has_folders(self, split: str, report: Report) -> bool:
+        """Whether all folders of `data_prefix` exist; reports those that do not."""
+        folders = {key: Path(folder or ".") for key, folder in self.built.data_prefix.items()}
+        missing = [key for key, folder in folders.items() if not folder.is_dir()]
+        for key in missing:
+            problem = f"the folder {folders[key]} ({key} of data_prefix) does not exist"
+            report.add("folder-missing", split, problem=problem)
+        return not missing
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A sample of a split.
+    """A file of a split.
 
     Attributes:
-        path: of its picture, or of its sound.
+        path: of its image or audio clip.
         label: the path of its label map, its image id in a COCO file, or the modality of its file;
             None without.
-        part: the data set.
+        dataset: the data set that lists it.
     """
 
     path: str
     label: Any
-    part: Part
+    dataset: DatasetInfo
 
 
 @dataclass(eq=False)
@@ -76,55 +86,56 @@ class Split:
 
     Attributes:
         name: "train", "val", "test", or "val and test" where these are the same.
-        parts: its data sets.
-        samples: those whose files are there, and that are to be looked at.
-        left_out: how many are not looked at.
+        datasets: its data sets.
+        samples: those whose files exist, and that are to be read.
+        left_out: how many are not read.
     """
 
     name: str
-    parts: list[Part]
+    datasets: list[DatasetInfo]
     samples: list[Sample] = field(default_factory=list)
     left_out: int = 0
 
     @property
     def kind(self) -> Kind:
-        """That of its parts."""
-        return self.parts[0].kind
+        """That of its data sets."""
+        return self.datasets[0].kind
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Those of its first part; that they are the same is checked by itself."""
-        return self.parts[0].classes
+        """Those of its first data set; whether they all agree is checked elsewhere."""
+        return self.datasets[0].classes
 
     def step(self, name: str) -> ConfigDict:
         """The first transform of a type in any of its pipelines; empty if there is none."""
-        return next((s for part in self.parts for s in part.steps(name)), ConfigDict())
+        return next((step for info in self.datasets for step in info.steps(name)), ConfigDict())
+
+    def draw(self, limit: int | None) -> None:
+        """Leave at most so many samples, drawn at random."""
+        total = len(self.samples)
+        if limit is not None and total > limit:
+            chosen = sorted(random.Random(0).sample(range(total), limit))
+            self.samples = [self.samples[i] for i in chosen]
+            self.left_out = total - limit
 
 
-def walk(node: Any) -> Iterator[ConfigDict]:
-    """Every dict with a `type` in a node of a config."""
-    return (found for _, found in walk_paths(node) if "type" in found)
-
-
-def kind_of(step: ConfigDict) -> str:
-    """The type of a config dict, without its scope."""
-    kind = step["type"]
-    return kind.split(".")[-1] if isinstance(kind, str) else kind.__name__
-
-
-def read_splits(cfg: Config, report: Report) -> list[Split]:
+def read_splits(cfg: Config, report: Report, loaders: Sequence[str] = LOADERS) -> list[Split]:
     """The data sets of a config, by loader and kind.
 
+    Args:
+        cfg: the config.
+        report: gets the findings about data sets that cannot be built.
+        loaders: names of the dataloaders.
+
     Raises:
-        CheckError: if there are none, or a data set is of no known type or takes no such
-            arguments.
+        CheckError: if there are none, or a data set is of no known type or takes no such arguments.
     """
     init_default_scope(cfg.get("default_scope", "mmengine"))
     by_loader: dict[str, list[ConfigDict]] = {}
     for loader, dataset_cfg in dataset_configs(cfg):
         leaves = by_loader.setdefault(loader.removesuffix("_dataloader"), [])
-        if _essence(dataset_cfg) not in map(_essence, leaves):  # repeated on purpose
-            leaves.append(dataset_cfg)
+        if loader in loaders and _essence(dataset_cfg) not in map(_essence, leaves):
+            leaves.append(dataset_cfg)  # else repeated on purpose
     if not by_loader:
         raise CheckError(
             "the config has no data: none of train_dataloader, val_dataloader, test_dataloader. "
@@ -136,17 +147,17 @@ def read_splits(cfg: Config, report: Report) -> list[Split]:
         del by_loader["test"]
     splits = []
     for name, leaves in by_loader.items():
-        parts = [part for leaf in leaves if (part := _build(leaf, name, report))]
-        kinds = dict.fromkeys(part.kind for part in parts)
-        splits += [Split(name, [p for p in parts if p.kind == kind]) for kind in kinds]
+        infos = [info for leaf in leaves if (info := _build(leaf, name, report))]
+        kinds = dict.fromkeys(info.kind for info in infos)
+        splits += [Split(name, [i for i in infos if i.kind == kind]) for kind in kinds]
     return splits
 
 
 def _essence(dataset_cfg: ConfigDict) -> dict[str, Any]:
-    return {key: value for key, value in dataset_cfg.items() if key not in _BESIDES}
+    return {key: value for key, value in dataset_cfg.items() if key not in _UNRELATED}
 
 
-def _build(dataset_cfg: ConfigDict, name: str, report: Report) -> Part | None:
+def _build(dataset_cfg: ConfigDict, name: str, report: Report) -> DatasetInfo | None:
     """A data set, or None and a finding."""
     kind = dataset_cfg.get("type")
     with DATASETS.switch_scope_and_registry(None) as registry:
@@ -156,27 +167,30 @@ def _build(dataset_cfg: ConfigDict, name: str, report: Report) -> Part | None:
             cls = None
     if cls is None:
         raise CheckError(
-            f"{name}: no library that is installed has a data set {kind!r}. Correct its type, or "
-            "install the library that default_scope or the prefix of the type names."
+            f"{name}: no installed library has a data set {kind!r}. Correct its type, or install "
+            "the library that default_scope or the prefix of the type names."
         )
-    if not issubclass(cls, BaseDataset):
-        report.add("dataset-not-covered", name, f"{kind} is no table of samples: not checked")
-        return None
     options = {**dataset_cfg, "pipeline": [], "lazy_init": True, "test_mode": False}
+    if not issubclass(cls, BaseDataset):  # a stream
+        known = {*dataset_cfg, *arguments(dataset_cfg)}
+        options = {key: value for key, value in options.items() if key in known}
     metainfo = dict(dataset_cfg.get("metainfo") or {})
-    whole = getattr(cls, "METAINFO", {}).get("classes") or ()
-    classes = metainfo.get("classes") or whole
-    if len(_palette_of(dataset_cfg)) not in (len(classes), len(whole)):
+    known = getattr(cls, "METAINFO", {}).get("classes") or ()
+    classes = metainfo.get("classes") or known
+    if len(_palette_of(dataset_cfg)) not in (len(classes), len(known)):
         metainfo.pop("palette", None)  # it has its own finding; mmsegmentation refuses it
         options["metainfo"] = metainfo
     try:
-        dataset = DATASETS.build(options)
+        built = DATASETS.build(options)
     except TypeError as error:
         raise CheckError(f"{name}: {kind}: {error}. Correct the config.") from None
     except Exception as error:  # noqa: BLE001  (data sets refuse data in many ways)
-        report.add("dataset-unusable", name, f"{kind} says: {error or type(error).__name__}")
+        report.add("dataset-unusable", name, type=kind, error=error or type(error).__name__)
         return None
-    return Part(dataset_cfg, dataset, _kind(dataset))
+    if not isinstance(built, BaseDataset):
+        report.add("dataset-not-covered", name, type=kind)
+        return None
+    return DatasetInfo(dataset_cfg, built, _kind(built))
 
 
 def _palette_of(dataset_cfg: ConfigDict) -> Any:

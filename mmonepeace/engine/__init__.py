@@ -1,6 +1,6 @@
 """Training: runner, loop, hooks, optimiser and strategy, registered in the MM registries."""
 
-from mmonepeace.checks.labels import LabelCheckHook
+from mmonepeace.checks import LabelCheckHook
 from mmonepeace.engine.hooks import (
     CheckpointMetadataHook,
     MeanLogHook,

@@ -7,10 +7,14 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import find_latest_checkpoint
 
-from mmonepeace.checks import text_steps
-from mmonepeace.checks.data import dataset_configs, metric_configs
-from mmonepeace.checks.errors import CheckError, is_detection
-from mmonepeace.checks.preflight_coco import has_mask_head
+from mmonepeace.checks import (
+    CheckError,
+    dataset_configs,
+    has_mask_head,
+    is_detection,
+    metric_configs,
+    text_steps,
+)
 
 
 def set_data_root(cfg: Config, folder: str) -> None:

@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 
 from tests.checks.detection import Detection
@@ -19,3 +21,8 @@ def detection(tmp_path):
 @pytest.fixture
 def pair_data(tmp_path):
     return Pairs(tmp_path)
+
+
+@pytest.fixture
+def seg_data_copy(seg_data, tmp_path):
+    return shutil.copytree(seg_data, tmp_path / "data")

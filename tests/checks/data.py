@@ -1,11 +1,12 @@
-"""What healthy data sets are made of."""
+"""What healthy data sets are made of, and how their faults are checked."""
 
 import numpy as np
+import pytest
 from mmengine.config import Config
 from PIL import Image
 
-from mmonepeace.checks import examine
-from mmonepeace.checks.catalogue import LEVELS
+from mmonepeace import checks
+from mmonepeace.checks.catalogue import CATALOGUE, LEVELS
 
 SIZE = (48, 64)  # height, width
 CLASSES = ("ground", "tree", "house")
@@ -16,8 +17,25 @@ def codes(report, *levels):
     return {f.code for f in report.findings if f.level in (levels or LEVELS)}
 
 
-def picture(seed):
-    """A picture that is like no other."""
+def check(data, expected):
+    """The full check finds these codes; the quick one stops at those that stop a run.
+
+    In the same words, so that a fault is tested once for both.
+    """
+    report = data.examine()
+    assert codes(report) == expected
+    stops = [f for f in report.of("error") if CATALOGUE[f.code].stops]
+    if not stops:
+        checks.check_data(data.cfg)
+        return
+    with pytest.raises(checks.CheckError) as error:
+        checks.check_data(data.cfg)
+    for finding in stops:
+        assert str(finding) in str(error.value)
+
+
+def random_image(seed):
+    """An image that is like no other."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (6, 8, 3)).astype(np.uint8)
     return np.asarray(Image.fromarray(coarse).resize(SIZE[::-1], Image.Resampling.BICUBIC))
@@ -40,7 +58,7 @@ class Data:
         self.cfg = Config(self.config())
 
     def examine(self, limit=None):
-        return examine(self.cfg, limit)
+        return checks.examine(self.cfg, limit)
 
     def each_dataset(self, **options):
         for name in ("train", "val", "test"):

@@ -5,18 +5,18 @@ import shutil
 
 from PIL import Image
 
-from tests.checks.data import SIZE, Data, picture, save
+from tests.checks.data import SIZE, Data, random_image, save
 
 
 class Detection(Data):
-    """Six pictures for training, three for validation, two boxes of each of two classes in each."""
+    """Six images for training, three for validation, two boxes of each of two classes in each."""
 
     def __init__(self, root):
         super().__init__(root)
         for split, seeds in (("train", range(6)), ("val", range(6, 9))):
             (root / split).mkdir()
             for seed in seeds:
-                save(picture(seed), root / split / f"{seed}.png")
+                save(random_image(seed), root / split / f"{seed}.png")
             self.write(split, self.document(seeds))
 
     @staticmethod
@@ -118,9 +118,31 @@ def no_annotations(data):
     data.change("train", lambda d: d.pop("annotations"))
 
 
-@det("json-keys")
-def no_area(data):
-    data.change("train", first(lambda a: a.pop("area")))
+@det("json-keys", "class-not-in-json", "annotation-unknown-category", "no-boxes")
+def no_categories(data):
+    data.change("train", lambda d: d.pop("categories"))
+
+
+@det("json-keys", "class-not-in-json", "no-images", "no-boxes", "image-unlisted")
+def entries_of_another_type(data):
+    data.write("train", dict(images=3, annotations=[], categories=[7]))
+
+
+for _key in ("id", "image_id", "category_id", "bbox", "area"):
+    DET[f"annotation_without_{_key}"] = (
+        lambda data, key=_key: data.change("train", first(lambda a: a.pop(key))),
+        {"json-keys"},
+    )
+
+
+@det("folder-missing")
+def no_folder_of_images(data):
+    shutil.rmtree(data.root / "train")
+
+
+@det("folder-missing")
+def no_name_of_the_folder(data):
+    data.cfg.train_dataloader.dataset.data_prefix = dict(img_path="train")
 
 
 @det("file-missing")
@@ -129,13 +151,13 @@ def listed_without_file(data):
 
 
 @det("image-unreadable")
-def cut_picture(data):
+def cut_image(data):
     (data.root / "train/2.png").write_bytes(b"\x89PNG")
 
 
 @det("image-unlisted")
 def file_without_entry(data):
-    save(picture(77), data.root / "train/77.png")
+    save(random_image(77), data.root / "train/77.png")
 
 
 @det("image-size-differs")
@@ -147,9 +169,9 @@ def width_and_height_swapped(data):
 def turned_by_exif(data):
     exif = Image.Exif()
     exif[0x0112] = 6
-    save(picture(0), data.root / "train/0.png", format="JPEG", exif=exif.tobytes())
+    save(random_image(0), data.root / "train/0.png", format="JPEG", exif=exif.tobytes())
 
-    def fit(document):  # into the upright picture
+    def fit(document):  # into the upright image
         for i, annotation in enumerate(document["annotations"][:4]):
             x, y = 2 + 9 * i, 5
             shape = [[x, y, x + 9, y, x + 9, y + 9, x, y + 9]]
@@ -214,6 +236,13 @@ def a_category_left_out(data):
     data.each_dataset(metainfo=dict(classes=("cat",)))
 
 
+@det("category-not-in-classes")
+def a_category_left_out_of_the_heads_too(data):
+    data.each_dataset(metainfo=dict(classes=("cat",)))
+    for head in (*data.cfg.model.roi_head.bbox_head, data.cfg.model.roi_head.mask_head):
+        head.num_classes = 1
+
+
 @det("class-absent-train")
 def a_class_that_never_occurs(data):
     for split in ("train", "val"):
@@ -248,14 +277,45 @@ def evaluated_on_train(data):
     data.cfg.val_evaluator.ann_file = str(data.root / "train.json")
 
 
+@det("masks-not-loaded")
+def a_mask_head_without_masks(data):
+    data.cfg.train_dataloader.dataset.pipeline[1].with_mask = False
+
+
+@det("metric-without-masks")
+def a_metric_of_masks_without_a_head(data):
+    without_masks(data)
+    data.cfg.val_evaluator.metric = ["bbox", "segm"]
+
+
 @det("image-without-boxes")
-def a_picture_without_boxes(data):
+def an_image_without_boxes(data):
     data.change("train", lambda d: d["annotations"].__delitem__(slice(0, 4)))
 
 
 @det("no-boxes")
 def no_boxes(data):
     data.change("train", lambda d: d["annotations"].clear())
+
+
+@det("no-boxes", "annotation-unknown-image")
+def no_boxes_of_listed_images(data):
+    data.change("train", lambda d: [a.update(image_id=99) for a in d["annotations"]])
+
+
+@det("no-boxes", "annotation-unknown-category")
+def no_boxes_of_listed_categories(data):
+    data.change("train", lambda d: [a.update(category_id=7) for a in d["annotations"]])
+
+
+@det("no-boxes", "area-not-positive")
+def no_boxes_with_an_area(data):
+    data.change("train", lambda d: [a.update(area=0) for a in d["annotations"]])
+
+
+@det("no-boxes", "no-images", "annotation-unknown-image", "image-unlisted")
+def no_images_listed(data):
+    data.change("train", lambda d: d["images"].clear())
 
 
 @det("box-malformed")
@@ -278,12 +338,17 @@ def zero_height(data):
     data.change("train", first(lambda a: a.update(bbox=[20, 20, 8, 0])))
 
 
+def without_masks(data):
+    """A detector of boxes only, and data that have no masks."""
+    del data.cfg.model.roi_head["mask_head"]
+    for loader in ("train", "val", "test"):
+        data.cfg[f"{loader}_dataloader"].dataset.pipeline[1].with_mask = False
+    data.each_annotation(lambda a: a.pop("segmentation"))
+
+
 def with_boxes(data, to_other):
     """All boxes in another layout, without masks and with areas as before."""
-    data.cfg.train_dataloader.dataset.pipeline[1].with_mask = False
-    data.cfg.val_dataloader.dataset.pipeline[1].with_mask = False
-    data.cfg.test_dataloader.dataset.pipeline[1].with_mask = False
-    data.each_annotation(lambda a: a.pop("segmentation"))
+    without_masks(data)
     data.each_annotation(lambda a: a.update(bbox=to_other(*a["bbox"])))
 
 
@@ -308,7 +373,7 @@ def y_before_x(data):
 
 
 @det("box-normalised")
-def shares_of_the_picture(data):
+def fractions_of_the_image(data):
     with_boxes(data, lambda x, y, w, h: [x / 64, y / 48, w / 64, h / 48])
 
 
@@ -426,6 +491,5 @@ def copied_with_other_boxes(data):
 
 
 def move(data, box):
-    data.cfg.train_dataloader.dataset.pipeline[1].with_mask = False
+    without_masks(data)
     data.change("train", first(lambda a: a.update(bbox=box, area=box[2] * box[3])))
-    data.change("train", first(lambda a: a.pop("segmentation")))

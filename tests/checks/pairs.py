@@ -1,15 +1,15 @@
-"""Healthy tables of pictures and sounds with captions, and ways to break them."""
+"""Healthy tables of images and audio clips with captions, and ways to break them."""
 
 import shutil
 
 import numpy as np
 import soundfile
 
-from tests.checks.data import Data, picture, save
+from tests.checks.data import Data, random_image, save
 
 
 class Pairs(Data):
-    """Tables of pictures and sounds with captions."""
+    """Tables of images and audio clips with captions."""
 
     def __init__(self, root):
         super().__init__(root)
@@ -17,7 +17,7 @@ class Pairs(Data):
         for split, seeds in (("train", range(6)), ("val", range(6, 9))):
             lines = ["image\taudio\tcaption"]
             for seed in seeds:
-                save(picture(seed), root / f"files/{seed}.png")
+                save(random_image(seed), root / f"files/{seed}.png")
                 noise = np.random.default_rng(seed).normal(0, 0.1, 16000)
                 soundfile.write(root / f"files/{seed}.wav", noise, 16000)
                 lines.append(f"files/{seed}.png\tfiles/{seed}.wav\tthing {seed}")
@@ -68,22 +68,27 @@ def another_column(data):
 
 
 @pairs("file-missing")
-def picture_gone(data):
+def image_gone(data):
     (data.root / "files/3.png").unlink()
 
 
 @pairs("file-missing")
-def sound_gone(data):
+def audio_gone(data):
     (data.root / "files/3.wav").unlink()
 
 
+@pairs("folder-missing")
+def folder_gone(data):
+    data.cfg.train_dataloader.dataset.data_prefix = dict(path="nowhere")
+
+
 @pairs("image-unreadable")
-def picture_cut(data):
+def image_cut(data):
     (data.root / "files/3.png").write_bytes((data.root / "files/3.png").read_bytes()[:300])
 
 
 @pairs("audio-unreadable")
-def sound_cut(data):
+def audio_cut(data):
     (data.root / "files/3.wav").write_bytes(b"RIFF")
 
 
@@ -103,7 +108,7 @@ def pair_twice(data):
 
 
 @pairs("duplicate-across-splits")
-def sound_in_both_in_another_format(data):
+def audio_in_both_in_another_format(data):
     wave, rate = soundfile.read(data.root / "files/3.wav", dtype="int16")
     soundfile.write(data.root / "files/7.wav", wave, rate, format="FLAC")
 

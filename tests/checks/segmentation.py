@@ -5,11 +5,11 @@ import shutil
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from tests.checks.data import CLASSES, PALETTE, SIZE, Data, edit, picture, save
+from tests.checks.data import CLASSES, PALETTE, SIZE, Data, edit, random_image, save
 
 
 class Segmentation(Data):
-    """Six pictures for training, three for validation; each label map has all classes and 255."""
+    """Six images for training, three for validation; each label map has all classes and 255."""
 
     def __init__(self, root):
         super().__init__(root)
@@ -17,7 +17,7 @@ class Segmentation(Data):
             for folder in ("img", "ann"):
                 (root / folder / split).mkdir(parents=True)
             for seed in seeds:
-                save(picture(seed), self.image(split, seed))
+                save(random_image(seed), self.image(split, seed))
                 save(self.labels_of(seed), self.label(split, seed))
 
     def image(self, split, seed):
@@ -104,6 +104,12 @@ def another_suffix(data):
 
 
 @seg("no-images")
+def an_empty_folder(data):
+    for path in (data.root / "img/train").iterdir():
+        path.unlink()
+
+
+@seg("no-images")
 def empty_list(data):
     (data.root / "list.txt").write_text("")
     data.cfg.train_dataloader.dataset.ann_file = "list.txt"
@@ -163,21 +169,21 @@ def wrong_checksum(data):
 @seg("image-unreadable")
 def jpeg_filled_with_zeros(data):
     path = data.image("train", 1)
-    save(picture(1), path, format="JPEG")
+    save(random_image(1), path, format="JPEG")
     content = path.read_bytes()
     path.write_bytes(content[:-300] + bytes(300))
 
 
 @seg("image-format")
 def unknown_to_opencv(data):
-    save(picture(1), data.image("train", 1), format="TGA")
+    save(random_image(1), data.image("train", 1), format="TGA")
 
 
 @seg("image-exif-corrupt")
 def broken_exif(data):
     exif = Image.Exif()
     exif[0x0112] = 1
-    save(picture(1), data.image("train", 1), format="JPEG", exif=exif.tobytes()[:-6])
+    save(random_image(1), data.image("train", 1), format="JPEG", exif=exif.tobytes()[:-6])
 
 
 @seg("image-exif-turned", "label-not-turned")
@@ -193,7 +199,7 @@ def turned_upside_down(data):
 def turn(data, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    save(picture(1), data.image("train", 1), format="JPEG", exif=exif.tobytes())
+    save(random_image(1), data.image("train", 1), format="JPEG", exif=exif.tobytes())
 
 
 @seg("image-channels")
@@ -213,7 +219,7 @@ def black(data):
 
 @seg("image-extreme-size")
 def a_strip(data):
-    save(np.resize(picture(0), (15, 200, 3)), data.image("train", 0))
+    save(np.resize(random_image(0), (15, 200, 3)), data.image("train", 0))
     edit(data.label("train", 0), lambda m: np.resize(m, (15, 200)))
 
 
@@ -245,18 +251,18 @@ def encoded_anew_to_val(data):
 
 @seg("near-duplicate-across-splits")
 def recompressed_to_val(data):
-    save(picture(0), data.image("val", 7), format="JPEG", quality=60)
+    save(random_image(0), data.image("val", 7), format="JPEG", quality=60)
 
 
 @seg("near-duplicate-across-splits")
 def brightened_to_val(data):
-    brighter = ImageEnhance.Brightness(Image.fromarray(picture(0))).enhance(0.8)
+    brighter = ImageEnhance.Brightness(Image.fromarray(random_image(0))).enhance(0.8)
     save(brighter, data.image("val", 7))
 
 
 @seg("near-duplicate-across-splits")
 def mirrored_to_val(data):
-    save(picture(0)[:, ::-1], data.image("val", 7))
+    save(random_image(0)[:, ::-1], data.image("val", 7))
 
 
 @seg("split-shares-files")

@@ -1,12 +1,13 @@
-"""What is looked at, and what the report tells."""
+"""What is examined, and what the report says."""
 
 import numpy as np
 import pytest
 from mmengine.config import Config
 from PIL import Image
 
+from mmonepeace import checks
 from mmonepeace.checks import CheckError, examine
-from tests.checks.data import codes, picture, save
+from tests.checks.data import check, codes, random_image, save
 from tests.checks.detection import Detection
 from tests.checks.segmentation import (
     colours,
@@ -17,6 +18,7 @@ from tests.checks.segmentation import (
     one_pixel_outside,
     one_zero,
 )
+from tests.datasets.conftest import write_shard
 
 
 def test_the_report_names_files_and_fixes(segmentation):
@@ -24,7 +26,7 @@ def test_the_report_names_files_and_fixes(segmentation):
     text = str(segmentation.examine())
     for part in (
         f"{segmentation.label('train', 0)}: 3",
-        "label maps have numbers outside 0 to 2",
+        "label maps have values outside 0 to 2",
         "fix: correct the files",
         "errors: 1, warnings: 0",
         "| 2 | house ",
@@ -59,6 +61,17 @@ def test_wrappers_are_opened_and_repetition_is_no_copy(segmentation):
     assert report.sections[0].bins[0].images == 6
 
 
+def test_the_quick_check_opens_wrappers_too(detection):
+    inner = detection.cfg.train_dataloader.dataset
+    detection.cfg.train_dataloader["dataset"] = dict(type="RepeatDataset", times=2, dataset=inner)
+    both = dict(type="ConcatDataset", datasets=[detection.cfg.val_dataloader.dataset, inner])
+    detection.cfg.val_dataloader["dataset"] = both
+    checks.check_data(detection.cfg)
+    (detection.root / "train/2.png").unlink()
+    with pytest.raises(CheckError, match=r"train/2\.png"):
+        checks.check_data(detection.cfg, ("val_dataloader",))
+
+
 def test_parts_of_a_split_are_counted_together(segmentation):
     first = segmentation.cfg.train_dataloader.dataset
     second = {**first, "data_prefix": dict(segmentation.cfg.val_dataloader.dataset.data_prefix)}
@@ -69,7 +82,7 @@ def test_parts_of_a_split_are_counted_together(segmentation):
     assert codes(report) == {"split-shares-files"}
 
 
-def test_pictures_and_label_maps_may_share_a_folder(segmentation):
+def test_images_and_label_maps_may_share_a_folder(segmentation):
     for split in ("train", "val"):
         for path in (segmentation.root / "ann" / split).iterdir():
             path.rename(segmentation.root / "img" / split / f"{path.stem}_mask.png")
@@ -106,18 +119,22 @@ def test_a_test_set_may_be_without_labels(detection, segmentation):
         "test", {k: v for k, v in Detection.document([9]).items() if k != "annotations"}
     )
     (detection.root / "test").mkdir()
-    save(picture(9), detection.root / "test/9.png")
+    save(random_image(9), detection.root / "test/9.png")
     dataset = detection.cfg.test_dataloader.dataset
     dataset.update(ann_file="test.json", data_prefix=dict(img="test"))
     assert codes(detection.examine()) == set()
 
 
 def test_streams_are_named_as_not_covered(pair_data):
-    pair_data.cfg.train_dataloader["dataset"] = dict(type="mmonepeace.ShardDataset", shards="x")
-    assert codes(pair_data.examine()) == {"dataset-not-covered"}
+    write_shard(pair_data.root / "0.tar", {f"{i}": {"txt": b"a dog"} for i in range(8)})
+    options = dict(shards=str(pair_data.root), modalities=["text"], batch_size=2)
+    pair_data.cfg.train_dataloader["dataset"] = dict(type="mmonepeace.ShardDataset", **options)
+    check(pair_data, {"dataset-not-covered"})
+    (pair_data.root / "0.tar").unlink()
+    check(pair_data, {"dataset-unusable"})
 
 
-def test_other_data_sets_have_their_pictures_checked(segmentation):
+def test_other_data_sets_have_their_images_checked(segmentation):
     pytest.importorskip("mmpretrain", reason="needs mmpretrain: pip install -e .[cls]")
     folder = segmentation.root / "img"
     cut(segmentation)

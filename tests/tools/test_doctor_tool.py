@@ -31,7 +31,7 @@ def test_a_healthy_set_ends_with_0(run, seg_data):
     status, out, _ = run(CONFIG, "--data-root", seg_data)
     assert status == 0
     assert "errors: 0" in out
-    assert "train: 8 pictures" in out
+    assert "train: 8 images" in out
 
 
 def test_an_error_ends_with_1_and_is_written_for_programs(run, seg_data, tmp_path):

@@ -1,27 +1,6 @@
-"""The last steps before a run: everything is checked, and built once without training."""
+"""Everything that training needs, built once without training."""
 
-from mmengine.config import Config
 from mmengine.runner import FlexibleRunner, Runner
-
-from mmonepeace.checks.data import check_data
-from mmonepeace.checks.errors import CheckError, try_now
-from mmonepeace.checks.tokenizers import check_tokenizers
-from mmonepeace.checks.weights import check_weights
-
-
-def check_all(cfg: Config) -> None:
-    """Check data and weights, and tell everything that is missing at once."""
-    problems = []
-    for check in (check_weights, check_tokenizers, check_data):
-        try:
-            check(cfg)
-        except CheckError as error:
-            problems.append(str(error))
-    if problems:
-        lines = "\n".join(problems).splitlines()
-        last = try_now(cfg)
-        unique = [line for line in dict.fromkeys(lines) if line != last]
-        raise CheckError("\n".join([*unique, *([last] if last in lines else [])]))
 
 
 def dry_run(runner: Runner | FlexibleRunner) -> None:

@@ -1,0 +1,76 @@
+"""Detection: COCO files against the images, the model and the metrics of a config."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mmengine.config import Config
+
+from mmonepeace.checks.boxes import Boxes, check_boxes, check_kept, check_repeats, image_sizes
+from mmonepeace.checks.coco import Files
+from mmonepeace.checks.config import metric_configs
+from mmonepeace.checks.decoding import ImageInfo
+from mmonepeace.checks.heads import has_mask_head
+from mmonepeace.checks.masks import check_masks, check_masks_exist
+from mmonepeace.checks.report import Report
+from mmonepeace.checks.splits import DatasetInfo, Split
+
+
+def check_settings(cfg: Config, files: Mapping[Split, Files], report: Report) -> None:
+    """Check that model, pipelines and metrics agree about masks and annotation files."""
+    model = cfg.get("model") or {}
+    masks = has_mask_head(model)
+    for split in files:
+        loaded = any(map(_loads_masks, split.datasets))
+        if split.name == "train" and masks and not loaded:
+            report.add("masks-not-loaded", "config")
+    for evaluator, metric in metric_configs(cfg):
+        wanted = metric.get("metric") or []
+        wanted = [wanted] if isinstance(wanted, str) else wanted
+        if files and "roi_head" in model and not masks and "segm" in wanted:
+            report.add("metric-without-masks", "config", evaluator=evaluator)
+        name = evaluator.removesuffix("_evaluator")
+        own = {
+            Path(coco.path).resolve(): coco.path
+            for split, documents in files.items()
+            if name in split.name.split(" and ")
+            for coco in documents.values()
+        }
+        path = metric.get("ann_file")
+        if own and path and Path(path).resolve() not in own:
+            options = {"evaluator": evaluator, "path": path, "own": next(iter(own.values()))}
+            report.add("evaluator-ann-file", "config", **options)
+
+
+def _loads_masks(info: DatasetInfo) -> bool:
+    return any(step.get("with_mask") for step in info.steps("LoadAnnotations"))
+
+
+def check_split(
+    split: Split,
+    files: Files,
+    report: Report,
+    images: Sequence[ImageInfo] = (),
+    quick: bool = False,
+) -> None:
+    """Check boxes and masks of a split.
+
+    Args:
+        split: the split.
+        files: its COCO files.
+        report: gets the findings.
+        images: its images that can be read.
+        quick: leave out what takes long and stops no run: repeated boxes, the shape of masks.
+    """
+    sizes = image_sizes(split, files, images, report)
+    valid = []
+    for info, coco in files.items():
+        boxes, with_mask = Boxes(coco, sizes[coco]), _loads_masks(info)
+        if with_mask:
+            check_masks_exist(split.name, boxes, report)
+        if check_boxes(split.name, boxes, report):
+            valid.append(boxes)
+            if not quick:
+                check_repeats(split.name, coco, report)
+                check_masks(split.name, boxes, with_mask, report)
+    if files and len(valid) == len(files):
+        check_kept(split.name, valid, report)

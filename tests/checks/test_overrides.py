@@ -1,0 +1,86 @@
+"""`--cfg-options`: what nothing reads is refused."""
+
+import pytest
+from mmengine.config import Config
+
+from mmonepeace import checks
+from mmonepeace.checks import CheckError
+from tests.conftest import ROOT
+
+SEGMENTATION = ROOT / "configs/tiny/onepeace-tiny_upernet_emoji-128.py"
+DETECTION = ROOT / "configs/tiny/resnet18_faster-rcnn_bccd.py"
+
+
+def refused(path, key, says):
+    with pytest.raises(CheckError) as error:
+        checks.apply_overrides(Config.fromfile(path), {key: 1})
+    assert key in str(error.value)
+    assert says in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("model.backbone.drop_path_rat", "model.backbone.drop_path_rate"),
+        ("optim_wrapper.optimizer.lrr", "optim_wrapper.optimizer.lr"),
+        ("train_cfg.max_iter", "train_cfg.max_iters"),
+        ("modle.backbone.arch", "model"),
+        ("train_dataloader.batchsize", "batch_size"),
+        ("train_dataloader.dataset.pipeline.99.prob", "0 to 5"),
+        ("train_dataloader.dataset.pipeline.prob", "index"),
+        ("crop_size", "pipeline.3.crop_size"),
+        ("data_root", "train_dataloader.dataset.data_root"),
+        ("test_pipeline.1.scale", "val_dataloader.dataset.pipeline"),
+        ("data_preprocessor.mean", "model.data_preprocessor"),
+    ],
+)
+def test_an_override_that_nothing_reads_is_refused_with_its_relatives(key, says):
+    refused(SEGMENTATION, key, says)
+
+
+def test_overrides_of_known_keys_and_of_arguments_not_yet_set_are_taken():
+    overrides = {
+        "model.backbone.drop_path_rate": 0.3,
+        "model.backbone.with_cp": True,  # an argument of OnePeace that the config leaves out
+        "model.backbone.init_cfg": None,
+        "optim_wrapper.optimizer.amsgrad": True,
+        "optim_wrapper.accumulative_counts": 2,
+        "train_dataloader.dataset.pipeline.3.cat_max_ratio": 1.0,
+        "load_from": "x.pth",
+        "compile": True,
+    }
+    cfg = Config.fromfile(SEGMENTATION)
+    checks.apply_overrides(cfg, overrides)
+    assert cfg.model.backbone.with_cp is True
+    assert cfg.optim_wrapper.optimizer.amsgrad is True
+    assert cfg.train_dataloader.dataset.pipeline[3].cat_max_ratio == 1.0
+    assert cfg.load_from == "x.pth"
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("model.test_cfg.rcnn.nms.iou_thr", "nms.iou_threshold"),
+        ("model.train_cfg.rpn.assigner.pos_iou", "pos_iou_thr"),
+        ("model.train_cfg.rcnn.sampler.number", "num"),
+        ("train_dataloader.dataset.filter_cfg.min_sizes", "min_size"),
+        ("val_evaluator.clas_wise", "classwise"),
+    ],
+)
+@pytest.mark.ops
+def test_an_override_that_no_detector_reads_is_refused(key, says):
+    refused(DETECTION, key, says)
+
+
+@pytest.mark.ops
+def test_overrides_of_detectors_that_the_recipe_leaves_out_are_taken():
+    overrides = {
+        "model.test_cfg.rcnn.nms.min_score": 0.01,
+        "model.test_cfg.rcnn.nms.type": "soft_nms",
+        "model.train_cfg.rcnn.assigner.gpu_assign_thr": 10,
+        "train_dataloader.dataset.filter_cfg.min_size": 8,
+        "train_dataloader.batch_sampler": dict(type="AspectRatioBatchSampler"),
+    }
+    cfg = Config.fromfile(DETECTION)
+    checks.apply_overrides(cfg, overrides)
+    assert cfg.model.test_cfg.rcnn.nms.min_score == 0.01

@@ -1,0 +1,125 @@
+"""What tools say before a run that cannot succeed; which faults they stop at: test_faults.py."""
+
+import runpy
+import sys
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+
+from mmonepeace import checks
+from mmonepeace.checks import CheckError
+from mmonepeace.engine import run_options
+from tests.checks.data import edit
+from tests.checks.segmentation import each_label, one_pixel_outside
+from tests.conftest import ROOT
+
+SEGMENTATION = ROOT / "configs/tiny/onepeace-tiny_upernet_emoji-128.py"
+PRETRAINING = ROOT / "configs/tiny/onepeace-tiny_vl_emoji-64.py"
+
+
+def refusal(cfg, check=checks.check_run):
+    with pytest.raises(CheckError) as error:
+        check(cfg)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (
+            "onepeace_upernet_ade20k.py",
+            (
+                "ADEChallengeData2016.zip", "data/ade", "one-peace-vision.pkl", "checkpoints/",
+                "--checkpoint PATH", "make demo",
+            ),
+        ),
+        ("tiny/resnet18_faster-rcnn_bccd.py", ("/nowhere/train", "BCCD_Dataset", "make det-demo")),
+    ],
+)  # fmt: skip
+def test_a_recipe_says_what_to_get_and_how_to_see_a_run_now(config, says):
+    cfg = Config.fromfile(ROOT / "configs" / config)
+    if cfg.default_scope == "mmdet":
+        pytest.importorskip("mmdet", reason="needs mmdetection: make env-full")
+        run_options.set_data_root(cfg, "/nowhere")
+    text = refusal(cfg)
+    for part in (*says, "--data-root DIR"):
+        assert part in text
+    assert text.count("To see a complete run now") == 1
+
+
+def test_a_label_outside_the_classes_is_told_with_file_value_expectation_and_fix(segmentation):
+    one_pixel_outside(segmentation)
+    text = refusal(segmentation.cfg, checks.check_data)
+    for part in (
+        (
+            "[label-outside-classes] train: label maps have values outside 0 to 2, which are 3; 255 is "
+            "ignored (1 of 6)."
+        ),
+        f"{segmentation.label('train', 0)}: 3",
+        "fix: correct the files",
+        "reduce_zero_label=True",
+    ):
+        assert part in text
+
+
+def test_label_maps_are_read_for_a_limited_time(segmentation, monkeypatch):
+    monkeypatch.setattr("mmonepeace.checks.run._LABEL_SECONDS", 1e-9)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    each_label(segmentation, lambda m: np.where(m == 1, 7, m))
+    assert "(1 of 1)" in refusal(segmentation.cfg, checks.check_data)
+
+
+def test_other_splits_than_those_of_a_tool_are_left_alone(segmentation):
+    one_pixel_outside(segmentation)
+    checks.check_data(segmentation.cfg, ("test_dataloader",))
+
+
+def test_training_tolerates_some_missing_files_of_pairs_but_tests_do_not(pair_data):
+    (pair_data.root / "files/3.png").unlink()
+    for dataset in (pair_data.cfg[f"{name}_dataloader"].dataset for name in ("train", "val")):
+        dataset.max_broken = 0.1
+    checks.check_data(pair_data.cfg)
+    pair_data.cfg.train_dataloader.dataset.test_mode = True
+    assert "files/3.png" in refusal(pair_data.cfg, checks.check_data)
+
+
+@pytest.fixture
+def run(monkeypatch, capfd, tmp_path):
+    """Run a tool; its exit status and what it complained of."""
+
+    def run(tool, *arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [tool, *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(ROOT / "tools" / tool), run_name="__main__")
+        return end.value.code, capfd.readouterr().err
+
+    return run
+
+
+@pytest.mark.parametrize("tool", ["train.py", "test.py", "show_predictions.py"])
+def test_tools_stop_in_the_words_of_the_full_check(tool, run, seg_data_copy, tmp_path):
+    path = seg_data_copy / "ann_dir/val/1.png"
+    edit(path, lambda labels: np.where(labels == labels[0, 0], 9, labels))
+    cfg = Config.fromfile(SEGMENTATION)
+    run_options.set_data_root(cfg, str(seg_data_copy))
+    (finding,) = [f for f in checks.examine(cfg).findings if f.code == "label-outside-classes"]
+    (tmp_path / "x.pth").touch()
+    arguments = ["x.pth"] if tool != "train.py" else []
+    status, complaint = run(tool, SEGMENTATION, *arguments, "--data-root", seg_data_copy)
+    assert status == 2
+    said = str(finding) if tool == "train.py" else str(finding).replace("val and test", "test")
+    assert f"error: {said}" in complaint
+
+
+def test_pretraining_stops_in_the_words_of_the_full_check(run, tmp_path):
+    cfg = Config.fromfile(PRETRAINING)
+    run_options.set_data_root(cfg, str(tmp_path))
+    findings = checks.examine(cfg).of("error")
+    assert {finding.code for finding in findings} == {"table-unusable"}
+    status, complaint = run("pretrain.py", PRETRAINING, "--data-root", tmp_path)
+    assert status == 2
+    for finding in findings:
+        assert str(finding) in complaint
+    assert "[tokenizer-unusable]" in complaint

@@ -1,0 +1,69 @@
+"""Options of the command line that change how a recipe runs."""
+
+import pytest
+from mmengine.config import Config
+
+from mmonepeace import checks
+from mmonepeace.checks import CheckError
+from mmonepeace.engine import run_options
+from tests.coco_data import CLASSES, make_coco
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def segmentation():
+    return Config.fromfile(ROOT / "configs/tiny/onepeace-tiny_upernet_emoji-128.py")
+
+
+@pytest.fixture
+def detection():
+    pytest.importorskip("mmdet", reason="needs mmdetection: make env-full")
+    return Config.fromfile(ROOT / "configs/tiny/resnet18_faster-rcnn_bccd.py")
+
+
+def test_float16_needs_a_gpu(segmentation, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(CheckError, match="--bf16"):
+        run_options.set_precision(segmentation, "float16")
+
+
+def test_resuming_from_a_missing_file_is_refused(segmentation):
+    with pytest.raises(CheckError, match=r"gone\.pth"):
+        run_options.set_resume(segmentation, "gone.pth")
+
+
+def test_metrics_follow_the_data_root(detection, tmp_path):
+    root = make_coco(tmp_path / "data", train=3, val=2)
+    for _, dataset in checks.dataset_configs(detection):
+        dataset.metainfo = dict(classes=CLASSES)
+    run_options.set_data_root(detection, str(root))
+    for evaluator in (detection.val_evaluator, detection.test_evaluator):
+        assert evaluator.ann_file == str(root / "annotations/instances_val.json")
+    checks.check_data(detection)
+
+
+def test_a_metric_that_reads_elsewhere_stays_where_it_is(detection):
+    detection.val_evaluator.ann_file = "/elsewhere/instances.json"
+    run_options.set_data_root(detection, "/data")
+    assert detection.val_evaluator.ann_file == "/elsewhere/instances.json"
+    assert detection.test_evaluator.ann_file == "/data/annotations/instances_val.json"
+
+
+def test_tta_merges_boxes_and_says_that_it_cannot_merge_masks(detection):
+    detection.model.roi_head.mask_head = dict(num_classes=3)
+    with pytest.raises(CheckError, match=r"mask_head=None test_evaluator\.metric=bbox"):
+        run_options.set_tta(detection)
+    detection.model.roi_head.mask_head = None
+    run_options.set_tta(detection)
+    assert (detection.model.type, detection.model.module.type) == ("DetTTAModel", "FasterRCNN")
+    detection.pop("tta_pipeline")
+    with pytest.raises(CheckError, match="no tta_model and tta_pipeline"):
+        run_options.set_tta(detection)
+
+
+def test_bfloat16_is_refused_where_nms_would_fail(detection):
+    with pytest.raises(CheckError, match=r"NMS and RoIAlign.*--amp"):
+        run_options.set_precision(detection, "bfloat16")
+    detection.model.pop("rpn_head")
+    run_options.set_precision(detection, "bfloat16")
+    assert detection.optim_wrapper.type == "mmonepeace.BFloat16OptimWrapper"
