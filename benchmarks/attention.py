@@ -1,11 +1,12 @@
-"""Attention with the bias of a grid: blocks of weights against whole ones, forward and backward.
+"""Attention with the relative position bias of a grid: in blocks, compared with a dense bias.
 
 Run:  python benchmarks/attention.py [--sides 16 24 32 56] [--heads 12] [--batch 1] [--rounds 7]
 
-"whole" gathers the bias for all pairs of tokens and leaves the rest to PyTorch's attention, "blocks"
-is `grid_bias_attention`; both give the gradient of the table. Shares refer to a product of two square
-matrices, which runs in turns with both; memory is above what queries, keys, values and the table
-take, in a process of its own. What is computed again in the backward pass does not count.
+"dense" gathers the bias of all pairs of tokens and calls PyTorch's attention; "blocks" is
+`grid_bias_attention`. Both compute the gradient of the table, in forward and backward passes that
+alternate with a product of two square matrices, whose speed is the peak. Memory is what a process of
+its own needs above queries, keys, values and the table. Recomputation in the backward pass is not
+counted as operations.
 """
 
 import argparse
@@ -41,7 +42,7 @@ def runs(side: int, args: argparse.Namespace) -> dict[str, Run]:
     table = torch.randn(num_rpb_rows((side, side)), args.heads, requires_grad=True)
     weight = torch.randn(args.batch, tokens, args.heads, WIDTH).transpose(1, 2)
 
-    def whole() -> torch.Tensor:
+    def dense() -> torch.Tensor:
         bias = GridBias(table, (side, side), True).dense()
         return F.scaled_dot_product_attention(*tensors, attn_mask=bias)
 
@@ -49,7 +50,7 @@ def runs(side: int, args: argparse.Namespace) -> dict[str, Run]:
         return grid_bias_attention(*tensors, GridBias(table, (side, side), True))
 
     found: dict[str, Run] = {}
-    for name, way in (("whole", whole), ("blocks", blocks)):
+    for name, way in (("dense", dense), ("blocks", blocks)):
         found[f"{name}, inference"] = torch.inference_mode()(way)
         found[f"{name}, training"] = lambda way=way: torch.autograd.grad(
             way(), (*tensors, table), weight
@@ -75,9 +76,7 @@ def main() -> None:
     print(f"- Command: `python benchmarks/attention.py {' '.join(sys.argv[1:])}`")
     print(f"- Hardware: {platform.machine()} CPU, {torch.get_num_threads()} threads")
     print(f"- Versions: Python {platform.python_version()}, torch {torch.__version__}\n")
-    print(
-        "| tokens | what | whole, s | blocks, s | ratio | share of peak | whole, GB | blocks, GB |"
-    )
+    print("| tokens | what | dense, s | blocks, s | ratio | of peak | dense, GB | blocks, GB |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
     for side in args.sides:
         timed = runs(side, args) | {"peak": matrix_product(torch.float32, "cpu")}
@@ -93,11 +92,11 @@ def main() -> None:
         for what, passes in (("inference", 1), ("training", 3)):
             operations = passes * 4 * args.batch * args.heads * WIDTH * tokens**2
             memory = []
-            for way in ("whole", "blocks"):
+            for way in ("dense", "blocks"):
                 command = [sys.executable, __file__, "--memory-of", str(side), f"{way}, {what}"]
                 command += ["--heads", str(args.heads), "--batch", str(args.batch)]
                 memory.append(float(subprocess.check_output(command, text=True).split()[-1]))
-            old, new = (median[f"{way}, {what}"] for way in ("whole", "blocks"))
+            old, new = (median[f"{way}, {what}"] for way in ("dense", "blocks"))
             print(
                 f"| {tokens} | {what} | {old:.3f} | {new:.3f} | {new / old:.2f} | "
                 f"{operations / new / peak:.0%} | {memory[0]:.2f} | {memory[1]:.2f} |",

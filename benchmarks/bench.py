@@ -1,17 +1,16 @@
-"""Speed, share of the machine's peak and memory of the main workloads, next to peers.
+"""Speed, fraction of the machine's peak and memory of the main workloads, next to peers.
 
 Run:  python benchmarks/bench.py [--suite quick|full] [--only NAME ...] [--device cpu|cuda]
       [--against timm,mmseg,transformers] [--arch base] [--batch 4] [--sizes PX ...] [--rounds 7]
       [--json OUT] [--plot OUT]
 
-All ways of a workload run in turns in one process, with a matrix product of the same dtypes between
-them, whose speed is the peak that shares refer to. Memory is what a process of its own holds above
-its weights (and gradients) at most. Operations are those of linear layers, convolutions and attention in
-the forward pass, and twice that for the backward pass; what is computed again, and padding do not
-count. Of pretraining steps and sliding windows, those that ours computes are counted. Makes a table,
-with --json all numbers, with --plot a picture of the curves. Peers that are not installed are left
-out; install timm and transformers in an environment of their own, since mmpretrain (and so mmdet)
-cannot be imported beside transformers 5.
+All implementations of a workload alternate in one process with a matrix product of the same dtypes,
+whose speed is the peak. Memory is the most that a process of its own holds above its weights (and
+gradients). Operations are those of linear layers, convolutions and attention in the forward pass, and
+twice that for the backward pass; recomputation and padding are not counted. For pretraining steps and
+sliding windows the operations of ours are counted. Prints a table, with --json all values, with --plot
+a figure of the curves. Peers that are not installed are left out; install timm and transformers in an
+environment of their own, since mmpretrain (and so mmdet) cannot be imported beside transformers 5.
 """
 
 import argparse
@@ -36,13 +35,13 @@ PEERS = ("timm", "mmseg", "transformers")
 
 
 def matrix_product(dtype: torch.dtype, device: str) -> Run:
-    """The run that the peak is measured with: some time, as others may be using the machine."""
+    """The run that the peak is measured with: long, since other processes may use the machine."""
     a = torch.randn(_SIDE, _SIDE, device=device).to(dtype)
     return lambda: [a @ a for _ in range(_TIMES)]
 
 
 def measure(workload: Workload, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Time all ways in turns: a row for each. Models are gone afterwards: memory is measured next."""
+    """Time all implementations in alternation, a row for each; then free the models."""
     built = {
         name: found
         for name, way in workload.ways.items()
@@ -81,7 +80,7 @@ def measure(workload: Workload, args: argparse.Namespace) -> list[dict[str, Any]
 
 
 def wanted(way: str, args: argparse.Namespace) -> bool:
-    """Whether a way is ours, or a peer that was asked for."""
+    """Whether a way is ours, or a peer that was requested."""
     peer = way.split()[0]
     return peer not in PEERS or peer in args.against
 
@@ -129,9 +128,9 @@ def resident(key: str) -> int:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown, with the speed of each way against ours."""
+    """Markdown, with the time of each implementation relative to ours."""
     lines = [
-        "| workload | way | s | quartiles | GFLOP/s | share of peak | time / ours | GB above weights |",
+        "| workload | way | s | quartiles | GFLOP/s | of peak | time / ours | GB above weights |",
         "|---|---|---|---|---|---|---|---|",
     ]
     first: dict[str, float] = {}
@@ -148,7 +147,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Share of the peak and memory along each curve, a line for each way."""
+    """Draw the fraction of the peak and the memory along each curve, a line per implementation."""
     from matplotlib.figure import Figure
 
     axes_names = list(dict.fromkeys(row["curve"][0] for row in rows))
@@ -156,7 +155,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     grid = figure.subplots(len(axes_names), 2, squeeze=False)
     for along, pair in zip(axes_names, grid, strict=True):
         for axis, (key, title) in zip(
-            pair, (("share", "share of the peak"), ("memory", "GB above the weights")), strict=True
+            pair,
+            (("share", "fraction of the peak"), ("memory", "GB above the weights")),
+            strict=True,
         ):
             for way in dict.fromkeys(row["way"] for row in rows):
                 points = [
@@ -175,7 +176,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def header(args: argparse.Namespace) -> str:
-    """Where and with what."""
+    """Date, hardware and versions."""
     versions = []
     for package in ("torch", "timm", "transformers", "onedl-mmsegmentation"):
         try:
@@ -217,7 +218,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path, metavar="OUT")
-    parser.add_argument("--plot", type=Path, metavar="OUT", help="curves, as a picture")
+    parser.add_argument("--plot", type=Path, metavar="OUT", help="draw the curves")
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.manual_seed(0)
@@ -235,7 +236,7 @@ def main() -> None:
     rows = []
     for name in names:
         measured = measure(known[name], args)
-        gc.collect()  # what refers to itself
+        gc.collect()  # reference cycles
         for row in measured:
             row["memory"] = memory_of(name, row["way"], args)
             rows.append(row)

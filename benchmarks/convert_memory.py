@@ -64,7 +64,7 @@ def measure(source: Path, out: Path, target: str, shard_size: int | None) -> tup
     return int(status[status.index("VmHWM:") + 1]) * 1024, seconds
 
 
-def alone(function: Callable[..., Any], *arguments: Any) -> Any:
+def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """What a function returns in a process of its own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
@@ -89,14 +89,16 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = Path(name)
-        largest = alone(make, folder / "full.pt", args.gigabytes, args.dtype)
+        largest = in_own_process(make, folder / "full.pt", args.gigabytes, args.dtype)
         print(f"- Largest tensor: {largest / GB:.2f} GB\n")
         print("| conversion | source, GB | limit, GB | peak, GB | seconds |\n|---|---|---|---|---|")
         for title, source, out, target, shard_size in CASES:
             files = [p for p in folder.glob("*") if p.name.startswith(Path(source).stem)]
             size = sum(p.stat().st_size for p in files)
             limit = size + 1.3 * largest + GB
-            peak, seconds = alone(measure, folder / source, folder / out, target, shard_size)
+            peak, seconds = in_own_process(
+                measure, folder / source, folder / out, target, shard_size
+            )
             verdict = "" if peak < limit else " **over**"
             print(
                 f"| `{title}` | {size / GB:.2f} | {limit / GB:.2f} | {peak / GB:.2f}{verdict} | "

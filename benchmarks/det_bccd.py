@@ -4,8 +4,7 @@ Run:    python benchmarks/det_bccd.py --data-root DIR [--seeds 0] [--steps 600]
 Makes:  WORK_DIR/REPORT.md, to be kept as benchmarks/det_bccd_HARDWARE_DATE.md
 
 Data, batch, steps, optimiser, schedule and heads are the same; the learning rate is that of each
-recipe. Before training each model is
-evaluated as it was initialised.
+recipe. Each model is also evaluated before training.
 """
 
 import argparse
@@ -38,7 +37,7 @@ def train(name: str, seed: int, steps: int, args: argparse.Namespace) -> dict[st
     """
     work_dir = args.work_dir / f"{MODELS[name]}-{steps}-{seed}"
     file = work_dir / "result.json"
-    if file.is_file():  # of a benchmark that was stopped
+    if file.is_file():  # from an interrupted benchmark
         return json.loads(file.read_text())
     start = time.monotonic()
     subprocess.run(
@@ -48,7 +47,7 @@ def train(name: str, seed: int, steps: int, args: argparse.Namespace) -> dict[st
             "--data-root", str(args.data_root), "--work-dir", str(work_dir), "--cfg-options",
             f"randomness.seed={seed}", f"train_cfg.max_iters={steps}",
             f"train_cfg.val_interval={steps}", f"param_scheduler.1.end={max(steps, 51)}",
-            # One step at a learning rate of zero is no training.
+            # One step at a learning rate of zero trains nothing.
             *(["optim_wrapper.optimizer.lr=0"] if steps == 1 else []),
             f"default_hooks.logger.interval={min(10, steps)}",
             f"default_hooks.checkpoint.interval={steps}",
@@ -85,8 +84,8 @@ def main() -> None:
 - Command: `python benchmarks/det_bccd.py --data-root DIR --seeds {seeds} --steps {args.steps}`
 - Hardware: {platform.machine()} CPU, {torch.get_num_threads()} threads
 - Versions: Python {platform.python_version()}, {versions}
-- Budget of each run: {args.steps} steps of 4 pictures of 320 x 240 px, AdamW with the learning rate of the recipe,
-  cosine; evaluated once, on the 87 validation pictures, after the last step
+- Budget of each run: {args.steps} steps of 4 images of 320 x 240 px, AdamW with the learning rate of the recipe,
+  cosine; evaluated once, on the 87 validation images, after the last step
 
 | model | steps | AP | AP50 | Platelets | RBC | WBC | s/step | minutes |
 |---|---|---|---|---|---|---|---|---|""".splitlines()

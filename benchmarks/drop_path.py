@@ -1,4 +1,4 @@
-"""What skipping the dropped samples saves: a training step of one block, against masking.
+"""What skipping the dropped samples saves: a training step of one block, compared with masking.
 
 Run:  python benchmarks/drop_path.py [--arch tiny] [--batch 16] [--grid 16] [--device cpu]
 

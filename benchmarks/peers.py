@@ -17,7 +17,7 @@ def timm_beit(
         import timm
     except ImportError:
         return None
-    # features alone: no pooling, no classifier
+    # features only: no pooling, no classifier
     model = timm.create_model("beit_base_patch16_224", img_size=size, num_classes=0)
     model.forward = model.forward_features
     model = model.to(args.device, dtype)

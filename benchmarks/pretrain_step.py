@@ -1,13 +1,13 @@
-"""What a pretraining step gains by shared extraction, one pass for all views, and matrix products.
+"""What a pretraining step gains by shared features, one pass for all views, and matrix products.
 
 Run:  python benchmarks/pretrain_step.py [--arch tiny] [--batch 32] [--threads 1]
 
-"shared": whole inputs and both masked views use one extraction (patches, embeddings, audio
-frames), against one each. "one pass": all masked views go through encoder and decoder together,
-without padding, against each alone, padded. "extractor": its layers as matrix products over
-windows, against torch's convolutions, forward and backward, for one second of sound a sample.
-Times are those of the process, not of the clock, so that a busy machine tells little; they
-alternate, the table gives medians and their ratio.
+"shared": complete inputs and both masked views use the same input features (patches, embeddings,
+audio frames); before, each computed its own. "one pass": all masked views go through encoder and
+decoder together, without padding; before, one after the other, padded. "extractor": its layers as
+matrix products over windows; before, torch's convolutions; forward and backward, for one second of
+audio per sample. Times are CPU time of the process, so that other work on the machine matters less;
+runs alternate, and the table has medians and their ratio.
 """
 
 import argparse
@@ -36,7 +36,7 @@ Inputs = dict[str, Any]
 
 
 class SeparatePretrainer(OnePeacePretrainer):
-    """Extracts the inputs of each view anew."""
+    """Computes the input features of each view separately."""
 
     def reconstruct(self, inputs: Inputs, keeps: Sequence[Inputs], *_: Any) -> list[Inputs]:
         """As `OnePeacePretrainer.reconstruct`."""
@@ -48,7 +48,7 @@ class SeparatePretrainer(OnePeacePretrainer):
 
 
 def pad(model: OnePeacePretrainer) -> OnePeacePretrainer:
-    """Let a model encode and decode each batch alone, padding included."""
+    """Let a model encode and decode each batch separately, padding included."""
 
     def last(stack: FusionEncoder, views: Sequence[Tokens]) -> list[torch.Tensor]:
         return [stack(view, [len(stack) - 1])[0] for view in views]
@@ -70,25 +70,25 @@ def build(cls: type[OnePeacePretrainer], stage: str, arch: str) -> OnePeacePretr
 
 
 def data(stage: str, batch: int) -> tuple[Inputs, dict[str, Inputs]]:
-    """Inputs of the tiny recipes' size, and positions of about their share."""
+    """Inputs of the tiny recipes' size, and about the fraction of positions that they keep."""
     generator = torch.Generator().manual_seed(0)
     texts = torch.randint(4, 2000, (batch, 8), generator=generator)
     ends = torch.randint(3, 9, (batch, 1), generator=generator)
     inputs: Inputs = {"text": texts.masked_fill(torch.arange(8) >= ends, PAD_ID)}
-    lengths, shares = {"text": 9}, {"text": 0.7}
+    lengths, kept = {"text": 9}, {"text": 0.7}
     if stage == "vl":
         inputs["image"] = torch.randn(batch, 3, 64, 64, generator=generator)
-        lengths["image"], shares["image"] = 17, 0.3
+        lengths["image"], kept["image"] = 17, 0.3
     else:
         frames = num_audio_frames(24_000)
         waves = torch.randn(batch, 24_000, generator=generator)
         inputs["audio"] = (waves, torch.zeros(batch, frames, dtype=torch.bool))
-        lengths["audio"], shares["audio"] = frames + 1, 0.45
+        lengths["audio"], kept["audio"] = frames + 1, 0.45
 
     def keep(name: str) -> torch.Tensor:
         others = lengths[name] - 1
         chosen = torch.rand(batch, others, generator=generator).argsort(1)
-        chosen = chosen[:, : int(others * shares[name])].sort(1).values + 1
+        chosen = chosen[:, : int(others * kept[name])].sort(1).values + 1
         return torch.cat([torch.zeros(batch, 1, dtype=torch.long), chosen], 1)
 
     return inputs, {view: {name: keep(name) for name in inputs} for view in ("alone", "joint")}

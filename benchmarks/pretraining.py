@@ -1,9 +1,9 @@
-"""What pretraining learns on small real data: with and without its parts, against chance.
+"""What pretraining learns on small real data: with and without its parts, compared with chance.
 
 Stage one, three ways with the same data, steps and optimiser: ONE-PEACE; contrast only (no masked
-students: a CLIP-style run of the same encoder); contrast only with an encoder for each modality,
-which share nothing. Stage two goes on from ONE-PEACE's first. Then retrieval is measured on the
-validation sets, also from sounds to pictures, which no step has seen together.
+students: a CLIP-style run of the same encoder); contrast only with a separate encoder for each
+modality. Stage two starts from ONE-PEACE's first. Then retrieval is measured on the validation sets,
+also from audio to images, which no step has seen together.
 
 Run:    python benchmarks/pretraining.py --data-root DIR --seeds 0 1 2
 Needs:  DIR/{emoji,flickr1k,tuxpaint,gm_instruments,esc10,fsdd}/{train,val}.tsv, see the recipes
@@ -71,7 +71,7 @@ STAGE_TWO = {
         "audio=effect,speech_en,speech_fr,speech_es",
         "image=image",
     ),
-    # Each seen with its name, never with each other.
+    # Trained with their names, never with each other.
     "tuxpaint of training, all sounds": (
         "tuxpaint/train.tsv",
         "audio=effect,speech_en,speech_fr,speech_es",
@@ -82,7 +82,7 @@ STAGE_TWO = {
 
 @MODELS.register_module()
 class SeparateEncoders(nn.Module):
-    """A whole `OnePeace` for each modality, behind the interface of one.
+    """A separate `OnePeace` for each modality, behind the interface of one.
 
     Args:
         modalities: name -> options of its adapter.
@@ -276,10 +276,10 @@ def main() -> None:
 - Recipes: `configs/tiny/onepeace-tiny_{{vl_mixed-64,al_mixed}}.py`, {args.steps} steps of 128 pairs
   and {args.steps_two} steps of 48 pairs
 
-Recall in per cent, mean ± standard deviation of the seeds, in brackets what chance gives. Sets
-are held out, but where the name says otherwise: emoji by artists, instruments by a sound bank,
+Recall in per cent, mean ± standard deviation over the seeds, chance in brackets. Sets are held out,
+except where the name says otherwise: emoji by artists, instruments by a sound bank,
 photographs, noises, digits and stamps that training had not.
-R@1 from pictures or sounds to groups and labels is zero-shot accuracy.
+R@1 from images or audio to groups and labels is zero-shot accuracy.
 
 ## Stage one: images and texts
 
@@ -294,7 +294,7 @@ R@1 from pictures or sounds to groups and labels is zero-shot accuracy.
         "",
         f"Minutes of a run: {times}.",
         "",
-        "## Stage two: sounds, from the first line's runs",
+        "## Stage two: audio, from the first line's runs",
     ]
     lines += ["", "| set | direction | trained on this pair | R@1 | R@5 | R@10 |"]
     lines += ["|---|---|---|---|---|---|"]

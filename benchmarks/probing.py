@@ -1,4 +1,4 @@
-"""Probes of the features of a tiny pretraining, against those of the same model untrained.
+"""Probes of the features of a tiny pretraining, compared with the same model untrained.
 
 Run:    python benchmarks/probing.py --data-root DIR --pretrained 'CKPT of seed {seed}'
 Needs:  DIR/{emoji,esc10,fsdd}/{train,val}.tsv; checkpoints of benchmarks/pretraining.py
@@ -29,7 +29,7 @@ from mmonepeace.models import OnePeaceRetriever
 # Name -> folder, modality, column of the labels.
 DATA = {
     "emoji, 8 groups, a new artist": ("emoji", "image", "group"),
-    "ESC-10, 10 sounds": ("esc10", "audio", "label"),
+    "ESC-10, 10 environmental sounds": ("esc10", "audio", "label"),
     "spoken digits, 10": ("fsdd", "audio", "label"),
 }
 MODELS = ("pretrained", "untrained")
@@ -66,7 +66,7 @@ def main() -> None:
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in MODELS}
     for seed in args.seeds:
         file = args.work_dir / f"result-{seed}.json"
-        if not file.is_file():  # otherwise of a benchmark that was stopped
+        if not file.is_file():  # otherwise from an interrupted benchmark
             file.parent.mkdir(parents=True, exist_ok=True)
             path = args.pretrained.format(seed=seed)
             trained = Embedder.from_checkpoint(path, progress=False)
@@ -89,7 +89,7 @@ def main() -> None:
         return f"{statistics.mean(values):.1f} ± {spread:.1f}"
 
     seeds = " ".join(map(str, args.seeds))
-    lines = f"""# Probes of frozen features: a tiny pretraining against the same model untrained
+    lines = f"""# Probes of frozen features: a tiny pretraining and the same model untrained
 
 - Date: {date.today().isoformat()}
 - Command: `python benchmarks/probing.py --data-root DIR --pretrained '{args.pretrained}' --seeds {seeds}`

@@ -1,4 +1,4 @@
-"""What is timed: runs of models, and the operations that they take."""
+"""What is timed: runs of models, and the number of operations in them."""
 
 import argparse
 import time
@@ -35,7 +35,7 @@ def seconds(run: Run, device: str) -> float:
 
 
 def is_fast(dtype: torch.dtype, device: str) -> bool:
-    """Whether the machine multiplies numbers of a dtype at least as fast as float32."""
+    """Whether the machine multiplies matrices of a dtype at least as fast as float32."""
     small, taken = torch.randn(256, 256, device=device), []
     for kind in (torch.float32, dtype):
         a = small.to(kind)
@@ -96,7 +96,7 @@ def backward_of(model: nn.Module, images: Tensor) -> Run:
 
 
 def inference_of(model: nn.Module, *inputs: Any) -> Run:
-    """A forward pass. Not in inference mode: transformers keeps what it made there for training."""
+    """A forward pass; not in inference mode, whose tensors transformers would cache for training."""
     return torch.no_grad()(lambda: model(*inputs))
 
 
@@ -115,7 +115,7 @@ def vit_run(
         tokens * dense_operations(model, ("layers", "blocks", "encoder"))
         + attention_operations(depth, dim, tokens)
     )
-    model.train(train)  # mmseg's gives nothing back
+    model.train(train)  # mmseg's returns None
     if train:
         return Built(backward_of(model, images), 3 * operations, images.dtype)
     return Built(inference_of(model, images), operations, images.dtype)

@@ -1,5 +1,5 @@
 """UPerNet on LabelMeFacade, equal budgets: ONE-PEACE tiny against mmseg's ViT-tiny, from scratch; or
-the encoder of the tiny recipes of pretraining, from scratch against pretrained.
+the encoder of the tiny pretraining recipes, from scratch and pretrained.
 
 Run:   python benchmarks/seg_labelmefacade.py --data-root DIR [--seeds 0 1 2] [--steps 500]
        ... --pretrained 'work_dirs/benchmark_pretraining/full-{seed}/iter_300.pth'

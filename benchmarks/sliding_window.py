@@ -1,12 +1,12 @@
-"""Memory and time of a sliding window over a large picture: mmsegmentation's and ours.
+"""Memory and time of a sliding window over a large image: mmsegmentation's and ours.
 
 Run:  OMP_NUM_THREADS=1 python benchmarks/sliding_window.py [--height 3648] [--width 5472]
       [--classes 150] [--crop 512] [--stride 341] [--channels 64] [--small 1024 1536]
 
 ONE-PEACE tiny with UPerNet, random weights, from a file through `mmseg.apis.inference_model`. Each
-run has a process of its own, whose peak is the resident set that the kernel saw. mmsegmentation's
-window holds several copies of the logits: it runs on the small picture, where both are compared,
-and its peak on the large one is worked out from that. Writes a dated table beside this script.
+run has a process of its own; its peak is the largest resident set. mmsegmentation's window holds
+several copies of the logits: it runs on the small image, where both are compared, and its peak on the
+large one is computed from that. Writes a dated table beside this script.
 """
 
 import argparse
@@ -31,29 +31,29 @@ CONFIG = ROOT / "configs/seg/onepeace-base_upernet_ade20k-512.py"
 GB = 10**9
 
 
-def alone(function: Callable[..., Any], *arguments: Any) -> Any:
+def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """What a function returns in a process of its own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def draw(path: Path, height: int, width: int) -> None:
-    """Write a picture of coloured fields with noise."""
+    """Write an image of coloured fields with noise."""
     from PIL import Image
 
     rng = np.random.default_rng(0)
     fields = rng.integers(0, 200, (height // 32 + 1, width // 32 + 1, 3), np.uint8)
-    picture = np.array(Image.fromarray(fields).resize((width, height), Image.Resampling.BICUBIC))
-    picture += rng.integers(0, 50, picture.shape, np.uint8)
-    Image.fromarray(picture).save(path)
+    image = np.array(Image.fromarray(fields).resize((width, height), Image.Resampling.BICUBIC))
+    image += rng.integers(0, 50, image.shape, np.uint8)
+    Image.fromarray(image).save(path)
 
 
-def measure(args: Namespace, picture: Path, test_cfg: dict | None, out: Path) -> dict[str, float]:
-    """Segment a picture.
+def measure(args: Namespace, image: Path, test_cfg: dict | None, out: Path) -> dict[str, float]:
+    """Segment an image.
 
     Args:
         args: of the command line.
-        picture: file.
+        image: file.
         test_cfg: options of our window, None for mmsegmentation's.
         out: folder for `labels.npy` and, if there are any, `logits.npy`.
 
@@ -84,7 +84,7 @@ def measure(args: Namespace, picture: Path, test_cfg: dict | None, out: Path) ->
     torch.nn.init.normal_(model.decode_head.conv_seg.weight)  # so that labels differ
     before = peak_of_this_process()
     start = time.process_time()
-    result = inference_model(model, str(picture))
+    result = inference_model(model, str(image))
     seconds = time.process_time() - start
     peak = peak_of_this_process()
     out.mkdir()
@@ -127,15 +127,15 @@ def table(args: Namespace, folder: Path) -> str:
         "ours": ("large", dict()),
     }
     lines = [
-        "| window | picture | logits, GB | peak, GB | of it before the call | CPU seconds |",
+        "| window | image | logits, GB | peak, GB | of it before the call | CPU seconds |",
         "|---|---|---|---|---|---|",
     ]
     found = {}
     for title, (name, test_cfg) in runs.items():
         height, width = sizes[name]
-        picture = folder / f"{name}.png"
+        image = folder / f"{name}.png"
         print(f"{title}, {height} x {width} ...", file=sys.stderr, flush=True)
-        found[title] = run = alone(measure, args, picture, test_cfg, folder / title)
+        found[title] = run = in_own_process(measure, args, image, test_cfg, folder / title)
         lines.append(
             f"| {title} | {height} x {width} | {4 * args.classes * height * width / GB:.2f} | "
             f"{run['peak'] / GB:.2f} | {run['before'] / GB:.2f} | {run['seconds']:.0f} |"
@@ -144,8 +144,8 @@ def table(args: Namespace, folder: Path) -> str:
     copies = (found["mmseg"]["peak"] - found["mmseg"]["before"]) / small
     needed = found["mmseg"]["before"] + copies * large
     lines.append(
-        f"\nmmseg's window takes {copies:.1f} times its logits; on the large picture the peak would "
-        f"be {needed / GB:.0f} GB (by arithmetic, not run). Against it, on the small picture:\n"
+        f"\nmmseg's window takes {copies:.1f} times its logits; on the large image the peak would "
+        f"be {needed / GB:.0f} GB (by arithmetic, not run). Compared with it, on the small image:\n"
     )
     for title in ("ours, logits kept", "ours, labels only"):
         lines.append(f"- {title}: {compare(folder / 'mmseg', folder / title)}.")
@@ -174,7 +174,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         rows = table(args, Path(folder))
-    text = f"""# A sliding window over a large picture
+    text = f"""# A sliding window over a large image
 
 - Date: {today}
 - Command: `{" ".join(["python benchmarks/sliding_window.py", *sys.argv[1:]])}`

@@ -1,9 +1,9 @@
-"""Speed of the vision path in two commits, side by side: what other modalities cost those who have none.
+"""Speed of the vision branch in two commits: what the existence of other modalities costs.
 
 Run:  python benchmarks/vision_speed.py BEFORE AFTER [--arch tiny] [--size 256] [--batch 8]
 
-BEFORE and AFTER are commits of this repository. One process for each runs in turns, so that both
-see the same machine; the table gives medians and their ratio.
+BEFORE and AFTER are commits of this repository. One process for each runs in alternation, so that
+both see the same machine; the table has medians and their ratio.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What `bench.py` measures: models, inputs and operations of each workload, ours and of peers."""
+"""What `bench.py` measures: models, inputs and operations of each workload, of ours and of peers."""
 
 import argparse
 import sys
@@ -108,7 +108,7 @@ def segmentation_step(args: argparse.Namespace) -> Built:
     from mmseg.structures import SegDataSample
 
     model = upernet(args).train()
-    images = torch.randn(2, 3, 512, 512, device=args.device)  # batch norm takes no single one
+    images = torch.randn(2, 3, 512, 512, device=args.device)  # batch norm needs more than one
     labels = torch.randint(0, 150, (1, 512, 512), device=args.device)
     samples = [SegDataSample(gt_sem_seg=PixelData(data=labels))] * 2
 
@@ -123,7 +123,7 @@ def segmentation_step(args: argparse.Namespace) -> Built:
 
 
 def sliding_window(args: argparse.Namespace, kind: str) -> Built:
-    """Labels of a picture of 1024 x 2048 px by windows of 512 px, stride 341."""
+    """Labels of an image of 1024 x 2048 px with windows of 512 px, stride 341."""
     from mmseg.structures import SegDataSample
 
     model = upernet(args, kind).eval()
@@ -138,16 +138,16 @@ def sliding_window(args: argparse.Namespace, kind: str) -> Built:
 
 
 def ragged(args: argparse.Namespace, modality: str, by_length: bool) -> Built:
-    """64 texts of 8 to 70 tokens, or 16 sounds of 1 to 15 s; batches of 16 and 4.
+    """64 texts of 8 to 70 tokens, or 16 audio clips of 1 to 15 s; batches of 16 and 4.
 
     Args:
         args: of the command line.
         modality: text or audio.
-        by_length: neighbours of like length share a batch, as the Embedder does it; or all
+        by_length: items of similar length form a batch, as in the Embedder; or all
             are padded to the longest, as the official code does it.
     """
     generator = torch.Generator().manual_seed(0)
-    # Padding that is seen must be extracted.
+    # Padding that the model sees must have features.
     options = {modality: {} if modality == "text" or by_length else {"padding": "compat"}}
     model = OnePeace(args.arch, options, final_norm=True).eval().to(args.device)
     arch = get_arch(args.arch)
@@ -186,16 +186,16 @@ def ragged(args: argparse.Namespace, modality: str, by_length: bool) -> Built:
 
 
 def pretraining_step(args: argparse.Namespace, stage: str, as_official: bool) -> Built:
-    """Forward and backward of a step: 4 pictures of 256 px or sounds of 2 and 15 s, with texts.
+    """Forward and backward of a step: 4 images of 256 px or audio of 2 and 15 s, with texts.
 
     Args:
         args: of the command line.
         stage: vl or al.
-        as_official: inputs are extracted anew for each view, each view is encoded alone, and
+        as_official: features are computed for each view, each view is encoded separately, and
             padding is computed.
     """
     generator = torch.Generator().manual_seed(0)
-    other, batch, shares = {
+    other, batch, fractions = {
         "vl": ("image", 4, {"text": 0.6, "image": 0.25}),
         "al": ("audio", 2, {"text": 0.6, "audio": 0.45}),
     }[stage]
@@ -218,12 +218,12 @@ def pretraining_step(args: argparse.Namespace, stage: str, as_official: bool) ->
         counts = {"audio": [num_audio_frames(n) for n in lengths]}
     counts["text"] = [len(x) for x in samples["text"]]
 
-    def kept(count: int, share: float) -> np.ndarray:
-        chosen = torch.randperm(count, generator=generator)[: max(1, int(count * share))]
+    def kept(count: int, fraction: float) -> np.ndarray:
+        chosen = torch.randperm(count, generator=generator)[: max(1, int(count * fraction))]
         return np.concatenate([[0], chosen.sort().values.numpy() + 1])
 
     keeps = {
-        view: {name: [kept(n, shares[name]) for n in counts[name]] for name in ("text", other)}
+        view: {name: [kept(n, fractions[name]) for n in counts[name]] for name in ("text", other)}
         for view in ("alone", "joint")
     }
     data = MultimodalDataPreprocessor()({"inputs": samples, "keeps": keeps})
@@ -245,7 +245,7 @@ def embedder(
     size: tuple[int, int] = (640, 480),
     **options: Any,
 ) -> Built:
-    """16 pictures of a size, or 8 sounds of 2 to 9 s, from files or from memory."""
+    """16 images of a size, or 8 audio clips of 2 to 9 s, from files or from memory."""
     model = OnePeaceRetriever(
         dict(arch=args.arch, modalities=(modality,), final_norm=True, layer_scale_init=0.1)
     )
@@ -306,7 +306,7 @@ def workloads(args: argparse.Namespace) -> Mapping[str, Workload]:
         found[f"step-{size}"] = Workload(
             f"fine-tuning step, {size} px, batch 1, RPB of each block",
             against(*names, **step)
-            | {"ours, activation_checkpoint": partial(ours, **step, with_cp=True)},
+            | {"ours, activation checkpointing": partial(ours, **step, with_cp=True)},
             quick=size == 512,
         )
     found["step-upernet"] = Workload(
@@ -321,12 +321,12 @@ def workloads(args: argparse.Namespace) -> Mapping[str, Workload]:
             },
             quick=True,
         )
-    for stage, what in (("vl", "4 pictures"), ("al", "sounds of 2 and 15 s")):
+    for stage, what in (("vl", "4 images"), ("al", "audio of 2 and 15 s")):
         found[f"pretrain-{stage}"] = Workload(
             f"pretraining step, {what} with texts",
             {
                 "ours": partial(pretraining_step, stage=stage, as_official=False),
-                "padded, extracted for each view": partial(
+                "padded, each view separately": partial(
                     pretraining_step, stage=stage, as_official=True
                 ),
             },
@@ -338,7 +338,7 @@ def workloads(args: argparse.Namespace) -> Mapping[str, Workload]:
             "mmseg's window": partial(sliding_window, kind="mmseg.EncoderDecoder"),
         },
     )
-    for modality, what in (("image", "16 pictures of 640 x 480 px"), ("audio", "8 sounds")):
+    for modality, what in (("image", "16 images of 640 x 480 px"), ("audio", "8 audio clips")):
         found[f"embedder-{modality}"] = Workload(
             f"Embedder, {what}",
             {

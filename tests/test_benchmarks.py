@@ -16,7 +16,7 @@ from tests.conftest import ROOT
         (["tokens-257"], ["ours"]),
         (
             ["text", "tokens-257", "step-48", "--sizes", "48"],
-            ["ours", "padded to the longest", "ours", "ours", "ours, activation_checkpoint"],
+            ["ours", "padded to the longest", "ours", "ours", "ours, activation checkpointing"],
         ),
     ],
 )
