@@ -18,7 +18,6 @@ from mmonepeace.checkpoint.infer_config import infer_config
 from mmonepeace.checkpoint.key_mapping import (
     RECOMPUTED,
     Conversion,
-    is_vision,
     official_name,
     own_name,
     select_vision,
@@ -55,7 +54,6 @@ __all__ = [
     "convert_file",
     "infer_config",
     "is_committed",
-    "is_vision",
     "join",
     "key_table",
     "load_checkpoint",

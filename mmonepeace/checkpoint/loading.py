@@ -199,8 +199,7 @@ def load_checkpoint(
         CheckpointError: if the file cannot be used, lacks a parameter that is not allowed to be
             missing, or has one of another shape.
     """
-    names = {name.removeprefix("backbone."): name for name in model.state_dict()}
-    return _load(model, path, read_own(path), names, allow_missing)
+    return _load(model, path, read_own(path), "backbone.", allow_missing)
 
 
 def load_model(model: nn.Module, path: str | Path) -> LoadReport:
@@ -217,23 +216,23 @@ def load_model(model: nn.Module, path: str | Path) -> LoadReport:
         CheckpointError: if the file cannot be used, lacks a parameter, or has one of another shape.
     """
     weights, meta = read(path)
-    names = {name: name for name in model.state_dict()}
     converted = Conversion(weights, meta)
-    if not names.keys() & weights.keys():
+    if not model.state_dict().keys() & weights.keys():
         with prefix_errors(path):
             converted = to_model(to_own(weights, meta))
-    return _load(model, path, converted, names)
+    return _load(model, path, converted)
 
 
 def _load(
     model: nn.Module,
     path: str | Path,
     converted: Conversion,
-    names: Mapping[str, str],
+    prefix: str = "",
     allow_missing: Sequence[str] = (),
 ) -> LoadReport:
-    """Load weights; `names` has, for each parameter of the model, its key in them and its name."""
+    """Load weights, whose names are those of the model without `prefix`."""
     parameters = model.state_dict()
+    names = {name.removeprefix(prefix): name for name in parameters}
     target = {key: parameters[name] for key, name in names.items()}
     with prefix_errors(path):
         weights, report = adapt_state_dict(converted.weights, target)
