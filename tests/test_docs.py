@@ -187,3 +187,15 @@ def test_the_index_lists_every_page():
     for page in (ROOT / "docs").rglob("*.md"):
         if page.name != "index.md":
             assert f"]({page.relative_to(ROOT / 'docs')})" in index
+
+
+def test_messages_that_a_page_explains_are_those_of_the_code():
+    files = [*(ROOT / "mmonepeace").rglob("*.py"), *(ROOT / "tools").rglob("*.py")]
+    code = "\n".join(path.read_text() for path in files)
+    code = re.sub(r'"\s*f?"', "", code)  # texts that continue on the next line
+    code = code.replace("{split.name}", "val").replace("{train.name}", "train")
+    for page in PAGES:
+        table = page.read_text().partition("| when you see | do |")[2].partition("\n\n")[0]
+        for message in re.findall(r"^\| `([^`]+)`", table, re.MULTILINE):
+            for words in re.split(r"\d+|\.\.\.|'[^' ]+'", message):
+                assert words.strip(" .") in code, f"{name_of(page)}: {message}"
