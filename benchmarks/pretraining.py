@@ -229,8 +229,8 @@ def rows(runs: list[dict[str, Any]], label: str) -> list[str]:
             cells = []
             for k in (1, 5, 10):
                 metric = f"{direction}_R@{k}"
-                found = [run["scores"][name][metric] for run in runs]
-                cells.append(f"{spread(found)} ({first[f'{metric}_chance']:.1f})")
+                values = [run["scores"][name][metric] for run in runs]
+                cells.append(f"{spread(values)} ({first[f'{metric}_chance']:.1f})")
             words = direction.removeprefix("retrieval/").replace("_", " ")
             lines.append(f"| {name} | {words} | {label} | {' | '.join(cells)} |")
     return lines
@@ -266,7 +266,7 @@ def main() -> None:
 
     seeds = " ".join(map(str, args.seeds))
     versions = ", ".join(f"{p} {version(p)}" for p in ("torch", "onedl-mmengine", "onedl-mmcv"))
-    lines = f"""# Pretraining on small real data: what it learns, and which part of it helps
+    lines = f"""# Pretraining on small real data: what it learns, and which component helps
 
 - Date: {date.today().isoformat()}
 - Command: `python benchmarks/pretraining.py --data-root DIR --seeds {seeds} --steps {args.steps}

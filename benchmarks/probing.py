@@ -37,7 +37,7 @@ MODELS = ("pretrained", "untrained")
 
 def probe_all(embedder: Embedder, seed: int, args: argparse.Namespace) -> dict[str, float]:
     """Top-1 in per cent of each kind of probe on each data set, and chance."""
-    found = {}
+    scores = {}
     for name, (folder, modality, label) in DATA.items():
         splits = [
             read_labelled_files(
@@ -50,9 +50,9 @@ def probe_all(embedder: Embedder, seed: int, args: argparse.Namespace) -> dict[s
                 embedder, modality, kind, splits, args.work_dir / "cache", seed=seed
             )
             val = next(trial for trial in probed.trials if trial.chosen).evaluations["val"]
-            found[f"{name}: {kind}"] = 100 * val.top1
-            found[f"{name}: chance"] = 100 * val.majority
-    return found
+            scores[f"{name}: {kind}"] = 100 * val.top1
+            scores[f"{name}: chance"] = 100 * val.majority
+    return scores
 
 
 def main() -> None:
@@ -74,13 +74,13 @@ def main() -> None:
             read = checkpoint.read_own(path)
             untrained = OnePeaceRetriever(checkpoint.infer_config(read.weights, read.meta))
             models = (trained, Embedder(untrained, progress=False))
-            found = {
+            scores = {
                 name: probe_all(model, seed, args)
                 for name, model in zip(MODELS, models, strict=True)
             }
-            file.write_text(json.dumps(found))
-        for name, scores in json.loads(file.read_text()).items():
-            runs[name].append(scores)
+            file.write_text(json.dumps(scores))
+        for name, result in json.loads(file.read_text()).items():
+            runs[name].append(result)
         print(f"seed {seed}", file=sys.stderr, flush=True)
 
     def cell(model: str, key: str) -> str:

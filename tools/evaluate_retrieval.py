@@ -53,7 +53,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--root", type=Path, help="of the tables' paths")
     parser.add_argument("--k", type=positive, nargs="+", default=[1, 5, 10], metavar="K")
     parser.add_argument("--raw-texts", action="store_true", help="without the clean-up of captions")
-    parser.add_argument("--out", type=Path, metavar="JSON", help="write the numbers")
+    parser.add_argument("--out", type=Path, metavar="JSON", help="write the metrics")
     parser.add_argument("--gallery", type=Path, metavar="PNG", help="draw some queries")
     parser.add_argument("--directions", nargs="+", metavar="A_to_B", help="to draw; default: all")
     parser.add_argument("--queries", type=positive, default=6, help="drawn for each direction")
@@ -106,8 +106,8 @@ def run() -> None:
     lines, sizes = [], {}
     for (a, b), d in directions.items():
         sizes[f"{a}_to_{b}"] = dict(queries=len(d.queries), items=len(d.items))
-        numbers = (f"{x:.2f}" for k in args.k for x in (d.recall(k), d.chance(k)))
-        lines.append((f"{a} to {b}", f"{len(d.queries):,}", f"{len(d.items):,}", *numbers))
+        recalls = (f"{x:.2f}" for k in args.k for x in (d.recall(k), d.chance(k)))
+        lines.append((f"{a} to {b}", f"{len(d.queries):,}", f"{len(d.items):,}", *recalls))
     print(table(header, lines, "l".ljust(len(header), "r")))
     metrics = summarise(directions, args.k)
     print("mean  " + ", ".join(f"R@{k} {metrics[f'mean_R@{k}']:.2f}" for k in args.k))
@@ -120,7 +120,7 @@ def run() -> None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps({**facts, "sizes": sizes, "metrics": metrics}, indent=2)
         args.out.write_text(text + "\n", encoding="utf-8")
-        print(f"the numbers are in {printable(str(args.out))}")
+        print(f"the metrics are in {printable(str(args.out))}")
     if args.gallery:
         wanted = args.directions or [f"{a}_to_{b}" for a, b in directions]
         options = args.queries, args.results, args.seed

@@ -113,7 +113,7 @@ def run() -> None:
     shown = [name for name in records[0] if name not in ("checkpoint", "modality", "seed")]
     rows = [[record[name] for name in shown] for record in records]
     print(table(shown, rows, "lllrll".ljust(len(shown), "r")))
-    print(f"the numbers are in {printable(str(args.out))}")
+    print(f"the results are in {printable(str(args.out))}")
     if args.plot:
         draw_confusions(args.plot, panels, probed.classes)
         print(f"the confusions are drawn in {printable(str(args.plot))}")

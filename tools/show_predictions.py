@@ -1,4 +1,4 @@
-"""Draw predictions of a segmentor or detector on its test images, beside the truth.
+"""Draw predictions of a segmentor or detector on its test images, beside the ground truth.
 
 Run:  python tools/show_predictions.py CONFIG CHECKPOINT [--num 8] [--out predictions.png]
 """
@@ -27,7 +27,7 @@ with explain_missing_packages():
 
 
 def load_samples(cfg: Config, num: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Some test samples with image and truth, evenly spread, and what is known of their classes."""
+    """Some test samples with image and ground truth, evenly spread, and the data set's metainfo."""
     dataset_cfg = cfg.test_dataloader.dataset
     steps = [s for s in dataset_cfg.pipeline if s["type"].split(".")[-1].startswith("Load")]
     if not any(s["type"].endswith("Annotations") for s in steps):
@@ -57,7 +57,7 @@ def predict(cfg: Config, path: str, images: list[str], device: str) -> list[Any]
 
 
 def draw(cfg: Config, path: str, num: int, device: str, score_thr: float) -> Figure:
-    """Image | truth | prediction, or image with true boxes | image with predicted ones."""
+    """Draw image | ground truth | prediction, or image with true boxes | with predicted boxes."""
     samples, metainfo = load_samples(cfg, num)
     results = predict(cfg, path, [sample["img_path"] for sample in samples], device)
     colours = class_colours(metainfo.get("palette"), len(metainfo["classes"]))

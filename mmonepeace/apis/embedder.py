@@ -83,7 +83,7 @@ class Embedder:
                     "tokenizer.json that the model was trained with."
                 )
         self.reader = ItemReader(
-            tokenizer,
+            tokenizer=tokenizer,
             image_size=image_size,
             keep_ratio=keep_ratio,
             fast_jpeg=fast_jpeg,
@@ -162,17 +162,9 @@ class Embedder:
         return self.encode("image", images, errors)
 
     def encode_text(self, texts: Iterable[str], errors: dict[int, str] | None = None) -> Embeddings:
-        """Embed texts; case is ignored, and texts are cut to 70 tokens.
+        """Embed texts, as `encode_image` does images; this needs a tokenizer.
 
-        Args:
-            texts: strings.
-            errors: as in `encode_image`.
-
-        Returns:
-            (N, D) float32 of unit length.
-
-        Raises:
-            ValueError: if there is no tokenizer, or the model has no text branch.
+        Case is ignored, and texts are cut to 70 tokens.
         """
         return self.encode("text", texts, errors)
 
@@ -186,13 +178,7 @@ class Embedder:
 
         Args:
             clips: paths, or pairs of samples (S,) or (S, channels) and their rate in Hz.
-            errors: as in `encode_image`.
-
-        Returns:
-            (N, D) float32 of unit length.
-
-        Raises:
-            ValueError: if a clip cannot be read, or the model has no audio branch.
+            errors: as in `encode_image`, like the result.
         """
         return self.encode("audio", clips, errors)
 

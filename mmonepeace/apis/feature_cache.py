@@ -8,11 +8,12 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -38,6 +39,8 @@ SHARD_SECONDS = 10.0  # of work, which is what a killed run loses
 MAX_SHARD_BATCHES = 64
 
 Shard = tuple[Sequence[str], Tensor, np.ndarray]  # keys of items, (rows, D), rows of each item
+Reader = Callable[[Path], Shard]
+Writer = Callable[[Path, Shard], None]
 
 
 @dataclass
@@ -74,10 +77,8 @@ class Features:
     def sequences(self, items: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens of some items: (B, T, D) float32, and (B, T), True where they are padding."""
         where = self.where[items].tolist()
-        x_BTD = pad_sequence(
-            [self.shards[shard][first : first + count] for shard, first, count in where],
-            batch_first=True,
-        ).float()
+        tokens = [self.shards[shard][first : first + count] for shard, first, count in where]
+        x_BTD = pad_sequence(tokens, batch_first=True).float()
         lengths = torch.tensor([count for _, _, count in where])
         return x_BTD, torch.arange(x_BTD.shape[1]) >= lengths[:, None]
 
@@ -87,20 +88,13 @@ class FeatureCache:
 
     Args:
         folder: may be missing.
-        read: the shard of a file.
+        read: the shard of a file; a ValueError if it cannot be read.
         write: writes a shard to a file.
         errors: takes file -> reason for shards that cannot be read. None raises at the first.
-
-    Raises:
-        ValueError: if a shard cannot be read.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        read: Callable[[Path], Shard],
-        write: Callable[[Path, Shard], None],
-        errors: dict[str, str] | None = None,
+        self, folder: Path, read: Reader, write: Writer, errors: dict[str, str] | None = None
     ) -> None:
         self._folder, self._read, self._write = folder, read, write
         self._shards: list[Tensor] = []
@@ -116,20 +110,19 @@ class FeatureCache:
     def __contains__(self, key: str | None) -> bool:
         return key in self._where
 
+    def add(self, shard: Shard) -> None:
+        """Add a shard, which need not be in the folder."""
+        keys, rows, lengths = shard
+        starts = np.cumsum(lengths) - lengths
+        for key, start, length in zip(keys, starts.tolist(), lengths.tolist(), strict=True):
+            self._where[key] = (len(self._shards), start, length)
+        if keys:  # without, it may have another width
+            self._shards.append(rows)
+
     def take(self, keys: Iterable[str]) -> Features:
         """The features of items, in the order of their keys."""
         where = [self._where[key] for key in keys]
         return Features(self._shards, torch.tensor(where, dtype=torch.long).view(-1, 3))
-
-    def add(self, shard: Shard) -> None:
-        """Add a shard, which need not be in the folder."""
-        keys, rows, lengths = shard
-        if not keys:
-            return  # its width says nothing
-        starts = np.cumsum(lengths) - lengths
-        for key, start, length in zip(keys, starts.tolist(), lengths.tolist(), strict=True):
-            self._where[key] = (len(self._shards), start, length)
-        self._shards.append(rows)
 
     def compute(
         self,
@@ -139,27 +132,26 @@ class FeatureCache:
         items: Sequence[tuple[str, str]],
         errors: dict[str, str],
     ) -> Iterator[int]:
-        """Compute features shard by shard, each of which is kept if the run is stopped later.
+        """Compute features shard by shard; finished ones are kept if the run is stopped.
 
-        Args:
-            embedder: the model.
-            modality: of all items.
-            feature: see `extract_features`.
-            items: (key, path or text).
-            errors: takes path or text -> reason for items without features.
-
-        Yields:
-            the number of items that a shard has dealt with.
+        Items are (key, path or text). Those that cannot be read are added to `errors`, path or text
+        -> reason. Yields the number of items that each shard has dealt with.
         """
-        for chunk in timed_chunks(items, embedder.batch_size):
+        start, count = 0, embedder.batch_size
+        while start < len(items):
+            began = time.monotonic()
+            chunk = items[start : start + count]
             computed = _compute(embedder, modality, feature, chunk, errors)
             if computed:
                 rows = list(computed.values())
                 shard = list(computed), torch.cat(rows), np.array([len(x) for x in rows])
                 file = self._folder / f"{time.time_ns()}-{os.getpid()}.safetensors"
                 self._write(file, shard)
-                self.add(self._read(file))  # of the file: memory holds what is used
+                self.add(self._read(file))  # of the file: memory holds only what is used
             yield len(chunk)
+            start += count
+            fitting = int(count * SHARD_SECONDS / (time.monotonic() - began))
+            count = min(max(fitting, embedder.batch_size), MAX_SHARD_BATCHES * embedder.batch_size)
 
 
 def extract_features(
@@ -196,10 +188,10 @@ def extract_features(
     meta |= embedder.model.backbone.metadata()
     meta |= {"format": FORMAT, "modality": modality, "feature": feature}
     digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()[:16]
-    errors: dict[str, str] = {}
-    keys = item_keys(modality, paths, Path(cache).resolve(), errors)
     folder = Path(cache, f"{modality}-{feature}-{digest}")
     known = FeatureCache(folder, _read_shard, partial(_write_shard, meta=meta))
+    errors: dict[str, str] = {}
+    keys = item_keys(modality, paths, Path(cache).resolve(), errors)
     todo = [(key, path) for path, key in keys.items() if key not in known]
     with tqdm(total=len(todo), desc=feature, unit=" items", disable=None if todo else True) as bar:
         for count in known.compute(embedder, modality, feature, todo, errors):
@@ -210,15 +202,14 @@ def extract_features(
 def embedder_settings(embedder: Embedder) -> dict[str, str]:
     """What embeddings depend on, beside the items, as metadata of a file."""
     reader = embedder.reader
-    window, hop = reader.windows
     values = {
         "fingerprint": embedder.fingerprint,
         "dtype": str(embedder.model.logit_scale.dtype).removeprefix("torch."),
         "image_size": reader.image_size or "",
         "keep_ratio": int(reader.keep_ratio),
         "fast_jpeg": int(reader.fast_jpeg),
-        "window_seconds": window,
-        "hop_seconds": hop,
+        "window_seconds": reader.windows[0],
+        "hop_seconds": reader.windows[1],
         "tokenizer_fingerprint": "",
     }
     if reader.tokenizer:
@@ -232,64 +223,39 @@ def embedder_settings(embedder: Embedder) -> dict[str, str]:
 def item_keys(
     modality: str, values: Iterable[str | Path], folder: Path, errors: dict[str, str]
 ) -> dict[str, str]:
-    """Path or text -> its key: as JSON, the text, or the path, size and modification time.
+    """Path or text -> its key, the JSON of an item of an index.
 
-    Args:
-        modality: text, image or audio.
-        values: texts, or paths of files.
-        folder: resolved; paths in keys are relative to it.
-        errors: takes path -> reason for missing files.
+    Paths in keys are relative to `folder`, which is resolved. Missing files are added to `errors`,
+    path -> reason.
     """
     keys = {}
     for value in map(str, values):
-        try:
-            keys[value] = json.dumps(_describe(modality, value, folder))
-        except OSError as error:
-            errors[value] = f"{value}: {error.strerror}"
+        item: dict[str, str | int] = {"modality": modality}
+        if modality == "text":
+            item["text"] = value
+        else:
+            try:
+                # Links among the files keep their names; links above them would break `..`.
+                path = Path(value).parent.resolve() / Path(value).name
+                stat = path.stat()
+            except OSError as error:
+                errors[value] = f"{value}: {error.strerror}"
+                continue
+            with suppress(ValueError):  # another drive
+                path = Path(os.path.relpath(path, folder))
+            item |= {"path": path.as_posix(), "size": stat.st_size, "mtime": stat.st_mtime_ns}
+        keys[value] = json.dumps(item)
     return keys
 
 
-def timed_chunks(items: Sequence[Any], batch_size: int) -> Iterator[Sequence[Any]]:
-    """Cut work into chunks that each take about `SHARD_SECONDS`, but at least a batch.
-
-    Args:
-        items: what is to be done.
-        batch_size: of the model.
-    """
-    start, count = 0, batch_size
-    while start < len(items):
-        began = time.monotonic()
-        yield items[start : start + count]
-        start += count
-        fitting = int(count * SHARD_SECONDS / (time.monotonic() - began))
-        count = min(max(fitting, batch_size), MAX_SHARD_BATCHES * batch_size)
-
-
 def save_tensors(path: Path, tensors: dict[str, np.ndarray], meta: dict[str, str]) -> None:
-    """Write a safetensors file atomically.
-
-    Raises:
-        OSError: if the disk is full or the folder cannot be written to.
-    """
+    """Write a safetensors file atomically, or raise an OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with atomic_file(path, concurrent=True) as temporary:
             save_file(tensors, temporary, meta)
     except (SafetensorError, OSError) as error:
         raise OSError(f"{path} cannot be written: {error}. Is the disk full?") from None
-
-
-def _describe(modality: str, value: str, folder: Path) -> dict[str, Any]:
-    if modality == "text":
-        return {"modality": modality, "text": value}
-    # Links among the files keep their names; links above them would break `..`.
-    path = Path(value).parent.resolve() / Path(value).name
-    stat = path.stat()
-    try:
-        shown = Path(os.path.relpath(path, folder)).as_posix()
-    except ValueError:  # another drive
-        shown = path.as_posix()
-    return {"modality": modality, "path": shown, "size": stat.st_size, "mtime": stat.st_mtime_ns}
 
 
 def _compute(
@@ -303,20 +269,16 @@ def _compute(
     values = [value for _, value in items]
     failed: dict[int, str] = {}
     if feature == "embedding":
-        rows = list(torch.as_tensor(embedder.encode(modality, values, failed)))
+        features = torch.as_tensor(embedder.encode(modality, values, failed))
     else:
-        rows = embedder.encode_features(modality, values, feature, failed)
+        features = embedder.encode_features(modality, values, feature, failed)
     computed = {}
-    for i, (key, value) in enumerate(items):
-        if i in failed:
-            continue
-        x_TD = rows[i] if feature == "tokens" else rows[i][None]
-        if not x_TD.isfinite().all():
+    for i, ((key, value), x) in enumerate(zip(items, features, strict=True)):
+        if i not in failed and not x.isfinite().all():
             failed[i] = f"{value}: its {feature} is not finite. Use --dtype bf16 or fp32."
-        elif feature == "tokens":
-            computed[key] = F.layer_norm(x_TD, x_TD.shape[1:]).half()
-        else:
-            computed[key] = x_TD
+        if i not in failed:
+            tokens = feature == "tokens"
+            computed[key] = F.layer_norm(x, x.shape[1:]).half() if tokens else x[None]
     errors |= {values[i]: reason for i, reason in failed.items()}
     return computed
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from mmonepeace.datasets import audio_io, image_io
 from mmonepeace.datasets.tokenizer import Tokenizer
 
 AudioLike = str | Path | tuple[np.ndarray | Tensor, int]
+Batch = tuple[list[int], dict[str, list[Tensor]]]  # the item of each piece; modality -> inputs
 
 READERS = 4  # threads that decode files while the model runs
 
@@ -29,52 +31,25 @@ class _Piece(NamedTuple):
     inputs: dict[str, Tensor]
 
 
+@dataclass(kw_only=True)
 class ItemReader:
-    """Reads items, cuts them into pieces and collects pieces in batches.
+    """Reads items, cuts them into pieces and collects pieces in batches."""
 
-    Args:
-        tokenizer: of texts; None refuses them.
-        image_size: side of the square that images are resized to, in pixels.
-        keep_ratio: keep the aspect ratio, with about as many pixels.
-        fast_jpeg: decode large JPEG files at reduced size, see `image_io.to_rgb`.
-        windows: length and hop, in seconds, of the windows that long audio clips are cut into.
-        batch_size: pieces of a batch, at most.
-        equal_length_audio: a batch has audio clips of one length only.
-    """
-
-    def __init__(
-        self,
-        tokenizer: Tokenizer | None,
-        *,
-        image_size: int | None,
-        keep_ratio: bool,
-        fast_jpeg: bool,
-        windows: tuple[float, float],
-        batch_size: int,
-        equal_length_audio: bool,
-    ) -> None:
-        self.tokenizer = tokenizer
-        self.image_size = image_size
-        self.keep_ratio = keep_ratio
-        self.fast_jpeg = fast_jpeg
-        self.windows = windows
-        self.batch_size = batch_size
-        self.equal_length_audio = equal_length_audio
-        self._loaders: dict[str, Callable[[Any], list[Tensor]]] = {
-            "image": self._load_image,
-            "text": self._load_text,
-            "audio": self._load_audio,
-        }
+    tokenizer: Tokenizer | None  # None refuses texts
+    image_size: int | None  # side of the square that images are resized to, in pixels
+    keep_ratio: bool  # keep the aspect ratio, with about as many pixels
+    fast_jpeg: bool  # decode large JPEG files at reduced size, see `image_io.to_rgb`
+    windows: tuple[float, float]  # length and hop in seconds; longer audio clips are cut
+    batch_size: int  # pieces of a batch, at most
+    equal_length_audio: bool  # a batch has audio clips of one length only
 
     def batches(
         self,
         rows: list[dict[str, Any]],
         errors: dict[int, str] | None = None,
         progress: bool | None = None,
-    ) -> Iterator[tuple[list[int], dict[str, list[Tensor]]]]:
-        """Batches of pieces of all items that can be read, and the item of each piece.
-
-        The pieces of an item come in their order.
+    ) -> Iterator[Batch]:
+        """Batches of pieces of all items that can be read; those of an item are in order.
 
         Args:
             rows: items, modality -> value, all of the same modalities.
@@ -103,7 +78,7 @@ class ItemReader:
                 bar.update()
             yield from self._batched(pieces)
 
-    def _batched(self, pieces: list[_Piece]) -> Iterator[tuple[list[int], dict[str, list[Tensor]]]]:
+    def _batched(self, pieces: list[_Piece]) -> Iterator[Batch]:
         """Batches of pieces that do not influence each other."""
         groups = defaultdict(list)
         for piece in pieces:
@@ -117,18 +92,15 @@ class ItemReader:
                 yield [piece.item for piece in batch], inputs
 
     def _group(self, inputs: Mapping[str, Tensor]) -> tuple[Any, ...]:
-        """What pieces of one batch must have in common, or they would influence each other."""
-        key: list[Any] = []
-        if "image" in inputs:
-            key.append(inputs["image"].shape)
-        if "audio" in inputs and self.equal_length_audio:
-            key.append(len(inputs["audio"]))
-        return tuple(key)
+        """What pieces of one batch must have in common."""
+        image_shape = inputs["image"].shape if "image" in inputs else ()
+        audio = self.equal_length_audio and "audio" in inputs
+        return (*image_shape, len(inputs["audio"]) if audio else None)
 
     def _load(self, item: Mapping[str, Any]) -> list[dict[str, Tensor]] | ValueError:
         """The pieces of an item, or why it has none."""
         try:
-            loaded = {name: self._loaders[name](value) for name, value in item.items()}
+            loaded = {name: getattr(self, f"_load_{name}")(x) for name, x in item.items()}
         except ValueError as error:
             return error
         if len(loaded) > 1:
@@ -152,11 +124,10 @@ class ItemReader:
         return [torch.tensor(self.tokenizer.encode([text])[0])]
 
     def _load_audio(self, clip: AudioLike) -> list[Tensor]:
-        wave = (
-            audio_io.to_mono_16k(np.asarray(clip[0]), clip[1])
-            if isinstance(clip, tuple)
-            else audio_io.load_audio(clip)
-        )
+        if isinstance(clip, tuple):
+            wave = audio_io.to_mono_16k(np.asarray(clip[0]), clip[1])
+        else:
+            wave = audio_io.load_audio(clip)
         # The whole clip is standardised, then cut: the official order.
         windows = audio_io.split_windows(audio_io.standardise(wave), *self.windows)
         return [torch.from_numpy(audio_io.fit_length(w, max_seconds=None)) for w in windows]
@@ -168,21 +139,18 @@ def as_rows(modalities: Mapping[str, Iterable[Any]]) -> list[dict[str, Any]]:
     Raises:
         ValueError: if a column is a single item, or they have different numbers of items.
     """
-    columns = {name: _listed(name, values) for name, values in modalities.items()}
+    columns: dict[str, list[Any]] = {}
+    for name, values in modalities.items():
+        array = isinstance(values, np.ndarray | Tensor) and values.ndim < 4
+        if array or isinstance(values, str | Path | Image.Image):
+            kind = type(values).__name__
+            raise ValueError(f"{name} is one {kind}; give a list, [x] for one item.")
+        columns[name] = list(values)
     counts = {name: len(values) for name, values in columns.items()}
     if len(set(counts.values())) != 1:
         raise ValueError(f"modalities have different numbers of items: {counts}.")
     rows = zip(*columns.values(), strict=True)
     return [dict(zip(columns, row, strict=True)) for row in rows]
-
-
-def _listed(name: str, values: Iterable[Any]) -> list[Any]:
-    single = isinstance(values, str | Path | Image.Image) or (
-        isinstance(values, np.ndarray | Tensor) and values.ndim < 4
-    )
-    if single:
-        raise ValueError(f"{name} is one {type(values).__name__}; give a list, [x] for one item.")
-    return list(values)
 
 
 def _read_ahead(

@@ -24,13 +24,7 @@ HELD_OUT = 0.2  # fraction of each class of the training items, to choose a sett
 
 
 class Kind(NamedTuple):
-    """A kind of probe.
-
-    Attributes:
-        fit: of `probe_classifiers`.
-        setting: name of its hyperparameter.
-        settings: values to try.
-    """
+    """A kind of probe: its classifier, the name of its hyperparameter, and values to try."""
 
     fit: Callable
     setting: str
@@ -44,123 +38,24 @@ KINDS = {
 }
 
 
-def hold_out(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Split items into those to fit on, and about a fifth of each class to choose a setting on.
-
-    Args:
-        labels: (N,) int64.
-        seed: of the split.
-
-    Returns:
-        indices of both; each class has at least one item to fit on.
-
-    Raises:
-        ValueError: if each class has only one item.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    held = []
-    for c in labels.unique():
-        items = (labels == c).nonzero()[:, 0]
-        count = min(math.ceil(HELD_OUT * len(items)), len(items) - 1)
-        held.append(items[torch.randperm(len(items), generator=generator)[:count]])
-    mask = torch.zeros(len(labels), dtype=torch.bool)
-    mask[torch.cat(held)] = True
-    if not mask.any():
-        raise ValueError(
-            f"each of {len(labels)} classes has one training file, so none can be held out to "
-            "choose a setting. Give one setting: --grid VALUE."
-        )
-    return (~mask).nonzero()[:, 0], mask.nonzero()[:, 0]
-
-
 class Trial(NamedTuple):
-    """Results of one setting.
-
-    Attributes:
-        setting: its value.
-        chosen: whether it is the best one on the held-out items; of equal ones, the smallest.
-        held_out: top-1 accuracy there, a fraction; None for a single setting, which is not chosen.
-        converged: see `Fitted`.
-        evaluations: of the probe that was fitted to all training items, for each other split.
-    """
+    """Results of one setting."""
 
     setting: float
-    chosen: bool
-    held_out: float | None
-    converged: bool | None
-    evaluations: dict[str, Evaluation]
-
-
-def probe(
-    kind: str,
-    features: Mapping[str, Features],
-    labels: Mapping[str, Sequence[str]],
-    settings: Sequence[float] | None = None,
-    options: Options = Options(),  # noqa: B008  (a tuple)
-) -> list[Trial]:
-    """Fit a probe to "train" with each setting, choose one there, and evaluate on the others.
-
-    Args:
-        kind: a key of `KINDS`.
-        features: split -> features; tokens for "attentive", pooled ones for the others.
-        labels: split -> names of classes, all of which occur in "train".
-        settings: None takes those of the kind. Numbers of neighbours above N are left out.
-        options: see `Options`.
-
-    Returns:
-        a trial for each setting, the smallest first.
-
-    Raises:
-        ValueError: for a number of neighbours that is not an integer, or if there are several
-            settings, but no items to hold out.
-    """
-    fit = KINDS[kind].fit
-    settings = sorted(set(settings or KINDS[kind].settings))
-    if kind == "knn":
-        if any(k % 1 for k in settings):
-            raise ValueError(f"numbers of neighbours are {settings}, expected integers.")
-        settings = [k for k in settings if k <= len(features["train"])] or [len(features["train"])]
-    classes = sorted(set(labels["train"]))
-    class_index = {name: i for i, name in enumerate(classes)}
-    y_N = torch.tensor([class_index[label] for label in labels["train"]])
-    held_out: list[float | None] = [None]
-    bar = partial(tqdm, desc=kind, total=len(settings), leave=False, disable=None)
-    if len(settings) > 1:
-        fitted_on, held = hold_out(y_N, options.seed)
-        train, queries = features["train"].take(fitted_on), [features["train"].take(held)]
-        held_out = [
-            float((fitted.probabilities[0].argmax(1) == y_N[held].numpy()).mean())
-            for fitted in bar(fit(train, y_N[fitted_on], queries, settings, options))
-        ]
-    best = int(np.argmax(held_out)) if len(settings) > 1 else 0
-    others = [name for name in features if name != "train"]
-    queries = [features[name] for name in others]
-    trials = []
-    for i, fitted in enumerate(bar(fit(features["train"], y_N, queries, settings, options))):
-        evaluations = {
-            name: evaluate(probabilities, labels[name], classes)
-            for name, probabilities in zip(others, fitted.probabilities, strict=True)
-        }
-        trials.append(Trial(settings[i], i == best, held_out[i], fitted.converged, evaluations))
-    return trials
+    chosen: bool  # the best one on the held-out items; of equal ones, the smallest
+    held_out: float | None  # top-1 accuracy there, a fraction; None for an only setting
+    converged: bool | None  # see `Fitted`
+    evaluations: dict[str, Evaluation]  # split -> that of the probe fitted to all training items
 
 
 class Probed(NamedTuple):
-    """What `probe_files` did.
-
-    Attributes:
-        trials: see `probe`.
-        feature: that was probed.
-        classes: of the training files.
-        items: split -> number of files that could be read.
-        errors: path -> reason for the others.
-    """
+    """What `probe_files` did."""
 
     trials: list[Trial]
     feature: Feature
     classes: list[str]
-    items: dict[str, int]
-    errors: dict[str, str]
+    items: dict[str, int]  # split -> number of files that could be read
+    errors: dict[str, str]  # path -> reason for the others
 
 
 def probe_files(
@@ -174,7 +69,7 @@ def probe_files(
     epochs: int | None = None,
     seed: int = 0,
 ) -> Probed:
-    """Extract features of labelled files that the cache lacks, and probe them.
+    """Probe the features of labelled files.
 
     Args:
         embedder: the model; it may lack projections.
@@ -207,15 +102,85 @@ def probe_files(
     return Probed(trials, feature, classes, counts, errors)
 
 
+def probe(
+    kind: str,
+    features: Mapping[str, Features],
+    labels: Mapping[str, Sequence[str]],
+    settings: Sequence[float] | None = None,
+    options: Options = Options(),  # noqa: B008  (a tuple)
+) -> list[Trial]:
+    """Fit a probe to "train" with each setting, choose one there, and evaluate on the others.
+
+    Args:
+        kind: a key of `KINDS`.
+        features: split -> features; tokens for "attentive", pooled ones for the others.
+        labels: split -> names of classes, all of which occur in "train".
+        settings: None takes those of the kind. Values of k above N are left out.
+        options: see `Options`.
+
+    Returns:
+        a trial for each setting, the smallest first.
+
+    Raises:
+        ValueError: for a value of k that is not an integer, or if there are several settings, but
+            no items to hold out.
+    """
+    fit = KINDS[kind].fit
+    settings = sorted(set(settings or KINDS[kind].settings))
+    train, others = features["train"], [name for name in features if name != "train"]
+    if kind == "knn":
+        if any(k % 1 for k in settings):
+            raise ValueError(f"numbers of neighbours are {settings}, expected integers.")
+        settings = [k for k in settings if k <= len(train)] or [len(train)]
+    classes = sorted(set(labels["train"]))
+    class_index = {name: i for i, name in enumerate(classes)}
+    y_N = torch.tensor([class_index[label] for label in labels["train"]])
+    bar = partial(tqdm, desc=kind, total=len(settings), leave=False, disable=None)
+    held_out: list[float | None] = [None]
+    best = 0
+    if len(settings) > 1:
+        kept, held = hold_out(y_N, options.seed)
+        trained = fit(train.take(kept), y_N[kept], [train.take(held)], settings, options)
+        predicted = [fitted.probabilities[0].argmax(1) for fitted in bar(trained)]
+        held_out = [float((prediction == y_N[held].numpy()).mean()) for prediction in predicted]
+        best = int(np.argmax(held_out))
+    trained = fit(train, y_N, [features[name] for name in others], settings, options)
+    trials = []
+    for i, fitted in enumerate(bar(trained)):
+        evaluations = {
+            name: evaluate(probabilities, labels[name], classes)
+            for name, probabilities in zip(others, fitted.probabilities, strict=True)
+        }
+        trials.append(Trial(settings[i], i == best, held_out[i], fitted.converged, evaluations))
+    return trials
+
+
+def hold_out(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Split N items into those to fit on, and about a fifth of each class to choose a setting on.
+
+    Returns the indices of both; each class has at least one item to fit on. Raises a ValueError if
+    each class has only one item.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.zeros(len(labels), dtype=torch.bool)
+    for c in labels.unique():
+        items = (labels == c).nonzero()[:, 0]
+        count = min(math.ceil(HELD_OUT * len(items)), len(items) - 1)
+        mask[items[torch.randperm(len(items), generator=generator)[:count]]] = True
+    if not mask.any():
+        raise ValueError(
+            f"each of {len(labels)} classes has one training file, so none can be held out to "
+            "choose a setting. Give one setting: --grid VALUE."
+        )
+    return (~mask).nonzero()[:, 0], mask.nonzero()[:, 0]
+
+
 def to_row(
     trial: Trial, items: Mapping[str, int], classes: Sequence[str]
 ) -> dict[str, str | float]:
     """A trial as a row of a table: column -> value; accuracies in per cent.
 
-    Args:
-        trial: from `probe`.
-        items: split -> number of its files.
-        classes: of "train".
+    `items` has the number of files of each split, `classes` are those of "train".
     """
 
     def percent(fraction: float | None) -> str:

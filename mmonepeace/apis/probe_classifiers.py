@@ -1,6 +1,12 @@
 """Classifiers on frozen features: k-NN, logistic regression, attention pooling.
 
-Each `fit_*` function is fitted with several values of its one hyperparameter, its settings.
+Each `fit_*` function is a generator over the values of one hyperparameter, its settings. It takes
+
+    train: features of the training items; tokens for attention pooling, pooled ones for the others,
+    labels: (N,) their classes, from 0 on,
+    queries: sets of features to classify,
+    settings: values to try, one after the other,
+    options: what all settings share.
 
 Shapes: N training items, B of them, Q queries, T tokens, D width, C classes, H learned queries.
 """
@@ -32,33 +38,20 @@ WEIGHT_DECAY = 0.1
 
 
 class Options(NamedTuple):
-    """Options of all settings.
+    """What all settings share."""
 
-    Attributes:
-        num_heads: of attention pooling.
-        epochs: of attention pooling; None is 20, or as many as give 400 steps.
-        seed: of anything random.
-        device: where to fit.
-    """
-
-    num_heads: int = 1
-    epochs: int | None = None
-    seed: int = 0
-    device: torch.device | str = "cpu"
+    num_heads: int = 1  # of attention pooling
+    epochs: int | None = None  # of attention pooling; None is 20, or as many as give 400 steps
+    seed: int = 0  # of anything random
+    device: torch.device | str = "cpu"  # where to fit
 
 
 class Fitted(NamedTuple):
-    """Predictions of a probe with one setting.
-
-    Attributes:
-        setting: its value.
-        probabilities: for each set of queries, (Q, C).
-        converged: whether the minimum was found; None for probes that do not seek one.
-    """
+    """Predictions of a classifier with one setting."""
 
     setting: float
-    probabilities: list[np.ndarray]
-    converged: bool | None = None
+    probabilities: list[np.ndarray]  # for each set of queries, (Q, C)
+    converged: bool | None = None  # to the minimum; None for classifiers that do not seek one
 
 
 def fit_knn(
@@ -70,12 +63,7 @@ def fit_knn(
 ) -> Iterator[Fitted]:
     """Exact k-NN by cosine: neighbours vote for their classes, weighted with exp(cosine / 0.07).
 
-    Args:
-        train: pooled features.
-        labels: (N,) classes from 0 on.
-        queries: sets of features to classify.
-        settings: values of k; above N they are N.
-        options: not used.
+    The settings are values of k; above N they are N.
 
     Source: arXiv 1805.01978 and 2104.14294.
     """
@@ -85,14 +73,14 @@ def fit_knn(
         chunks = F.normalize(features.vectors()).split(CHUNK)
         nearest = [search(chunk, vectors, int(max(settings))) for chunk in chunks]
         neighbours.append([torch.from_numpy(np.concatenate(x)) for x in zip(*nearest, strict=True)])
-    for k in settings:
-        votes = []
-        for cosines_QK, rows_QK in neighbours:
-            weights = (cosines_QK[:, : int(k)].double() / TEMPERATURE).softmax(1)
-            votes_QC = weights.new_zeros(len(weights), int(labels.max()) + 1)
-            votes_QC.scatter_add_(1, labels[rows_QK[:, : int(k)]], weights)
-            votes.append(votes_QC.numpy())
-        yield Fitted(k, votes)
+    for k in map(int, settings):
+        probabilities = []
+        for cosines_QK, items_QK in neighbours:
+            weights_QK = (cosines_QK[:, :k].double() / TEMPERATURE).softmax(1)
+            votes_QC = weights_QK.new_zeros(len(weights_QK), int(labels.max()) + 1)
+            votes_QC.scatter_add_(1, labels[items_QK[:, :k]], weights_QK)
+            probabilities.append(votes_QC.numpy())
+        yield Fitted(k, probabilities)
 
 
 def fit_linear(
@@ -107,12 +95,7 @@ def fit_linear(
     Full-batch L-BFGS in double precision, preconditioned: in its coordinates the curvature is about
     the same in all directions, which leaves the minimum where it is and takes fewer steps.
 
-    Args:
-        train: pooled features.
-        labels: (N,) classes from 0 on.
-        queries: sets of features to classify.
-        settings: values of C; ascending ones are fastest, as each starts from the last solution.
-        options: `device`.
+    The settings are values of C. Ascending ones are fastest, as each starts from the last solution.
     """
     x_ND = train.vectors().to(options.device, torch.float64)
     y_N = labels.to(options.device)
@@ -143,8 +126,8 @@ def fit_linear(
         gradient = max(float(x.grad.abs().max()) for x in (scaled_DC, bias_C))
         with torch.no_grad():
             weight_DC = scaled_DC * scale_D[:, None]
-            predicted = [(x_QD @ weight_DC + bias_C).softmax(1).cpu().numpy() for x_QD in sets]
-        yield Fitted(c, predicted, gradient <= MAX_GRADIENT)
+            probabilities = [(x_QD @ weight_DC + bias_C).softmax(1).cpu().numpy() for x_QD in sets]
+        yield Fitted(c, probabilities, gradient <= MAX_GRADIENT)
 
 
 def fit_attentive(
@@ -156,12 +139,7 @@ def fit_attentive(
 ) -> Iterator[Fitted]:
     """`AttentiveProbe` on tokens, trained by AdamW with warm-up and cosine decay.
 
-    Args:
-        train: tokens.
-        labels: (N,) classes from 0 on.
-        queries: sets of tokens to classify.
-        settings: learning rates.
-        options: all are used.
+    The settings are learning rates.
     """
     batches = math.ceil(len(train) / BATCH_SIZE)
     epochs = options.epochs or max(EPOCHS, math.ceil(MIN_STEPS / batches))
@@ -192,14 +170,14 @@ def fit_attentive(
                     optimiser.step()
                     schedule.step()
                     bar.update()
-        predicted = []
+        probabilities = []
         with torch.no_grad():
             probe.eval()
             for features in queries:
                 chunks = torch.arange(len(features)).split(BATCH_SIZE)
                 logits = torch.cat([probe(*load(features, items)) for items in chunks])
-                predicted.append(logits.softmax(1).cpu().numpy())
-        yield Fitted(rate, predicted)
+                probabilities.append(logits.softmax(1).cpu().numpy())
+        yield Fitted(rate, probabilities)
 
 
 class AttentiveProbe(nn.Module):

@@ -1,4 +1,8 @@
-"""What users name: the files of folders, the texts of a file, the rows and labels of a table."""
+"""What users name: the files of folders, the texts of a file, the rows and labels of a table.
+
+Readers raise an OSError if there is no such file, and a ValueError if it is not UTF-8, lacks a
+column, or has nothing to read.
+"""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,9 +26,6 @@ def find_files(folder: str | Path, modality: str, errors: dict[str, str]) -> lis
         folder: where to look.
         modality: a key of `SUFFIXES`.
         errors: takes path -> reason for subfolders that cannot be entered.
-
-    Raises:
-        ValueError: if there is no folder, or no such file in it.
     """
     if not Path(folder).is_dir():
         raise ValueError(f"{folder} is not a folder.")
@@ -50,12 +51,7 @@ def list_files(paths: Iterable[Path], modality: str, errors: dict[str, str]) -> 
 
 
 def read_texts(path: str | Path, column: str = "caption") -> list[str]:
-    """Distinct texts of a file in its order: its lines, or a column of a table (.tsv, .jsonl).
-
-    Raises:
-        OSError: if there is no such file.
-        ValueError: if it holds no text, is not UTF-8, or lacks the column.
-    """
+    """Distinct texts of a file in its order: its lines, or a column of a table (.tsv, .jsonl)."""
     path = Path(path)
     try:
         if path.suffix.lower() in TABLES:
@@ -82,10 +78,6 @@ def read_rows(
 
     Returns:
         modality -> text or path, for each row that has any; empty cells are left out.
-
-    Raises:
-        OSError: if there is no such file.
-        ValueError: if it has no such columns or rows.
     """
     folder = Path(root or Path(path).parent)
     return [
@@ -109,9 +101,7 @@ def read_table(
         the modality of the files, their paths and their labels.
 
     Raises:
-        OSError: if there is no such file.
-        ValueError: if it has no such columns or rows, or the files are neither all images nor all
-            audio.
+        ValueError: if the files are neither all images nor all audio.
     """
     columns = {"image": path_column, "text": label_column}  # or audio, as the suffixes will tell
     rows = read_manifest(path, columns)
@@ -136,10 +126,8 @@ class LabelledFiles(NamedTuple):
 
     def without(self, paths: Mapping[str, str]) -> "LabelledFiles":
         """Leave out files, such as those that cannot be read."""
-        kept = [i for i, path in enumerate(self.paths) if path not in paths]
-        return LabelledFiles(
-            self.name, [self.paths[i] for i in kept], [self.labels[i] for i in kept]
-        )
+        rows = zip(self.paths, self.labels, strict=True)
+        return _labelled(self.name, [(path, label) for path, label in rows if path not in paths])
 
 
 def read_labelled_files(
@@ -159,10 +147,6 @@ def read_labelled_files(
         label: column of the labels; folders need none.
         root: what paths of the table are relative to; by default its folder.
         errors: takes path -> reason for subfolders that cannot be entered.
-
-    Raises:
-        OSError: if there is no such file.
-        ValueError: if it has no such columns, rows or files.
     """
     source = Path(source)
     if source.is_dir():
@@ -170,35 +154,29 @@ def read_labelled_files(
         labels = [path.relative_to(source).parts[0] for path in paths]
         loose = [path for path in paths if path.parent == source]
         if loose:
-            raise ValueError(
-                f"{loose[0]} is not in the folder of a class; expected {source}/CLASS/FILE, or a "
-                "table."
-            )
+            wanted = f"expected {source}/CLASS/FILE, or a table."
+            raise ValueError(f"{loose[0]} is not in the folder of a class; {wanted}")
     elif label is None:
         raise ValueError(f"{source} is a table: name the column of its labels with --label.")
     else:
         actual, paths, labels = read_table(source, modality, label, root)
         if actual != modality:
             raise ValueError(f"{source}: column {modality} names {actual} files.")
-    rows = sorted(zip(map(str, paths), labels, strict=True))
+    return _labelled(name, sorted(zip(map(str, paths), labels, strict=True)))
+
+
+def _labelled(name: str, rows: Sequence[tuple[str, str]]) -> LabelledFiles:
     return LabelledFiles(name, [path for path, _ in rows], [label for _, label in rows])
 
 
 def check_splits(
-    train: LabelledFiles,
-    others: Sequence[LabelledFiles],
-    errors: Mapping[str, str] | None = None,
+    train: LabelledFiles, others: Sequence[LabelledFiles], errors: Mapping[str, str] | None = None
 ) -> list[str]:
     """The classes of the training items, sorted.
 
-    Args:
-        train: to fit to.
-        others: to evaluate on.
-        errors: path -> reason for files that were left out.
-
     Raises:
-        ValueError: if a split is empty, there is only one class, or another split has classes that
-            are not in `train`.
+        ValueError: if a split is empty, for which `errors` of files that were left out may be the
+            reason, there is only one class, or another split has classes that `train` lacks.
     """
     for split in (train, *others):
         if not split.paths:

@@ -105,14 +105,11 @@ class Direction:
 def find_directions(
     samples: Sequence[Mapping[str, Item]], max_similarities: int = MAX_SIMILARITIES
 ) -> dict[tuple[str, str], Direction]:
-    """All pairs of modalities, both ways, over the samples that have both.
+    """(Modality of the queries, modality of the gallery) -> direction, for all pairs that occur.
 
     Args:
         samples: modality -> item; the items of a sample match each other.
         max_similarities: how many are in memory at once.
-
-    Returns:
-        (modality of the queries, modality of the gallery) -> direction.
     """
     directions = {}
     names = dict.fromkeys(name for sample in samples for name in sample)
@@ -176,13 +173,7 @@ def rank(
 
 
 def chance(matches_Q: Tensor, items: int, k: int) -> Tensor:
-    """Probability that one of `k` items drawn at random matches a query.
-
-    Args:
-        matches_Q: number of matching items.
-        items: number of all items.
-        k: number of items drawn.
-    """
+    """(Q,) probability that one of `k` of all `items`, drawn at random, is one of the matches."""
     drawn = torch.arange(min(k, items), dtype=torch.float64)
     others_Q = (items - matches_Q).double()
     return 1 - ((others_Q[:, None] - drawn).clamp(min=0) / (items - drawn)).prod(1)

@@ -1,7 +1,4 @@
-"""What a person sees of results: drawings on a grid of tiles, and a page of search results.
-
-The hook that draws during training is registered in HOOKS.
-"""
+"""What a person sees of results: drawings on a grid of tiles, and a page of search results."""
 
 from mmonepeace.visualization.confusion_matrix import draw_confusions
 from mmonepeace.visualization.gallery import write_gallery

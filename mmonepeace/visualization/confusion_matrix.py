@@ -51,7 +51,7 @@ def draw_confusions(
     names = [n if len(n) <= NAME_LENGTH else f"{n[: NAME_LENGTH - 1]}…" for n in classes]
     ticks = range(len(classes)) if len(classes) <= MAX_NAMED else ()
     font = dict(fontsize=min(9.0, 60 * side / len(classes)), parse_math=False)
-    for column, (tile, (title, evaluation)) in enumerate(zip(grid, panels, strict=True)):
+    for column, (tile, (title, evaluation)) in enumerate(zip(grid.tiles[0], panels, strict=True)):
         fraction_CC = confusion_matrix(evaluation, classes)
         image = tile.imshow(100 * fraction_CC, cmap="Blues", vmin=0, vmax=100)
         tile.axis("on")

@@ -7,7 +7,7 @@ what is embedded in it, and linked audio files.
 import base64
 import io
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from html import escape
 from importlib import resources
@@ -97,9 +97,8 @@ def _part(part: Entry, position: int, count: int, folder: Path) -> str:
     weight = "" if count == 1 else f'<span class="weight">{TIMES} {abs(part.number):g}</span>'
     word = "minus" if sign == MINUS else "plus"
     operator = f'<span class="sign" role="img" aria-label="{word}">{sign}</span>' if sign else ""
-    body = _DRAW[part.modality](part.content, folder)
     return (
-        f'<div class="term">{operator}<div class="part {part.modality}">{body}'
+        f'<div class="term">{operator}<div class="part {part.modality}">{_draw(part, folder)}'
         f'<div class="of">{_name(part, folder)}{weight}</div></div></div>'
     )
 
@@ -107,9 +106,8 @@ def _part(part: Entry, position: int, count: int, folder: Path) -> str:
 def _card(rank: int, result: Entry, best: float, folder: Path) -> str:
     relative = min(max(result.number / best, 0), 1) if best > 0 else 0
     score = f"{result.number:.3f}".replace("-", MINUS)
-    body = _DRAW[result.modality](result.content, folder)
     return (
-        f'<li class="card {result.modality}"><div class="body">{body}</div>'
+        f'<li class="card {result.modality}"><div class="body">{_draw(result, folder)}</div>'
         f'<div class="facts"><span class="rank">{rank}</span>{_name(result, folder)}'
         f'<span class="score" title="cosine similarity">{score}</span>'
         f'<span class="bar"><i style="width:{relative:.1%}"></i></span></div></li>'
@@ -138,16 +136,21 @@ def _filters(present: Sequence[str], results: Sequence[Entry]) -> str:
 # ------------------------------------------------------------------------------------- modalities
 
 
+def _draw(entry: Entry, folder: Path) -> str:
+    draw = {"text": _draw_text, "image": _draw_image, "audio": _draw_audio}[entry.modality]
+    try:
+        return draw(entry.content, folder)
+    except ValueError as error:  # a file that cannot be read
+        return f'<p class="missing">{escape(str(error))}</p>'
+
+
 def _draw_text(content: str | Path, _folder: Path) -> str:
     length = "long" if len(str(content)) > LONG_TEXT else "short"
     return f'<blockquote class="{length}" dir="auto">{escape(str(content))}</blockquote>'
 
 
 def _draw_image(content: str | Path, _folder: Path) -> str:
-    try:
-        image = image_io.to_rgb(content)
-    except ValueError as error:
-        return _missing(error)
+    image = image_io.to_rgb(content)
     image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     image.save(file, "JPEG", quality=86, optimize=True, subsampling=0)
@@ -171,30 +174,19 @@ def _backdrop(image: Image.Image) -> str:
 
 def _draw_audio(content: str | Path, folder: Path) -> str:
     path = Path(content)
-    try:
-        wave = audio_io.load_audio(path)
-    except ValueError as error:
-        return _missing(error)
+    wave = audio_io.load_audio(path)
     kind = AUDIO_TYPES.get(path.suffix.lower())
     data = path.read_bytes() if kind else _to_wav(wave)
     small = len(data) <= MAX_EMBEDDED_BYTES
     source = _data(kind or "audio/wav", data) if small else _link(path, folder)
     seconds = round(len(wave) / SAMPLE_RATE, 1)
-    length = (
-        f"{seconds:g} s" if seconds < 60 else f"{int(seconds // 60)}:{int(seconds % 60):02} min"
-    )
+    minutes = f"{int(seconds // 60)}:{int(seconds % 60):02} min"
+    length = f"{seconds:g} s" if seconds < 60 else minutes
     return (
         f"<figure>{_wave_form(wave)}<figcaption>{length}</figcaption><audio controls "
         f'preload="{"metadata" if small else "none"}" aria-label="{escape(path.name)}" '
         f'src="{source}"></audio></figure>'
     )
-
-
-_DRAW: dict[str, Callable[[str | Path, Path], str]] = {
-    "text": _draw_text,
-    "image": _draw_image,
-    "audio": _draw_audio,
-}
 
 
 def _wave_form(wave: np.ndarray) -> str:
@@ -212,10 +204,6 @@ def _to_wav(wave: np.ndarray) -> bytes:
     file = io.BytesIO()
     soundfile.write(file, wave.clip(-1, 1), SAMPLE_RATE, format="WAV", subtype="PCM_16")
     return file.getvalue()
-
-
-def _missing(error: ValueError) -> str:
-    return f'<p class="missing">{escape(str(error))}</p>'
 
 
 def _data(kind: str, data: bytes) -> str:

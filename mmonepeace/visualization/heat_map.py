@@ -42,12 +42,12 @@ def draw_heat_maps(
     grid = TileGrid(rows, columns, size, dpi=150, layout="constrained")
     low, high = np.percentile(maps_QHW, (OUTLIERS, 100 - OUTLIERS))
     grey = np.asarray(rgb.convert("L"))
-    first, *others = grid
+    first, *others = grid.tiles.flat
     first.imshow(rgb)
     for tile, values in zip(others, maps_QHW, strict=False):
         tile.imshow(grey, cmap="gray", vmin=-160, vmax=255)  # pale, so that colours stay colours
         overlay = tile.imshow(values, cmap="inferno", vmin=low, vmax=high, alpha=OPACITY)
-    for tile, name in zip(grid, names, strict=False):
+    for tile, name in zip(grid.tiles.flat, names, strict=False):
         tile.set_title(name, fontsize=11, parse_math=False, pad=7)
     bar = grid.add_colour_bar(overlay, "cosine similarity", aspect=28, fraction=0.04)
     bar.ax.tick_params(labelsize=8, length=0)

@@ -12,10 +12,10 @@ COLUMN_INCHES, LINE_INCHES = 1.9, 0.25
 
 
 def class_colours(palette: Any, num_classes: int) -> np.ndarray:
-    """Colours (num_classes, 3) in 0..255: those of a palette, or hues if it is not long enough.
+    """(num_classes, 3) colours in 0..255: those of a data set's palette, or hues if it is too short.
 
     Args:
-        palette: of a data set: a list of RGB colours, or anything else, such as "random" or None.
+        palette: list of RGB colours; anything else, such as "random" or None, is no palette.
         num_classes: number of colours.
     """
     if isinstance(palette, (list, tuple, np.ndarray)) and len(palette) >= num_classes:
@@ -24,27 +24,17 @@ def class_colours(palette: Any, num_classes: int) -> np.ndarray:
     return np.round(np.array(hues).reshape(num_classes, 3) * 255).astype(np.uint8)
 
 
-def legend_columns(width: float) -> int:
-    """Number of entries side by side in a figure of `width` inches."""
-    return int(width / COLUMN_INCHES)
-
-
 def legend_height(num_entries: int, width: float) -> float:
-    """Inches that a legend needs at the top of a figure of `width` inches."""
-    return LINE_INCHES * (1 + -(-num_entries // legend_columns(width)))
+    """Inches that `add_legend` needs at the top of a figure of `width` inches."""
+    return LINE_INCHES * (1 + -(-num_entries // int(width / COLUMN_INCHES)))
 
 
 def add_legend(figure: Figure, colours: Mapping[str, np.ndarray]) -> None:
-    """Put names beside their colours at the top of a figure.
-
-    Args:
-        figure: with `legend_height` of free space.
-        colours: name -> RGB in 0..255.
-    """
+    """Write names beside their RGB colours in 0..255, at the top of a figure."""
     handles = [
         Patch(facecolor=np.array(colour) / 255, edgecolor="grey", label=name)
         for name, colour in colours.items()
     ]
     if handles:
-        columns = legend_columns(figure.get_figwidth())
+        columns = int(figure.get_figwidth() / COLUMN_INCHES)
         figure.legend(handles=handles, loc="upper center", ncols=columns, fontsize=9)

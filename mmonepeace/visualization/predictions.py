@@ -1,6 +1,6 @@
 """Predictions drawn beside the ground truth: label maps, or boxes and masks."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,8 +13,6 @@ from mmonepeace.visualization.tile_grid import TileGrid
 
 TILE_INCHES, TITLE_INCHES = 3.2, 0.3
 MASK_OPACITY = 0.5
-
-Drawing = tuple[str, Callable[[Axes], Any]]  # a title, and what draws into the tile
 
 
 class Instances(NamedTuple):
@@ -59,17 +57,15 @@ def draw_label_maps(
         colours: from `class_colours`.
         ignore_index: a label that counts as neither right nor wrong.
     """
-
-    def show(title: str, image: np.ndarray) -> Drawing:
-        return title, lambda tile: tile.imshow(image)
-
-    table = []
-    for name, image, truth, predicted in rows:
+    legend = dict(zip(classes, colours, strict=True))
+    grid = _make_grid(len(rows), 3, rows[0][1].shape, legend)
+    for tiles, (name, image, truth, predicted) in zip(grid.tiles, rows, strict=True):
         correct = (predicted == truth)[truth != ignore_index]
+        _show(tiles[0], name, image)
+        _show(tiles[1], "ground truth", _paint(truth, colours))
         title = f"prediction ({correct.mean():.0%} of pixels right)"
-        maps = show("ground truth", _paint(truth, colours)), show(title, _paint(predicted, colours))
-        table.append([show(name, image), *maps])
-    return _draw_table(table, rows[0][1].shape, dict(zip(classes, colours, strict=True)))
+        _show(tiles[2], title, _paint(predicted, colours))
+    return grid.figure
 
 
 def draw_instances(
@@ -84,20 +80,32 @@ def draw_instances(
         classes: their names; the legend has those that occur.
         colours: from `class_colours`.
     """
-
-    def show(title: str, image: np.ndarray, instances: Instances) -> Drawing:
-        count = len(instances.labels_N)
-        return f"{title} ({count})", lambda tile: _outline(tile, image, instances, colours)
-
-    table = [
-        [show(f"{name}: ground truth", image, truth), show("prediction", image, predicted)]
-        for name, image, truth, predicted in rows
-    ]
-    labels = np.concatenate(
-        [x.labels_N for *_, truth, predicted in rows for x in (truth, predicted)]
-    )
+    labels = np.concatenate([instances.labels_N for row in rows for instances in row[2:]])
     legend = {classes[i]: colours[i] for i in np.unique(labels).astype(int)}
-    return _draw_table(table, rows[0][1].shape, legend)
+    grid = _make_grid(len(rows), 2, rows[0][1].shape, legend)
+    for tiles, (name, image, truth, predicted) in zip(grid.tiles, rows, strict=True):
+        _outline(tiles[0], f"{name}: ground truth", image, truth, colours)
+        _outline(tiles[1], "prediction", image, predicted, colours)
+    return grid.figure
+
+
+def _make_grid(
+    rows: int, columns: int, shape: tuple[int, ...], legend: Mapping[str, np.ndarray]
+) -> TileGrid:
+    """Tiles for images of about a shape (H, W, ...), under a legend of name -> colour."""
+    width = TILE_INCHES * columns
+    tile_height = min(max(TILE_INCHES * shape[0] / shape[1], TILE_INCHES / 3), 2 * TILE_INCHES)
+    top = legend_height(len(legend), width)
+    height = (tile_height + TITLE_INCHES) * rows + top
+    grid = TileGrid(rows, columns, (width, height), dpi=110)
+    grid.figure.set_layout_engine("tight", rect=(0, 0, 1, 1 - top / height))
+    add_legend(grid.figure, legend)
+    return grid
+
+
+def _show(tile: Axes, title: str, image: np.ndarray) -> None:
+    tile.imshow(image)
+    tile.set_title(title, fontsize=9)
 
 
 def _paint(labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
@@ -108,7 +116,9 @@ def _paint(labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
     return image
 
 
-def _outline(tile: Axes, image: np.ndarray, instances: Instances, colours: np.ndarray) -> None:
+def _outline(
+    tile: Axes, title: str, image: np.ndarray, instances: Instances, colours: np.ndarray
+) -> None:
     """Draw an image with boxes, masks and scores, the most certain ones on top."""
     if instances.scores_N is not None:
         instances = instances.keep(np.argsort(instances.scores_N))
@@ -116,7 +126,7 @@ def _outline(tile: Axes, image: np.ndarray, instances: Instances, colours: np.nd
     tinted = image.astype(np.float32)
     for mask, label in zip(() if masks_NHW is None else masks_NHW, labels_N, strict=False):
         tinted[mask] += MASK_OPACITY * (colours[label] - tinted[mask])
-    tile.imshow(tinted.astype(np.uint8))
+    _show(tile, f"{title} ({len(labels_N)})", tinted.astype(np.uint8))
     for i, ((x0, y0, x1, y1), label) in enumerate(zip(boxes_N4, labels_N, strict=True)):
         colour = tuple(colours[label] / 255)
         tile.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, lw=1.2))
@@ -125,29 +135,3 @@ def _outline(tile: Axes, image: np.ndarray, instances: Instances, colours: np.nd
             above = y0 > 0.05 * len(image)  # or else it would leave the image
             va = "bottom" if above else "top"
             tile.text(x0, y0, f"{scores_N[i]:.2f}", fontsize=5, va=va, bbox=box)
-
-
-def _draw_table(
-    table: Sequence[Sequence[Drawing]],
-    shape: tuple[int, ...],
-    legend: Mapping[str, np.ndarray],
-) -> Figure:
-    """Draw rows of tiles, equally many in each, with a legend above.
-
-    Args:
-        table: rows of drawings.
-        shape: (H, W, ...) of a typical image.
-        legend: name -> colour.
-    """
-    width = TILE_INCHES * len(table[0])
-    tile_height = min(max(TILE_INCHES * shape[0] / shape[1], TILE_INCHES / 3), 2 * TILE_INCHES)
-    top = legend_height(len(legend), width)
-    height = (tile_height + TITLE_INCHES) * len(table) + top
-    grid = TileGrid(len(table), len(table[0]), (width, height), dpi=110)
-    for tiles, drawings in zip(grid.tiles, table, strict=True):
-        for tile, (title, draw) in zip(tiles, drawings, strict=True):
-            draw(tile)
-            tile.set_title(title, fontsize=9)
-    grid.figure.tight_layout(rect=(0, 0, 1, 1 - top / height))
-    add_legend(grid.figure, legend)
-    return grid.figure

@@ -52,11 +52,7 @@ class RetrievalGalleryHook(Hook):
     """
 
     def __init__(
-        self,
-        num_queries: int = 6,
-        num_results: int = 5,
-        max_samples: int = 2000,
-        seed: int = 0,
+        self, num_queries: int = 6, num_results: int = 5, max_samples: int = 2000, seed: int = 0
     ) -> None:
         self.num_queries = num_queries
         self.num_results = num_results
@@ -69,11 +65,7 @@ class RetrievalGalleryHook(Hook):
         self.samples = []
 
     def after_val_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Sequence[Any] | None = None,
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] = ()
     ) -> None:
         """Keep the items of data samples with `embeddings`."""
         if is_main_process():
@@ -84,10 +76,9 @@ class RetrievalGalleryHook(Hook):
         """Draw each direction."""
         directions = find_directions(self.samples)
         self.samples = []
+        options = self.num_queries, self.num_results, self.seed
         for a, b in directions:
-            image = draw_direction(
-                directions, (a, b), self.num_queries, self.num_results, self.seed
-            )
+            image = draw_direction(directions, (a, b), *options)
             # Without a slash: the name becomes that of a file.
             runner.visualizer.add_image(f"retrieval_{a}_to_{b}", image, runner.iter)
 
@@ -162,7 +153,7 @@ def _make_grid(num_queries: int, num_results: int) -> TileGrid:
         wspace=GAP / TILE,
         hspace=BELOW / TILE,
     )
-    for tile in grid:
+    for tile in grid.tiles.flat:
         tile.set(xlim=(0, TILE), ylim=(TILE, 0))
     for tile in grid.tiles[:, 0]:
         box = tile.get_position()

@@ -1,12 +1,10 @@
-"""Tiles in rows and columns: what all drawings of this package are put on."""
+"""Tiles in rows and columns: the figure that every drawing of this package is put on."""
 
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
@@ -14,7 +12,7 @@ from matplotlib.figure import Figure
 
 
 class TileGrid:
-    """A white figure with a grid of tiles, which are axes without ticks.
+    """A white figure with a grid of tiles, which are matplotlib axes without ticks.
 
     Args:
         rows: of tiles.
@@ -22,8 +20,7 @@ class TileGrid:
         size: (width, height) of the figure in inches.
         dpi: pixels per inch.
         layout: of matplotlib; None puts the tiles where `spacing` says.
-        spacing: `left`, `right`, `bottom` and `top` edges as fractions of the figure, `wspace` and
-            `hspace` between tiles as fractions of a tile.
+        spacing: of matplotlib's `GridSpec`: `left`, `wspace` and others.
 
     Attributes:
         figure: the figure.
@@ -41,16 +38,12 @@ class TileGrid:
     ) -> None:
         self.figure = Figure(figsize=size, dpi=dpi, layout=layout, facecolor="white")
         self.tiles = self.figure.subplots(rows, columns, squeeze=False, gridspec_kw=spacing)
-        for tile in self:
+        for tile in self.tiles.flat:
             tile.axis("off")
-
-    def __iter__(self) -> Iterator[Axes]:
-        """The tiles row by row."""
-        return iter(self.tiles.flat)
 
     def add_colour_bar(self, image: ScalarMappable, label: str, **options: float) -> Colorbar:
         """Explain the colours of an image, on the right of all tiles."""
-        bar = self.figure.colorbar(image, ax=list(self), pad=0.015, **options)
+        bar = self.figure.colorbar(image, ax=list(self.tiles.flat), pad=0.015, **options)
         bar.set_label(label, fontsize=9)
         bar.outline.set_visible(False)
         return bar

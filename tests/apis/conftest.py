@@ -34,21 +34,21 @@ def write_model(folder: Path, seed: int = 0) -> Path:
 
 
 def write_data(root: Path) -> Path:
-    """Pictures and sounds in nested folders, a broken one of each, and files that are neither."""
+    """Images and audio files in nested folders, a broken one of each, and files that are neither."""
     rng = np.random.default_rng(0)
     for i, name in enumerate(["a.png", "b.jpg", "deep/c.PNG", 'deep/<d> & "é".png', "deep/e.bmp"]):
         path = root / "images" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture = rng.integers(0, 255, (40 + 8 * i, 60, 3), np.uint8)
-        Image.fromarray(picture).save(path, "BMP" if name.endswith("bmp") else "PNG")
+        image = rng.integers(0, 255, (40 + 8 * i, 60, 3), np.uint8)
+        Image.fromarray(image).save(path, "BMP" if name.endswith("bmp") else "PNG")
     for i, name in enumerate(["x.wav", "y.flac", "z.ogg"]):
         path = root / "audios" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, 0.3 * rng.standard_normal(4000 + 3000 * i), 16000)
-    (root / "images/broken.png").write_bytes(b"no picture")
-    (root / "audios/broken.wav").write_bytes(b"no sound")
+    (root / "images/broken.png").write_bytes(b"not an image")
+    (root / "audios/broken.wav").write_bytes(b"not audio")
     (root / "images/.hidden.png").write_bytes(b"hidden")
-    (root / "images/notes.txt").write_text("no picture either")
+    (root / "images/notes.txt").write_text("not an image either")
     (root / "texts.txt").write_text("\n".join([*TEXTS, "", TEXTS[0], ""]), encoding="utf-8")
     return root
 

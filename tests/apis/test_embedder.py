@@ -74,12 +74,12 @@ def test_windows_are_as_long_as_the_clips_of_training(checkpoint_file):
     assert Embedder(model, window_seconds=3).reader.windows == (3, 1.5)
 
 
-def test_a_long_sound_is_the_mean_of_its_windows(checkpoint_file):
+def test_a_long_clip_is_the_mean_of_its_windows(checkpoint_file):
     embedder = load(checkpoint_file, window_seconds=1.0, hop_seconds=0.5)
     wave = np.random.default_rng(0).standard_normal(40_000).astype(np.float32)
     windows = audio_io.split_windows(audio_io.standardise(wave), 1.0, 0.5)
     assert len(windows) == 4
-    # The windows as sounds of their own would be standardised again.
+    # The windows as clips of their own would be standardised again.
     inputs = embedder._batch({"audio": [torch.from_numpy(w) for w in windows]})
     mean = embedder._forward(inputs).mean(0)
     expected = torch.nn.functional.normalize(mean, dim=0).numpy()
@@ -89,10 +89,10 @@ def test_a_long_sound_is_the_mean_of_its_windows(checkpoint_file):
 
 def test_the_same_embeddings_from_file_array_and_tensor(embedder, data):
     path = data / "images/a.png"
-    picture = Image.open(path).convert("RGB")
-    array = np.asarray(picture)
+    image = Image.open(path).convert("RGB")
+    array = np.asarray(image)
     tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
-    rows = embedder.encode_image([str(path), path, picture, array, tensor])
+    rows = embedder.encode_image([str(path), path, image, array, tensor])
     np.testing.assert_allclose(rows, np.tile(rows[0], (5, 1)), atol=1e-6)
 
 
@@ -209,7 +209,7 @@ def test_neighbours_change_no_token_and_padding_gives_none(embedder, modality):
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
 
 
-def test_tokens_of_a_long_sound_are_those_of_its_windows(checkpoint_file):
+def test_tokens_of_a_long_clip_are_those_of_its_windows(checkpoint_file):
     embedder = load(checkpoint_file, window_seconds=1.0, hop_seconds=0.5, batch_size=3)
     wave = np.random.default_rng(0).standard_normal(40_000).astype(np.float32)
     (tokens,) = embedder.encode_features("audio", [(wave, 16000)], "tokens")

@@ -29,12 +29,12 @@ def images(data):
 
 
 @pytest.fixture
-def sounds(data):
+def clips(data):
     return [data / "audios" / name for name in ("z.ogg", "x.wav", "y.flac")]
 
 
-def test_embeddings_are_those_of_the_embedder(embedder, images, sounds, tmp_path):
-    for modality, paths in (("image", images), ("audio", sounds)):
+def test_embeddings_are_those_of_the_embedder(embedder, images, clips, tmp_path):
+    for modality, paths in (("image", images), ("audio", clips)):
         found, errors = extract_features(embedder, modality, paths, "embedding", tmp_path / "cache")
         expected = getattr(embedder, f"encode_{modality}")(paths)
         np.testing.assert_allclose(found.vectors().numpy(), expected, atol=1e-5)
@@ -42,15 +42,15 @@ def test_embeddings_are_those_of_the_embedder(embedder, images, sounds, tmp_path
 
 
 @pytest.mark.parametrize("feature", ["cls", "mean"])
-def test_pooled_features_are_those_of_the_encoder(embedder, sounds, tmp_path, feature):
-    found, _ = extract_features(embedder, "audio", sounds, feature, tmp_path / "cache")
-    expected = torch.stack(embedder.encode_features("audio", sounds, feature))
+def test_pooled_features_are_those_of_the_encoder(embedder, clips, tmp_path, feature):
+    found, _ = extract_features(embedder, "audio", clips, feature, tmp_path / "cache")
+    expected = torch.stack(embedder.encode_features("audio", clips, feature))
     torch.testing.assert_close(found.vectors(), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_tokens_are_normalised_in_half_precision_and_padded(embedder, sounds, tmp_path):
-    found, _ = extract_features(embedder, "audio", sounds, "tokens", tmp_path / "cache")
-    expected = embedder.encode_features("audio", sounds, "tokens")
+def test_tokens_are_normalised_in_half_precision_and_padded(embedder, clips, tmp_path):
+    found, _ = extract_features(embedder, "audio", clips, "tokens", tmp_path / "cache")
+    expected = embedder.encode_features("audio", clips, "tokens")
     assert {shard.dtype for shard in found.shards} == {torch.float16}
     x_BTD, pad_BT = found.sequences(torch.tensor([2, 0]))
     assert x_BTD.shape[1] == max(len(x) for x in expected)

@@ -37,7 +37,7 @@ def test_saving_and_loading_is_the_identity(tmp_path):
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["index.safetensors"]
 
 
-def test_paths_start_where_the_file_lies(tmp_path, monkeypatch):
+def test_paths_are_relative_to_the_file(tmp_path, monkeypatch):
     make().save(tmp_path / "old/index.safetensors")
     (tmp_path / "old").rename(tmp_path / "moved")
     monkeypatch.chdir(tmp_path / "moved")
@@ -47,12 +47,12 @@ def test_paths_start_where_the_file_lies(tmp_path, monkeypatch):
 
 
 def test_select_keeps_rows_with_their_items():
-    whole = make()
-    part = whole.select("text")
-    assert part.items == whole.items[-1:]
-    np.testing.assert_array_equal(part.embeddings, whole.embeddings[-1:])
-    (score, item), *_ = whole.search(whole.embeddings[2], 3)
-    assert item == whole.items[2]
+    complete = make()
+    part = complete.select("text")
+    assert part.items == complete.items[-1:]
+    np.testing.assert_array_equal(part.embeddings, complete.embeddings[-1:])
+    (score, item), *_ = complete.search(complete.embeddings[2], 3)
+    assert item == complete.items[2]
     assert score == pytest.approx(1)
 
 
@@ -117,7 +117,7 @@ def sources(data):
 
 @pytest.fixture
 def watched(embedder, monkeypatch):
-    """The embedder, and how many items of each modality it was asked for."""
+    """The embedder, and how many items of each modality it was called with."""
     counts = Counter()
     encode = Embedder._encode
 
@@ -129,7 +129,7 @@ def watched(embedder, monkeypatch):
     return embedder, counts
 
 
-def test_a_model_without_sound_makes_an_index(data):
+def test_a_model_without_audio_makes_an_index(data):
     model = OnePeaceRetriever(dict(arch=TINY, modalities=("image",), img_size=64))
     out, images = data / "images.safetensors", {"image": find_files(data / "images", "image", {})}
     assert build_index(Embedder(model), out, images).embedded == 5
@@ -192,7 +192,7 @@ def test_only_what_changed_is_embedded_again(watched, data):
         np.testing.assert_array_equal(row, by_name.get(str(item), row))
 
 
-def test_a_stopped_run_goes_on(watched, data, monkeypatch):
+def test_a_stopped_run_is_resumed(watched, data, monkeypatch):
     embedder, counts = watched
     monkeypatch.setattr(feature_cache, "SHARD_SECONDS", 0)  # shards of one batch
     out = data / "i.safetensors"
@@ -211,7 +211,7 @@ def test_a_stopped_run_goes_on(watched, data, monkeypatch):
     parts = list((data / "i.safetensors.parts").iterdir())
     assert len(parts) == 2
     known = sum(len(EmbeddingIndex.load(part).items) for part in parts)
-    (data / "i.safetensors.parts/.1.safetensors.9.part").write_bytes(b"half of a part")
+    (data / "i.safetensors.parts/.1.safetensors.9.part").write_bytes(b"half of a shard")
     (data / "i.safetensors.parts/2.safetensors").write_bytes(b"damaged")
     counts.clear()
     built = build_index(embedder, out, sources(data))
@@ -219,9 +219,9 @@ def test_a_stopped_run_goes_on(watched, data, monkeypatch):
     assert sum(counts.values()) == 14 - known  # and the two broken files
     assert any("2.safetensors cannot be read" in reason for reason in built.failed.values())
     assert not (data / "i.safetensors.parts").exists()
-    whole = build_index(embedder, data / "whole.safetensors", sources(data)).index
-    assert whole.items == built.index.items
-    np.testing.assert_allclose(whole.embeddings, built.index.embeddings, atol=1e-5)
+    complete = build_index(embedder, data / "complete.safetensors", sources(data)).index
+    assert complete.items == built.index.items
+    np.testing.assert_allclose(complete.embeddings, built.index.embeddings, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_another_model_embeds_everything_again(embedder, data, tmp_path):
     assert EmbeddingIndex.load(out).meta["fingerprint"] == other.fingerprint
 
 
-def test_a_file_that_is_no_index_is_not_overwritten(embedder, checkpoint_file, data):
+def test_a_file_that_is_not_an_index_is_not_overwritten(embedder, checkpoint_file, data):
     precious = data / "model.safetensors"
     precious.write_bytes(checkpoint_file.read_bytes())
     with pytest.raises(ValueError, match="is not an index"):

@@ -95,7 +95,7 @@ def test_rows_are_in_per_cent_with_a_blank_for_what_is_not_known():
     }
 
 
-def test_features_of_no_use_give_the_share_of_a_class():
+def test_useless_features_give_the_frequency_of_a_class():
     same = Features([torch.ones(1, 3)], torch.tensor([[0, 0, 1]]).expand(12, 3))
     labels = {"train": ["cat"] * 8 + ["dog"] * 4, "val": ["cat"] * 9 + ["dog"] * 3}
     trials = probe("linear", {"train": same, "val": same}, labels)

@@ -30,7 +30,7 @@ def clusters(seed, number, classes=4, dim=10, spread=0.3):
 
 
 def sequences(seed, number, classes=3, dim=24):
-    """Tokens that are noise but for one at a random place, which tells the class, in any length."""
+    """Tokens that are noise but for one at a random place, which reveals the class, in any length."""
     generator = torch.Generator().manual_seed(seed)
     codes = 8 * torch.eye(dim)[:classes]
     labels = torch.arange(number) % classes
@@ -141,7 +141,7 @@ def test_more_widths_than_items_and_constant_ones_are_fitted():
 # ------------------------------------------------------------------------------------- attentive
 
 
-def test_attention_finds_the_token_that_tells_the_class():
+def test_attention_finds_the_token_that_reveals_the_class():
     train, y = sequences(0, 300)
     test, truth = sequences(1, 90)
     (fitted,) = fit_attentive(train, y, [test], [1e-2], Options(num_heads=2))

@@ -30,7 +30,7 @@ def test_texts_of_lines_and_of_tables(data):
         read_texts(data / "latin.txt")
 
 
-def test_tables_tell_their_modality(data):
+def test_the_modality_of_tables_is_detected(data):
     table = data / "t.tsv"
     table.write_text("file\tkind\nx.wav\tdog\ny.flac\tcat\n")
     assert read_table(table, "file", "kind") == (

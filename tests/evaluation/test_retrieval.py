@@ -68,10 +68,10 @@ def test_an_embedding_that_is_always_the_same_finds_nothing():
     assert got["retrieval/image_to_text_R@3"] == got["retrieval/text_to_image_R@1"] == 0
 
 
-def test_five_captions_of_a_picture_are_five_right_answers_and_one_picture():
+def test_five_captions_of_an_image_are_five_matches_and_one_image():
     images, texts = unit(4, 16), unit(20, 16)
-    texts[7] = images[1]  # one of the five captions of picture 1 is perfect
-    texts[10] = images[0]  # a caption of picture 2 that fits picture 0
+    texts[7] = images[1]  # one of the five captions of image 1 is perfect
+    texts[10] = images[0]  # a caption of image 2 that fits image 0
     got = evaluate(
         [pair(f"{i // 5}.png", f"text {i}", images[i // 5], texts[i]) for i in range(20)]
     )
@@ -87,12 +87,12 @@ def test_five_captions_of_a_picture_are_five_right_answers_and_one_picture():
     )
 
 
-def test_equal_texts_are_one_question_with_all_their_pictures_as_answers():
+def test_equal_texts_are_one_query_that_matches_all_their_images():
     images, text = unit(6, 16), unit(3, 16)
     got = evaluate([pair(f"{i}.png", "abc"[i % 3], images[i], text[i % 3]) for i in range(6)])
     expected = naive_ranks(text, images, {(i % 3, i) for i in range(6)})
     assert got["retrieval/text_to_image_R@1"] == pytest.approx(100 * expected.count(0) / 3)
-    # Two of six pictures are right: 1 - 4/6 * 3/5 with two draws.
+    # Two of six images match: 1 - 4/6 * 3/5 with two draws.
     assert got["retrieval/text_to_image_R@2_chance"] == pytest.approx(60)
 
 
@@ -120,7 +120,7 @@ def test_chance_counts_the_draws_that_hit():
     assert chance(torch.tensor([1]), 3, 10).item() == 1
 
 
-def test_what_tells_samples_apart_must_be_there():
+def test_what_identifies_samples_must_be_there():
     with pytest.raises(KeyError, match="meta_keys of PackModalities"):
         evaluate([sample(text="a", embeddings={"image": unit(1, 4)[0]})])
 

@@ -35,7 +35,7 @@ def zero_shot(tmp_path):
 
 
 def classified(metric, model, names):
-    """Samples of sounds whose embedding is that of a class."""
+    """Audio samples whose embedding is that of a class."""
     rows = [metric.class_indices[name] for name in names]
     return [
         sample(text=name, embeddings={"audio": metric.class_CD[row]})

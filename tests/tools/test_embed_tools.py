@@ -44,7 +44,7 @@ def run(monkeypatch, capsys):
 
 @pytest.fixture
 def embed(run, model, data):
-    """`embed.py` on the pictures, sounds and texts of `data`."""
+    """`embed.py` on the images, audio files and texts of `data`."""
     out = data / "index.safetensors"
     folders = ["--images", data / "images", "--audios", data / "audios"]
     texts = ["--texts", data / "texts.txt"]
@@ -68,7 +68,7 @@ def test_embedding_lists_what_failed_and_does_nothing_twice(embed, data):
     assert "4 old ones were of another model or other options" in out
 
 
-def test_a_killed_run_goes_on(model, tmp_path, run):
+def test_a_killed_run_is_resumed(model, tmp_path, run):
     texts, out = tmp_path / "many.txt", tmp_path / "index.safetensors"
     texts.write_text("\n".join(f"text number {i}" for i in range(1500)))
     arguments = [model, "--texts", texts, "--out", out, "--batch-size", 1]
@@ -124,8 +124,8 @@ def test_an_item_is_found_by_itself(embed, run, data):
 
 def test_parts_of_a_query_keep_their_order_and_weights(embed, run, data):
     embed()
-    index, picture = data / "index.safetensors", data / "images/a.png"
-    query = ["--text", TEXTS[0], "--image", picture, "--text", TEXTS[2]]
+    index, image = data / "index.safetensors", data / "images/a.png"
+    query = ["--text", TEXTS[0], "--image", image, "--text", TEXTS[2]]
     _, out, _ = run("search.py", index, *query, "--weights", 0, 1, 0, "--k", 1)
     assert "1.0000  image" in out
     _, out, _ = run("search.py", index, *query, "--weights", 0, -1, 0, "--k", 12)
@@ -226,8 +226,8 @@ TRIPLE = ["--columns", "image=picture", "text=caption", "audio=sound"]
 
 
 def test_retrieval_between_three_modalities_is_measured_and_drawn(run, model, triples):
-    out, picture = triples.parent / "new/metrics.json", triples.parent / "new/gallery.png"
-    options = ["--k", 1, 2, "--out", out, "--gallery", picture, "--queries", 2, "--results", 3]
+    out, gallery = triples.parent / "new/metrics.json", triples.parent / "new/gallery.png"
+    options = ["--k", 1, 2, "--out", out, "--gallery", gallery, "--queries", 2, "--results", 3]
     directions = ["--directions", "text_to_image", "audio_to_text"]
     code, told, err = run(
         "evaluate_retrieval.py", model, "--table", triples, *TRIPLE, *options, *directions
@@ -237,7 +237,7 @@ def test_retrieval_between_three_modalities_is_measured_and_drawn(run, model, tr
     assert header.split() == ["direction", "queries", "items", "R@1", "chance@1", "R@2", "chance@2"]
     cells = {" ".join(line.split()[:3]): line.split()[3:] for line in lines[:6]}
     assert len(cells) == 6
-    # Two pictures are of "a cat": of three pictures, it has two right ones, "a dog" has one.
+    # Two images are of "a cat": it matches two of three images, "a dog" one.
     assert cells["text to image"][:2] == ["2", "3"]
     assert cells["text to image"][3::2] == ["50.00", "83.33"]
     assert cells["image to text"][:2] == ["3", "2"]
@@ -248,7 +248,7 @@ def test_retrieval_between_three_modalities_is_measured_and_drawn(run, model, tr
     assert numbers["left_out"] == 2
     assert numbers["sizes"]["text_to_image"] == {"queries": 2, "items": 3}
     assert float(cells["text to image"][2]) == round(numbers["metrics"]["text_to_image_R@1"], 2)
-    assert Image.open(picture).height > 2 * 2 * 1.5 * 100
+    assert Image.open(gallery).height > 2 * 2 * 1.5 * 100
 
 
 def test_the_tool_measures_what_the_metric_does(run, model, triples, tmp_path):

@@ -25,7 +25,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Pictures of three colours and sounds of two tones, as tables and as folders of classes."""
+    """Images of three colours and clips of two tones, as tables and as folders of classes."""
     root, rng = tmp_path_factory.mktemp("labelled"), np.random.default_rng(0)
     for split, number in (("train", 12), ("val", 5)):
         rows = []
@@ -82,7 +82,7 @@ def images(data, tmp_path):
 
 
 @pytest.fixture
-def sounds(data, tmp_path):
+def clips(data, tmp_path):
     folders = ["--train", data / "sounds/train", "--val", data / "sounds/val"]
     return ["--modality", "audio", *folders, "--out", tmp_path / "new/results.csv"]
 
@@ -99,9 +99,9 @@ def results(tmp_path):
     return results
 
 
-def test_all_kinds_tell_colours_apart(run, model, images, results, tmp_path):
-    picture = tmp_path / "new/confusion.png"
-    kinds = ["--kind", "knn", "linear", "attentive", "--epochs", 40, "--plot", picture]
+def test_all_kinds_classify_colours(run, model, images, results, tmp_path):
+    plot = tmp_path / "new/confusion.png"
+    kinds = ["--kind", "knn", "linear", "attentive", "--epochs", 40, "--plot", plot]
     code, out, err = run(model, *images, *kinds)
     assert code == 0, err
     rows, chosen = results()
@@ -114,12 +114,12 @@ def test_all_kinds_tell_colours_apart(run, model, images, results, tmp_path):
     assert [row["value"] for row in rows if row["kind"] == "knn"] == ["1", "5", "10", "20"]
     assert {row["converged"] for row in rows if row["kind"] == "linear"} == {"yes"}
     assert len(out.splitlines()) == 1 + len(rows) + 2
-    assert Image.open(picture).width > 1000
+    assert Image.open(plot).width > 1000
 
 
-def test_folders_of_sounds_need_no_label_column(run, model, sounds, results, data):
+def test_folders_of_clips_need_no_label_column(run, model, clips, results, data):
     kinds = ["--kind", "knn", "attentive", "--epochs", 40]
-    code, _, err = run(model, *sounds, *kinds, "--test", data / "sounds/train")
+    code, _, err = run(model, *clips, *kinds, "--test", data / "sounds/train")
     assert code == 0, err
     _, chosen = results()
     for row in chosen.values():
@@ -172,7 +172,7 @@ def test_a_vision_branch_is_probed_by_its_features(run, model, images, results, 
 
 
 def test_what_cannot_be_read_is_named_counted_and_left_out(run, model, data, images, results, tmp_path):  # fmt: skip
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "broken.png").write_bytes(b"not an image")
     rows = ["broken.png\tred", "gone.png\tblue"]
     lines = (data / "train.tsv").read_text().replace("images/", f"{data}/images/")
     (tmp_path / "train.tsv").write_text(lines + "\n".join(rows))
@@ -230,9 +230,9 @@ def test_files_of_val_that_were_trained_are_counted(run, model, data, images):
     assert "36 files of val are in train too: its accuracy will be too high" in err
 
 
-def test_a_modality_that_the_checkpoint_lacks_is_named(run, model, sounds, tmp_path):
+def test_a_modality_that_the_checkpoint_lacks_is_named(run, model, clips, tmp_path):
     vision = tmp_path / "vision.safetensors"
     checkpoint.convert_file(model, vision, "vision")
-    code, _, err = run(vision, *sounds, "--kind", "knn")
+    code, _, err = run(vision, *clips, "--kind", "knn")
     assert code == 2
     assert "the model has no audio branch, only ('image',)" in err

@@ -6,7 +6,7 @@ from mmonepeace.apis import evaluate
 from mmonepeace.visualization.confusion_matrix import confusion_matrix, draw_confusions
 
 
-def test_rows_are_shares_of_the_true_class():
+def test_rows_are_fractions_of_the_true_class():
     classes = ["a", "b", "c"]
     evaluation = evaluate(np.eye(3)[[0, 1, 1, 1]], ["a", "a", "a", "b"], classes)
     expected = [[1 / 3, 2 / 3, 0], [0, 1, 0], [np.nan] * 3]
@@ -20,7 +20,7 @@ def test_any_number_of_classes_is_drawn(tmp_path, number):
     evaluation = evaluate(np.eye(number)[labels], [classes[i] for i in labels], classes)
     path = tmp_path / "new/confusions.png"
     draw_confusions(path, [("one", evaluation), ("the same", evaluation)], classes)
-    picture = np.asarray(Image.open(path).convert("L"))
-    assert picture.shape[1] > picture.shape[0] > 300
-    assert (picture[[0, -1]] == 255).all()  # nothing is cut off
-    assert (picture[:, [0, -1]] == 255).all()
+    image = np.asarray(Image.open(path).convert("L"))
+    assert image.shape[1] > image.shape[0] > 300
+    assert (image[[0, -1]] == 255).all()  # nothing is cut off
+    assert (image[:, [0, -1]] == 255).all()

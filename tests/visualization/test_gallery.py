@@ -64,7 +64,7 @@ def data(tmp_path) -> Path:
 
 @pytest.fixture
 def results(data) -> list[Entry]:
-    """Names that are markup, sounds of each kind, a long one, broken and missing files."""
+    """Names that are markup, audio files of each kind, a long one, broken and missing files."""
     nasty = data / "images/deep" / '<d> & "é".png'
     soundfile.write(data / "audios/rare.aiff", np.sin(np.arange(8000) / 9), 8000)
     long = data / "audios/long & loud.wav"
@@ -114,30 +114,30 @@ def test_nothing_is_fetched(page_file, page):
     assert policy["content"].startswith("default-src 'none'")
 
 
-def test_pictures_are_thumbnails_with_sizes_and_words(page, data):
+def test_images_are_thumbnails_with_sizes_and_words(page, data):
     images = page.all("img")
     assert len(images) == 3  # one in the query, two that can be read among the results
     for image in images:
         kind, file = decoded(image["src"])
-        picture = Image.open(file)
-        picture.load()
-        assert (kind, picture.format) == ("image/jpeg", "JPEG")
-        assert picture.size == (int(image["width"]), int(image["height"]))
+        thumbnail = Image.open(file)
+        thumbnail.load()
+        assert (kind, thumbnail.format) == ("image/jpeg", "JPEG")
+        assert thumbnail.size == (int(image["width"]), int(image["height"]))
         assert image["loading"] == "lazy"
     assert [i["alt"] for i in images] == ["b", "a", '<d> & "é"']
 
 
-def test_large_pictures_are_made_smaller(tmp_path):
+def test_large_images_are_made_smaller(tmp_path):
     Image.new("RGB", (2000, 1000), "red").save(tmp_path / "large.png")
     write_gallery(tmp_path / "p.html", [], [Entry(1, "image", tmp_path / "large.png")])
     html = (tmp_path / "p.html").read_text()
     (image,) = Page(html).all("img")
     assert (int(image["width"]), int(image["height"])) == (480, 240)
-    assert "background:rgb(255 0 0)" in html  # the picture's own edge
+    assert "background:rgb(255 0 0)" in html  # the image's own edge
     assert len(html) < 20_000
 
 
-def test_sounds_play_and_only_long_ones_are_linked(page, data):
+def test_audio_files_play_and_only_long_ones_are_linked(page, data):
     players = page.all("audio")
     kinds = []
     for player in players:
@@ -153,7 +153,7 @@ def test_sounds_play_and_only_long_ones_are_linked(page, data):
     assert len(page.all("svg")) == len(players) == 6
 
 
-def test_the_wave_form_follows_the_sound():
+def test_the_wave_form_follows_the_clip():
     loud_end = np.concatenate([np.zeros(9600), np.ones(9600)])
     heights = re.findall(r"v([\d.]+)", gallery._wave_form(loud_end))
     assert len(heights) == gallery.WAVE_BARS
@@ -193,7 +193,7 @@ def test_a_name_of_bytes_that_are_no_text_is_written(tmp_path):
     assert len(page.all("img")) == 1
 
 
-def test_scores_ranks_weights_and_facts_are_told(page):
+def test_scores_ranks_weights_and_facts_are_shown(page):
     assert page.texts["rank"] == [str(rank) for rank in range(1, 11)]
     assert page.texts["score"][::9] == ["0.900", "\u22120.250"]
     assert page.texts["weight"][:3] == ["\u00d7 1", "\u00d7 2", "\u00d7 0.5"]

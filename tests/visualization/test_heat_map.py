@@ -25,12 +25,12 @@ def figures(monkeypatch):
 @pytest.mark.parametrize("count", [1, 3, 5])
 @pytest.mark.parametrize("shape", [(40, 90), (90, 30)])
 def test_each_query_has_a_panel_of_one_scale(tmp_path, figures, count, shape):
-    picture = np.random.default_rng(0).integers(0, 255, (*shape, 3), np.uint8)
+    image = np.random.default_rng(0).integers(0, 255, (*shape, 3), np.uint8)
     maps = np.random.default_rng(1).normal(size=(count, *shape)).astype(np.float32)
-    draw_heat_maps(tmp_path / "new/maps.png", picture, maps, QUERIES[:count])
+    draw_heat_maps(tmp_path / "new/maps.png", image, maps, QUERIES[:count])
     Image.open(tmp_path / "new/maps.png").load()
     panels = [axis for axis in figures[0].axes if axis.images]
-    np.testing.assert_array_equal(panels[0].images[0].get_array(), picture)
+    np.testing.assert_array_equal(panels[0].images[0].get_array(), image)
     overlays = [panel.images[1] for panel in panels[1:]]
     assert len(overlays) == count
     for overlay, values in zip(overlays, maps, strict=True):

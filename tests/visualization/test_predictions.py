@@ -1,4 +1,4 @@
-"""Pictures of predictions: what is drawn where, in which colour, under which title."""
+"""Predictions, drawn: what is drawn where, in which colour, under which title."""
 
 import io
 
@@ -21,8 +21,8 @@ def pixels(figure):
     return np.array(Image.open(stream).convert("RGB")).astype(int)
 
 
-def close(picture, colour, by=30):
-    return (np.abs(picture - np.array(colour)) <= by).all(-1)
+def close(rendered, colour, by=30):
+    return (np.abs(rendered - np.array(colour)) <= by).all(-1)
 
 
 def boxes(*labels, scores=None, masks=None):
@@ -78,5 +78,5 @@ def test_label_maps_are_painted_and_rated_without_what_is_ignored():
     shown = figure.axes[1].images[0].get_array()
     assert (shown[0, 0] == COLOURS[1]).all()
     assert (shown[0, 79] == 255).all()
-    picture = pixels(figure)
-    assert close(picture, COLOURS[0]).sum() > 4 * close(picture, COLOURS[1]).sum() > 0
+    rendered = pixels(figure)
+    assert close(rendered, COLOURS[0]).sum() > 4 * close(rendered, COLOURS[1]).sum() > 0

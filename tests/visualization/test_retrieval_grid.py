@@ -18,13 +18,13 @@ from mmonepeace.visualization.retrieval_grid import PALE, RIGHT, spectrogram
 
 @pytest.fixture
 def files(tmp_path):
-    """Eight pictures and sounds; one of each is broken."""
+    """Eight images and audio clips; one of each is broken."""
     for i in range(8):
         Image.new("RGB", (30 + 10 * i, 40), (30 * i, 90, 200)).save(tmp_path / f"{i}.png")
         tone = np.sin(np.arange(3000 * (i + 1)) * 0.05 * (i + 1))
         soundfile.write(tmp_path / f"{i}.wav", tone, 16_000)
-    (tmp_path / "7.png").write_bytes(b"no picture")
-    (tmp_path / "7.wav").write_bytes(b"no sound")
+    (tmp_path / "7.png").write_bytes(b"not an image")
+    (tmp_path / "7.wav").write_bytes(b"not audio")
     return tmp_path
 
 
@@ -41,28 +41,28 @@ def samples_of(files, turn=0):
     ]
 
 
-def count(picture, colour):
+def count(image, colour):
     """Pixels of a colour, or nearly."""
     rgb = np.array(colors.to_rgb(colour)) * 255
-    return int((np.abs(picture - rgb) < 8).all(-1).sum())
+    return int((np.abs(image - rgb) < 8).all(-1).sum())
 
 
 def test_every_direction_is_drawn_with_one_width(files):
     directions = find_directions(samples_of(files)[5:])
-    pictures = [draw_direction(directions, which, 3, 2) for which in directions]
-    assert len(pictures) == 6
-    assert {picture.dtype for picture in pictures} == {np.dtype(np.uint8)}
-    assert len({picture.shape for picture in pictures}) == 1
+    images = [draw_direction(directions, which, 3, 2) for which in directions]
+    assert len(images) == 6
+    assert {image.dtype for image in images} == {np.dtype(np.uint8)}
+    assert len({image.shape for image in images}) == 1
     fewer = draw_direction(directions, ("text", "image"), 1, 2)
-    assert fewer.shape[0] < pictures[0].shape[0]
-    assert fewer.shape[1:] == pictures[0].shape[1:]
+    assert fewer.shape[0] < images[0].shape[0]
+    assert fewer.shape[1:] == images[0].shape[1:]
 
 
 def test_right_items_have_green_frames_and_others_grey_ones(files):
     def frames(turn, k):
         directions = find_directions(samples_of(files, turn))
-        picture = draw_direction(directions, ("text", "image"), 3, k)
-        return count(picture, RIGHT), count(picture, PALE)
+        image = draw_direction(directions, ("text", "image"), 3, k)
+        return count(image, RIGHT), count(image, PALE)
 
     (green, grey), (no_green, more_grey) = frames(0, 1), frames(3, 1)
     assert green > 1000
@@ -83,10 +83,10 @@ def test_the_same_seed_draws_the_same_queries(files):
 def test_a_spectrogram_shows_pitch_from_high_to_low():
     def loudest(hertz, samples=16_000):
         wave = np.sin(2 * np.pi * hertz * np.arange(samples) / 16_000)
-        picture = spectrogram(wave)
-        assert picture.shape[0] == 96
-        assert 0 <= picture.min() <= picture.max() == 1
-        return int(picture.mean(1).argmax())
+        image = spectrogram(wave)
+        assert image.shape[0] == 96
+        assert 0 <= image.min() <= image.max() == 1
+        return int(image.mean(1).argmax())
 
     assert loudest(6000) < loudest(1000) < loudest(200)
     assert loudest(1000, 40) < 96  # shorter than a window
@@ -97,10 +97,10 @@ class Shown:
     """A visualizer that keeps what it gets."""
 
     def __init__(self):
-        self.pictures = {}
+        self.images = {}
 
     def add_image(self, name, image, step):
-        self.pictures[name, step] = image
+        self.images[name, step] = image
 
 
 def validate(hook, runner, samples):
@@ -118,14 +118,14 @@ def validate(hook, runner, samples):
     hook.after_val_epoch(runner, {})
 
 
-def test_a_validation_ends_with_a_picture_of_each_direction(files):
+def test_a_validation_ends_with_an_image_of_each_direction(files):
     runner = SimpleNamespace(visualizer=Shown(), iter=6)
     hook = RetrievalGalleryHook(num_queries=2, num_results=2)
     validate(hook, runner, samples_of(files))
     names = [("retrieval_image_to_text", 6), ("retrieval_text_to_image", 6)]
-    assert list(runner.visualizer.pictures) == names
+    assert list(runner.visualizer.images) == names
     expected = draw_direction(find_directions(samples_of(files)), ("image", "text"), 2, 2)
-    assert np.array_equal(runner.visualizer.pictures[names[0]], expected)
+    assert np.array_equal(runner.visualizer.images[names[0]], expected)
     assert hook.samples == []
 
 
@@ -135,11 +135,11 @@ def test_no_more_samples_are_kept_than_wanted(files):
     validate(hook, runner, samples_of(files))
     few = find_directions(samples_of(files)[:4])
     expected = draw_direction(few, ("image", "text"), 2, 2)
-    assert np.array_equal(runner.visualizer.pictures["retrieval_image_to_text", 1], expected)
+    assert np.array_equal(runner.visualizer.images["retrieval_image_to_text", 1], expected)
 
 
 def test_items_without_files_are_written(files):
     x = F.normalize(torch.randn(4, 8), dim=-1)
     samples = [{"image": (f"key {i}", x[i]), "text": (f"{i}", x[i])} for i in range(4)]
-    picture = draw_direction(find_directions(samples), ("text", "image"), 2, 2)
-    assert count(picture, RIGHT) > 1000
+    image = draw_direction(find_directions(samples), ("text", "image"), 2, 2)
+    assert count(image, RIGHT) > 1000
