@@ -6,14 +6,12 @@ file for `tools/doctor.py`.
 
 from mmonepeace.checks.classes import check_heads
 from mmonepeace.checks.config import dataset_configs, is_detection, metric_configs, text_steps
-from mmonepeace.checks.dry_run import dry_run
-from mmonepeace.checks.environment import check_library, check_operators, read_config
-from mmonepeace.checks.errors import CheckError
+from mmonepeace.checks.environment import check_operators, read_config
 from mmonepeace.checks.heads import has_mask_head
 from mmonepeace.checks.label_hook import LabelCheckHook
 from mmonepeace.checks.overrides import apply_overrides
-from mmonepeace.checks.report import Finding, Report
-from mmonepeace.checks.run import check_data, check_run, examine
+from mmonepeace.checks.report import CheckError, Finding, Report
+from mmonepeace.checks.run import check_data, check_run, dry_run, examine
 from mmonepeace.checks.weights import find_checkpoint
 
 __all__ = [
@@ -24,7 +22,6 @@ __all__ = [
     "apply_overrides",
     "check_data",
     "check_heads",
-    "check_library",
     "check_operators",
     "check_run",
     "dataset_configs",

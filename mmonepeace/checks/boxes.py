@@ -9,7 +9,7 @@ import numpy as np
 
 from mmonepeace.checks.coco import Coco, Files, rounded_box
 from mmonepeace.checks.decoding import ImageInfo
-from mmonepeace.checks.report import Bin, Report, Section
+from mmonepeace.checks.report import Bin, Section
 from mmonepeace.checks.splits import Split
 
 SLACK = 1.0  # pixels that a box may leave its image by: rounding
@@ -91,15 +91,11 @@ def outside(boxes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def image_sizes(
-    split: Split, files: Files, images: Sequence[ImageInfo], report: Report
+    split: Split, files: Files, images: Sequence[ImageInfo]
 ) -> dict[Coco, dict[Any, tuple[int, int]]]:
-    """(width, height) of the images of each file: as decoded, else as stated.
+    """(width, height) of the images of each file: as decoded, where they were read, else as stated.
 
-    Args:
-        split: the split.
-        files: its COCO files.
-        images: those that were read.
-        report: gets the images whose size is not as stated.
+    Reports images whose size is not as stated.
     """
     by_path = {image.path: image for image in images}
     sizes = {
@@ -116,11 +112,11 @@ def image_sizes(
                 why = ", rotated by its EXIF data" if rotated else ""
                 differ.append(f"{image.path}: {image.size}{why}, but stated {stated[sample.label]}")
             stated[sample.label] = image.size
-    report.add("image-size-differs", split.name, differ, of=len(by_path))
+    split.add("image-size-differs", differ, of=len(by_path))
     return sizes
 
 
-def check_boxes(split: str, boxes: Boxes, report: Report) -> bool:
+def check_boxes(split: Split, boxes: Boxes) -> bool:
     """Check the boxes of a COCO file.
 
     Returns:
@@ -128,7 +124,7 @@ def check_boxes(split: str, boxes: Boxes, report: Report) -> bool:
     """
 
     def add(code: str, chosen: np.ndarray, detail: Any = None, **options: Any) -> None:
-        report.add(code, split, boxes.lines(chosen, detail), of=len(boxes), **options)
+        split.add(code, boxes.lines(chosen, detail), of=len(boxes), **options)
 
     annotations, proper = boxes.coco.annotations, boxes.proper
     values = [a.get("iscrowd", 0) for a in annotations]
@@ -138,7 +134,7 @@ def check_boxes(split: str, boxes: Boxes, report: Report) -> bool:
         flags = boxes.flags(key)
         add(code, flags, level="error" if flags.all() else None)
     add("box-no-area", ~proper)
-    if _has_other_layout(split, boxes, report):
+    if _has_other_layout(split, boxes):
         return False
 
     def image(i: int) -> str:
@@ -168,13 +164,13 @@ def check_boxes(split: str, boxes: Boxes, report: Report) -> bool:
     return True
 
 
-def _has_other_layout(split: str, boxes: Boxes, report: Report) -> bool:
+def _has_other_layout(split: Split, boxes: Boxes) -> bool:
     """Whether the numbers of all boxes mean something other than COCO's."""
     xywh, sizes = boxes.xywh[boxes.proper], boxes.sizes[boxes.proper]
     if not len(xywh):
         return False
     if xywh.max() <= 1.01 and (xywh[:, 2:] < 1).any() and sizes.min() > 4:
-        report.add("box-normalised", split, [boxes.coco.path])
+        split.add("box-normalised", [boxes.coco.path])
         return True
     leave = float((outside(xywh, sizes)[0] > SLACK).mean())
     if len(xywh) < _FEW or leave < _OUTSIDE:
@@ -182,12 +178,12 @@ def _has_other_layout(split: str, boxes: Boxes, report: Report) -> bool:
     for code, to_coco in _LAYOUTS.items():
         other = to_coco(xywh)
         if (other[:, 2:] > 0).all() and (outside(other, sizes)[0] <= SLACK).all():
-            report.add(code, split, [boxes.coco.path], share=leave)
+            split.add(code, [boxes.coco.path], share=leave)
             return True
     return False
 
 
-def check_repeats(split: str, coco: Coco, report: Report) -> None:
+def check_repeats(split: Split, coco: Coco) -> None:
     """Find boxes that occur more than once, with the same class or with several."""
     groups: dict[tuple[Any, ...], Counter[Any]] = defaultdict(Counter)
     for entry in coco.annotations:
@@ -200,22 +196,22 @@ def check_repeats(split: str, coco: Coco, report: Report) -> None:
             same.append(line)
         if len(categories) > 1:
             contrary.append(line)
-    report.add("box-repeats", split, same)
-    report.add("box-two-classes", split, contrary)
+    split.add("box-repeats", same)
+    split.add("box-two-classes", contrary)
 
 
-def check_kept(split: str, files: Sequence[Boxes], report: Report) -> None:
+def check_kept(split: Split, files: Sequence[Boxes]) -> None:
     """Check that mmdetection, which drops what it cannot use in silence, keeps any box."""
     for boxes in files:
         classes = [entry["category_id"] in boxes.coco.classes for entry in boxes.coco.annotations]
         large = (boxes.xywh[:, 2:] >= 1).all(1) & (boxes.areas > 0) & (boxes.outside[1] < 1)
         if (np.array(classes, bool) & large & ~boxes.flags("ignore")).any():
             return
-    if split != "test":
-        report.add("no-boxes", split, annotations=sum(boxes.coco.total for boxes in files))
+    if split.name != "test":
+        split.add("no-boxes", annotations=sum(boxes.coco.total for boxes in files))
 
 
-def histogram(split: Split, files: Sequence[Coco], report: Report) -> Section:
+def histogram(split: Split, files: Sequence[Coco]) -> Section:
     """How often each class occurs in the boxes of a split; reports images without boxes."""
     boxes, images, empty, total = Counter[int](), Counter[int](), [], 0
     for coco in files:
@@ -234,7 +230,7 @@ def histogram(split: Split, files: Sequence[Coco], report: Report) -> Section:
             (i.cfg.get("filter_cfg") or {}).get("filter_empty_gt") for i in split.datasets
         )
         use = "filter_empty_gt leaves them out" if dropped else "they count as background"
-        report.add("image-without-boxes", split.name, empty, of=total, use=use)
+        split.add("image-without-boxes", empty, of=total, use=use)
     bins = tuple(Bin(i, name, boxes[i], images[i]) for i, name in enumerate(split.classes))
     summary = f"{total:,} images, {boxes.total():,} boxes"
     return Section(split.name, summary, "boxes", bins)

@@ -32,14 +32,14 @@ _ENTRIES: dict[str, tuple[str, str, str]] = {
         "nothing; its broken samples are counted and named during training."),
     "dataset-unusable": ("stop", "{type} says: {error}",
         "correct the options of the data set; a copy of its files elsewhere: --data-root DIR."),
-    "folder-missing": ("stop", "{problem}",
+    "folder-missing": ("stop", "{error}",
         "correct data_root, data_prefix or ann_file; a copy elsewhere: --data-root DIR."),
     "sampled": ("note", "only {limit:,} of {total:,} files were read",
         "leave out --limit to be sure."),
     # the config
     "labels-not-loaded": ("warning", "pipelines do not have LoadAnnotations, which loads labels",
         "dict(type='LoadAnnotations') after LoadImageFromFile, unless a transform of yours does it."),
-    "classes-missing": ("stop", "{problem}",
+    "classes-missing": ("stop", "{error}",
         "metainfo=dict(classes=('first', 'second')); a single name needs its comma: ('cat',)."),
     "class-names-repeat": ("error", "names occur in classes more than once",
         "metainfo=dict(classes=(...)): each name once."),
@@ -85,7 +85,7 @@ _ENTRIES: dict[str, tuple[str, str, str]] = {
     "vocab-size": ("stop", ("{path} has {size} tokens, but model.backbone.modalities.text.vocab_size is "
         "{vocab_size}"), "set it to {size}, or use the tokenizer of the model."),
     # files
-    "no-images": ("stop", "{problem}",
+    "no-images": ("stop", "{error}",
         "correct data_root, data_prefix and img_suffix of the data set{hint}."),
     "file-missing": ("stop", "files are listed, but do not exist",
         "put the files there, correct data_root and data_prefix, or take them off the list."),
@@ -164,9 +164,9 @@ _ENTRIES: dict[str, tuple[str, str, str]] = {
     "label-perhaps-not-turned": ("warning", ("images are rotated as their EXIF data say, without a "
         "change of size; whether their label maps are rotated too cannot be seen"),
         "look at some; exiftool -Orientation= FILE leaves images as they are stored."),
-    "label-outside-classes": ("stop", ("label maps have values outside 0 to {last}{reduced}, which are "
-        "{values}; {ignored} is ignored"), ("{hint}correct the files (255 for what is of no class), name "
-        "the missing classes, or set reduce_zero_label=True if labels are counted from 1.")),
+    "label-outside-classes": ("stop", ("label maps have values outside the classes 0 to {last}"
+        "{reduced}: {values}; {ignored} is ignored"), ("{hint}correct the files (255 for what is of no "
+        "class), name the missing classes, or set reduce_zero_label=True if labels start at 1.")),
     "label-255-not-ignored": ("stop", "255 occurs, and the head ignores {ignored} instead",
         "ignore_index=255 in the heads (the default)."),
     "label-255-is-a-class": ("error", ("0 and 255 are the only values, and 255, {share:.1%} of the "

@@ -6,8 +6,8 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from mmonepeace.checks.heads import find_heads, head_classes
-from mmonepeace.checks.report import Bin, Report
-from mmonepeace.checks.splits import DatasetInfo, Split
+from mmonepeace.checks.report import Report
+from mmonepeace.checks.splits import DatasetInfo, Split, palette_of
 
 
 def check_classes(cfg: Config, splits: Sequence[Split], report: Report) -> None:
@@ -30,17 +30,17 @@ def check_classes(cfg: Config, splits: Sequence[Split], report: Report) -> None:
 def _check_names(info: DatasetInfo, report: Report) -> None:
     classes = info.built.metainfo.get("classes")
     if isinstance(classes, str):
-        problem = f"classes is the string {classes!r}, not a tuple of names: ({classes!r},)"
-        report.add("classes-missing", "config", problem=problem)
+        error = f"classes is the string {classes!r}, not a tuple of names: ({classes!r},)"
+        report.add("classes-missing", "config", error=error)
     elif not classes:
-        report.add("classes-missing", "config", problem="a data set has no classes")
+        report.add("classes-missing", "config", error="a data set has no classes")
     else:
         twice = sorted({name for name in info.classes if info.classes.count(name) > 1})
         report.add("class-names-repeat", "config", twice)
 
 
 def _check_palette(info: DatasetInfo, report: Report) -> None:
-    classes, palette = info.classes, info.palette
+    classes, palette = info.classes, palette_of(info.cfg)
     if not palette or isinstance(palette, str) or not classes:
         return
     known = type(info.built).METAINFO.get("classes") or ()
@@ -70,14 +70,18 @@ def _is_colour(entry: Any) -> bool:
 def check_heads(model: ConfigDict, classes: Sequence[str], report: Report) -> None:
     """Check that the heads of a model have as many classes as the data."""
     count = len(classes)
-    wrong = [head for head in head_classes(model) if head.value != count - head.others]
+    wrong = [
+        (path, value, count - others)
+        for path, value, others in head_classes(model)
+        if value != count - others
+    ]
     report.add(
         "num-classes",
         "config",
-        [f"{head.path} is {head.value}" for head in wrong],
+        [f"{path} is {value}" for path, value, _ in wrong],
         classes=count,
         names=", ".join(classes[:5]) + ", ..." * (count > 5),
-        options=" ".join(f"{head.path}={count - head.others}" for head in wrong),
+        options=" ".join(f"{path}={expected}" for path, _, expected in wrong),
     )
     for path, head in find_heads(model):
         weights = head.get("class_weight")
@@ -86,16 +90,9 @@ def check_heads(model: ConfigDict, classes: Sequence[str], report: Report) -> No
             report.add("class-weight-length", "config", path=path, **sizes)
 
 
-def check_occurrence(
-    bins: Mapping[str, Sequence[Bin]], sampled: Mapping[str, bool], report: Report
-) -> None:
-    """Find classes that do not occur.
-
-    Args:
-        bins: split -> its histogram.
-        sampled: split -> whether only some of it was read.
-        report: gets the findings.
-    """
+def check_occurrence(splits: Sequence[Split], report: Report) -> None:
+    """Find classes that do not occur, by the histograms of a report."""
+    bins = {s.split: s.bins for s in report.sections if any(b.amount for b in s.bins)}
     present = {
         split: {b.label for b in histogram if b.images and b.label is not None}
         for split, histogram in bins.items()
@@ -104,8 +101,9 @@ def check_occurrence(
     train = next((split for split in bins if split.startswith("train")), None)
     learnt = present.get(train, set(names))
     anywhere = set().union(*present.values())
+    sampled = any(split.left_out for split in splits if split.name == train)
     for split, labels in present.items():
-        level = "warning" if sampled.get(train) else None
+        level = "warning" if sampled else None
         report.add("class-only-in-val", split, _named(labels - learnt, names), level=level)
         # A class that occurs nowhere is reported once, for train.
         absent = set(names) - anywhere if split == train else learnt - labels

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from mmonepeace.checks.images import IMAGE_SUFFIXES, check_missing
-from mmonepeace.checks.report import Report
 from mmonepeace.checks.splits import DatasetInfo, Sample, Split
 
 Entry = dict[str, Any]
@@ -50,47 +49,47 @@ class Coco:
 Files = Mapping[DatasetInfo, Coco]
 
 
-def list_samples(split: Split, report: Report) -> Files:
+def list_samples(split: Split) -> Files:
     """Fill a split with the images of its COCO files; report what is wrong with the entries.
 
     The label of a sample is its image id.
     """
     files = {}
-    for info in split.datasets:
+    for info in split.existing():
         if "img" not in info.built.data_prefix:
-            problem = "data_prefix has no img, the folder of the images"
-            report.add("folder-missing", split.name, problem=problem)
-        elif info.has_folders(split.name, report):
-            document = _read(info.built.ann_file, split.name, report)
-            if document is not None:
-                files[info] = coco = _check_entries(info, document, split.name, report)
-                if not coco.images:
-                    problem = f"{coco.path} has no images"
-                    report.add("no-images", split.name, problem=problem, hint="")
-                split.samples += [
-                    Sample(str(info.folder("img") / entry["file_name"]), number, info)
-                    for number, entry in coco.images.items()
-                ]
-    check_missing(split, report)
+            error = "data_prefix has no img, the folder of the images"
+            split.add("folder-missing", error=error)
+            continue
+        document = _read(info.built.ann_file, split)
+        if document is None:
+            continue
+        files[info] = coco = _check_entries(info, document, split)
+        if not coco.images:
+            split.add("no-images", error=f"{coco.path} has no images", hint="")
+        split.samples += [
+            Sample(str(info.folder("img") / entry["file_name"]), number, info)
+            for number, entry in coco.images.items()
+        ]
+    check_missing(split)
     return files
 
 
 # --------------------------------------------------------------------------------------- reading
 
 
-def _read(path: str, split: str, report: Report) -> Document | None:
+def _read(path: str, split: Split) -> Document | None:
     try:
         document = json.loads(Path(path).read_bytes())
     except OSError as error:
-        report.add("json-missing", split, error=error)
+        split.add("json-missing", error=error)
         return None
     except ValueError as error:
-        report.add("json-unreadable", split, path=path, error=error)
+        split.add("json-unreadable", path=path, error=error)
         return None
     if not isinstance(document, dict):
-        report.add("json-keys", split, [f"{path}: a {type(document).__name__}, not an object"])
+        split.add("json-keys", [f"{path}: a {type(document).__name__}, not an object"])
         return None
-    if split == "test":  # may be without
+    if split.name == "test":  # may be without
         document.setdefault("annotations", [])
     problems, valid = [], {}
     for name, keys in _NEEDED.items():
@@ -104,7 +103,7 @@ def _read(path: str, split: str, report: Report) -> Document | None:
             problems += [f"{path}: {name}[{i}]: {key} is {_shown(entry, key)}" for key in wrong]
             if not wrong:
                 valid[name].append(entry)
-    report.add("json-keys", split, problems)
+    split.add("json-keys", problems)
     return valid
 
 
@@ -134,7 +133,7 @@ def _shown(entry: Any, key: str) -> str:
     return repr(entry[key])[:40] if key in entry else "missing"
 
 
-def _check_entries(info: DatasetInfo, document: Document, split: str, report: Report) -> Coco:
+def _check_entries(info: DatasetInfo, document: Document, split: Split) -> Coco:
     path = info.built.ann_file
     for name, code in (
         ("images", "image-id-repeats"),
@@ -142,17 +141,17 @@ def _check_entries(info: DatasetInfo, document: Document, split: str, report: Re
         ("categories", "category-repeats"),
     ):
         ids = _repeated(entry["id"] for entry in document[name])
-        report.add(code, split, [f"{path}: {name}: id {number!r}" for number in ids])
+        split.add(code, [f"{path}: {name}: id {number!r}" for number in ids])
     listed = {(entry["id"], entry["file_name"]) for entry in document["images"]}
     names = sorted(_repeated(name for _, name in listed))
-    report.add("file-name-repeats", split, [f"{path}: {name}" for name in names])
+    split.add("file-name-repeats", [f"{path}: {name}" for name in names])
     coco = Coco(
         path,
         {entry["id"]: entry for entry in document["images"]},
         {entry["id"]: entry["name"] for entry in document["categories"]},
         total=len(document["annotations"]),
     )
-    _check_categories(info, coco, document["categories"], split, report)
+    _check_categories(info, coco, document["categories"], split)
     bad: dict[str, list[str]] = defaultdict(list)
     for entry in document["annotations"]:
         line = f"{path}: annotation {entry['id']}"
@@ -169,7 +168,7 @@ def _check_entries(info: DatasetInfo, document: Document, split: str, report: Re
         ids = coco.images if code == "annotation-unknown-image" else coco.names
         # Quoted, because 1 and "1" are different ids.
         examples = ", ".join(map(repr, list(ids)[:3]))
-        report.add(code, split, lines, of=coco.total, ids=examples)
+        split.add(code, lines, of=coco.total, ids=examples)
     return coco
 
 
@@ -178,26 +177,25 @@ def _repeated(values: Iterable[Any]) -> list[Any]:
 
 
 def _check_categories(
-    info: DatasetInfo, coco: Coco, categories: Sequence[Entry], split: str, report: Report
+    info: DatasetInfo, coco: Coco, categories: Sequence[Entry], split: Split
 ) -> None:
     listed, classes = [entry["name"] for entry in categories], info.classes
     twice = _repeated(coco.names.values())
-    report.add("category-repeats", split, [f"{coco.path}: categories: {name}" for name in twice])
+    split.add("category-repeats", [f"{coco.path}: categories: {name}" for name in twice])
     known = tuple(name for name in dict.fromkeys(listed) if name in classes)
     absent = [name for name in classes if name not in listed]
     near = {name: get_close_matches(name, listed, 1, 0.5) for name in absent}
-    report.add(
+    split.add(
         "class-not-in-json",
-        split,
         [f"{n!r}" + (f", perhaps {near[n][0]!r}" if near[n] else "") for n in absent],
         of=len(classes),
         path=coco.path,
         categories=", ".join(map(repr, listed[:8])),
     )
     if not absent and known != classes:
-        report.add("class-order", split, path=coco.path, classes=known)
+        split.add("class-order", path=coco.path, classes=known)
     skipped = [name for name in dict.fromkeys(listed) if name not in classes]
-    report.add("category-not-in-classes", split, skipped, of=len(listed))
+    split.add("category-not-in-classes", skipped, of=len(listed))
     order = [entry["id"] for entry in categories if entry["name"] in classes]
     coco.classes = {number: i for i, number in enumerate(dict.fromkeys(order))}
 
@@ -205,19 +203,19 @@ def _check_categories(
 # --------------------------------------------------------------------------------- around a file
 
 
-def check_unlisted(files: Mapping[Split, Files], report: Report) -> None:
+def check_unlisted(files: Mapping[Split, Files]) -> None:
     """Find images in the folders that no COCO file lists."""
     known: set[Path] = set()
-    users: dict[Path, str] = {}
+    users: dict[Path, Split] = {}
     for split, documents in files.items():
         for info, coco in documents.items():
             folder = info.folder("img")
             known |= {folder / entry["file_name"] for entry in coco.images.values()}
-            users.setdefault(folder, split.name)
+            users.setdefault(folder, split)
     for folder, split in users.items():
         images = sorted(p for p in folder.rglob("[!.]*") if p.suffix.lower() in IMAGE_SUFFIXES)
         unlisted = [str(path) for path in images if path not in known]
-        report.add("image-unlisted", split, unlisted, of=len(images))
+        split.add("image-unlisted", unlisted, of=len(images))
 
 
 def contents(split: Split, files: Files) -> dict[str, Hashable]:

@@ -24,12 +24,27 @@ _local = threading.local()  # warnings about the file that a thread is reading
 
 
 @dataclass(frozen=True, eq=False)
-class ImageInfo:
+class FileInfo:
+    """What is known of a file: its path, why it cannot be read, else a digest of what is in it.
+
+    Digests are equal for equal pixels, label values or audio samples, whatever the format. Where
+    there is an error, nothing else is set.
+    """
+
+    path: str
+    error: str = ""
+    digest: bytes = b""
+
+
+class AudioInfo(FileInfo):
+    """What is known of an audio clip."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageInfo(FileInfo):
     """What is known of an image.
 
     Attributes:
-        path: its file.
-        error: why it cannot be read; the rest is not set then.
         size: (width, height) as training sees it, rotated as its EXIF data say.
         stored_size: (width, height) as stored in the file.
         orientation: EXIF's number, 1 for upright.
@@ -37,13 +52,10 @@ class ImageInfo:
         mode: Pillow's name of its channels.
         format: Pillow's name of its format.
         for_opencv: whether OpenCV, which training decodes with, supports such files.
-        digest: equal for images with equal pixels, whatever their format.
         thumbnail: (THUMBNAIL * THUMBNAIL,) uint8, grey.
         constant: whether it has a single colour.
     """
 
-    path: str
-    error: str = ""
     size: tuple[int, int] = (0, 0)
     stored_size: tuple[int, int] = (0, 0)
     orientation: int = 1
@@ -51,18 +63,15 @@ class ImageInfo:
     mode: str = ""
     format: str = ""
     for_opencv: bool = True
-    digest: bytes = b""
     thumbnail: np.ndarray = field(default_factory=lambda: np.zeros(THUMBNAIL**2, np.uint8))
     constant: bool = False
 
 
 @dataclass(frozen=True, eq=False)
-class LabelMap:
+class LabelMap(FileInfo):
     """What is known of a label map.
 
     Attributes:
-        path: its file.
-        error: why it cannot be read; the rest is not set then.
         size: (width, height) as stored in the file; nothing rotates label maps.
         mode: Pillow's name of its channels.
         lossy: its format, where that changes values.
@@ -71,11 +80,8 @@ class LabelMap:
         values: label value -> pixels; empty where there are several channels.
         colours: label value -> its colour in the palette, of the values that occur. Where there are
             several channels, the colours that occur.
-        digest: equal for label maps with equal values.
     """
 
-    path: str
-    error: str = ""
     size: tuple[int, int] = (0, 0)
     mode: str = ""
     lossy: str = ""
@@ -83,32 +89,14 @@ class LabelMap:
     fractional: bool = False
     values: dict[int, int] = field(default_factory=dict)
     colours: dict[int, tuple[int, ...]] = field(default_factory=dict)
-    digest: bytes = b""
 
 
-@dataclass(frozen=True, eq=False)
-class AudioInfo:
-    """What is known of an audio clip; `digest` is equal for equal samples."""
-
-    path: str
-    error: str = ""
-    digest: bytes = b""
-
-
-Record = ImageInfo | LabelMap | AudioInfo
-Job = tuple[Callable[[str], Record], str]  # a reader, and the path of a file
+Describe = Callable[[str], dict[str, Any]]  # path -> fields of a FileInfo
+Job = tuple[Callable[[str], FileInfo], str]  # a reader, and the path of a file
 
 
 def read_files(jobs: Sequence[Job], seconds: float | None = None) -> dict[Job, Any]:
-    """Read files in parallel, each once.
-
-    Args:
-        jobs: what to read.
-        seconds: stop after so long; files are read in a random order then.
-
-    Returns:
-        what the readers made of the files that were read.
-    """
+    """Read files in parallel, each once: all of them, or in a random order for some seconds."""
     from tqdm import tqdm
 
     def collect(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -131,15 +119,27 @@ def read_files(jobs: Sequence[Job], seconds: float | None = None) -> dict[Job, A
     return records
 
 
-def read_image(path: str) -> ImageInfo:
+def reader(kind: type[FileInfo]) -> Callable[[Describe], Callable[[str], FileInfo]]:
+    """Make a reader of files of a function that describes one; where it fails, it gives the error."""
+
+    def decorate(describe: Describe) -> Callable[[str], FileInfo]:
+        def read(path: str) -> FileInfo:
+            try:
+                return kind(path, **describe(path))
+            except UnidentifiedImageError:
+                return kind(path, error="not an image of a format that Pillow supports")
+            except Exception as error:  # noqa: BLE001  (decoders fail in many ways)
+                reason = str(error).replace(str(path), "it").strip() or type(error).__name__
+                return kind(path, error=reason)
+
+        return read
+
+    return decorate
+
+
+@reader(ImageInfo)
+def read_image(path: str) -> dict[str, Any]:
     """Decode an image and describe it."""
-    try:
-        return _describe_image(path)
-    except Exception as error:  # noqa: BLE001  (decoders fail in many ways)
-        return ImageInfo(path, error=reason_of(path, error))
-
-
-def _describe_image(path: str) -> ImageInfo:
     _local.messages = []
     _, image = _decode(path)
     exif, orientation, exif_error, upright = image.info.get("exif"), 1, "", image
@@ -155,31 +155,24 @@ def _describe_image(path: str) -> ImageInfo:
     pixels = np.asarray(_eight_bits(upright))
     deep = image.mode[0] in "IF"
     grey = Image.fromarray(pixels).convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
-    return ImageInfo(
-        path,
-        size=upright.size,
-        stored_size=image.size,
-        orientation=orientation if orientation in _ROTATIONS else 1,
-        exif_error=exif_error.strip(),
-        mode=image.mode,
-        format=image.format or "",
-        for_opencv=cv2.haveImageReader(path),
+    return {
+        "size": upright.size,
+        "stored_size": image.size,
+        "orientation": orientation if orientation in _ROTATIONS else 1,
+        "exif_error": exif_error.strip(),
+        "mode": image.mode,
+        "format": image.format or "",
+        "for_opencv": cv2.haveImageReader(path),
         # 8 bits would make dark images of 16 bits equal.
-        digest=digest_of(np.asarray(upright) if deep else pixels),
-        thumbnail=np.asarray(grey).ravel(),
-        constant=bool((pixels == pixels[:1, :1]).all()),
-    )
+        "digest": digest_of(np.asarray(upright) if deep else pixels),
+        "thumbnail": np.asarray(grey).ravel(),
+        "constant": bool((pixels == pixels[:1, :1]).all()),
+    }
 
 
-def read_label_map(path: str) -> LabelMap:
+@reader(LabelMap)
+def read_label_map(path: str) -> dict[str, Any]:
     """Decode a label map and count its values."""
-    try:
-        return _describe_label_map(path)
-    except Exception as error:  # noqa: BLE001  (decoders fail in many ways)
-        return LabelMap(path, error=reason_of(path, error))
-
-
-def _describe_label_map(path: str) -> LabelMap:
     content, image = _decode(path)
     labels = np.asarray(image)
     lossy = image.format in ("JPEG", "MPO") or (image.format == "WEBP" and b"VP8 " in content[:64])
@@ -194,7 +187,7 @@ def _describe_label_map(path: str) -> LabelMap:
         packed = np.unique(labels.astype(np.int64) @ weights)  # a tenth of the time of axis=...
         colours = [tuple(int(v // w % 256) for w in weights) for v in packed[:_MAX_COLOURS]]
         channels = labels.shape[2]
-        return LabelMap(path, channels=channels, colours=dict(enumerate(colours)), **common)
+        return {"channels": channels, "colours": dict(enumerate(colours)), **common}
     whole = np.trunc(np.nan_to_num(labels)).astype(np.int64) if labels.dtype.kind == "f" else labels
     if whole.dtype == np.uint8:
         counts = np.bincount(whole.ravel(), minlength=256)
@@ -204,13 +197,12 @@ def _describe_label_map(path: str) -> LabelMap:
         values = {int(value): int(count) for value, count in unique}
     palette = image.getpalette() if image.mode == "P" else None
     known = [v for v in values if palette and 3 * v + 3 <= len(palette)]
-    return LabelMap(
-        path,
-        values=values,
-        fractional=whole is not labels and not np.array_equal(whole, labels),
-        colours={v: tuple(palette[3 * v : 3 * v + 3]) for v in known},
+    return {
+        "values": values,
+        "fractional": whole is not labels and not np.array_equal(whole, labels),
+        "colours": {v: tuple(palette[3 * v : 3 * v + 3]) for v in known},
         **common,
-    )
+    }
 
 
 # ------------------------------------------------------------------------------------- decoding
@@ -234,13 +226,6 @@ def _decode(path: str) -> tuple[bytes, Image.Image]:
     if image.format == "JPEG" and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
         raise ValueError("the file has no end: it is truncated or partly overwritten")
     return content, image
-
-
-def reason_of(path: str, error: Exception) -> str:
-    """What is wrong with a file, in the words of its decoder."""
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image of a format that Pillow supports"
-    return str(error).replace(str(path), "it").strip() or type(error).__name__
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

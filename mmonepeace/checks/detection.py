@@ -10,7 +10,7 @@ from mmonepeace.checks.coco import Files
 from mmonepeace.checks.config import metric_configs
 from mmonepeace.checks.decoding import ImageInfo
 from mmonepeace.checks.heads import has_mask_head
-from mmonepeace.checks.masks import check_masks, check_masks_exist
+from mmonepeace.checks.masks import check_masks
 from mmonepeace.checks.report import Report
 from mmonepeace.checks.splits import DatasetInfo, Split
 
@@ -48,29 +48,23 @@ def _loads_masks(info: DatasetInfo) -> bool:
 def check_split(
     split: Split,
     files: Files,
-    report: Report,
     images: Sequence[ImageInfo] = (),
     quick: bool = False,
 ) -> None:
-    """Check boxes and masks of a split.
+    """Check boxes and masks of a split against each other and the images that were read.
 
-    Args:
-        split: the split.
-        files: its COCO files.
-        report: gets the findings.
-        images: its images that can be read.
-        quick: leave out what takes long and stops no run: repeated boxes, the shape of masks.
+    `quick` leaves out what takes long and stops no run: repeated boxes, the shape of masks.
     """
-    sizes = image_sizes(split, files, images, report)
+    sizes = image_sizes(split, files, images)
     valid = []
     for info, coco in files.items():
         boxes, with_mask = Boxes(coco, sizes[coco]), _loads_masks(info)
         if with_mask:
-            check_masks_exist(split.name, boxes, report)
-        if check_boxes(split.name, boxes, report):
+            split.add("mask-missing", boxes.lines(~boxes.flags("segmentation")), of=len(boxes))
+        if check_boxes(split, boxes):
             valid.append(boxes)
             if not quick:
-                check_repeats(split.name, coco, report)
-                check_masks(split.name, boxes, with_mask, report)
+                check_repeats(split, coco)
+                check_masks(split, boxes, with_mask)
     if files and len(valid) == len(files):
-        check_kept(split.name, valid, report)
+        check_kept(split, valid)

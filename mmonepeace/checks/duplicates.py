@@ -5,25 +5,20 @@ from pathlib import Path
 
 import numpy as np
 
-from mmonepeace.checks.decoding import THUMBNAIL, AudioInfo, ImageInfo
+from mmonepeace.checks.decoding import THUMBNAIL, FileInfo, ImageInfo
 from mmonepeace.checks.report import Report
 
 _ALIKE = 0.99  # correlation of thumbnails; photographs that differ stay below 0.989 (BCCD)
 _FLAT = 2.0  # standard deviation of a thumbnail that shows too little to compare
 _BLOCK = 2048  # thumbnails compared at once
 
-File = ImageInfo | AudioInfo
-
 
 def check_duplicates(
-    files: Mapping[str, Sequence[File]], labels: Mapping[str, Hashable], report: Report
+    files: Mapping[str, Sequence[FileInfo]], labels: Mapping[str, Hashable], report: Report
 ) -> None:
     """Find files that are in two splits, images that repeat, and those that nearly do.
 
-    Args:
-        files: split -> its images and audio clips that can be read.
-        labels: path -> something that is equal for equal labels, for images that have some.
-        report: gets the findings.
+    `files` are those of each split that can be read; `labels`, by path, are equal for equal labels.
     """
     for split, members in files.items():
         _check_within(split, members, labels, report)
@@ -34,7 +29,7 @@ def check_duplicates(
 
 
 def _check_within(
-    split: str, files: Sequence[File], labels: Mapping[str, Hashable], report: Report
+    split: str, files: Sequence[FileInfo], labels: Mapping[str, Hashable], report: Report
 ) -> None:
     same, contrary = [], []
     for paths in _by_digest(files).values():
@@ -46,9 +41,9 @@ def _check_within(
 
 
 def _check_between(
-    train: Sequence[File],
+    train: Sequence[FileInfo],
     split: str,
-    tested: Sequence[File],
+    tested: Sequence[FileInfo],
     labels: Mapping[str, Hashable],
     report: Report,
 ) -> None:
@@ -75,7 +70,7 @@ def _check_between(
     report.add("near-duplicate-across-splits", split, lines, of=total)
 
 
-def _by_digest(files: Sequence[File]) -> dict[bytes, list[str]]:
+def _by_digest(files: Sequence[FileInfo]) -> dict[bytes, list[str]]:
     """Digest -> paths of the different files that have it."""
     groups: dict[bytes, dict[Path, str]] = {}
     for file in files:
@@ -83,7 +78,7 @@ def _by_digest(files: Sequence[File]) -> dict[bytes, list[str]]:
     return {digest: list(paths.values()) for digest, paths in groups.items()}
 
 
-def _near_duplicates(train: Sequence[File], tested: Sequence[File]) -> list[str]:
+def _near_duplicates(train: Sequence[FileInfo], tested: Sequence[FileInfo]) -> list[str]:
     """The pairs that look alike, mirrored ones included.
 
     Thumbnails are compared by correlation, which recompression, scaling and another brightness
@@ -106,7 +101,7 @@ def _near_duplicates(train: Sequence[File], tested: Sequence[File]) -> list[str]
     ]
 
 
-def _thumbnails(files: Sequence[File]) -> tuple[list[ImageInfo], np.ndarray]:
+def _thumbnails(files: Sequence[FileInfo]) -> tuple[list[ImageInfo], np.ndarray]:
     """Images that show something to compare, and their thumbnails with mean 0 and length 1."""
     images = [f for f in files if isinstance(f, ImageInfo) and f.thumbnail.std() >= _FLAT]
     thumbnails = np.array([i.thumbnail for i in images], np.float32).reshape(-1, THUMBNAIL**2)

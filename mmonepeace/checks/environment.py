@@ -6,7 +6,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mmonepeace.checks.config import is_detection, type_name, walk
-from mmonepeace.checks.errors import CheckError
+from mmonepeace.checks.report import CheckError
 
 # mmseg's heads that are built on mmdet's, or on an operator.
 _HEADS = {"Mask2FormerHead", "MaskFormerHead", "PointHead", "PSAHead", "CCHead"}
@@ -14,11 +14,7 @@ _PACKAGES = {"mmseg": "onedl-mmsegmentation", "mmpretrain": "onedl-mmpretrain"}
 
 
 def read_config(path: str, builds_model: bool = True) -> Config:
-    """Read a recipe that can be run in this environment.
-
-    Args:
-        path: of the config.
-        builds_model: whether the model will be built, which may need compiled operators.
+    """Read a recipe that can be run in this environment, its model built or not.
 
     Raises:
         CheckError: if the file does not exist or cannot be read, or a library is missing.

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
@@ -14,20 +14,6 @@ _DEFAULTED = ("decode_head", "auxiliary_head", "bbox_head", "mask_head")
 _OTHERS = ("rpn", "semantic", "backbone")
 
 
-class HeadClasses(NamedTuple):
-    """How many classes a head has.
-
-    Attributes:
-        path: of the option that says so.
-        value: of the option, or the default of the head's class; None where there is neither.
-        others: classes that the head counts in another option.
-    """
-
-    path: str
-    value: int | None
-    others: int = 0
-
-
 def find_heads(model: ConfigDict) -> Iterator[tuple[str, ConfigDict]]:
     """(path, config) of the heads of a model, and of the dicts in them."""
     for path, node in walk_paths(model, "model"):
@@ -35,19 +21,24 @@ def find_heads(model: ConfigDict) -> Iterator[tuple[str, ConfigDict]]:
             yield path, node
 
 
-def head_classes(model: ConfigDict) -> Iterator[HeadClasses]:
-    """The number of classes of every head that classifies the classes of the data."""
+def head_classes(model: ConfigDict) -> Iterator[tuple[str, int | None, int]]:
+    """How many classes every head has that classifies the classes of the data.
+
+    Yields:
+        the path of the option that says so; its value, or the default of the head's class, or None
+        without one; and how many classes the head counts in another option.
+    """
     for path, head in find_heads(model):
         name = next(part for part in reversed(path.split(".")) if not part.isdigit())
         if head.get("class_agnostic"):  # a mask head with one mask for all classes
             continue
         if "num_things_classes" in head:
             stuff = head.get("num_stuff_classes", 0)
-            yield HeadClasses(f"{path}.num_things_classes", head.num_things_classes, stuff)
+            yield f"{path}.num_things_classes", head.num_things_classes, stuff
         elif "num_classes" in head:
-            yield HeadClasses(f"{path}.num_classes", head.num_classes)
+            yield f"{path}.num_classes", head.num_classes, 0
         elif name in _DEFAULTED and "type" in head:
-            yield HeadClasses(f"{path}.num_classes", _default_classes(head["type"]))
+            yield f"{path}.num_classes", _default_classes(head["type"]), 0
 
 
 def has_mask_head(model: ConfigDict) -> bool:

@@ -1,62 +1,59 @@
 """Image files, whatever they are labelled with: do they exist, can they be read, what are they?"""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
 from mmonepeace.checks.decoding import ImageInfo
-from mmonepeace.checks.report import Report
 from mmonepeace.checks.splits import Split
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".jp2", ".ppm",
 )  # fmt: skip
-GUESSED = 10  # missing files for which others are suggested: looking for them takes time
+_GUESSED = 10  # missing files for which others are suggested: looking for them takes time
 _SMALLEST, _LONGEST = 16, 10  # side, and ratio of the sides, beyond which a size is extreme
 
 
-def check_missing(split: Split, report: Report, tolerated: float = 0.0) -> None:
-    """Take samples without their file out of a split, and report them.
-
-    Args:
-        split: its samples are changed.
-        report: gets the finding.
-        tolerated: fraction of samples that may be missing without one.
-    """
+def check_missing(split: Split, tolerated: float = 0.0) -> None:
+    """Take samples without their file out of a split; report them if they exceed a fraction."""
     total = len(split.samples)
     missing = {sample for sample in split.samples if not Path(sample.path).is_file()}
     paths = dict.fromkeys(Path(s.path) for s in split.samples if s in missing)
     split.samples = [sample for sample in split.samples if sample not in missing]
     if len(missing) > tolerated * total:
-        lines = [f"{path}{_similar(path) if i < GUESSED else ''}" for i, path in enumerate(paths)]
-        report.add("file-missing", split.name, lines, of=total)
+        split.add("file-missing", with_guesses(paths), of=total)
+
+
+def with_guesses(paths: Iterable[Path]) -> list[str]:
+    """Missing files, the first of them with a file of their folder that may be meant."""
+    return [f"{path}{_similar(path) if i < _GUESSED else ''}" for i, path in enumerate(paths)]
 
 
 def _similar(path: Path) -> str:
-    """The file of the same folder whose name is nearest, case aside."""
-    siblings = path.parent.iterdir() if path.parent.is_dir() else ()
+    stem, siblings = path.stem.lower(), path.parent.iterdir() if path.parent.is_dir() else ()
     names = {p.name.lower(): p.name for p in sorted(siblings) if p.is_file()}
-    near = get_close_matches(path.name.lower(), names, 1, 0.85)
+    near = [n for n in names if n.startswith(stem) and not n[len(stem) : len(stem) + 1].isalnum()]
+    near = near or get_close_matches(path.name.lower(), names, 1, 0.85)
     return f" (there is {names[near[0]]})" if near else ""
 
 
-def check_images(split: Split, images: Sequence[ImageInfo], report: Report) -> list[ImageInfo]:
+def check_images(split: Split, images: Sequence[ImageInfo]) -> list[ImageInfo]:
     """Check each image by itself.
 
     Returns:
         those that can be read.
     """
-    name, total = split.name, len(images)
+    total = len(images)
     loader = split.step("LoadImageFromFile")
     known = loader or split.step("LoadImage")  # others may read what Pillow cannot
     lines = [f"{image.path}: {image.error}" for image in images if image.error]
     level = None if known else "warning"
-    report.add("image-unreadable", name, lines, level=level, of=total)
+    split.add("image-unreadable", lines, level=level, of=total)
     images = [image for image in images if not image.error]
 
     def add(code: str, lines: list[str], **options: object) -> None:
-        report.add(code, name, lines, of=total, **options)
+        split.add(code, lines, of=total, **options)
 
     if loader and loader.get("imdecode_backend", "cv2") == "cv2":
         add("image-format", [f"{i.path}: {i.format}" for i in images if not i.for_opencv])
@@ -73,14 +70,14 @@ def check_images(split: Split, images: Sequence[ImageInfo], report: Report) -> l
         fix="color_type='unchanged' of LoadImageFromFile leaves them so: take it out." * mixed,
     )
     add("image-constant", [i.path for i in images if i.constant])
-    _check_sizes(split, images, report)
+    _check_sizes(split, images)
     return images
 
 
-def _check_sizes(split: Split, images: Sequence[ImageInfo], report: Report) -> None:
+def _check_sizes(split: Split, images: Sequence[ImageInfo]) -> None:
     def add(code: str, chosen: list[ImageInfo], **details: int) -> None:
         lines = [f"{image.path}: {image.size[0]} x {image.size[1]}" for image in chosen]
-        report.add(code, split.name, lines, of=len(images), **details)
+        split.add(code, lines, of=len(images), **details)
 
     extreme = [i for i in images if min(i.size) < _SMALLEST or max(i.size) > _LONGEST * min(i.size)]
     add("image-extreme-size", extreme, smallest=_SMALLEST, ratio=_LONGEST)

@@ -8,7 +8,10 @@ from mmengine.runner import Runner
 
 from mmonepeace.checks.label_maps import check_values
 from mmonepeace.checks.report import Report
+from mmonepeace.checks.splits import Split
 from mmonepeace.registry import HOOKS
+
+Batch = dict[str, Any] | None
 
 
 @HOOKS.register_module()
@@ -19,7 +22,7 @@ class LabelCheckHook(Hook):
     the loss, on a GPU without naming anything.
     """
 
-    def _check(self, runner: Runner, data_batch: dict[str, Any], split: str) -> None:
+    def _check(self, runner: Runner, data_batch: Batch, split: str) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         head = getattr(model, "decode_head", None)
         if head is None:
@@ -34,17 +37,13 @@ class LabelCheckHook(Hook):
                     values[sample.seg_map_path] = bad.unique().tolist()
         if values:
             report = Report()
-            check_values(split, values, head.num_classes, head.ignore_index, report)
+            check_values(Split(split, [], report), values, head.num_classes, head.ignore_index)
             report.raise_stops()
 
-    def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict[str, Any] | None = None
-    ) -> None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Batch = None) -> None:
         """Check a training batch."""
         self._check(runner, data_batch, "train")
 
-    def before_val_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict[str, Any] | None = None
-    ) -> None:
+    def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: Batch = None) -> None:
         """Check a validation batch."""
         self._check(runner, data_batch, "val")

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from mmonepeace.checks.decoding import ImageInfo, Job, LabelMap, read_image, read_label_map
-from mmonepeace.checks.report import Bin, Report, Section
+from mmonepeace.checks.report import Bin, Section
 from mmonepeace.checks.segmentation import IGNORED
 from mmonepeace.checks.splits import Sample, Split
 
@@ -51,40 +51,30 @@ def check_labels(
     pairs: Sequence[LabelledImage],
     values: Mapping[str, set[int]],
     ignored: int | None,
-    report: Report,
-) -> list[LabelledImage]:
+) -> None:
     """Check that the label maps of a split can be read and that their values are class indices.
 
-    Args:
-        split: the split.
-        pairs: its label maps that were read.
-        values: split -> the values in its label maps, as they are in the files.
-        ignored: the value that the loss ignores.
-        report: gets the findings.
-
-    Returns:
-        those with values that can be trusted.
+    `values` are those in the files of each split, `ignored` the value that the loss ignores.
     """
     lines = [f"{pair.labels.path}: {pair.labels.error}" for pair in pairs if pair.labels.error]
-    report.add("label-unreadable", split.name, lines, of=len(pairs))
+    split.add("label-unreadable", lines, of=len(pairs))
     readable = [pair for pair in pairs if not pair.labels.error]
-    _check_formats(split, [pair.labels for pair in readable], report)
+    _check_formats(split, [pair.labels for pair in readable])
     counted = [pair for pair in readable if pair.labels.values]
-    if not counted or not split.classes or _are_misread(split, counted, values, ignored, report):
-        return []
-    _check_values(split, counted, ignored, report)
-    return counted
+    if counted and split.classes and not _are_misread(split, counted, values, ignored):
+        _check_values(split, counted, ignored)
+        _check_contents(split, counted, ignored)
 
 
 # ---------------------------------------------------------------------------------------- format
 
 
-def _check_formats(split: Split, maps: Sequence[LabelMap], report: Report) -> None:
+def _check_formats(split: Split, maps: Sequence[LabelMap]) -> None:
     """Find label maps that are not maps of integers with 8 bits."""
 
     def add(code: str, chosen: Sequence[LabelMap], lines: list[str], **options: Any) -> None:
         lines = [f"{m.path}: {line}" for m, line in zip(chosen, lines, strict=True)]
-        report.add(code, split.name, lines, of=len(maps), **options)
+        split.add(code, lines, of=len(maps), **options)
 
     several = [m for m in maps if m.channels != 1]
     # Of (grey, alpha) the first is compared, of the others three.
@@ -113,7 +103,7 @@ def _check_formats(split: Split, maps: Sequence[LabelMap], report: Report) -> No
         effect="256 becomes 0, fractions are dropped" if cut else "the values that occur fit",
         level=None if cut else "note",
     )
-    _check_palettes(split, [m for m in maps if m.mode == "P"], report)
+    _check_palettes(split, [m for m in maps if m.mode == "P"])
 
 
 def _is_cut(labels: LabelMap) -> bool:
@@ -121,11 +111,11 @@ def _is_cut(labels: LabelMap) -> bool:
     return labels.fractional or any(not 0 <= value <= IGNORED for value in labels.values)
 
 
-def _check_palettes(split: Split, maps: Sequence[LabelMap], report: Report) -> None:
+def _check_palettes(split: Split, maps: Sequence[LabelMap]) -> None:
     loaders = [step for info in split.datasets for step in info.steps("LoadAnnotations")]
     lost = any(step.get("imdecode_backend") == "cv2" for step in loaders)
     code = "label-palette-lost" if lost else "label-palette"
-    report.add(code, split.name, [m.path for m in maps])
+    split.add(code, [m.path for m in maps])
     if lost:
         return
     dataset = split.datasets[0].built
@@ -143,7 +133,7 @@ def _check_palettes(split: Split, maps: Sequence[LabelMap], report: Report) -> N
         distinct = len(set(shown.values())) == len(shown)
         if wrong and distinct and set(shown.values()) <= set(class_of):
             lines.append(f"{m.path}: {', '.join(wrong[:3])}")
-    report.add("label-palette-order", split.name, lines)
+    split.add("label-palette-order", lines)
 
 
 # ---------------------------------------------------------------------------------------- values
@@ -154,7 +144,6 @@ def _are_misread(
     pairs: Sequence[LabelledImage],
     by_split: Mapping[str, set[int]],
     ignored: int | None,
-    report: Report,
 ) -> bool:
     """Whether the values of a split as a whole mean something other than the config says."""
     everywhere = set().union(*by_split.values())
@@ -167,9 +156,8 @@ def _are_misread(
     reduced = all(dataset.reduce_zero_label for dataset in datasets)
     zero = pixels[0] / pixels.total()
 
-    def add(code: str, share: float | None = None, **details: Any) -> None:
-        details |= {"classes": classes, "last": classes - 1}
-        report.add(code, split.name, share=share, **details)
+    def add(code: str, **details: Any) -> None:
+        split.add(code, classes=classes, last=classes - 1, **details)
 
     if not reduced and values and (min(values), max(values)) == (1, classes):
         add("reduce-zero-label-forgotten")
@@ -178,48 +166,39 @@ def _are_misread(
         IGNORED not in elsewhere or elsewhere == {0, IGNORED}
     )
     if black_and_white and classes > 1 and ignored == IGNORED:
-        add("label-255-is-a-class", 1 - zero)
+        add("label-255-is-a-class", share=1 - zero)
         return True
     if reduced and zero and max(everywhere - {IGNORED}) < classes:
         complete = everywhere >= set(range(classes)) and not split.left_out
         level = "error" if complete else "warning"
-        add("reduce-zero-label-wrong", zero, values=_span(everywhere), level=level)
+        add("reduce-zero-label-wrong", share=zero, values=_span(everywhere), level=level)
         return complete
     if reduced and zero:
-        add("label-zero-ignored", zero, level="warning" if zero > 0.5 else None)
+        add("label-zero-ignored", share=zero, level="warning" if zero > 0.5 else None)
     return False
 
 
-def _check_values(
-    split: Split, pairs: Sequence[LabelledImage], ignored: int | None, report: Report
-) -> None:
+def _check_values(split: Split, pairs: Sequence[LabelledImage], ignored: int | None) -> None:
     if ignored != IGNORED:
         lines = [pair.labels.path for pair in pairs if IGNORED in pair.values]
-        report.add("label-255-not-ignored", split.name, lines, of=len(pairs), ignored=ignored)
+        split.add("label-255-not-ignored", lines, of=len(pairs), ignored=ignored)
     # What a codec made and what does not fit into 8 bits have their own findings.
     exact = [pair for pair in pairs if not pair.labels.lossy and not _is_cut(pair.labels)]
     values = {pair.labels.path: set(pair.values) - {IGNORED} for pair in exact}
     reduced = split.datasets[0].built.reduce_zero_label
-    check_values(split.name, values, len(split.classes), ignored, report, reduced)
+    check_values(split, values, len(split.classes), ignored, reduced)
 
 
 def check_values(
-    split: str,
+    split: Split,
     values: Mapping[str, Iterable[int]],
     classes: int,
     ignored: int | None,
-    report: Report,
     reduced: bool = False,
 ) -> None:
-    """Check the values of label maps, as the loss sees them, against the classes.
+    """Check the values of label maps, by path and as the loss sees them, against the classes.
 
-    Args:
-        split: the split.
-        values: path of a label map -> its values.
-        classes: number of classes.
-        ignored: the value that the loss ignores.
-        report: gets the finding.
-        reduced: whether `reduce_zero_label` was applied.
+    `classes` is their number, `reduced` whether `reduce_zero_label` was applied.
     """
     known = {ignored, *range(classes)}
     outside = {path: sorted(set(some) - known) for path, some in values.items()}
@@ -232,9 +211,8 @@ def check_values(
         )
     elif len(outside) > max(1, _MANY * len(values)) and not reduced:
         hint = f"there are {bad[-1] + 1} classes and all need a name; else "
-    report.add(
+    split.add(
         "label-outside-classes",
-        split,
         [f"{path}: {_few(some)}" for path, some in outside.items()],
         of=len(values),
         last=classes - 1,
@@ -245,12 +223,33 @@ def check_values(
     )
 
 
-# ------------------------------------------------------------------------ with images, together
+def _check_contents(split: Split, pairs: Sequence[LabelledImage], ignored: int | None) -> None:
+    """Find label maps that say nothing, or say the same of different images."""
+    shown = {pair.labels.path: set(pair.values) - {ignored} for pair in pairs}
+    empty = [path for path, values in shown.items() if not values]
+    level = "error" if len(empty) == len(pairs) else None
+    split.add("label-all-ignored", empty, level=level, of=len(pairs))
+    several = len(pairs[0].sample.dataset.classes) > 1
+    single = [path for path, values in shown.items() if several and len(values) == 1]
+    classes = set().union(*(shown[path] for path in single))
+    if len(single) == len(pairs) > 1:
+        level = "error" if len(classes) == 1 else "warning"
+        split.add("labels-constant", single, level=level, classes=_few(sorted(classes)))
+    else:
+        split.add("label-constant", single, of=len(pairs))
+    alike: dict[bytes, dict[bytes, str]] = {}
+    for pair in pairs:
+        if len(pair.values) > 1 and pair.image:
+            alike.setdefault(pair.labels.digest, {})[pair.image.digest] = pair.labels.path
+    copies = [" = ".join(paths.values()) for paths in alike.values() if len(paths) > 1]
+    split.add("label-repeats", copies)
 
 
-def check_sizes(split: str, pairs: Sequence[LabelledImage], report: Report) -> None:
+# ------------------------------------------------------------------------------------ with images
+
+
+def check_sizes(split: Split, pairs: Sequence[LabelledImage]) -> None:
     """Check that label maps have the size of their images."""
-    pairs = [pair for pair in pairs if not pair.labels.error]
     sizes: dict[str, list[str]] = {}
     for pair in pairs:
         size, image = pair.labels.size, pair.image
@@ -264,38 +263,11 @@ def check_sizes(split: str, pairs: Sequence[LabelledImage], report: Report) -> N
         line = f"{pair.labels.path}: {size[0]} x {size[1]}, image {image.size[0]} x {image.size[1]}"
         sizes.setdefault(code, []).append(line)
     for code, lines in sizes.items():
-        report.add(code, split, lines, of=len(pairs))
-
-
-def check_contents(
-    split: str, pairs: Sequence[LabelledImage], ignored: int | None, report: Report
-) -> None:
-    """Find label maps that say nothing, or say the same of different images."""
-    if not pairs:
-        return
-    shown = {pair.labels.path: set(pair.values) - {ignored} for pair in pairs}
-    empty = [path for path, values in shown.items() if not values]
-    level = "error" if len(empty) == len(pairs) else None
-    report.add("label-all-ignored", split, empty, level=level, of=len(pairs))
-    several = len(pairs[0].sample.dataset.classes) > 1
-    single = [path for path, values in shown.items() if several and len(values) == 1]
-    classes = set().union(*(shown[path] for path in single))
-    if len(single) == len(pairs) > 1:
-        level = "error" if len(classes) == 1 else "warning"
-        report.add("labels-constant", split, single, level=level, classes=_few(sorted(classes)))
-    else:
-        report.add("label-constant", split, single, of=len(pairs))
-    alike: dict[bytes, dict[bytes, str]] = {}
-    for pair in pairs:
-        if len(pair.values) > 1:
-            alike.setdefault(pair.labels.digest, {})[pair.image.digest] = pair.labels.path
-    copies = [" = ".join(paths.values()) for paths in alike.values() if len(paths) > 1]
-    report.add("label-repeats", split, copies)
+        split.add(code, lines, of=len(pairs))
 
 
 def histogram(split: Split, pairs: Sequence[LabelledImage], ignored: int | None) -> Section:
     """How often each class occurs in the label maps of a split."""
-    pairs = [pair for pair in pairs if not pair.labels.error]
     if not pairs:
         return Section(split.name, "no image with a label map that can be read")
     widths, heights = zip(*(pair.image.size for pair in pairs), strict=True)

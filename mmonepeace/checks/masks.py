@@ -6,24 +6,11 @@ import numpy as np
 
 from mmonepeace.checks.boxes import LARGE, SLACK, Boxes, outside
 from mmonepeace.checks.coco import is_number
-from mmonepeace.checks.report import Report
+from mmonepeace.checks.splits import Split
 
 
-def check_masks_exist(split: str, boxes: Boxes, report: Report) -> None:
-    """Check that every annotation has a mask, for pipelines that load masks."""
-    lines = boxes.lines(~boxes.flags("segmentation"))
-    report.add("mask-missing", split, lines, of=len(boxes))
-
-
-def check_masks(split: str, boxes: Boxes, with_mask: bool, report: Report) -> None:
-    """Check the masks of a COCO file against its images and boxes.
-
-    Args:
-        split: the split.
-        boxes: the annotations.
-        with_mask: whether the pipeline loads masks.
-        report: gets the findings.
-    """
+def check_masks(split: Split, boxes: Boxes, with_mask: bool) -> None:
+    """Check the masks of a COCO file against its images and boxes; `with_mask`: if they are loaded."""
     masks = [entry.get("segmentation") for entry in boxes.coco.annotations]
     problems = ["" if not mask else _malformed(mask) for mask in masks]
     details = dict(enumerate(problems))
@@ -49,7 +36,7 @@ def check_masks(split: str, boxes: Boxes, with_mask: bool, report: Report) -> No
 
     def add(code: str, chosen: np.ndarray, is_error: bool = False) -> None:
         lines, level = boxes.lines(chosen, details.get), "error" if is_error else None
-        report.add(code, split, lines, level=level, of=len(boxes))
+        split.add(code, lines, level=level, of=len(boxes))
 
     add("mask-malformed", broken, with_mask)
     add("mask-size-differs", differ, with_mask)

@@ -1,18 +1,17 @@
-"""Strict overrides: a key of `--cfg-options` that nothing would read is refused."""
+"""Strict overrides: a key of `--cfg-options` that nothing reads is refused."""
 
 import inspect
-from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any
 
-from mmengine import registry as mmengine_registry
+from mmengine import registry as root
 from mmengine.config import Config
 from mmengine.registry import DefaultScope, init_default_scope
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from mmonepeace.checks.config import LOADERS
-from mmonepeace.checks.errors import CheckError
+from mmonepeace.checks.config import LOADERS, walk_paths
+from mmonepeace.checks.report import CheckError
 
 # Top-level keys that are read: the Runner's arguments, what it takes from its config, and TTA.
 # The preprocessor is the model's own: the Runner would only fill it in where it is missing.
@@ -21,21 +20,10 @@ _READ_KEYS = {*inspect.signature(Runner.__init__).parameters} - {"self", "data_p
 }  # fmt: skip
 _OFLOADERS = {*inspect.signature(DataLoader).parameters, "num_batch_per_epoch"}
 _REGISTRIES = (
-    mmengine_registry.RUNNERS,
-    mmengine_registry.STRATEGIES,
-    mmengine_registry.DATA_SAMPLERS,
-    mmengine_registry.MODELS,
-    mmengine_registry.TASK_UTILS,
-    mmengine_registry.DATASETS,
-    mmengine_registry.TRANSFORMS,
-    mmengine_registry.OPTIMIZERS,
-    mmengine_registry.OPTIM_WRAPPERS,
-    mmengine_registry.PARAM_SCHEDULERS,
-    mmengine_registry.HOOKS,
-    mmengine_registry.LOOPS,
-    mmengine_registry.METRICS,
-    mmengine_registry.VISUALIZERS,
-)
+    root.RUNNERS, root.STRATEGIES, root.DATA_SAMPLERS, root.MODELS, root.TASK_UTILS, root.DATASETS,
+    root.TRANSFORMS, root.OPTIMIZERS, root.OPTIM_WRAPPERS, root.PARAM_SCHEDULERS, root.HOOKS,
+    root.LOOPS, root.METRICS, root.VISUALIZERS,
+)  # fmt: skip
 # Arguments that no class declares.
 _UNDECLARED = {
     "test_cfg": {
@@ -52,12 +40,12 @@ _UNDECLARED = {
 
 
 def apply_overrides(cfg: Config, overrides: dict[str, Any] | None) -> None:
-    """Merge `--cfg-options`, refusing keys that nothing would read.
+    """Merge `--cfg-options`, refusing keys that nothing reads.
 
     A key is known if the config has it, or if the class of its dict takes such an argument.
 
     Raises:
-        CheckError: naming the key and its nearest relatives.
+        CheckError: naming the key and the most similar ones.
     """
     init_default_scope(cfg.get("default_scope", "mmengine"))
     for key in overrides or {}:
@@ -67,38 +55,38 @@ def apply_overrides(cfg: Config, overrides: dict[str, Any] | None) -> None:
 
 
 def _check_key(cfg: Config, key: str) -> None:
-    first, *_ = parts = key.split(".")
+    first, *_ = names = key.split(".")
     read_keys = _read_keys(cfg)
     if first in cfg and first not in read_keys:
         raise CheckError(
-            f"--cfg-options {key}: {first!r} is a shorthand that is used up while the config is "
-            "read, so overriding it changes nothing. Override what it fills in, such as "
+            f"--cfg-options {key}: {first!r} is a variable of the config file, which has "
+            "been read already: overriding it changes nothing. Override what it was used for, such as "
             f"{_example_use(cfg, first)}."
         )
     node: Any = cfg._cfg_dict
-    for depth, part in enumerate(parts):
-        path = ".".join(parts[:depth]) or "the config"
+    for depth, name in enumerate(names):
+        path = ".".join(names[:depth]) or "the config"
         if isinstance(node, (list, tuple)):
-            if not part.isdigit() or int(part) >= len(node):
+            if not name.isdigit() or int(name) >= len(node):
                 raise CheckError(
                     f"--cfg-options {key}: {path} is a list of {len(node)}; name an element by "
                     f"its index, 0 to {len(node) - 1}."
                 )
-            node = node[int(part)]
+            node = node[int(name)]
             continue
         known = set(node) if isinstance(node, dict) else set()
         taken = read_keys if depth == 0 else arguments(node)
         if depth:
-            taken = taken | _UNDECLARED.get(parts[depth - 1], set())
-        if part not in known | taken:
-            near = get_close_matches(part, sorted(known | taken), 3, 0.5)
-            where = ".".join(parts[:depth])
+            taken = taken | _UNDECLARED.get(names[depth - 1], set())
+        if name not in known | taken:
+            near = get_close_matches(name, sorted(known | taken), 3, 0.5)
+            where = ".".join(names[:depth])
             guess = " or ".join(f"{where}.{n}" if where else n for n in near)
             raise CheckError(
-                f"--cfg-options {key}: {path} has no {part!r}. "
+                f"--cfg-options {key}: {path} has no {name!r}. "
                 + (f"Did you mean {guess}?" if near else f"It has {', '.join(sorted(known))}.")
             )
-        node = node.get(part) if isinstance(node, dict) else None
+        node = node.get(name) if isinstance(node, dict) else None
 
 
 def _read_keys(cfg: Config) -> set[str]:
@@ -111,19 +99,12 @@ def _read_keys(cfg: Config) -> set[str]:
 
 
 def _example_use(cfg: Config, name: str) -> str:
-    """A place in the config that holds the value of a shorthand."""
+    """A place in the config that has the value of a variable."""
 
-    def walk(node: Any, path: str) -> Iterator[tuple[str, Any]]:
-        items = node.items() if isinstance(node, dict) else enumerate(node)
-        for key, value in items:
-            here = f"{path}.{key}" if path else str(key)
-            yield here, value
-            if isinstance(value, (dict, list)):
-                yield from walk(value, here)
-
-    for path, value in walk(cfg._cfg_dict, ""):
-        if path != name and path.split(".")[0] in (*LOADERS, "model") and value == cfg[name]:
-            return path
+    for path, node in walk_paths({key: cfg[key] for key in ("model", *LOADERS) if key in cfg}):
+        for key, value in node.items():
+            if value == cfg[name]:
+                return f"{path}.{key}" if path else key
     return "a key of model or train_dataloader"
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from mmengine.registry import DATASETS, TRANSFORMS
 
-from mmonepeace.checks.decoding import AudioInfo, digest_of, reason_of
+from mmonepeace.checks.decoding import AudioInfo, FileInfo, digest_of, reader
 from mmonepeace.checks.images import check_missing
-from mmonepeace.checks.report import Bin, Report, Section
+from mmonepeace.checks.report import Bin, Section
 from mmonepeace.checks.splits import DatasetInfo, Sample, Split
 from mmonepeace.datasets.pairs import PATH_KEYS, RECORD_KEYS
 
@@ -17,39 +17,28 @@ Tables = Mapping[DatasetInfo, list[Entry]]
 _QUICK = 1000  # files that are looked for before a run
 
 
-def list_samples(split: Split, report: Report, quick: bool = False) -> Tables:
-    """Fill a split with the files of its tables.
+def list_samples(split: Split, quick: bool = False) -> Tables:
+    """Fill a split with the files of its tables. The label of a sample is its modality.
 
-    The label of a sample is its modality.
-
-    Args:
-        split: its samples are set.
-        report: gets the findings.
-        quick: look for some of the files only, and allow for as many missing ones as training does.
+    `quick` looks for some of the files only, and tolerates as many missing ones as training does.
 
     Returns:
         the records of each data set.
     """
     tables, tolerated = {}, 1.0
-    for info in split.datasets:
-        if not info.has_folders(split.name, report):
-            continue
-        try:
-            tables[info] = info.built.load_data_list()
-        except (OSError, ValueError) as error:
-            report.add("table-unusable", split.name, error=f"{error}".rstrip("."))
-            continue
+    for info, entries in split.read("table-unusable", OSError, ValueError):
+        tables[info] = entries
         tolerated = min(tolerated, 0.0 if info.cfg.get("test_mode") else info.built.max_broken)
         for name in sorted(set(info.built.columns) - {"text"}):
-            paths = dict.fromkeys(record[RECORD_KEYS[name]] for record in tables[info])
+            paths = dict.fromkeys(record[RECORD_KEYS[name]] for record in entries)
             split.samples += [Sample(path, name, info) for path in paths]
     if quick:
         split.draw(_QUICK)
-    check_missing(split, report, tolerated if quick else 0.0)
+    check_missing(split, tolerated if quick else 0.0)
     return tables
 
 
-def check_tables(split: Split, tables: Tables, report: Report) -> Section:
+def check_tables(split: Split, tables: Tables) -> Section:
     """Find rows that are left out and captions without words.
 
     Returns:
@@ -68,8 +57,8 @@ def check_tables(split: Split, tables: Tables, report: Report) -> Section:
             files += len(complete) if name != "text" else 0
         texts = {row["text"]: _file_of(row) for row in rows if "text" in row}
         wordless += [f"{texts[text]}: {text!r}" for text in _wordless(info, texts)]
-    report.add("row-incomplete", split.name, incomplete)
-    report.add("caption-empty", split.name, wordless)
+    split.add("row-incomplete", incomplete)
+    split.add("caption-empty", wordless)
     bins = tuple(Bin(i, name, labels[i], labels[i]) for i, name in enumerate(split.classes))
     return Section(split.name, f"{total:,} rows, {files:,} files", "rows", bins)
 
@@ -106,23 +95,20 @@ def _wordless(info: DatasetInfo, texts: Iterable[str]) -> list[str]:
     return list(filter(is_refused, texts))
 
 
-def audio_reader(info: DatasetInfo) -> Callable[[str], AudioInfo]:
+def audio_reader(info: DatasetInfo) -> Callable[[str], FileInfo]:
     """What reads the audio clips of a data set as its pipeline does."""
     steps = info.steps("LoadAudio") or [{"type": "mmonepeace.LoadAudio"}]
     load = TRANSFORMS.build(steps[0])
 
-    def read_audio(path: str) -> AudioInfo:
-        try:
-            wave = load({"audio_path": path})["inputs"]["audio"]
-        except Exception as error:  # noqa: BLE001  (decoders fail in many ways)
-            return AudioInfo(path, error=reason_of(path, error))
-        return AudioInfo(path, digest=digest_of(wave.numpy()))
+    @reader(AudioInfo)
+    def read_audio(path: str) -> dict[str, Any]:
+        return {"digest": digest_of(load({"audio_path": path})["inputs"]["audio"].numpy())}
 
     return read_audio
 
 
-def check_audio(split: Split, clips: Sequence[AudioInfo], report: Report) -> list[AudioInfo]:
+def check_audio(split: Split, clips: Sequence[AudioInfo]) -> list[AudioInfo]:
     """Report audio clips that cannot be read; the others."""
     lines = [f"{clip.path}: {clip.error}" for clip in clips if clip.error]
-    report.add("audio-unreadable", split.name, lines, of=len(clips))
+    split.add("audio-unreadable", lines, of=len(clips))
     return [clip for clip in clips if not clip.error]

@@ -9,11 +9,14 @@ from typing import Any
 from prettytable import PrettyTable
 
 from mmonepeace.checks.catalogue import CATALOGUE, LEVELS, NOT_FOUND, Level
-from mmonepeace.checks.errors import CheckError
 
 _NAMED: dict[Level, int] = {"error": 6, "warning": 4, "note": 1}  # places that are printed
 _BAR = 24  # characters of the longest bar
 _WIDTH = 100
+
+
+class CheckError(Exception):
+    """A run that cannot succeed. The message is for the user and names the fix."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +62,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class Section:
-    """What a split contains.
-
-    Attributes:
-        split: its name.
-        summary: one line.
-        unit: of the amounts in `bins`: "pixels", "boxes" or "rows".
-        bins: the classes, in their order.
-    """
+    """What a split contains: a line about it, and its classes; `unit` is that of their amounts."""
 
     split: str
     summary: str
@@ -89,8 +85,6 @@ class Report:
         *,
         level: Level | None = None,
         fix: str | None = None,
-        of: int | None = None,
-        share: float | None = None,
         **details: Any,
     ) -> None:
         """Add a finding, once. An empty `where` adds nothing.
@@ -101,22 +95,19 @@ class Report:
             where: see `Finding`; None for a fault that is in no place of its own.
             level: in place of the catalogue's.
             fix: in place of the catalogue's.
-            of: in how many places the fault could have been.
-            share: fraction of pixels or boxes that are affected.
-            details: fields of the catalogue's texts.
+            details: fields of the catalogue's texts; and for programs `of`, the number of places
+                that there could be, and `share`, the fraction of pixels or boxes.
         """
         places = None if where is None else tuple(where)
         if places == ():
             return
-        fault, details = CATALOGUE[code], {**details, "share": share}
-        what, numbers = fault.what.format(**details), {}
-        if share is not None:
-            numbers["share"] = share
+        fault = CATALOGUE[code]
+        what, fix = fault.what.format(**details), fix or fault.fix.format(**details)
+        numbers = {key: details[key] for key in ("share", "of") if key in details}
         if places:
-            total = "" if of is None else f" of {of:,}"
+            numbers["count"] = len(places)
+            total = f" of {numbers['of']:,}" if "of" in numbers else ""
             what = f"{what} ({len(places):,}{total})"
-            numbers |= ({} if of is None else {"of": of}) | {"count": len(places)}
-        fix = fix or fault.fix.format(**details)
         finding = Finding(level or fault.level, code, split, f"{what}.", fix, places or (), numbers)
         if finding not in self.findings:
             self.findings.append(finding)
@@ -168,7 +159,7 @@ def _draw(section: Section) -> str:
     title = f"{section.split}: {section.summary}"
     if not section.bins:
         return title
-    table = PrettyTable(["", "class", section.unit, "images", "share"])
+    table = PrettyTable(["", "class", section.unit, "images", "fraction"])
     for column, side in zip(table.field_names, "rlrrl", strict=True):
         table.align[column] = side
     total = sum(row.amount for row in section.bins) or 1
@@ -177,8 +168,10 @@ def _draw(section: Section) -> str:
         is_class = row.label is not None
         bar = "█" * round(row.amount / most * _BAR) or ("▏" if row.amount else "never" * is_class)
         label = row.label if is_class else ""
-        share = f"{100 * row.amount / total:6.2f} %"
-        table.add_row([label, row.name, f"{row.amount:,}", f"{row.images:,}", f"{share} {bar}"])
+        percentage = f"{100 * row.amount / total:6.2f} %"
+        table.add_row(
+            [label, row.name, f"{row.amount:,}", f"{row.images:,}", f"{percentage} {bar}"]
+        )
     return f"{title}\n{table}"
 
 

@@ -1,29 +1,28 @@
-"""The two depths: what tools check before every run, and the full examination of the data."""
+"""What tools check before every run, the full examination of the data, and the dry run."""
 
 from collections.abc import Hashable, Sequence
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.runner import FlexibleRunner, Runner
 
 from mmonepeace.checks import boxes, coco, detection, label_maps, pairs, segmentation
 from mmonepeace.checks.classes import check_classes, check_occurrence
-from mmonepeace.checks.config import LOADERS
+from mmonepeace.checks.config import LOADERS, is_detection
 from mmonepeace.checks.decoding import (
     AudioInfo,
+    FileInfo,
     ImageInfo,
     Job,
     read_files,
     read_image,
     read_label_map,
 )
-from mmonepeace.checks.duplicates import File, check_duplicates
-from mmonepeace.checks.errors import data_advice
+from mmonepeace.checks.duplicates import check_duplicates
 from mmonepeace.checks.images import check_images, check_missing
-from mmonepeace.checks.label_maps import LabelledImage
 from mmonepeace.checks.report import Report, Section
-from mmonepeace.checks.splits import Sample, Split, read_splits
-from mmonepeace.checks.tokenizers import check_tokenizers
-from mmonepeace.checks.weights import check_weights
+from mmonepeace.checks.splits import Kind, Sample, Split, read_splits
+from mmonepeace.checks.weights import check_tokenizers, check_weights
 
 _LABEL_SECONDS = 20.0  # to read label maps of a split before a run
 # With these, how often classes occur says nothing more.
@@ -47,39 +46,46 @@ def check_run(cfg: Config) -> None:
     """Check weights, tokenizers and, quickly, the data that a run needs.
 
     Raises:
-        CheckError: naming everything that would stop the run or spoil it for certain.
+        CheckError: naming what would stop the run or spoil it for certain.
     """
     report = Report()
     check_weights(cfg, report)
     check_tokenizers(cfg, report)
     _check_quickly(cfg, LOADERS, report)
-    report.raise_stops(data_advice(cfg))
 
 
 def check_data(cfg: Config, loaders: Sequence[str] = LOADERS) -> None:
     """Check the data of some dataloaders quickly: all lists of files, some label maps, no images.
 
     Raises:
-        CheckError: naming everything that would stop a run or spoil it for certain.
+        CheckError: naming what would stop a run or spoil it for certain.
     """
-    report = Report()
-    _check_quickly(cfg, loaders, report)
-    report.raise_stops(data_advice(cfg))
+    _check_quickly(cfg, loaders, Report())
 
 
 def _check_quickly(cfg: Config, loaders: Sequence[str], report: Report) -> None:
     splits = read_splits(cfg, report, loaders)
-    listings = _list_samples(cfg, splits, report, quick=True)
+    lists = _list_samples(cfg, splits, report, quick=True)
     records: dict[Job, Any] = {}
     for split in splits:
         if split.kind == "detection":
-            detection.check_split(split, listings[split], report, quick=True)
-        elif split.step("LoadAnnotations") and cfg.model.get("decode_head"):
+            detection.check_split(split, lists[split], quick=True)
+        elif split.step("LoadAnnotations") and "decode_head" in cfg.get("model", {}):
             jobs = [(read_label_map, s.label) for s in split.samples if s.label]
             read = read_files(jobs, _LABEL_SECONDS)
             split.left_out = len(jobs) - len(read)
             records |= read
-    _check_labels(cfg, splits, records, report)
+    _check_labels(cfg, splits, records)
+    report.raise_stops(_advice(cfg))
+
+
+def _advice(cfg: Config) -> str:
+    """What a recipe needs, and how to see a run without it."""
+    lines = [f"This recipe needs {cfg.needs_data}."] if cfg.get("needs_data") else []
+    if "runner_type" not in cfg:
+        demo = "make det-demo" if is_detection(cfg) else "make demo"
+        lines.append(f"To see a complete run now, on a CPU and without your own data: {demo}")
+    return "\n".join(lines)
 
 
 # ------------------------------------------------------------------------------------------ full
@@ -100,98 +106,47 @@ def examine(cfg: Config, limit: int | None = None) -> Report:
     """
     report = Report()
     splits = read_splits(cfg, report)
-    listings = _list_samples(cfg, splits, report)
-    _check_unlisted(splits, listings, report)
+    lists = _list_samples(cfg, splits, report)
+    for split in splits:
+        if split.kind == "segmentation":
+            segmentation.check_unlisted(split, lists[split])
+    coco.check_unlisted(_of_kind("detection", lists))
     for split in splits:
         total = len(split.samples)
         split.draw(limit)
         if split.left_out:
-            report.add("sampled", split.name, limit=limit, total=total)
+            split.add("sampled", limit=limit, total=total)
     jobs = {split: _jobs(split) for split in splits}
     records = read_files([job for some in jobs.values() for job in some])
-    label_pairs = _check_labels(cfg, splits, records, report)
+    label_pairs = _check_labels(cfg, splits, records)
+    ignored = segmentation.ignored_value(cfg)
 
-    files: dict[str, list[File]] = {}
+    files: dict[str, list[FileInfo]] = {}
     labels: dict[str, Hashable] = {}
     for split in splits:
         own = [records[job] for job in jobs[split]]
-        images = check_images(split, [r for r in own if isinstance(r, ImageInfo)], report)
-        clips = pairs.check_audio(split, [r for r in own if isinstance(r, AudioInfo)], report)
+        images = check_images(split, [r for r in own if isinstance(r, ImageInfo)])
+        clips = pairs.check_audio(split, [r for r in own if isinstance(r, AudioInfo)])
         files.setdefault(split.name, []).extend([*images, *clips])
         if split.kind == "segmentation":
             readable = [pair for pair in label_pairs[split] if not pair.labels.error]
-            label_maps.check_sizes(split.name, readable, report)
-            ignored = segmentation.ignored_value(cfg)
+            label_maps.check_sizes(split, readable)
             section = label_maps.histogram(split, readable, ignored)
             labels |= {pair.sample.path: pair.labels.digest for pair in readable}
         elif split.kind == "detection":
-            detection.check_split(split, listings[split], report, images)
-            section = boxes.histogram(split, list(listings[split].values()), report)
-            labels |= coco.contents(split, listings[split])
+            detection.check_split(split, lists[split], images)
+            section = boxes.histogram(split, list(lists[split].values()))
+            labels |= coco.contents(split, lists[split])
         elif split.kind == "pairs":
-            section = pairs.check_tables(split, listings[split], report)
+            section = pairs.check_tables(split, lists[split])
         else:
             kinds = "their labels are of a kind that is not checked"
             section = Section(split.name, f"{len(images):,} images; {kinds}")
         report.sections.append(section)
     check_duplicates(files, labels, report)
     if not report.has(*_MISREAD):
-        bins = {s.split: s.bins for s in report.sections if any(b.amount for b in s.bins)}
-        check_occurrence(bins, {s.name: bool(s.left_out) for s in splits}, report)
+        check_occurrence(splits, report)
     return report
-
-
-# ---------------------------------------------------------------------------------- both of them
-
-
-def _list_samples(
-    cfg: Config, splits: Sequence[Split], report: Report, quick: bool = False
-) -> dict[Split, Any]:
-    """Check the config, and fill splits with their samples whose files exist.
-
-    Returns:
-        what else the lists of each split say.
-    """
-    check_classes(cfg, splits, report)
-    listings: dict[Split, Any] = {}
-    for split in splits:
-        if split.kind == "detection":
-            listings[split] = coco.list_samples(split, report)
-        elif split.kind == "segmentation":
-            listings[split] = segmentation.list_samples(split, report)
-        elif split.kind == "pairs":
-            listings[split] = pairs.list_samples(split, report, quick)
-        else:
-            _list_others(split, report)
-    detection.check_settings(
-        cfg, {s: listing for s, listing in listings.items() if s.kind == "detection"}, report
-    )
-    segmentation.check_settings(cfg, [s for s in splits if s.kind == "segmentation"], report)
-    return listings
-
-
-def _list_others(split: Split, report: Report) -> None:
-    for info in split.datasets:
-        if not info.has_folders(split.name, report):
-            continue
-        try:
-            entries = info.built.load_data_list()
-        except Exception as error:  # noqa: BLE001  (data sets refuse data in many ways)
-            report.add("dataset-unusable", split.name, type=info.cfg.type, error=error)
-            continue
-        if not entries:
-            report.add("no-images", split.name, problem="the data set is empty", hint="")
-        paths = [entry["img_path"] for entry in entries if "img_path" in entry]
-        split.samples += [Sample(path, None, info) for path in paths]
-    check_missing(split, report)
-
-
-def _check_unlisted(splits: Sequence[Split], listings: dict[Split, Any], report: Report) -> None:
-    for split in splits:
-        if split.kind == "segmentation":
-            segmentation.check_unlisted(split, listings[split], report)
-    documents = {split: listings[split] for split in splits if split.kind == "detection"}
-    coco.check_unlisted(documents, report)
 
 
 def _jobs(split: Split) -> list[Job]:
@@ -206,18 +161,79 @@ def _jobs(split: Split) -> list[Job]:
     return jobs
 
 
+# ------------------------------------------------------------------------------------------ both
+
+
+def _list_samples(
+    cfg: Config, splits: Sequence[Split], report: Report, quick: bool = False
+) -> dict[Split, Any]:
+    """Check the config, and fill splits with their samples whose files exist.
+
+    Returns:
+        what the lists of each split say: COCO files, rows of tables, all samples.
+    """
+    check_classes(cfg, splits, report)
+    lists: dict[Split, Any] = {}
+    for split in splits:
+        if split.kind == "detection":
+            lists[split] = coco.list_samples(split)
+        elif split.kind == "segmentation":
+            lists[split] = segmentation.list_samples(split)
+        elif split.kind == "pairs":
+            lists[split] = pairs.list_samples(split, quick)
+        else:
+            _list_others(split)
+    detection.check_settings(cfg, _of_kind("detection", lists), report)
+    segmentation.check_settings(cfg, list(_of_kind("segmentation", lists)), report)
+    return lists
+
+
+def _of_kind(kind: Kind, lists: dict[Split, Any]) -> dict[Split, Any]:
+    return {split: some for split, some in lists.items() if split.kind == kind}
+
+
+def _list_others(split: Split) -> None:
+    for info, entries in split.read("dataset-unusable"):
+        if not entries:
+            split.add("no-images", error="the data set is empty", hint="")
+        paths = [entry["img_path"] for entry in entries if "img_path" in entry]
+        split.samples += [Sample(path, None, info) for path in paths]
+    check_missing(split)
+
+
 def _check_labels(
-    cfg: Config, splits: Sequence[Split], records: dict[Job, Any], report: Report
-) -> dict[Split, list[LabelledImage]]:
+    cfg: Config, splits: Sequence[Split], records: dict[Job, Any]
+) -> dict[Split, list[label_maps.LabelledImage]]:
     """Check the label maps that were read; those of each split of segmentation."""
     label_pairs = {s: label_maps.pair_up(s, records) for s in splits if s.kind == "segmentation"}
     values = {
         split.name: {value for pair in some for value in pair.labels.values}
         for split, some in label_pairs.items()
     }
-    ignored = segmentation.ignored_value(cfg)
     for split, some in label_pairs.items():
-        trusted = label_maps.check_labels(split, some, values, ignored, report)
-        if all(pair.image for pair in trusted):
-            label_maps.check_contents(split.name, trusted, ignored, report)
+        label_maps.check_labels(split, some, values, segmentation.ignored_value(cfg))
     return label_pairs
+
+
+# --------------------------------------------------------------------------------------- dry run
+
+
+def dry_run(runner: Runner | FlexibleRunner) -> None:
+    """Build everything that training needs and load one batch, without training."""
+    loader = runner.build_dataloader(runner._train_dataloader)
+    if isinstance(runner, FlexibleRunner):
+        runner.prepare()
+    else:
+        runner.build_optim_wrapper(runner.optim_wrapper)
+    batch = next(iter(loader))
+    parameters = sum(p.numel() for p in runner.model.parameters())
+    trained = sum(p.numel() for p in runner.model.parameters() if p.requires_grad)
+    inputs = batch["inputs"]
+    by_name = inputs if isinstance(inputs, dict) else {"image": inputs}
+    first = ", ".join(f"{name} {tuple(value[0].shape)}" for name, value in by_name.items())
+    samples = getattr(loader.dataset, "total", None) or len(loader.dataset)  # a stream has no len
+    runner.logger.info(
+        f"dry run: {parameters:,} parameters, {trained:,} of them trained; "
+        f"{samples:,} training samples, a batch of {len(batch['data_samples'])} whose "
+        f"first has {first}. Nothing was trained."
+    )

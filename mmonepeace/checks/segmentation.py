@@ -1,6 +1,5 @@
 """Semantic segmentation: which images and label maps there are, and what the config ignores."""
 
-import glob
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from mmengine.config import Config
 
 from mmonepeace.checks.config import type_name, walk
-from mmonepeace.checks.images import GUESSED, IMAGE_SUFFIXES, check_missing
+from mmonepeace.checks.images import IMAGE_SUFFIXES, check_missing, with_guesses
 from mmonepeace.checks.report import Report
 from mmonepeace.checks.splits import DatasetInfo, Sample, Split
 
@@ -22,89 +21,64 @@ _FILLING = {
 }
 
 
-def list_samples(split: Split, report: Report) -> list[Sample]:
+def list_samples(split: Split) -> list[Sample]:
     """Fill a split with its images and label maps; report those that do not exist.
 
     Returns:
         all samples, those without files too.
     """
-    for info in split.datasets:
-        if not info.has_folders(split.name, report):
+    for info, entries in split.read("folder-missing", OSError, AssertionError):
+        if split.name != "test" and not info.built.data_prefix.get("seg_map_path"):
+            error = "data_prefix has no seg_map_path, the folder of label maps"
+            split.add("folder-missing", error=error)
             continue
-        try:
-            entries = _entries(info)
-            if split.name != "test" and not info.built.data_prefix.get("seg_map_path"):
-                raise FileNotFoundError("data_prefix has no seg_map_path, the folder of label maps")
-        except (OSError, AssertionError) as error:
-            report.add("folder-missing", split.name, problem=error)
-            continue
-        except Exception as error:  # noqa: BLE001  (data sets refuse data in many ways)
-            report.add("dataset-unusable", split.name, type=info.cfg.type, error=error)
-            continue
+        entries = _chosen(entries, info.cfg.get("indices"))
         if not entries:
-            _report_empty(info, split.name, report)
+            _report_empty(info, split)
         samples = [Sample(e["img_path"], e.get("seg_map_path"), info) for e in entries]
         twice = [s.path for s, times in Counter(samples).items() if times > 1]
-        report.add("file-listed-twice", split.name, twice)
+        split.add("file-listed-twice", twice)
         split.samples += dict.fromkeys(samples)
     listed = split.samples
-    check_missing(split, report)
+    check_missing(split)
     total = len(split.samples)
-    lonely = {s: None for s in split.samples if s.label and not Path(s.label).is_file()}
+    lonely = {s: Path(s.label) for s in split.samples if s.label and not Path(s.label).is_file()}
     split.samples = [sample for sample in split.samples if sample not in lonely]
-    lines = [
-        f"{s.path}: no {s.label}{_similar(Path(s.label)) if i < GUESSED else ''}"
-        for i, s in enumerate(lonely)
-    ]
-    report.add("image-without-label", split.name, lines, of=total)
+    labels = zip(lonely, with_guesses(lonely.values()), strict=True)
+    split.add("image-without-label", [f"{s.path}: no {label}" for s, label in labels], of=total)
     return listed
 
 
-def _entries(info: DatasetInfo) -> list[dict[str, Any]]:
-    """What the data set would load, its `indices` applied."""
-    entries = info.built.load_data_list()
-    chosen = info.cfg.get("indices")
-    if isinstance(chosen, int):
-        return entries[:chosen] if chosen >= 0 else entries[chosen:]
-    return entries if chosen is None else [entries[i] for i in chosen]
+def _chosen(entries: list[Any], indices: int | Sequence[int] | None) -> list[Any]:
+    """The entries that a data set leaves of all."""
+    if isinstance(indices, int):
+        return entries[:indices] if indices >= 0 else entries[indices:]
+    return entries if indices is None else [entries[i] for i in indices]
 
 
-def _report_empty(info: DatasetInfo, split: str, report: Report) -> None:
+def _report_empty(info: DatasetInfo, split: Split) -> None:
     if info.cfg.get("ann_file"):
-        report.add("no-images", split, problem=f"{info.built.ann_file} lists no image", hint="")
+        split.add("no-images", error=f"{info.built.ann_file} lists no image", hint="")
         return
     folder, wanted = info.folder("img_path"), info.built.img_suffix
     suffixes = Counter(path.suffix for path in folder.rglob("*") if path.is_file()).most_common(5)
     present = ", ".join(f"{n:,} *{suffix}" for suffix, n in suffixes) or "no files at all"
-    report.add(
+    split.add(
         "no-images",
-        split,
-        problem=f"{folder} has no *{wanted} images; it has {present}",
+        error=f"{folder} has no *{wanted} images; it has {present}",
         hint=f": img_suffix={suffixes[0][0]!r}?" if suffixes else "",
     )
 
 
-def _similar(path: Path) -> str:
-    """A file that is named alike but for its end."""
-    near = sorted(p.name for p in path.parent.glob(f"{glob.escape(path.stem)}*") if p.is_file())
-    return f" (there is {near[0]})" if near else ""
-
-
-def check_unlisted(split: Split, listed: Sequence[Sample], report: Report) -> None:
-    """Find images and label maps in the folders that the data sets skip.
-
-    Args:
-        split: the split.
-        listed: all its samples.
-        report: gets the findings.
-    """
+def check_unlisted(split: Split, listed: Sequence[Sample]) -> None:
+    """Find images and label maps in the folders that the data sets do not list."""
     for info in split.datasets:
         samples = [sample for sample in listed if sample.dataset is info]
         if samples and not info.cfg.get("ann_file") and "indices" not in info.cfg:
-            _check_folders(info, samples, split.name, report)
+            _check_folders(info, samples, split)
 
 
-def _check_folders(info: DatasetInfo, samples: list[Sample], split: str, report: Report) -> None:
+def _check_folders(info: DatasetInfo, samples: list[Sample], split: Split) -> None:
     images, labels = info.folder("img_path"), info.built.data_prefix.get("seg_map_path")
     map_suffix = info.built.seg_map_suffix
     known = {Path(sample.path) for sample in samples}
@@ -121,7 +95,7 @@ def _check_folders(info: DatasetInfo, samples: list[Sample], split: str, report:
         if path.suffix.lower() in IMAGE_SUFFIXES and path not in known and not among_labels(path)
     ]
     suffix = info.built.img_suffix
-    report.add("image-other-suffix", split, map(str, others), suffix=suffix)
+    split.add("image-other-suffix", map(str, others), suffix=suffix)
     if labels:
         stems = {path.relative_to(images).with_suffix("") for path in others}
         lonely = [
@@ -130,7 +104,7 @@ def _check_folders(info: DatasetInfo, samples: list[Sample], split: str, report:
             if path not in maps | known
             and Path(str(path.relative_to(labels))[: -len(map_suffix)]) not in stems
         ]
-        report.add("label-without-image", split, lonely)
+        split.add("label-without-image", lonely)
 
 
 # -------------------------------------------------------------------------------------- settings

@@ -1,7 +1,7 @@
 """The splits of a config: its data sets by loader and kind, built without their transforms."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -11,9 +11,8 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, init_default_scope
 
 from mmonepeace.checks.config import LOADERS, dataset_configs, type_name, walk
-from mmonepeace.checks.errors import CheckError
 from mmonepeace.checks.overrides import arguments
-from mmonepeace.checks.report import Report
+from mmonepeace.checks.report import CheckError, Report
 
 Kind = Literal["segmentation", "detection", "pairs", "other"]
 # Options that do not change which samples a data set has, or what is in them.
@@ -41,11 +40,6 @@ class DatasetInfo:
         # A forgotten comma, ("cat"), leaves a string.
         return (classes,) if isinstance(classes, str) else tuple(classes)
 
-    @property
-    def palette(self) -> Any:
-        """The colours that the config gives to the classes, unchecked."""
-        return _palette_of(self.cfg)
-
     def steps(self, name: str) -> list[ConfigDict]:
         """The transforms of a type, such as "RandomCrop", with or without a scope before it."""
         return [step for step in walk(self.cfg.get("pipeline")) if type_name(step) == name]
@@ -53,15 +47,6 @@ class DatasetInfo:
     def folder(self, key: str) -> Path:
         """A folder of `data_prefix`, joined with the data root."""
         return Path(self.built.data_prefix.get(key) or self.built.data_root or ".")
-
-    def has_folders(self, split: str, report: Report) -> bool:
-        """Whether all folders of `data_prefix` exist; reports those that do not."""
-        folders = {key: Path(folder or ".") for key, folder in self.built.data_prefix.items()}
-        missing = [key for key, folder in folders.items() if not folder.is_dir()]
-        for key in missing:
-            problem = f"the folder {folders[key]} ({key} of data_prefix) does not exist"
-            report.add("folder-missing", split, problem=problem)
-        return not missing
 
 
 @dataclass(frozen=True)
@@ -87,12 +72,14 @@ class Split:
     Attributes:
         name: "train", "val", "test", or "val and test" where these are the same.
         datasets: its data sets.
+        report: gets the findings about it.
         samples: those whose files exist, and that are to be read.
         left_out: how many are not read.
     """
 
     name: str
     datasets: list[DatasetInfo]
+    report: Report
     samples: list[Sample] = field(default_factory=list)
     left_out: int = 0
 
@@ -105,6 +92,37 @@ class Split:
     def classes(self) -> tuple[str, ...]:
         """Those of its first data set; whether they all agree is checked elsewhere."""
         return self.datasets[0].classes
+
+    def add(self, code: str, where: Iterable[str] | None = None, **options: Any) -> None:
+        """Report a finding, see `Report.add`."""
+        self.report.add(code, self.name, where, **options)
+
+    def existing(self) -> Iterator[DatasetInfo]:
+        """The data sets all of whose folders exist; reports the folders that do not."""
+        for info in self.datasets:
+            folders = {key: Path(folder or ".") for key, folder in info.built.data_prefix.items()}
+            missing = [key for key, folder in folders.items() if not folder.is_dir()]
+            for key in missing:
+                error = f"the folder {folders[key]} ({key} of data_prefix) does not exist"
+                self.add("folder-missing", error=error)
+            if not missing:
+                yield info
+
+    def read(
+        self, code: str, *errors: type[Exception]
+    ) -> Iterator[tuple[DatasetInfo, list[dict[str, Any]]]]:
+        """The data sets whose folders exist, and the samples that they list.
+
+        A data set that cannot be read is reported, under a code if it raises one of these errors.
+        """
+        for info in self.existing():
+            try:
+                entries = info.built.load_data_list()
+            except Exception as error:  # noqa: BLE001  (data sets refuse data in many ways)
+                refusal = code if isinstance(error, errors) else "dataset-unusable"
+                self.add(refusal, type=info.cfg.type, error=f"{error}".rstrip("."))
+                continue
+            yield info, entries
 
     def step(self, name: str) -> ConfigDict:
         """The first transform of a type in any of its pipelines; empty if there is none."""
@@ -120,12 +138,7 @@ class Split:
 
 
 def read_splits(cfg: Config, report: Report, loaders: Sequence[str] = LOADERS) -> list[Split]:
-    """The data sets of a config, by loader and kind.
-
-    Args:
-        cfg: the config.
-        report: gets the findings about data sets that cannot be built.
-        loaders: names of the dataloaders.
+    """The data sets of a config's dataloaders, by loader and kind.
 
     Raises:
         CheckError: if there are none, or a data set is of no known type or takes no such arguments.
@@ -149,7 +162,7 @@ def read_splits(cfg: Config, report: Report, loaders: Sequence[str] = LOADERS) -
     for name, leaves in by_loader.items():
         infos = [info for leaf in leaves if (info := _build(leaf, name, report))]
         kinds = dict.fromkeys(info.kind for info in infos)
-        splits += [Split(name, [i for i in infos if i.kind == kind]) for kind in kinds]
+        splits += [Split(name, [i for i in infos if i.kind == kind], report) for kind in kinds]
     return splits
 
 
@@ -177,7 +190,7 @@ def _build(dataset_cfg: ConfigDict, name: str, report: Report) -> DatasetInfo | 
     metainfo = dict(dataset_cfg.get("metainfo") or {})
     known = getattr(cls, "METAINFO", {}).get("classes") or ()
     classes = metainfo.get("classes") or known
-    if len(_palette_of(dataset_cfg)) not in (len(classes), len(known)):
+    if len(palette_of(dataset_cfg)) not in (len(classes), len(known)):
         metainfo.pop("palette", None)  # it has its own finding; mmsegmentation refuses it
         options["metainfo"] = metainfo
     try:
@@ -193,7 +206,8 @@ def _build(dataset_cfg: ConfigDict, name: str, report: Report) -> DatasetInfo | 
     return DatasetInfo(dataset_cfg, built, _kind(built))
 
 
-def _palette_of(dataset_cfg: ConfigDict) -> Any:
+def palette_of(dataset_cfg: ConfigDict) -> Any:
+    """The colours that a config gives to the classes, unchecked."""
     return (dataset_cfg.get("metainfo") or {}).get("palette") or ()
 
 

@@ -1,12 +1,13 @@
-"""The weights that a run starts from."""
+"""What a run starts from: weights and tokenizers."""
 
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.registry import TRANSFORMS
 from mmengine.runner import find_latest_checkpoint
 
-from mmonepeace.checks.errors import CheckError
-from mmonepeace.checks.report import Report
+from mmonepeace.checks.config import text_steps, type_name
+from mmonepeace.checks.report import CheckError, Report
 
 
 def check_weights(cfg: Config, report: Report) -> None:
@@ -28,6 +29,24 @@ def check_weights(cfg: Config, report: Report) -> None:
     if path and "://" not in path and not Path(path).is_file():
         need = cfg.get("needs_weights", "the pretrained weights of the backbone")
         report.add("weights-missing", "config", path=path, need=need)
+
+
+def check_tokenizers(cfg: Config, report: Report) -> None:
+    """Check that the tokenizers of the pipelines exist and fit the model's vocabulary."""
+    modalities = (cfg.model.get("backbone") or {}).get("modalities") or {}
+    text = modalities.get("text") or {} if isinstance(modalities, dict) else {}
+    steps = {s["tokenizer"]: s for s in text_steps(cfg) if type_name(s) == "Tokenize"}
+    for path, step in sorted(steps.items()):
+        try:
+            size = TRANSFORMS.build(step).tokenizer.vocab_size
+        except (OSError, ValueError) as error:
+            need = cfg.get("needs_tokenizer")
+            advice = f" This recipe needs {need}" if need else ""
+            report.add("tokenizer-unusable", "config", error=f"{error}{advice}".rstrip("."))
+            continue
+        expected = text.get("vocab_size", size)
+        if expected < size:
+            report.add("vocab-size", "config", path=path, size=size, vocab_size=expected)
 
 
 def find_checkpoint(path: str) -> str:

@@ -9,9 +9,11 @@ import torch
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.runner import FlexibleRunner, Runner
+from mmengine.runner import Runner
 
 from mmonepeace.registry import HOOKS
+
+Data = dict[str, Any] | None  # a batch, or what a step returned
 
 
 @HOOKS.register_module()
@@ -20,9 +22,7 @@ class StepSeedHook(Hook):
 
     priority = "VERY_HIGH"
 
-    def before_train_iter(
-        self, runner: FlexibleRunner, batch_idx: int, data_batch: dict[str, Any] | None = None
-    ) -> None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Data = None) -> None:
         """Seed Python, NumPy and torch, GPUs included."""
         sequence = np.random.SeedSequence((runner.seed, runner.rank, runner.iter))
         (seed,) = sequence.generate_state(1).tolist()
@@ -46,11 +46,7 @@ class ThroughputHook(Hook):
         self.window_size = window_size
 
     def after_train_iter(
-        self,
-        runner: FlexibleRunner,
-        batch_idx: int,
-        data_batch: dict[str, Any] | None = None,
-        outputs: dict[str, Any] | None = None,
+        self, runner: Runner, batch_idx: int, data_batch: Data = None, outputs: Data = None
     ) -> None:
         """Log both."""
         seconds = runner.message_hub.get_scalar("train/time").mean(self.window_size)
@@ -68,11 +64,7 @@ class MeanLogHook(Hook):
     priority = "HIGHEST"  # before RuntimeInfoHook logs them
 
     def after_train_iter(
-        self,
-        runner: FlexibleRunner,
-        batch_idx: int,
-        data_batch: dict[str, Any] | None = None,
-        outputs: dict[str, Any] | None = None,
+        self, runner: Runner, batch_idx: int, data_batch: Data = None, outputs: Data = None
     ) -> None:
         """Average the outputs of a step in place."""
         if outputs and get_world_size() > 1:

@@ -27,11 +27,10 @@ def test_a_bad_batch_stops_the_run_and_names_the_file(when):
     for bad in (4, 254, -1):
         with pytest.raises(CheckError) as error:
             check(RUNNER, 0, batch(0, bad, 255))
+        split = when.split("_")[1]
+        outside = f"label maps have values outside the classes 0 to 3: {bad}; 255 is ignored"
         for text in (
-            (
-                f"[label-outside-classes] {when.split('_')[1]}: label maps have values outside 0 to 3, "
-                f"which are {bad}; 255 is ignored"
-            ),
+            f"[label-outside-classes] {split}: {outside}",
             f"dir/name.png: {bad}",
             "fix: ",
         ):

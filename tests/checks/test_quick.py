@@ -51,11 +51,9 @@ def test_a_recipe_says_what_to_get_and_how_to_see_a_run_now(config, says):
 def test_a_label_outside_the_classes_is_told_with_file_value_expectation_and_fix(segmentation):
     one_pixel_outside(segmentation)
     text = refusal(segmentation.cfg, checks.check_data)
+    outside = "label maps have values outside the classes 0 to 2: 3; 255 is ignored (1 of 6)."
     for part in (
-        (
-            "[label-outside-classes] train: label maps have values outside 0 to 2, which are 3; 255 is "
-            "ignored (1 of 6)."
-        ),
+        f"[label-outside-classes] train: {outside}",
         f"{segmentation.label('train', 0)}: 3",
         "fix: correct the files",
         "reduce_zero_label=True",

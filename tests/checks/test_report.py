@@ -26,7 +26,7 @@ def test_the_report_names_files_and_fixes(segmentation):
     text = str(segmentation.examine())
     for part in (
         f"{segmentation.label('train', 0)}: 3",
-        "label maps have values outside 0 to 2",
+        "label maps have values outside the classes 0 to 2: 3",
         "fix: correct the files",
         "errors: 1, warnings: 0",
         "| 2 | house ",

@@ -7,8 +7,7 @@ from mmengine.config import Config
 
 from mmonepeace.checks.catalogue import CATALOGUE
 from mmonepeace.checks.report import Report
-from mmonepeace.checks.tokenizers import check_tokenizers
-from mmonepeace.checks.weights import check_weights
+from mmonepeace.checks.weights import check_tokenizers, check_weights
 from mmonepeace.datasets import tokenizer
 
 WEIGHTS = {
