@@ -108,16 +108,16 @@ def test_learning_rates_of_pretraining_are_the_official_ones(recipe, peak, warm_
         for s in cfg.param_scheduler
     ]
     steps, low = cfg.train_cfg.max_iters, 1e-6
-    found = []
+    actual = []
     for _ in range(steps):
-        found.append(optimizer.param_groups[0]["lr"])
+        actual.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         for scheduler in schedulers:
             scheduler.step()
     t = np.arange(steps)
     cosine = 1 + np.cos(np.pi * (t - warm_up) / (steps - warm_up))
     expected = low + (peak - low) * np.where(t < warm_up, t / warm_up, cosine / 2)
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
 
 
 def _has_masks(cfg):
@@ -174,9 +174,9 @@ def test_a_crop_is_one_number_of_the_data_set(tmp_path):
     text = data.read_text()
     assert text.count("crop = 512") == 1
     data.write_text(text.replace("crop = 512", "crop = 640"))
-    found = Config.fromfile(tmp_path / "configs" / path.relative_to(CONFIGS))
+    actual = Config.fromfile(tmp_path / "configs" / path.relative_to(CONFIGS))
     for key in ("model", "train_dataloader", "val_dataloader", "test_dataloader"):
-        assert found[key] == expected[key]
+        assert actual[key] == expected[key]
 
 
 @pytest.mark.parametrize(

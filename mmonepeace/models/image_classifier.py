@@ -14,8 +14,9 @@ def image_classifier(
     backbone: dict[str, Any],
     head: dict[str, Any],
     neck: dict[str, Any] | None = None,
+    train_cfg: dict[str, Any] | None = None,
     data_preprocessor: dict[str, Any] | None = None,
-    **options: Any,
+    init_cfg: dict[str, Any] | None = None,
 ) -> BaseModel:
     """Build an `mmpretrain.ImageClassifier`, filling in what the config leaves out.
 
@@ -23,9 +24,10 @@ def image_classifier(
         backbone: config, such as that of `OnePeace`.
         head: config; `in_channels` follows the backbone.
         neck: config.
-        data_preprocessor: config; by default it makes RGB of BGR, normalises with
+        train_cfg: see mmpretrain's.
+        data_preprocessor: config; by default it converts BGR to RGB, normalises with
             `spec.IMAGE_MEAN` and `spec.IMAGE_STD` and takes `num_classes` from the head.
-        options: other arguments of `mmpretrain.ImageClassifier`.
+        init_cfg: see mmpretrain's.
 
     Raises:
         ValueError: for a width that does not fit, see `fill_widths`.
@@ -34,10 +36,11 @@ def image_classifier(
     classes = {"num_classes": head["num_classes"]} if "num_classes" in head else {}
     return MODELS.build(
         dict(
-            **fill_widths(dict(backbone=backbone, neck=neck, head=head)),
-            **options,
-            data_preprocessor=normalisation | classes | (data_preprocessor or {}),
             type="ImageClassifier",
             _scope_="mmpretrain",
+            **fill_widths(dict(backbone=backbone, neck=neck, head=head)),
+            train_cfg=train_cfg,
+            data_preprocessor=normalisation | classes | (data_preprocessor or {}),
+            init_cfg=init_cfg,
         )
     )

@@ -1,6 +1,6 @@
-"""What a config may leave out because the backbone decides it: widths of necks and heads.
+"""What a config may leave out because the backbone determines it: widths of necks and heads.
 
-Another size of model is then one change, of `backbone.arch`. What a config gives is kept, if it fits.
+Another size of model is then one change, of `backbone.arch`. What a config gives is kept and checked.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,57 +15,56 @@ from mmonepeace.spec import get_arch
 
 _HEADS = ("decode_head", "auxiliary_head", "rpn_head", "bbox_head", "panoptic_head", "head")
 _FILLED = ("backbone", "neck", "roi_head", *_HEADS)
-# Known necks: the option that is the width of the backbone.
-_NECK_INPUTS = {"Feature2Pyramid": "embed_dim", "SimpleFeaturePyramid": "in_channels"}
-# Blocks whose maps a decoder takes, by depth: BEiT's. Of other depths, the giant's too, the last
-# one of each quarter.
+# Blocks whose maps a segmentor takes, by depth, as BEiT does. Other depths, the giant's among them:
+# the last block of each quarter.
 _OUT_INDICES = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}
-_HEAD_DIM = 32  # of the attention of Mask2Former, in all published sizes
-_NO_OBJECT_WEIGHT = 0.1  # of Mask2Former's classification loss
+# Of Mask2Former in its published sizes.
+_CHANNELS_PER_ATTENTION_HEAD = 32
+_NO_OBJECT_WEIGHT = 0.1
 
 
 def fill_widths(config: Mapping[str, Any]) -> dict[str, Any]:
     """Fill in the widths that a model's config leaves out.
 
-    Where the backbone is a `OnePeace`, or a subclass:
+    With an `OnePeace`, or a subclass, as the backbone:
 
-    - `embed_dim` of a `Feature2Pyramid` and `in_channels` of a `SimpleFeaturePyramid`;
-    - `in_channels` of heads, of the heads in a `roi_head`, and `out_channels` of its extractors;
-    - `out_indices` of an `OnePeace`, if a segmentor's head takes four maps.
+    - `embed_dim` of a `Feature2Pyramid`, `in_channels` of a `SimpleFeaturePyramid`;
+    - `in_channels` of heads, those of a `roi_head` included, and `out_channels` of its extractors;
+    - `out_indices` of an `OnePeace`, if the decode head takes four maps.
 
-    With any backbone, what follows from `feat_channels` and `num_classes` of a Mask2Former head.
+    With any backbone, what follows from `feat_channels` and the classes of a Mask2Former head.
 
     Args:
         config: constructor arguments of a segmentor, detector or classifier, as config dicts.
 
     Returns:
-        the arguments, those that are filled in as copies.
+        the arguments; those with widths are copies.
 
     Raises:
         ValueError: for a width that does not fit.
     """
-    config = {k: deepcopy(v) if k in _FILLED else v for k, v in config.items()}
+    config = {key: deepcopy(v) if key in _FILLED else v for key, v in config.items()}
     heads = [(name, head) for name in _HEADS for head in _listed(config.get(name))]
     for _, head in heads:
         if "pixel_decoder" in head:
             _fill_mask2former(head)
-    backbone, neck = config["backbone"], config.get("neck")
+    backbone, neck, roi_head = (config.get(name) for name in ("backbone", "neck", "roi_head"))
     cls = _class_of(backbone)
     if cls is None:
         return config
     arch = get_arch(backbone.get("arch", signature(cls).parameters["arch"].default))
-    width, source = arch.embed_dim, "the backbone"
     if cls is OnePeace and "out_indices" not in backbone and _takes_four_maps(config):
-        quarters = [arch.depth * i // 4 - 1 for i in (1, 2, 3, 4)]
+        quarters = tuple(arch.depth * i // 4 - 1 for i in (1, 2, 3, 4))
         backbone["out_indices"] = _OUT_INDICES.get(arch.depth, quarters)
+    width, source = arch.embed_dim, "the backbone"
     if neck:
         width, source = _fill_neck(neck, width), "the neck"
     if width is None:
         return config
     for name, head in heads:
         _set_width(head, "in_channels", width, name, source, _num_maps(head))
-    if config.get("roi_head"):
-        _fill_roi_head(config["roi_head"], width, source)
+    if roi_head:
+        _fill_roi_head(roi_head, width, source)
     return config
 
 
@@ -77,13 +76,15 @@ def _class_of(backbone: Mapping[str, Any]) -> type[OnePeace] | None:
 
 
 def _takes_four_maps(config: Mapping[str, Any]) -> bool:
+    """Whether the decode head takes four maps that no `SimpleFeaturePyramid` makes of one."""
     head, neck = config.get("decode_head"), config.get("neck")
-    one_to_many = bool(neck) and _name(neck) == "SimpleFeaturePyramid"
-    return isinstance(head, Mapping) and _num_maps(head) == 4 and not one_to_many
+    if neck and _name_of(neck) == "SimpleFeaturePyramid":
+        return False
+    return isinstance(head, Mapping) and _num_maps(head) == 4
 
 
 def _num_maps(head: Mapping[str, Any]) -> int:
-    """Maps that a head takes as a list; 0 for one that takes a single one, or all alike."""
+    """Number of maps whose widths a head takes as a list; 0 if it takes one width."""
     if "pixel_decoder" in head:
         return len(head.get("strides", (4, 8, 16, 32)))
     indices = head.get("in_index")
@@ -91,26 +92,27 @@ def _num_maps(head: Mapping[str, Any]) -> int:
 
 
 def _fill_neck(neck: Any, width: int) -> int | None:
-    """Fill in a neck; returns the width of its maps, None if that is not known."""
-    if not isinstance(neck, Mapping):  # several, in a row
-        return None
-    name = _name(neck)
-    if name in _NECK_INPUTS:
-        _set_width(neck, _NECK_INPUTS[name], width, "neck", "the backbone")
-    default = {"Feature2Pyramid": width, "SimpleFeaturePyramid": PYRAMID_CHANNELS}.get(name)
-    channels = neck.get("out_channels", default)
-    return channels if isinstance(channels, int) else None
+    """Fill in a neck; returns the width of its maps, None if it is not known."""
+    name = _name_of(neck)
+    if name == "Feature2Pyramid":
+        _set_width(neck, "embed_dim", width, "neck", "the backbone")
+        return width
+    if name == "SimpleFeaturePyramid":
+        _set_width(neck, "in_channels", width, "neck", "the backbone")
+        return neck.get("out_channels", PYRAMID_CHANNELS)
+    return None
 
 
 def _fill_roi_head(roi_head: Mapping[str, Any], width: int, source: str) -> None:
-    extractors = ("bbox_roi_extractor", "mask_roi_extractor")
-    for name in extractors:
-        for extractor in _listed(roi_head.get(name)):
-            _set_width(extractor, "out_channels", width, f"roi_head.{name}", source)
-            if extractor.get("aggregation") == "concat":
-                return
-    if "shared_head" in roi_head:
-        return
+    extractors = [
+        (name, extractor)
+        for name in ("bbox_roi_extractor", "mask_roi_extractor")
+        for extractor in _listed(roi_head.get(name))
+    ]
+    for name, extractor in extractors:
+        _set_width(extractor, "out_channels", width, f"roi_head.{name}", source)
+    if "shared_head" in roi_head or any(e.get("aggregation") == "concat" for _, e in extractors):
+        return  # the heads get another width
     for name in ("bbox_head", "mask_head"):
         for head in _listed(roi_head.get(name)):
             _set_width(head, "in_channels", width, f"roi_head.{name}", source)
@@ -120,46 +122,48 @@ def _fill_mask2former(head: dict[str, Any]) -> None:
     """Fill in what follows from the channels and classes of a Mask2Former head."""
     width = head["feat_channels"]
     head.setdefault("out_channels", width)
-    for name, part in _walk(head):
+    for name, part in _nested(head):
         if name.endswith("attn_cfg"):
             part.setdefault("embed_dims", width)
-            part.setdefault("num_heads", width // _HEAD_DIM)
+            part.setdefault("num_heads", width // _CHANNELS_PER_ATTENTION_HEAD)
         elif name == "ffn_cfg":
             part.setdefault("embed_dims", width)
         elif name == "positional_encoding":
             part.setdefault("num_feats", width // 2)
         elif name == "loss_cls":
-            things = head.get("num_things_classes", 0) + head.get("num_stuff_classes", 0)
-            weights = [1.0] * head.get("num_classes", things) + [_NO_OBJECT_WEIGHT]
-            part.setdefault("class_weight", weights)
+            things_and_stuff = head.get("num_things_classes", 0) + head.get("num_stuff_classes", 0)
+            classes = head.get("num_classes", things_and_stuff)
+            part.setdefault("class_weight", [1.0] * classes + [_NO_OBJECT_WEIGHT])
 
 
 def _set_width(
     part: dict[str, Any], key: str, width: int, path: str, source: str, count: int = 0
 ) -> None:
-    """Set a width, or a list of `count`; check it if there is one."""
+    """Set a width, or a list of `count` widths; check what is already there."""
     given = part.setdefault(key, [width] * count if count else width)
-    if any(other != width for other in _listed(given)):
+    if any(each != width for each in _listed(given)):
         raise ValueError(
             f"{path}.{key} is {given}, but {source} has {width} channels. Leave it out, or set it "
             f"to {width}."
         )
 
 
-def _walk(node: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(key, dict) of every dict below a node of a config."""
+def _nested(node: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(key, dict) of every dict in a config dict, at any depth."""
     for key, value in node.items():
         if isinstance(value, dict):
             yield key, value
-            yield from _walk(value)
+            yield from _nested(value)
 
 
-def _name(part: Mapping[str, Any]) -> str:
-    kind = part["type"]
+def _name_of(part: Any) -> str:
+    """Name of the class of a config dict, without its scope."""
+    kind = part["type"] if isinstance(part, Mapping) else ""
     return kind.rpartition(".")[2] if isinstance(kind, str) else kind.__name__
 
 
 def _listed(node: Any) -> list[Any]:
+    """The elements of a list, or one element; none for None."""
     if node is None:
         return []
     return list(node) if isinstance(node, (list, tuple)) else [node]

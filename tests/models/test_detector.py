@@ -74,7 +74,7 @@ def batch(sizes=((96, 120), (80, 140)), boxes=2):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("boxes", [2, 0])
-def test_losses_reach_every_parameter_and_predictions_have_the_size_of_the_picture(kind, boxes):
+def test_losses_reach_every_parameter_and_predictions_have_the_size_of_the_image(kind, boxes):
     model = build(kind)
     model.train()
     losses, _ = model.parse_losses(
@@ -89,10 +89,10 @@ def test_losses_reach_every_parameter_and_predictions_have_the_size_of_the_pictu
     with torch.no_grad():
         results = model.test_step(batch())
     for result, size in zip(results, ((96, 120), (80, 140)), strict=True):
-        found = result.pred_instances
-        assert set(found.labels.tolist()) <= {0, 1, 2}
-        if "masks" in found:
-            assert found.masks.shape[1:] == size
+        actual = result.pred_instances
+        assert set(actual.labels.tolist()) <= {0, 1, 2}
+        if "masks" in actual:
+            assert actual.masks.shape[1:] == size
         else:
             assert kind == "retinanet"
 
@@ -120,12 +120,12 @@ def test_rescored_masks_are_ranked_by_box_and_mask():
     model = build("cascade-mask-rcnn").eval()
     with torch.no_grad():
         (result, _) = model.test_step(batch())
-    found = result.pred_instances
-    assert len(found)
-    assert ((found.mask_scores >= 0) & (found.mask_scores <= found.scores)).all()
+    actual = result.pred_instances
+    assert len(actual)
+    assert ((actual.mask_scores >= 0) & (actual.mask_scores <= actual.scores)).all()
     # A mask that covers something has a mean probability above one half.
-    covers = found.mask_scores > 0
-    assert (found.mask_scores[covers] > 0.5 * found.scores[covers]).all()
+    covers = actual.mask_scores > 0
+    assert (actual.mask_scores[covers] > 0.5 * actual.scores[covers]).all()
     model.roi_head.test_cfg.mask_rescoring = False
     with torch.no_grad():
         (plain, _) = model.test_step(batch())

@@ -32,12 +32,12 @@ def test_there_is_no_cls_and_the_last_of_every_four_blocks_is_global():
     assert model.layers[3].attn.rel_pos_h.shape == (159, 16)
 
 
-def test_windows_of_the_whole_picture_are_global():
-    whole = randomise(build(window_size=8, img_size=128, rpb="shared", global_blocks=[])).eval()
+def test_windows_of_the_size_of_the_image_are_global():
+    windowed = randomise(build(window_size=8, img_size=128, rpb="shared", global_blocks=[])).eval()
     globally = build(img_size=128, global_blocks=range(4)).eval()
-    globally.load_state_dict(whole.state_dict())
+    globally.load_state_dict(windowed.state_dict())
     image = torch.randn(1, 3, 128, 128)
-    torch.testing.assert_close(whole(image)[0], globally(image)[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(windowed(image)[0], globally(image)[0], rtol=1e-4, atol=1e-5)
 
 
 def test_it_starts_as_the_pretrained_encoder_without_cls(tmp_path):

@@ -82,11 +82,11 @@ def mmseg_predicts(model, images, metas):
     return model.postprocess_result(mmseg_slides(model, images), samples)
 
 
-def assert_same_labels(found, expected_logits, atol=1e-4):
+def assert_same_labels(actual, expected_logits, atol=1e-4):
     """Where labels differ, the logits of both must be as good as equal."""
-    assert found.shape == (1, *expected_logits.shape[1:])
-    assert found.dtype == torch.int64
-    chosen = expected_logits.gather(0, found)
+    assert actual.shape == (1, *expected_logits.shape[1:])
+    assert actual.dtype == torch.int64
+    chosen = expected_logits.gather(0, actual)
     torch.testing.assert_close(chosen[0], expected_logits.max(0).values, rtol=1e-4, atol=atol)
 
 
@@ -100,12 +100,12 @@ def assert_same_labels(found, expected_logits, atol=1e-4):
 def test_the_window_gives_what_that_of_mmseg_gives(size, crop_batch):
     model = build(crop_batch=crop_batch).double()  # crops alone and in batches: equal to 1e-14
     images = torch.randn(2, 3, *size, dtype=torch.float64)
-    found = model.slide_inference(images, [{}, {}])
-    assert found.dtype == torch.float32
-    assert not found.requires_grad
+    actual = model.slide_inference(images, [{}, {}])
+    assert actual.dtype == torch.float32
+    assert not actual.requires_grad
     expected = mmseg_slides(model, images)
     assert expected.std() > 0.1
-    torch.testing.assert_close(found, expected.float(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(actual, expected.float(), rtol=1e-5, atol=1e-5)
 
 
 def test_what_the_caller_knows_of_the_images_stays_as_it_is(segmentor):
@@ -139,7 +139,7 @@ def test_logits_may_be_kept_in_half_precision_or_elsewhere(segmentor, dtype, bou
     assert logits.dtype == sample.seg_logits.data.dtype == getattr(torch, dtype)
     expected = mmseg_slides(segmentor, images)
     torch.testing.assert_close(logits.float(), expected, rtol=bound, atol=1e-4)
-    assert_same_labels(sample.pred_sem_seg.data, expected[0])  # found before the rounding
+    assert_same_labels(sample.pred_sem_seg.data, expected[0])  # taken before rounding
 
 
 def test_smooth_blending_keeps_what_is_constant_and_hides_the_borders_of_crops(segmentor):
@@ -182,7 +182,7 @@ def test_bfloat16_autocast_is_summed_in_float32(segmentor):
         (dict(max_logits_gb=float("nan")), "max_logits_gb is nan"),
     ],
 )
-def test_a_window_that_cannot_be_is_refused_before_the_first_image(test_cfg, message):
+def test_an_invalid_window_is_refused_before_the_first_image(test_cfg, message):
     with pytest.raises(ValueError, match=message):
         build(**test_cfg)
 
@@ -223,10 +223,10 @@ def test_predictions_are_those_of_mmseg_and_labels_need_no_logits(
     metas = [SITUATIONS[situation] | dict(img_path=f"{i}.png") for i in range(2)]
     expected = mmseg_predicts(segmentor, images, metas)
     samples = [SegDataSample(metainfo=meta) for meta in metas]
-    found = segmentor.predict(images, samples)
+    actual = segmentor.predict(images, samples)
     with options(segmentor, max_logits_gb=0):
         labels_only = segmentor.predict(images, [SegDataSample(metainfo=meta) for meta in metas])
-    for ours, bare, theirs, sample in zip(found, labels_only, expected, samples, strict=True):
+    for ours, bare, theirs, sample in zip(actual, labels_only, expected, samples, strict=True):
         assert ours is sample
         assert ours.metainfo == bare.metainfo == theirs.metainfo
         assert set(ours.keys()) == set(theirs.keys())
@@ -246,24 +246,24 @@ def test_binary_heads_give_a_probability_and_a_threshold(max_logits_gb, align_co
     model = build(head, max_logits_gb=max_logits_gb)
     images = torch.randn(1, 3, 107, 90)
     meta = dict(ori_shape=(140, 51))
-    (found,) = model.predict(images, [SegDataSample(metainfo=meta)])
+    (actual,) = model.predict(images, [SegDataSample(metainfo=meta)])
     (expected,) = mmseg_predicts(model, images, [meta])
     probability = expected.seg_logits.data
     sure = (probability - 0.4).abs() > 1e-4
     assert 0 < (probability > 0.4).float().mean() < 1
-    assert found.pred_sem_seg.data.dtype == expected.pred_sem_seg.data.dtype
-    assert found.pred_sem_seg.shape == expected.pred_sem_seg.shape
-    assert (found.pred_sem_seg.data == expected.pred_sem_seg.data)[sure].all()
+    assert actual.pred_sem_seg.data.dtype == expected.pred_sem_seg.data.dtype
+    assert actual.pred_sem_seg.shape == expected.pred_sem_seg.shape
+    assert (actual.pred_sem_seg.data == expected.pred_sem_seg.data)[sure].all()
     if max_logits_gb:
-        torch.testing.assert_close(found.seg_logits.data, probability, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(actual.seg_logits.data, probability, rtol=1e-5, atol=1e-5)
 
 
 def test_images_without_samples_are_predicted_as_they_are(segmentor):
     images = torch.randn(2, 3, 107, 90)
     expected = MMSegEncoderDecoder.predict(segmentor, images)
-    for found, theirs in zip(segmentor.predict(images), expected, strict=True):
+    for actual, theirs in zip(segmentor.predict(images), expected, strict=True):
         torch.testing.assert_close(
-            found.seg_logits.data, theirs.seg_logits.data, rtol=1e-5, atol=1e-5
+            actual.seg_logits.data, theirs.seg_logits.data, rtol=1e-5, atol=1e-5
         )
 
 
@@ -274,8 +274,8 @@ def test_the_limit_counts_logits_of_one_image_at_its_original_size(segmentor):
 
     def kept(**test_cfg):
         with options(segmentor, **test_cfg):
-            found = segmentor.predict(images, [SegDataSample(metainfo=meta) for meta in metas])
-        return ["seg_logits" in sample for sample in found]
+            actual = segmentor.predict(images, [SegDataSample(metainfo=meta) for meta in metas])
+        return ["seg_logits" in sample for sample in actual]
 
     assert kept(max_logits_gb=limit) == [True, False]
     assert kept(max_logits_gb=limit, accumulate_dtype="float16") == [True, True]
@@ -284,19 +284,19 @@ def test_the_limit_counts_logits_of_one_image_at_its_original_size(segmentor):
 
 def test_a_prediction_without_logits_keeps_the_rest_and_says_how_to_have_them(segmentor):
     sample = SegDataSample(metainfo=dict(ori_shape=(70, 50), img_path="street.png"))
-    sample.gt_sem_seg = truth = PixelData(data=torch.zeros(1, 70, 50, dtype=torch.long))
+    sample.gt_sem_seg = ground_truth = PixelData(data=torch.zeros(1, 70, 50, dtype=torch.long))
     images = torch.randn(1, 3, 70, 50)
     (sample,) = segmentor.predict(images, [sample])  # logits from before are not kept either
     with options(segmentor, max_logits_gb=0):
-        (found,) = segmentor.predict(images, [sample])
-    assert isinstance(found, LabelsOnly)
-    assert "seg_logits" not in found
-    assert not hasattr(found, "seg_logits")
-    assert found.gt_sem_seg is truth
-    assert set(found.to_dict()) >= {"gt_sem_seg", "pred_sem_seg", "img_path", "ori_shape"}
-    assert found.cpu().clone().pred_sem_seg.shape == (70, 50)
+        (actual,) = segmentor.predict(images, [sample])
+    assert isinstance(actual, LabelsOnly)
+    assert "seg_logits" not in actual
+    assert not hasattr(actual, "seg_logits")
+    assert actual.gt_sem_seg is ground_truth
+    assert set(actual.to_dict()) >= {"gt_sem_seg", "pred_sem_seg", "img_path", "ori_shape"}
+    assert actual.cpu().clone().pred_sem_seg.shape == (70, 50)
     with pytest.raises(AttributeError, match=r"street\.png.*model\.test_cfg\.max_logits_gb="):
-        _ = found.seg_logits
+        _ = actual.seg_logits
 
 
 # --------------------------------------------------- images of different sizes, pipelines and TTA
@@ -321,9 +321,9 @@ SIZES = [(71, 90), (40, 33), (71, 90), (97, 60), (71, 90)]
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def image_paths(tmp_path_factory):
     """Files of several sizes."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     paths = []
     for i, (height, width) in enumerate(SIZES):
@@ -364,28 +364,28 @@ def assert_a_list_gives_what_single_calls_give(model, pipeline, paths):
 @pytest.mark.parametrize("pipeline", [LOAD, TO_MULTIPLES], ids=["load", "resize"])
 @pytest.mark.parametrize("size_divisor", [None, 32])
 @pytest.mark.parametrize("mode", ["slide", "whole"])
-def test_a_list_of_sizes_gives_what_single_calls_give(pictures, pipeline, size_divisor, mode):
+def test_a_list_of_sizes_gives_what_single_calls_give(image_paths, pipeline, size_divisor, mode):
     model = build(size_divisor=size_divisor, crop_batch=4, mode=mode)
-    assert_a_list_gives_what_single_calls_give(model, pipeline, pictures)
+    assert_a_list_gives_what_single_calls_give(model, pipeline, image_paths)
 
 
-def test_no_more_pictures_are_prepared_at_once_than_a_batch_of_crops_can_be_from(pictures):
+def test_no_more_images_are_prepared_at_once_than_share_a_batch_of_crops(image_paths):
     model = build(crop_batch=2)
     counts = []
     model.data_preprocessor.register_forward_pre_hook(
         lambda module, inputs: counts.append(len(inputs[0]["inputs"]))
     )
-    predict(model, LOAD, pictures)
+    predict(model, LOAD, image_paths)
     assert sorted(counts) == [1, 1, 1, 2]
 
 
-def test_test_time_augmentation_needs_logits_and_says_so(pictures):
+def test_test_time_augmentation_needs_logits_and_says_so(image_paths):
     model = build()
-    averaged = predict_tta(model, pictures)
+    averaged = predict_tta(model, image_paths)
     assert [sample.pred_sem_seg.shape for sample in averaged] == SIZES
     model.test_cfg.max_logits_gb = 0
     with pytest.raises(AttributeError, match=r"0\.png.*Test-time augmentation.*max_logits_gb"):
-        predict_tta(model, pictures)
+        predict_tta(model, image_paths)
 
 
 # ------------------------------------------------------------------------------------ Mask2Former
@@ -439,15 +439,15 @@ def masked():
 
 @pytest.mark.ops
 @pytest.mark.parametrize("pipeline", [LOAD, TO_MULTIPLES], ids=["pad", "resize"])
-def test_mask2former_slides_over_a_list_of_sizes(masked, pictures, pipeline):
-    assert_a_list_gives_what_single_calls_give(masked, pipeline, pictures)
+def test_mask2former_slides_over_a_list_of_sizes(masked, image_paths, pipeline):
+    assert_a_list_gives_what_single_calls_give(masked, pipeline, image_paths)
 
 
 @pytest.mark.ops
 def test_mask2former_slides_as_mmseg_would_where_mmseg_can(masked):
     images = torch.randn(1, 3, 128, 96)
-    found = masked.slide_inference(images, [dict(pad_shape=(128, 96))])
-    torch.testing.assert_close(found, mmseg_slides(masked, images), rtol=1e-4, atol=1e-4)
+    actual = masked.slide_inference(images, [dict(pad_shape=(128, 96))])
+    torch.testing.assert_close(actual, mmseg_slides(masked, images), rtol=1e-4, atol=1e-4)
     with pytest.raises(RuntimeError):  # what happens without our window
         MMSegEncoderDecoder.slide_inference(
             masked, images, [dict(img_shape=(128, 96), pad_shape=(128, 96))]
@@ -456,10 +456,10 @@ def test_mask2former_slides_as_mmseg_would_where_mmseg_can(masked):
 
 @pytest.mark.ops
 @pytest.mark.parametrize("mode", ["slide", "whole"])
-def test_mask2former_with_test_time_augmentation(masked, pictures, mode):
+def test_mask2former_with_test_time_augmentation(masked, image_paths, mode):
     with options(masked, mode=mode):
-        together = predict_tta(masked, pictures)
-        alone = [predict_tta(masked, [path])[0] for path in pictures]
+        together = predict_tta(masked, image_paths)
+        alone = [predict_tta(masked, [path])[0] for path in image_paths]
     assert [sample.pred_sem_seg.shape for sample in together] == SIZES
     for one, other in zip(together, alone, strict=True):
         differing = one.pred_sem_seg.data != other.pred_sem_seg.data

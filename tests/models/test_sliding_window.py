@@ -17,7 +17,7 @@ def local_means(crops, owners):
     return torch.cat([crops.mean((1, 2, 3), keepdim=True) + crops[:, :1], crops[:, 1:2]], 1)
 
 
-def whole(window, images):
+def full_result(window, images):
     """The bands put together, having checked that they leave no gap."""
     result = torch.full((len(images), 2, *images.shape[2:]), torch.nan)
     expected = (0, 0)
@@ -32,7 +32,7 @@ def whole(window, images):
 
 @pytest.mark.parametrize("blend", ["mean", "smooth"])
 @pytest.mark.parametrize(("length", "window", "stride"), SIDES)
-def test_windows_cover_a_side_and_their_shares_sum_to_one(length, window, stride, blend):
+def test_windows_cover_a_side_and_their_weights_sum_to_one(length, window, stride, blend):
     starts = window_starts(length, window, stride)
     assert starts == sorted(set(starts))
     weights = window_weights(starts, window, blend)
@@ -43,7 +43,7 @@ def test_windows_cover_a_side_and_their_shares_sum_to_one(length, window, stride
     torch.testing.assert_close(total, torch.ones(length))
 
 
-def test_smooth_shares_come_and_go_without_a_step():
+def test_smooth_weights_fade_without_a_step():
     starts = window_starts(300, 100, 50)
     total = torch.zeros(len(starts), 300)
     for row, start, weight in zip(
@@ -59,16 +59,16 @@ def test_smooth_shares_come_and_go_without_a_step():
 @pytest.mark.parametrize("size", [(30, 40), (31, 77), (20, 90), (95, 29)])
 def test_batches_of_crops_change_nothing(size, blend):
     images = torch.randn(3, 3, *size)
-    expected = whole(SlidingWindow((30, 40), (17, 31), 1, blend), images)
+    expected = full_result(SlidingWindow((30, 40), (17, 31), 1, blend), images)
     assert not expected.isnan().any()
     for crop_batch in (2, 5, 100):
-        found = whole(SlidingWindow((30, 40), (17, 31), crop_batch, blend), images)
-        torch.testing.assert_close(found, expected)
-    alone = whole(SlidingWindow((30, 40), (17, 31), 4, blend), images[1:2])
+        actual = full_result(SlidingWindow((30, 40), (17, 31), crop_batch, blend), images)
+        torch.testing.assert_close(actual, expected)
+    alone = full_result(SlidingWindow((30, 40), (17, 31), 4, blend), images[1:2])
     torch.testing.assert_close(alone, expected[1:2])
 
 
-def test_a_crop_is_told_which_picture_it_is_from_and_all_have_one_size():
+def test_the_model_gets_the_image_of_each_crop_and_all_crops_have_one_size():
     seen = []
 
     def encode(crops, owners):
@@ -107,19 +107,19 @@ def test_no_graph_is_kept():
         ((1, 5), (9, 9)), ((9, 9), (1, 1)), ((2000, 2), (3999, 3)), ((3648, 2), (1001, 2)),
     ],
 )  # fmt: skip
-def test_resizing_bands_is_resizing_the_whole(old, new, band, flip, align_corners):
+def test_resizing_bands_is_resizing_the_full_map(old, new, band, flip, align_corners):
     x = torch.randn(3, *old)
     dims = {"horizontal": [2], "vertical": [1], "diagonal": [1, 2]}.get(flip, [])
     expected = F.interpolate(x.flip(dims)[None], new, mode="bilinear", align_corners=align_corners)[
         0
     ]
     resize = BandResizer(old[0], new, align_corners, flip)
-    found = torch.full_like(expected, torch.nan)
-    for part in x.split(max(band, old[0] // 50), 1):
-        place, values = resize(part)
-        assert found[:, place].isnan().all()
-        found[:, place] = values
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    actual = torch.full_like(expected, torch.nan)
+    for rows in x.split(max(band, old[0] // 50), 1):
+        where, values = resize(rows)
+        assert actual[:, where].isnan().all()
+        actual[:, where] = values
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_an_unknown_flip_is_refused():
 @pytest.mark.parametrize("device", [None, "cpu"])
 def test_on_a_gpu_as_on_the_cpu(device):
     images = torch.randn(2, 3, 50, 90)
-    expected = whole(SlidingWindow((30, 40), (17, 31)), images)
+    expected = full_result(SlidingWindow((30, 40), (17, 31)), images)
     window = SlidingWindow((30, 40), (17, 31), accumulate_device=device)
     for i, top, band in window.bands(images.cuda(), local_means):
         assert band.device.type == (device or "cuda")
