@@ -36,25 +36,30 @@ Inputs = dict[str, Any]
 
 
 class SeparatePretrainer(OnePeacePretrainer):
-    """Computes the input features of each view separately."""
+    """Computes the features of the inputs again for each view."""
 
-    def reconstruct(self, inputs: Inputs, keeps: Sequence[Inputs], *_: Any) -> list[Inputs]:
+    def forward(self, inputs: Inputs, *args: Any, **kwargs: Any) -> Any:
+        """As `OnePeacePretrainer.forward`."""
+        self.inputs = inputs
+        return super().forward(inputs, *args, **kwargs)
+
+    def reconstruct(self, keeps: Sequence[Inputs], *_: Any) -> list[Inputs]:
         """As `OnePeacePretrainer.reconstruct`."""
-        found = []
+        views = []
         for keep in keeps:
-            whole = {name: self.backbone.embed({name: inputs[name]}) for name in keep}
-            found += super().reconstruct(inputs, [keep], None, whole)
-        return found
+            features = self.backbone.features({name: self.inputs[name] for name in keep})
+            views += super().reconstruct([keep], features)
+        return views
 
 
 def pad(model: OnePeacePretrainer) -> OnePeacePretrainer:
     """Let a model encode and decode each batch separately, padding included."""
 
-    def last(stack: FusionEncoder, views: Sequence[Tokens]) -> list[torch.Tensor]:
+    def encode(stack: FusionEncoder, views: Sequence[Tokens]) -> list[torch.Tensor]:
         return [stack(view, [len(stack) - 1])[0] for view in views]
 
     for stack in (model.backbone.layers, model.decoder.layers):
-        stack.last = partial(last, stack)
+        stack.encode_packed = partial(encode, stack)
     return model
 
 

@@ -13,11 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmonepeace.layers.attention import use_cpu_kernels
+from mmonepeace.layers.kernels import cpu_kernel
 from mmonepeace.layers.relative_position_bias import RelativePositionBias1D, RelativePositionBias2D
 from mmonepeace.layers.resampling import Grid, Resampling, resample_pos_embed
-from mmonepeace.layers.stems import PatchConv, audio_extractor, extract_by_pieces, hmlp_stem
-from mmonepeace.layers.tokens import Bias, Tokens, gather_tokens, kept_bias, kept_positions
+from mmonepeace.layers.stems import PatchConv, audio_extractor, hmlp_stem
+from mmonepeace.layers.tokens import (
+    BlockBias,
+    Tokens,
+    gather_tokens,
+    kept_bias,
+    kept_positions,
+    zero_padding,
+)
 from mmonepeace.spec import (
     AUDIO_FEATURE_DIM,
     AUDIO_RPB_BUCKETS,
@@ -33,22 +40,22 @@ from mmonepeace.spec import (
     VOCAB_SIZE,
     Arch,
     num_audio_frames,
-    patch_grid,
 )
 
 
 class Adapter(nn.Module):
-    """What all adapters share: CLS, optional embedding norm and type vector.
+    """Base of all adapters: CLS, optional embedding norm and type vector.
 
     A subclass takes (modality, arch, num_tables) and its own options with defaults, and keeps its
-    relative position bias in `rpb`. `infer_options` reads its options off a checkpoint. It turns inputs into `Tokens` in two steps, so that several
-    views of the same inputs share the first: `extract(*inputs)` does all that does not depend on
-    which tokens are kept, `place(extracted, keep_BP)` the rest.
+    relative position bias in `rpb`; `infer_options` reads its options off a checkpoint. It turns
+    inputs into `Tokens` in two steps, so that several views of the same inputs share the first:
+    `features(*inputs)` does all that does not depend on which tokens are kept,
+    `to_tokens(features, keep_BP)` the rest.
 
     Args:
         modality: key of the adapter, of its FFNs and of its final norm.
         arch: widths and variants.
-        cls_token: whether CLS stands in front of the tokens.
+        cls_token: whether CLS comes before the other tokens.
     """
 
     def __init__(self, modality: str, arch: Arch, cls_token: bool = True) -> None:
@@ -63,23 +70,23 @@ class Adapter(nn.Module):
         """Embed inputs.
 
         Args:
-            inputs: see `extract`.
-            keep_BP: see `Tokens.keep`.
+            inputs: see `features`.
+            keep_BP: see `Tokens.keep`; None keeps all tokens.
         """
-        return self.place(self.extract(*inputs), keep_BP)
+        return self.to_tokens(self.features(*inputs), keep_BP)
 
-    def place(self, extracted: Any, keep_BP: Tensor | None = None) -> Tokens:
+    def features(self, *inputs: Any) -> Any:
+        """The part of the computation that all views of the inputs share, for `to_tokens`."""
+        raise NotImplementedError
+
+    def to_tokens(self, features: Any, keep_BP: Tensor | None = None) -> Tokens:
         """Tokens at the given positions.
 
         Args:
-            extracted: what `extract` gave: here, all tokens.
-            keep_BP: see `Tokens.keep`.
+            features: from `features`; here, all tokens.
+            keep_BP: see `Tokens.keep`; None keeps all tokens.
         """
-        return extracted.keep(keep_BP)
-
-    def grid(self, *_inputs: Any) -> Grid | None:
-        """Rows and columns of the tokens behind CLS; None if they are a sequence."""
-        return None
+        return features if keep_BP is None else features.keep(keep_BP)
 
     def metadata(self) -> dict[str, str]:
         """What a checkpoint must say besides the weights; keys begin with the modality's name."""
@@ -102,15 +109,21 @@ class Adapter(nn.Module):
         return {}
 
     def assemble(
-        self, x_BTD: Tensor, positions: Tensor, bias: Bias, pad_BT: Tensor | None = None
+        self,
+        x_BTD: Tensor,
+        positions: Tensor,
+        bias: BlockBias,
+        pad_BT: Tensor | None = None,
+        grid: Grid | None = None,
     ) -> Tokens:
-        """Put CLS in front, add norm, positions and type.
+        """Prepend CLS, apply the norm, add positions and type.
 
         Args:
             x_BTD: features without CLS.
             positions: (L, D) or (B, L, D), CLS first.
             bias: see `Tokens`.
             pad_BT: True where a feature is padding.
+            grid: see `Tokens`.
         """
         x, pad_BL = x_BTD, pad_BT
         if self.cls_token is None:
@@ -121,7 +134,10 @@ class Adapter(nn.Module):
         x = self.embed_norm(x) + positions
         if self.type_embed is not None:
             x = x + self.type_embed
-        return Tokens.of(self.modality, x, bias, len(self.rpb.tables) == 1, pad_BL)
+        if pad_BL is not None:
+            x, pad_BL = zero_padding(x, pad_BL)
+        shared = len(self.rpb.tables) == 1
+        return Tokens(x, {self.modality: x.shape[1]}, bias, shared, pad_BL, grid)
 
 
 class TextAdapter(Adapter):
@@ -150,7 +166,7 @@ class TextAdapter(Adapter):
         self.pos_embed = nn.Parameter(torch.zeros(num_positions, arch.embed_dim))
         self.rpb = RelativePositionBias1D(num_buckets, arch.num_heads, num_tables)
 
-    def extract(self, ids_BT: Tensor) -> Tokens:
+    def features(self, ids_BT: Tensor) -> Tokens:
         """Embed token ids.
 
         Args:
@@ -161,7 +177,7 @@ class TextAdapter(Adapter):
             Tokens with L = T + 1.
 
         Raises:
-            ValueError: if the ids are no (B, T) integers or too many.
+            ValueError: if the ids are not (B, T) integers, or too many.
         """
         if ids_BT.ndim != 2 or ids_BT.is_floating_point() or 0 in ids_BT.shape:
             raise ValueError(
@@ -198,14 +214,14 @@ class ImageAdapter(Adapter):
         modality: see `Adapter`.
         arch: widths and variants.
         num_tables: RPB tables, 1 or one per block.
-        img_size: side in pixels of the square image whose grid positions and tables are kept for.
-        cls_token: whether CLS stands in front of the patches; detectors have none.
-        rpb_sides: of the square grids in patches that the tables are kept for, where not that of
+        img_size: side in pixels of the square image whose grid positions and tables are for.
+        cls_token: whether CLS comes before the patches; detectors have none.
+        rpb_sides: of the square grids in patches that the tables are for, if not that of
             `img_size`.
         rpb_resampling: for other grids, see `resample_rpb`.
 
     Raises:
-        ValueError: if `img_size` is no multiple of the patch size.
+        ValueError: if `img_size` is not a multiple of the patch size.
     """
 
     def __init__(
@@ -222,9 +238,10 @@ class ImageAdapter(Adapter):
         if img_size < PATCH_SIZE or img_size % PATCH_SIZE:
             raise ValueError(
                 f"img_size {img_size} is not a multiple of {PATCH_SIZE}. It only names the grid "
-                "the tables are kept for: images of any size may come in."
+                "the tables are for: images may have any size."
             )
         dim, side = arch.embed_dim, img_size // PATCH_SIZE
+        self.grid = (side, side)
         self.stem = (
             hmlp_stem(dim) if arch.stem == "hmlp" else PatchConv(3, dim, PATCH_SIZE, bias=False)
         )
@@ -234,15 +251,11 @@ class ImageAdapter(Adapter):
         sides = rpb_sides or [side] * num_tables
         self.rpb = RelativePositionBias2D(sides, arch.num_heads, cls_token, rpb_resampling)
 
-    def grid(self, images_B3HW: Tensor, *_: Any) -> Grid:
-        """Rows and columns of patches."""
-        return patch_grid(*images_B3HW.shape[-2:])
-
-    def extract(self, images_B3HW: Tensor, second: bool = False) -> Tokens:
+    def features(self, images_B3HW: Tensor, second: bool = False) -> Tokens:
         """Embed images of any one size.
 
-        Sides that are no multiple of 16 are padded at the right and bottom with zeros, which is
-        the mean colour of a normalised image.
+        Sides that are not a multiple of 16 are padded at the right and bottom with zeros, the
+        mean colour of a normalised image.
 
         Args:
             images_B3HW: (B, 3, H, W), RGB, normalised with `spec.IMAGE_MEAN`, `spec.IMAGE_STD`.
@@ -257,18 +270,21 @@ class ImageAdapter(Adapter):
         if images_B3HW.ndim != 4 or images_B3HW.shape[1] != 3 or 0 in images_B3HW.shape:
             raise ValueError(
                 f"images have shape {tuple(images_B3HW.shape)}, expected (batch, 3, height, "
-                "width). Add the batch dimension, convert grey or RGBA pictures to RGB."
+                "width). Add the batch dimension, convert grey or RGBA images to RGB."
             )
         height, width = images_B3HW.shape[-2:]
-        grid = self.grid(images_B3HW)
-        pad = (0, grid[1] * PATCH_SIZE - width, 0, grid[0] * PATCH_SIZE - height)
+        pad = (0, -width % PATCH_SIZE, 0, -height % PATCH_SIZE)
         if any(pad):
             images_B3HW = F.pad(images_B3HW, pad)
-        positions = resample_pos_embed(self.pos_embed, grid)
+        patches_BhwD = self.stem(images_B3HW.movedim(1, 3))
+        grid = tuple(patches_BhwD.shape[1:3])
+        positions = self.pos_embed
+        if grid != self.grid:
+            positions = resample_pos_embed(positions, grid)
         if second and self.type_embed_2 is not None:
             positions = positions + self.type_embed_2[0]
-        patches = self.stem(images_B3HW.movedim(1, 3)).flatten(1, 2)
-        return self.assemble(patches, positions, partial(self.rpb.of_grid, grid))
+        bias = partial(self.rpb, grid)
+        return self.assemble(patches_BhwD.flatten(1, 2), positions, bias, grid=grid)
 
 
 class AudioAdapter(Adapter):
@@ -288,7 +304,7 @@ class AudioAdapter(Adapter):
             changes nothing; "compat", they are not, as in the official code: frames near the end
             of a clip depend on the batch. None: "masked", until a checkpoint that says otherwise
             is loaded.
-        clip_seconds: length of the clips that it learns from; longer sounds are best embedded in
+        clip_seconds: length of the clips that it learns from; longer audio is best embedded in
             windows of this length. None: 15, until a checkpoint that says otherwise is loaded.
     """
 
@@ -362,7 +378,7 @@ class AudioAdapter(Adapter):
                 stacklevel=2,
             )
 
-    def extract(
+    def features(
         self, waves_BS: Tensor, pad_BT: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Turn waveforms into frames.
@@ -385,7 +401,7 @@ class AudioAdapter(Adapter):
             )
         if frames >= MAX_POSITIONS:
             raise ValueError(
-                f"audio of {waves_BS.shape[1] / SAMPLE_RATE:.2f} s makes {frames} frames, the "
+                f"audio of {waves_BS.shape[1] / SAMPLE_RATE:.2f} s has {frames} frames, the "
                 f"limit is {MAX_POSITIONS - 1} (20.48 s). Cut it with LoadAudio(max_seconds=...), "
                 "or encode it with Embedder.encode_audio, which averages windows."
             )
@@ -394,29 +410,29 @@ class AudioAdapter(Adapter):
                 f"the audio padding mask has shape {tuple(pad_BT.shape)}, expected "
                 f"{(len(waves_BS), frames)}: one entry for each frame, spec.num_audio_frames."
             )
-        if use_cpu_kernels(waves_BS):
+        if kernel := cpu_kernel("audio_features", waves_BS):
             skipped = pad_BT if self.padding == "masked" else None
-            return extract_by_pieces(self._features, waves_BS, frames, skipped), pad_BT
-        return self._features(waves_BS), pad_BT
+            return kernel(self._frames, waves_BS, frames, skipped), pad_BT
+        return self._frames(waves_BS), pad_BT
 
-    def _features(self, waves_BS: Tensor) -> Tensor:
+    def _frames(self, waves_BS: Tensor) -> Tensor:
         """(B, S) -> (B, T, D)."""
         return self.feature_proj(self.feature_norm(self.extractor(waves_BS[..., None])))
 
-    def place(
-        self, extracted: tuple[Tensor, Tensor | None], keep_BP: Tensor | None = None
+    def to_tokens(
+        self, features: tuple[Tensor, Tensor | None], keep_BP: Tensor | None = None
     ) -> Tokens:
-        """Tokens at the given positions; the positional convolutions see these alone.
+        """Tokens at the given positions; the positional convolutions see only these.
 
         Args:
-            extracted: what `extract` gave.
-            keep_BP: see `Tokens.keep`.
+            features: from `features`.
+            keep_BP: see `Tokens.keep`; None keeps all tokens.
 
         Returns:
             Tokens with L = T + 1, or P.
         """
-        x, pad_BT = extracted
-        bias: Bias = partial(self.rpb, x.shape[1] + 1)
+        x, pad_BT = features
+        bias: BlockBias = partial(self.rpb, x.shape[1] + 1)
         if keep_BP is not None:
             keep_BP, pad_BP = kept_positions(keep_BP)
             bias = partial(kept_bias, bias, keep_BP)
@@ -439,7 +455,7 @@ class AudioAdapter(Adapter):
         return torch.cat([self.cls_pos_embed.expand(len(x), -1, -1), x], 1)
 
 
-# In the order in which modalities stand in a joint sequence.
+# In the order of the modalities in a joint sequence.
 ADAPTERS: dict[str, type[Adapter]] = {
     "text": TextAdapter,
     "image": ImageAdapter,

@@ -1,4 +1,4 @@
-"""The light decoder of pretraining: from kept tokens to features of whole sequences.
+"""The light decoder of pretraining: from kept tokens to features of complete sequences.
 
 Shapes: B batch, L tokens (CLS first), P kept tokens, E width of the encoder, D of the decoder.
 """
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmonepeace.layers.encoder import FusionEncoder
 from mmonepeace.layers.resampling import Grid, resample_pos_embed
-from mmonepeace.layers.tokens import Tokens
+from mmonepeace.layers.tokens import Tokens, zero_padding
 from mmonepeace.spec import LAYER_NORM_EPS, Arch
 
 
@@ -27,7 +27,7 @@ class DecoderAdapter(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(num_positions, dim))
 
     def forward(self, length: int, grid: Grid | None) -> Tensor:
-        """(L, D) for a sequence; of an image, whose rows behind CLS are a grid, for its grid.
+        """(L, D) positions of a sequence, or of the grid of an image.
 
         Raises:
             ValueError: if the sequence is longer than the table.
@@ -67,7 +67,7 @@ class Decoder(nn.Module):
         self.adapters = nn.ModuleDict(
             {name: DecoderAdapter(arch.embed_dim, rows) for name, rows in num_positions.items()}
         )
-        self.layers = FusionEncoder.of(
+        self.layers = FusionEncoder.build(
             arch, num_positions, layer_scale_init=layer_scale_init, with_cp=with_cp
         )
         self.norms = nn.ModuleDict(
@@ -92,8 +92,8 @@ class Decoder(nn.Module):
         """
         tokens = [self._join(view, grids, pads) for view in views]
         return [
-            {name: self.norms[name](part) for name, part in joint.split(out).items()}
-            for joint, out in zip(tokens, self.layers.last(tokens), strict=True)
+            {name: self.norms[name](x) for name, x in joint.split(out).items()}
+            for joint, out in zip(tokens, self.layers.encode_packed(tokens), strict=True)
         ]
 
     def _join(
@@ -102,29 +102,31 @@ class Decoder(nn.Module):
         grids: Mapping[str, Grid | None],
         pads: Mapping[str, Tensor | None],
     ) -> Tokens:
-        parts = []
+        modalities = []
         for name, x in view.items():
-            x = x + self.adapters[name](x.shape[1], grids[name])
-            parts.append(Tokens.of(name, x, None, True, pads[name]))
-        tokens = Tokens.join(parts)
+            x, pad = x + self.adapters[name](x.shape[1], grids[name]), pads[name]
+            if pad is not None:
+                x, pad = zero_padding(x, pad)
+            modalities.append(Tokens(x, {name: x.shape[1]}, shared_bias=True, pad_BL=pad))
+        tokens = Tokens.join(modalities)
         if not self.mask_padding:
             tokens.pad_BL = None
         return tokens
 
 
-def insert_mask_tokens(x_BPD: Tensor, keep_BP: Tensor, length: int, filler_1D: Tensor) -> Tensor:
-    """Put kept tokens back in their places, and a filler in all others.
+def insert_mask_tokens(x_BPD: Tensor, keep_BP: Tensor, length: int, mask_1D: Tensor) -> Tensor:
+    """Put kept tokens back at their positions and mask tokens at all others.
 
     Args:
         x_BPD: kept tokens.
-        keep_BP: their positions; -1 is padding, and goes nowhere.
-        length: tokens of the whole sequence.
-        filler_1D: for the places between.
+        keep_BP: their positions; -1 is padding, which is dropped.
+        length: tokens of the complete sequence.
+        mask_1D: the mask token.
 
     Returns:
         (B, L, D).
     """
-    # Padding is written behind the end, and cut off.
+    # Padding is written past the end and cut off.
     index = keep_BP.masked_fill(keep_BP < 0, length)[..., None].expand_as(x_BPD)
-    whole = filler_1D.to(x_BPD.dtype).expand(len(x_BPD), length + 1, -1)
-    return whole.scatter(1, index, x_BPD)[:, :length]
+    x_BLD = mask_1D.to(x_BPD.dtype).expand(len(x_BPD), length + 1, -1)
+    return x_BLD.scatter(1, index, x_BPD)[:, :length]

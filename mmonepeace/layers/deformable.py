@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention: each query looks at a few points of some maps.
+"""Multi-scale deformable attention: each query attends to a few points of some maps.
 
 Shapes: B batch, Q queries, K keys (the cells of all levels), D width, H heads, d head width,
 S levels, P points.
@@ -35,7 +35,7 @@ def deform_attend(
     bfloat16. On CUDA mmcv's operator does it where it was compiled, elsewhere plain PyTorch.
 
     Args:
-        value_BKHd: values of all levels, one behind the other.
+        value_BKHd: values of all levels, concatenated.
         grids: rows and columns of each level.
         points_BQHSP2: (x, y) in units of the map, 0 to 1 from its left and top edge.
         weights_BQHSP: weights of the points.
@@ -93,8 +93,8 @@ class DeformableAttention(nn.Module):
         dim: width.
         num_heads: heads.
         num_levels: maps of the keys.
-        num_points: points that a query looks at, on each level.
-        value_ratio: width of the values, as a part of `dim`.
+        num_points: points per query on each level.
+        value_ratio: width of the values, as a fraction of `dim`.
 
     Raises:
         ValueError: if the heads do not divide the width of the values.
@@ -144,10 +144,10 @@ class DeformableAttention(nn.Module):
         keys_BKD: Tensor,
         key_grids: tuple[Grid, ...],
     ) -> Tensor:
-        """Attend from the cells of some maps to those of others, all of the same picture.
+        """Attend from the cells of some maps to those of others, all of the same image.
 
         Args:
-            query_BQD: cells of the maps that ask, one map behind the other.
+            query_BQD: cells of the querying maps, concatenated.
             query_grids: their rows and columns.
             keys_BKD: cells of the maps that answer.
             key_grids: their rows and columns, one for each level.

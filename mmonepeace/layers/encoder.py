@@ -1,6 +1,6 @@
 """The shared Transformer: one attention for all modalities, one FFN per modality.
 
-Shapes: B batch, L tokens, D width, F FFN width, H heads.
+Shapes: B batch, L tokens, D width, H heads, d = D / H.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -9,14 +9,52 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, noop_context_fn
 
-from mmonepeace.layers.attention import AnyBias, SelfAttention, use_cpu_kernels
-from mmonepeace.layers.cpu.geglu import GatedWeights, chunked_geglu
-from mmonepeace.layers.cpu.grid_attention import AttentionResultCache
-from mmonepeace.layers.cpu.packing import Packed, Ragged
+from mmonepeace.layers.kernels import CPU_KERNELS, Backend, attend, cpu_kernel
+from mmonepeace.layers.relative_position_bias import AttentionBias
 from mmonepeace.layers.tokens import Tokens
 from mmonepeace.spec import LAYER_NORM_EPS, Arch
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with sub-LN; keys have no bias.
+
+    Args:
+        arch: widths and variants.
+    """
+
+    def __init__(self, arch: Arch) -> None:
+        super().__init__()
+        dim = arch.embed_dim
+        self.num_heads = arch.num_heads
+        self.backend: Backend = "auto"
+        self.q_proj = nn.Linear(dim, dim)
+        self.k_proj = nn.Linear(dim, dim, bias=False)
+        self.v_proj = nn.Linear(dim, dim)
+        self.head_scale = nn.Parameter(torch.ones(arch.num_heads)) if arch.head_scale else None
+        self.norm = nn.LayerNorm(dim, LAYER_NORM_EPS) if arch.sub_norm else nn.Identity()
+        self.out_proj = nn.Linear(dim, dim)
+
+    def forward(self, x_BLD: Tensor, bias: AttentionBias) -> Tensor:
+        """(B, L, D) -> (B, L, D)."""
+        q, k, v = self.project_qkv(x_BLD)
+        return self.merge_heads(attend(q, k, v, bias, backend=self.backend))
+
+    def project_qkv(self, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, (B, H, L, d) each."""
+        heads = (self.num_heads, -1)
+        q = self.q_proj(x_BLD).unflatten(-1, heads).transpose(1, 2)
+        k = self.k_proj(x_BLD).unflatten(-1, heads).transpose(1, 2)
+        v = self.v_proj(x_BLD).unflatten(-1, heads).transpose(1, 2)
+        return q, k, v
+
+    def merge_heads(self, x_BHLd: Tensor) -> Tensor:
+        """(B, H, L, d) -> (B, L, D), with sub-LN and the output projection."""
+        x = x_BHLd.transpose(1, 2)
+        if self.head_scale is not None:
+            x = x * self.head_scale[:, None]
+        return self.out_proj(self.norm(x.flatten(2)))
 
 
 class GeGLU(nn.Module):
@@ -36,36 +74,29 @@ class GeGLU(nn.Module):
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """(B, L, D) -> (B, L, D)."""
-        # Layers that others put in the place of these have their own ways.
-        plain = all(type(layer) is nn.Linear for layer in (self.gate, self.up, self.down))
-        if plain and use_cpu_kernels(x_BLD) and not torch.is_autocast_enabled("cpu"):
-            norm = self.norm if isinstance(self.norm, nn.LayerNorm) else None
-            return chunked_geglu(
-                x_BLD,
-                GatedWeights(
-                    self.gate.weight,
-                    self.up.weight,
-                    norm and norm.weight,
-                    norm and norm.bias,
-                    self.down.weight,
-                    self.down.bias,
-                ),
-            )
+        kernel = cpu_kernel("geglu", x_BLD)
+        # Layers that replace these, such as those of LoRA, and autocast compute in their own way.
+        plain = {*map(type, (self.gate, self.up, self.down))} == {nn.Linear}
+        if kernel and plain and not torch.is_autocast_enabled("cpu"):
+            norm, norm_bias = (getattr(self.norm, name, None) for name in ("weight", "bias"))
+            down = self.down
+            weights = (self.gate.weight, self.up.weight, norm, norm_bias, down.weight, down.bias)
+            return kernel(x_BLD, *weights)
         return self.down(self.norm(F.gelu(self.gate(x_BLD)) * self.up(x_BLD)))
 
 
-def _add(x: Tensor, found: Tensor, scale: Tensor | None, factor: float = 1) -> Tensor:
-    """x + factor * scale * found, in one pass."""
+def add_scaled(x: Tensor, branch: Tensor, scale: Tensor | None, factor: float = 1) -> Tensor:
+    """x + factor * scale * branch, in one pass."""
     if scale is None:
-        return torch.add(x, found, alpha=factor)
-    return torch.addcmul(x, found, scale, value=factor)
+        return torch.add(x, branch, alpha=factor)
+    return torch.addcmul(x, branch, scale, value=factor)
 
 
 class DropPath(nn.Module):
-    """Stochastic depth per sample that does not compute what it drops.
+    """Stochastic depth per sample that does not compute dropped samples.
 
     `x + mask / keep * branch(x)` with one Bernoulli(keep) draw per sample, as usual; the branch
-    runs on the kept samples alone. Draws come from the CPU generator, so that the number of kept
+    runs on the kept samples only. Draws come from the CPU generator, so that the number of kept
     samples is known without waiting for the GPU.
 
     Args:
@@ -88,20 +119,20 @@ class DropPath(nn.Module):
         """Add a residual branch.
 
         Args:
-            x: (B, ...), or (1, N, ...) with samples one behind the other.
-            branch: called with samples and their indices in the batch (None: all of them).
-            scale: LayerScale of the branch, which is added in the same pass.
-            counts: tokens of each sample, if they stand one behind the other.
+            x: (B, ...), or (1, N, ...) with concatenated samples.
+            branch: (samples, their indices in the batch or None for all) -> samples.
+            scale: LayerScale of the branch.
+            counts: tokens of each sample, if they are concatenated.
 
         Returns:
             as `x`.
         """
         if not self.training or self.rate == 0:
-            return _add(x, branch(x, None), scale)
+            return add_scaled(x, branch(x, None), scale)
         keep = 1 - self.rate
         kept = torch.rand(len(x) if counts is None else len(counts), device="cpu") < keep
         if kept.all():
-            return _add(x, branch(x, None), scale, 1 / keep)
+            return add_scaled(x, branch(x, None), scale, 1 / keep)
         factor = 1 / keep
         if not kept.any():
             # Every parameter must get a gradient, if only zero, or DDP would wait for it.
@@ -112,9 +143,9 @@ class DropPath(nn.Module):
         index, rows = (
             mask.nonzero().squeeze(1).to(x.device, non_blocking=True) for mask in (kept, rows)
         )
-        found = branch(x.index_select(dim, rows), index)
-        found = found if scale is None else found * scale
-        return x.index_add(dim, rows, found.to(x.dtype), alpha=factor)
+        residual = branch(x.index_select(dim, rows), index)
+        residual = residual if scale is None else residual * scale
+        return x.index_add(dim, rows, residual.to(x.dtype), alpha=factor)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:.3f}"
@@ -128,6 +159,7 @@ class EncoderLayer(nn.Module):
         modalities: keys of the FFNs.
         drop_path_rate: stochastic depth of both branches.
         layer_scale_init: initial LayerScale; None leaves LayerScale out.
+        attention: in place of the usual `SelfAttention`.
     """
 
     def __init__(
@@ -136,11 +168,12 @@ class EncoderLayer(nn.Module):
         modalities: Iterable[str],
         drop_path_rate: float,
         layer_scale_init: float | None,
+        attention: SelfAttention | None = None,
     ) -> None:
         super().__init__()
         dim = arch.embed_dim
         self.norm1 = nn.LayerNorm(dim, LAYER_NORM_EPS)
-        self.attn = SelfAttention(arch)
+        self.attn = SelfAttention(arch) if attention is None else attention
         self.post_attn_norm = (
             nn.LayerNorm(dim, LAYER_NORM_EPS) if arch.post_attn_norm else nn.Identity()
         )
@@ -152,45 +185,50 @@ class EncoderLayer(nn.Module):
             self.gamma_1 = nn.Parameter(torch.full((dim,), layer_scale_init))
             self.gamma_2 = nn.Parameter(torch.full((dim,), layer_scale_init))
 
-    def _attend(self, x_BLD: Tensor, bias: AnyBias, index: Tensor | None) -> Tensor:
-        if isinstance(bias, Ragged):
-            bias = bias.select(index)
-        elif index is not None and isinstance(bias, Tensor) and bias.shape[0] > 1:
-            bias = bias[index]
-        return self.post_attn_norm(self.mix(self.norm1(x_BLD), bias))
+    def forward(self, x_BLD: Tensor, lengths: dict[str, int], bias: AttentionBias) -> Tensor:
+        """x + drop_path(gamma_1 * attn(norm1(x), bias)), then the same with the FFN.
 
-    def mix(self, x_BLD: Tensor, bias: AnyBias) -> Tensor:
-        """Attention of normalised tokens, (B, L, D) -> (B, L, D)."""
-        return self.attn(x_BLD, bias)
+        Args:
+            x_BLD: tokens; concatenated sequences, (1, N, D), if the bias is packed.
+            lengths: see `Tokens`.
+            bias: of these tokens.
 
-    def _feed(self, x_BLD: Tensor, segments: Sequence[tuple[str, int]]) -> Tensor:
-        x = self.norm2(x_BLD)
+        Returns:
+            (B, L, D).
+        """
+
+        def attention(x: Tensor, samples: Tensor | None) -> Tensor:
+            own = bias if samples is None else bias.select(samples)
+            return self.post_attn_norm(self.attn(self.norm1(x), own))
+
+        def ffn(x: Tensor, samples: Tensor | None) -> Tensor:
+            own = bias if samples is None else bias.select(samples)
+            segments = own.segments if own.is_packed else [*lengths.items()]
+            return self._ffn(self.norm2(x), segments)
+
+        counts = bias.counts if bias.is_packed else None
+        x = self.drop_path(x_BLD, attention, self.gamma_1, counts)
+        return self.drop_path(x, ffn, self.gamma_2, counts)
+
+    def _ffn(self, x_BLD: Tensor, segments: Sequence[tuple[str, int]]) -> Tensor:
+        """The FFN of each segment's modality, called once per modality.
+
+        Args:
+            x_BLD: normalised tokens.
+            segments: (modality, number of tokens), in order.
+        """
         if len(segments) == 1:
-            return self.ffn[segments[0][0]](x)
-        parts = list(x.split([n for _, n in segments], dim=1))
+            return self.ffn[segments[0][0]](x_BLD)
+        outputs = list(x_BLD.split([n for _, n in segments], dim=1))
         for modality in dict.fromkeys(name for name, _ in segments):
             places = [i for i, (name, _) in enumerate(segments) if name == modality]
-            chosen = [parts[i] for i in places]
-            # A single part is not copied.
-            found = self.ffn[modality](torch.cat(chosen, 1) if len(chosen) > 1 else chosen[0])
-            found = found.split([segments[i][1] for i in places], 1)
-            for i, part in zip(places, found, strict=True):
-                parts[i] = part
-        return torch.cat(parts, 1)
-
-    def forward(self, x_BLD: Tensor, lengths: dict[str, int], bias: AnyBias) -> Tensor:
-        """(B, L, D) -> (B, L, D); `lengths` and `bias` as in `Tokens`."""
-        ragged = bias if isinstance(bias, Ragged) else None
-
-        def attend(x: Tensor, index: Tensor | None) -> Tensor:
-            return self._attend(x, bias, index)
-
-        def feed(x: Tensor, index: Tensor | None) -> Tensor:
-            return self._feed(x, ragged.select(index).segments if ragged else [*lengths.items()])
-
-        counts = ragged and ragged.counts
-        x = self.drop_path(x_BLD, attend, self.gamma_1, counts)
-        return self.drop_path(x, feed, self.gamma_2, counts)
+            inputs = [outputs[i] for i in places]
+            # A single segment is not copied.
+            x = self.ffn[modality](torch.cat(inputs, 1) if len(inputs) > 1 else inputs[0])
+            pieces = x.split([segments[i][1] for i in places], 1)
+            for i, piece in zip(places, pieces, strict=True):
+                outputs[i] = piece
+        return torch.cat(outputs, 1)
 
 
 class FusionEncoder(nn.ModuleList):
@@ -200,8 +238,8 @@ class FusionEncoder(nn.ModuleList):
         depth: number of blocks.
         make_layer: (index, drop path rate) -> block.
         drop_path_rate: of the last block; it rises linearly from 0 at the first.
-        with_cp: recompute each block, its bias included, in the backward pass instead of
-            storing its activations.
+        with_cp: activation checkpointing: each block, its bias included, is recomputed in the
+            backward pass.
     """
 
     def __init__(
@@ -216,7 +254,7 @@ class FusionEncoder(nn.ModuleList):
         self.with_cp = with_cp
 
     @classmethod
-    def of(
+    def build(
         cls,
         arch: Arch,
         modalities: Iterable[str],
@@ -233,52 +271,57 @@ class FusionEncoder(nn.ModuleList):
         return cls(arch.depth, layer, drop_path_rate, with_cp)
 
     def forward(self, tokens: Tokens, out_indices: Iterable[int]) -> list[Tensor]:
-        """Run the blocks up to the last one asked for.
+        """Run the blocks up to the last one whose output is needed.
 
         Args:
             tokens: embeddings of one or more modalities.
-            out_indices: blocks whose outputs are wanted, counted from 0, rising.
+            out_indices: blocks whose outputs are returned, counted from 0, rising.
 
         Returns:
             one (B, L, D) for each index.
         """
-        run, x, start, outputs = self.runner(tokens), tokens.x_BLD, 0, []
+        run, x, start, outputs = self.bind(tokens), tokens.x_BLD, 0, []
         for index in out_indices:
             x = run(x, start, index + 1)
             outputs.append(x)
             start = index + 1
         return outputs
 
-    def last(self, views: Sequence[Tokens]) -> list[Tensor]:
-        """Outputs of the last block for several batches, without computing padding needlessly.
+    def encode_packed(self, views: Sequence[Tokens]) -> list[Tensor]:
+        """Outputs of the last block for several batches; on CPUs no padding is computed.
 
-        On CPUs all sequences stand one behind the other, whatever their modalities: products are
-        larger, and gradients are added up once.
+        There, all sequences are concatenated, whatever their modalities: products are larger, and
+        gradients are summed once.
 
         Args:
-            views: batches of embeddings; not all need to have the same modalities.
+            views: batches of embeddings, which may have different modalities.
 
         Returns:
-            (B, L, D) for each; what padding becomes is not said.
+            (B, L, D) for each; rows of padding are undefined.
         """
-        # Attention is called once for each sequence then, which is meant for CPUs.
-        on_cpu = all(use_cpu_kernels(view.x_BLD) for view in views)
-        if on_cpu and (len(views) > 1 or views[0].pad_BL is not None):
-            packed = Packed(views)
-            return packed.unpack(self.runner(packed)(packed.x_BLD, 0, len(self)))
-        return [self.runner(view)(view.x_BLD, 0, len(self)) for view in views]
+        if len(views) > 1 or views[0].pad_BL is not None:
+            kernels = [cpu_kernel("packed_tokens", view.x_BLD) for view in views]
+            if all(kernels):
+                packed = kernels[0](views)
+                return packed.unpack(self.bind(packed)(packed.x_BLD, 0, len(self)))
+        return [self.bind(view)(view.x_BLD, 0, len(self)) for view in views]
 
-    def runner(self, tokens: Tokens | Packed) -> Callable[[Tensor, int, int], Tensor]:
+    def bind(self, tokens: Tokens) -> Callable[[Tensor, int, int], Tensor]:
         """A function (x, start, stop) that runs blocks start to stop - 1 on tokens of this form.
 
         For models that change the embeddings between blocks; the bias is that of `tokens`.
+
+        Args:
+            tokens: `Tokens` or `cpu.packing.PackedTokens`.
         """
-        dtype = _compute_dtype(tokens.x_BLD)
-        shared = tokens.masked_bias(0, dtype) if tokens.shared_bias else None
+        device, dtype = tokens.x_BLD.device.type, tokens.x_BLD.dtype
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        bias = tokens.bias if tokens.pad_BL is None else tokens.masked_bias
+        shared = bias(0, dtype) if tokens.shared_bias else None
 
         def block(i: int, x: Tensor) -> Tensor:
-            bias = shared if tokens.shared_bias else tokens.masked_bias(i, dtype)
-            return self[i](x, tokens.lengths, bias)
+            return self[i](x, tokens.lengths, shared or bias(i, dtype))
 
         def run(x: Tensor, start: int, stop: int) -> Tensor:
             for i in range(start, stop):
@@ -289,22 +332,12 @@ class FusionEncoder(nn.ModuleList):
 
 
 def activation_checkpoint(function: Callable[..., Any], *inputs: Any) -> Any:
-    """Call a function; what it computes is not kept for the backward pass, but computed again.
+    """Call a function; its activations are recomputed in the backward pass, not stored.
 
-    The results of `grid_bias_attention` are kept: they take little memory and much time.
+    A CPU kernel may store the results of attention, which take little memory and much time.
     """
     if not torch.is_grad_enabled():
         return function(*inputs)
-
-    def contexts() -> tuple[AttentionResultCache, AttentionResultCache]:
-        results = []
-        return AttentionResultCache(results, again=False), AttentionResultCache(results, again=True)
-
+    kernel = CPU_KERNELS.get("checkpoint_contexts")
+    contexts = kernel.function if kernel else noop_context_fn
     return checkpoint(function, *inputs, use_reentrant=False, context_fn=contexts)
-
-
-def _compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype matrix products run in: autocast's, or the tensor's own."""
-    if torch.is_autocast_enabled(x.device.type):
-        return torch.get_autocast_dtype(x.device.type)
-    return x.dtype

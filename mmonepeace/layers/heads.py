@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mmonepeace.layers.attention import attend
+from mmonepeace.layers.kernels import attend
+from mmonepeace.layers.relative_position_bias import DenseBias
 from mmonepeace.spec import LAYER_NORM_EPS, Arch
 
 
@@ -39,7 +40,7 @@ class AttentionPooling(nn.Module):
         if pad_BT is not None:
             bias = torch.zeros_like(pad_BT, dtype=k.dtype).masked_fill(pad_BT, -torch.inf)
             bias = bias[:, None, None, :]
-        return self.out_proj(attend(query, k, v, bias).flatten(1))
+        return self.out_proj(attend(query, k, v, DenseBias(bias)).flatten(1))
 
 
 class ClassificationHead(nn.Module):
@@ -48,9 +49,9 @@ class ClassificationHead(nn.Module):
     Args:
         arch: widths of the encoder.
         num_classes: outputs.
-        attn_pooling: pool the tokens behind CLS with attention and a LayerNorm; otherwise take
+        attn_pooling: pool the tokens after CLS with attention and a LayerNorm; otherwise take
             CLS as it is.
-        pooler: another linear layer with tanh behind the pooling (VQA).
+        pooler: another linear layer with tanh after the pooling (VQA).
         pooler_dropout: around that layer.
         hidden_ratio: width of the hidden layer, in widths of the encoder.
         num_views: encodings of one sample that are pooled and concatenated (NLVR2: 2).
@@ -71,7 +72,7 @@ class ClassificationHead(nn.Module):
         super().__init__()
         dim = arch.embed_dim
         self.num_views = num_views
-        # The official module keeps this norm without pooling too, unused.
+        # The official module has this norm without pooling too, unused.
         self.norm = nn.LayerNorm(dim, LAYER_NORM_EPS)
         self.pool = AttentionPooling(arch) if attn_pooling else None
         self.pooler = (

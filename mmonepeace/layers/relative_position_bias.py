@@ -1,40 +1,99 @@
-"""Relative position bias (RPB): index maps, the tables of a model, and the bias they give.
+"""Relative position bias (RPB): the learned tables of a model and the resulting attention bias.
 
-Shapes: N table rows, H heads, L tokens (CLS first). A grid is (rows, columns).
+Shapes: B batch, N table rows, H heads, L tokens (CLS first). A grid is (rows, columns).
 """
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmonepeace.layers.resampling import (
-    CLS_ROWS,
-    Grid,
-    Resampling,
-    num_rpb_rows,
-    resample_rpb,
-)
+from mmonepeace.layers.resampling import CLS_ROWS, Grid, Resampling, num_rpb_rows, resample_rpb
 from mmonepeace.layers.tensor_cache import byte_bounded_lru_cache
 from mmonepeace.spec import MAX_POSITIONS
 
 
-def _with_cls(offsets: Tensor, rows: int) -> Tensor:
-    """Index map of a sequence from that of its tokens, for a table with `rows` rows.
+class AttentionBias:
+    """What is added to the attention logits of one block: the form that every kernel takes.
 
-    The column of CLS overwrites its row, the corner overwrites both.
+    Attributes:
+        grid: rows and columns of the tokens after CLS, if the bias depends only on their
+            offsets; kernels may then work from a table of offsets. None: only `dense` is known.
+        is_packed: whether it belongs to sequences that are concatenated along one batch item, see
+            `cpu.packing`; such a bias is applied group by group.
     """
-    offsets[0, :] = rows - 3
-    offsets[:, 0] = rows - 2
-    offsets[0, 0] = rows - 1
-    return offsets
+
+    grid: Grid | None
+    is_packed = False
+
+    def dense(self) -> Tensor | None:
+        """(1 or B, H, L, L), or None if there is no bias."""
+        raise NotImplementedError
+
+    def select(self, samples: Tensor) -> "AttentionBias":
+        """The bias of some samples, in rising order; itself, if it is the same for all."""
+        return self
 
 
-# The map of 3,137 tokens (896 px) takes 39 MB, and blocks share it. With pictures of many sizes a
-# number of maps would be no limit.
+@dataclass(frozen=True)
+class DenseBias(AttentionBias):
+    """A bias that is stored for each pair of tokens, or none.
+
+    Attributes:
+        values: (1 or B, H or 1, L or 1, L), which broadcasts; None: no bias.
+    """
+
+    values: Tensor | None = None
+    grid = None
+
+    def dense(self) -> Tensor | None:
+        return self.values
+
+    def select(self, samples: Tensor) -> "DenseBias":
+        if self.values is None or len(self.values) == 1:
+            return self
+        return DenseBias(self.values[samples])
+
+
+@dataclass(frozen=True)
+class GridBias(AttentionBias):
+    """Bias between the tokens of a grid or a sequence, stored as the table of their offsets.
+
+    Attributes:
+        table_NH: N = (2 * rows - 1) * (2 * columns - 1) + 3.
+        grid: rows and columns; a sequence is one column.
+        cls_token: whether CLS comes before the tokens of the grid.
+    """
+
+    table_NH: Tensor
+    grid: Grid
+    cls_token: bool
+
+    def dense(self) -> Tensor:
+        """(1, H, L, L): one copy that broadcasts over the batch."""
+        index_LL = rpb_index(self.grid, self.table_NH.device)
+        if not self.cls_token:
+            index_LL = index_LL[1:, 1:]
+        table_HN = self.table_NH.t()
+        return table_HN.index_select(1, index_LL.flatten()).view(1, -1, *index_LL.shape)
+
+
+def _overwrite_cls(index: Tensor, rows: int) -> Tensor:
+    """Point the row and column of CLS to the last three of `rows` table rows.
+
+    The column overwrites the row, the corner overwrites both.
+    """
+    index[0, :] = rows - 3
+    index[:, 0] = rows - 2
+    index[0, 0] = rows - 1
+    return index
+
+
+# The map of 3,137 tokens (896 px) takes 39 MB and all blocks share it. Images of many sizes need a
+# limit in bytes: maps differ in size by orders of magnitude.
 @byte_bounded_lru_cache(2**28)
 def rpb_index(grid: Grid, device: torch.device | str = "cpu") -> Tensor:
     """Table row for each pair of tokens of a grid, CLS first.
@@ -50,8 +109,8 @@ def rpb_index(grid: Grid, device: torch.device | str = "cpu") -> Tensor:
     y = torch.arange(rows, dtype=torch.int32, device=device).repeat_interleave(cols)
     x = torch.arange(cols, dtype=torch.int32, device=device).repeat(rows)
     patches = (y[:, None] - y + rows - 1) * (2 * cols - 1) + (x[:, None] - x + cols - 1)
-    n = num_rpb_rows(grid)
-    return _with_cls(F.pad(patches, (1, 0, 1, 0)), n)
+    offsets = max(2 * rows - 1, 0) * max(2 * cols - 1, 0)
+    return _overwrite_cls(F.pad(patches, (1, 0, 1, 0)), offsets + CLS_ROWS)
 
 
 @byte_bounded_lru_cache(2**20)
@@ -103,7 +162,7 @@ def rpb_index_1d(num_buckets: int, length: int, device: torch.device | str = "cp
     """
     position = torch.arange(length, device="cpu")
     offsets = position[:, None] - position + length - 1
-    index = _with_cls(rpb_rows_1d(num_buckets, length)[offsets], 2 * num_buckets + 2)
+    index = _overwrite_cls(rpb_rows_1d(num_buckets, length)[offsets], 2 * num_buckets + 2)
     return index.to(device=device, dtype=torch.int32)
 
 
@@ -120,42 +179,6 @@ class RelativePositionBias(nn.Module):
         self.tables = nn.ParameterList(
             nn.Parameter(torch.zeros(num_rows, num_heads)) for num_rows in rows
         )
-
-    def table(self, block: int) -> Tensor:
-        """(N, H) table of a block; a shared one ignores the block."""
-        return self.tables[block if len(self.tables) > 1 else 0]
-
-
-class GridBias(NamedTuple):
-    """Bias between the patches of a grid, kept as the table of their offsets.
-
-    Attributes:
-        table_NH: N = (2 * rows - 1) * (2 * columns - 1) + 3.
-        grid: rows and columns.
-        cls_token: whether CLS stands in front of the patches.
-    """
-
-    table_NH: Tensor
-    grid: Grid
-    cls_token: bool
-
-    def dense(self) -> Tensor:
-        """(1, H, L, L): one copy that broadcasts over the batch."""
-        index_LL = rpb_index(self.grid, self.table_NH.device)
-        if not self.cls_token:
-            index_LL = index_LL[1:, 1:]
-        table_HN = self.table_NH.t()
-        return table_HN.index_select(1, index_LL.flatten()).view(1, -1, *index_LL.shape)
-
-    def unfolded_rows(self) -> Tensor:
-        """The form that `grid_bias_attention` works on, (H, columns, 2 * rows - 1, columns)."""
-        rows, columns = self.grid
-        offsets = self.table_NH[:-CLS_ROWS].t().reshape(-1, 2 * rows - 1, 2 * columns - 1)
-        return offsets.unfold(2, columns, 1).transpose(1, 2).contiguous()
-
-    def edges(self) -> Tensor | None:
-        """Rows for CLS as query, as key and with itself, (3, H); None without CLS."""
-        return self.table_NH[-CLS_ROWS:] if self.cls_token else None
 
 
 class RelativePositionBias1D(RelativePositionBias):
@@ -182,7 +205,7 @@ class RelativePositionBias1D(RelativePositionBias):
         Raises:
             ValueError: if the sequence is longer than the bias reaches.
         """
-        table_NH = self.table(block).to(dtype)
+        table_NH = self.tables[block if len(self.tables) > 1 else 0].to(dtype)
         # CLS counts for what the bias reaches; its own offsets are dropped.
         rows = rpb_rows_1d(self.num_buckets, length, table_NH.device)[1:-1]
         table_NH = torch.cat([table_NH[rows], table_NH[-CLS_ROWS:]])
@@ -193,10 +216,10 @@ class RelativePositionBias2D(RelativePositionBias):
     """Bias between the patches of a grid.
 
     Args:
-        sides: of the square grids the tables are kept for, in patches; a single one serves all
+        sides: of the square grids that the tables are for, in patches; a single one serves all
             blocks.
         num_heads: attention heads.
-        cls_token: whether CLS stands in front of the patches.
+        cls_token: whether CLS comes before the patches.
         resampling: for other grids, see `resample_rpb`.
     """
 
@@ -212,11 +235,7 @@ class RelativePositionBias2D(RelativePositionBias):
         self.cls_token = cls_token
         self.resampling = resampling
 
-    def forward(self, grid: Grid, block: int, dtype: torch.dtype) -> Tensor:
-        """Bias of one block for the tokens of a grid, (1, H, L, L); see `of_grid`."""
-        return self.of_grid(grid, block, dtype).dense()
-
-    def of_grid(self, grid: Grid, block: int, dtype: torch.dtype) -> GridBias:
+    def forward(self, grid: Grid, block: int, dtype: torch.dtype) -> GridBias:
         """Bias of one block for the tokens of a grid.
 
         Args:
@@ -224,6 +243,8 @@ class RelativePositionBias2D(RelativePositionBias):
             block: index of the block; a shared table ignores it.
             dtype: dtype attention runs in.
         """
-        side = self.sides[block if len(self.sides) > 1 else 0]
-        table_NH = resample_rpb(self.table(block), side, grid, self.resampling)
+        table = block if len(self.sides) > 1 else 0
+        table_NH, side = self.tables[table], self.sides[table]
+        if grid != (side, side):
+            table_NH = resample_rpb(table_NH, side, grid, self.resampling)
         return GridBias(table_NH.to(dtype), grid, self.cls_token)

@@ -14,7 +14,7 @@ from torch import Tensor
 Grid = tuple[int, int]
 Resampling = Literal["geometric", "bicubic"]
 
-# Rows behind those of the offsets: CLS as query, CLS as key, CLS with itself.
+# Rows after those of the offsets: CLS as query, CLS as key, CLS with itself.
 CLS_ROWS = 3
 
 
@@ -24,15 +24,15 @@ def num_rpb_rows(grid: Grid) -> int:
 
 
 def square_side(count: int, what: str) -> int:
-    """Side of the square grid behind a table of `count` entries.
+    """Side of the square grid of a table with `count` entries.
 
     Raises:
-        ValueError: if `count` is no square.
+        ValueError: if `count` is not a square.
     """
     side = round(max(count, 0) ** 0.5)
     if side < 1 or side * side != count:
         raise ValueError(
-            f"{what} has {count} entries besides CLS, which is no square. Only tables of square "
+            f"{what} has {count} entries besides CLS, which is not a square number. Only tables of square "
             "grids can be resampled: is this the checkpoint of another model?"
         )
     return side
@@ -129,7 +129,7 @@ def _geometric_matrix(
 ) -> Tensor | None:
     """(2 * new - 1, 2 * old - 1) matrix that resamples one axis of a table; None if equal.
 
-    Equal sides must be left alone: the geometric rule would not be the identity there.
+    Equal sides must be skipped: the geometric rule would not be the identity there.
     """
     if old == new:
         return None
@@ -148,7 +148,7 @@ def resample_rpb(table_NH: Tensor, old: int, new: Grid, method: Resampling = "ge
         new: rows and columns of the wanted grid, in patches.
         method: "geometric", offsets keep their distances near zero and spread geometrically
             further out, with a cubic spline between; each axis follows its own side, and an axis
-            that keeps its side is left untouched. "bicubic", evenly, as the official detector.
+            that keeps its side is unchanged. "bicubic", evenly, as the official detector.
 
     Returns:
         (N', H), N' = (2 * rows - 1) * (2 * columns - 1) + 3, same dtype.
@@ -194,7 +194,7 @@ def resample_pos_embed(pos_ND: Tensor, new: Grid) -> Tensor:
         (rows * columns + 1, D), same dtype. Differentiable.
 
     Raises:
-        ValueError: if the number of rows is no square plus one.
+        ValueError: if the number of rows is not a square plus one.
 
     Source: the official multimodal code (bicubic, align_corners False, no antialias, in fp32).
     """

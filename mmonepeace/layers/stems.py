@@ -1,17 +1,12 @@
-"""What raw inputs go through before they are tokens: patches of pictures, frames of sounds.
+"""Stems: the layers that turn raw inputs into patches of images and frames of audio.
 
 Shapes: B batch, H, W rows and columns, C channels, S audio samples, T audio frames, D width.
 """
 
-from collections.abc import Callable
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmonepeace.spec import AUDIO_CONVS, AUDIO_FIELD, AUDIO_STRIDE, LAYER_NORM_EPS
-
-_PIECE_FRAMES = 64  # that are extracted at once: 8 MB in the first layer
+from mmonepeace.spec import AUDIO_CONVS, LAYER_NORM_EPS
 
 
 class PatchConv(nn.Conv2d):
@@ -85,35 +80,3 @@ def audio_extractor(dim: int) -> nn.Sequential:
     return nn.Sequential(
         *(_ExtractorLayer(w, dim, *c) for w, c in zip(widths, AUDIO_CONVS, strict=False))
     )
-
-
-def extract_by_pieces(
-    features: Callable[[Tensor], Tensor], waves_BS: Tensor, frames: int, pad_BT: Tensor | None
-) -> Tensor:
-    """features(waves), by pieces that stay in the cache.
-
-    Args:
-        features: (B, S) -> (B, T, D), an extractor and what works on single frames behind it.
-        waves_BS: waveforms.
-        frames: T.
-        pad_BT: True where a frame is padding at the right, which need not be computed. None:
-            compute all.
-
-    Returns:
-        (B, T, D).
-    """
-    counts = torch.full((len(waves_BS),), frames)
-    if pad_BT is not None:
-        counts -= pad_BT.sum(1)
-    longest = int(counts.max())
-    together = max(_PIECE_FRAMES // len(waves_BS), _PIECE_FRAMES // 8)
-    pieces, places = [], []
-    for start in range(0, longest, together):
-        (clips,) = (counts > start).nonzero(as_tuple=True)
-        stop = min(start + together, longest)
-        samples = slice(start * AUDIO_STRIDE, (stop - 1) * AUDIO_STRIDE + AUDIO_FIELD)
-        pieces.append(features(waves_BS[clips, samples]).flatten(0, 1))
-        places.append((clips[:, None] * frames + torch.arange(start, stop)).flatten())
-    found = torch.cat(pieces)
-    whole = found.new_zeros(len(waves_BS) * frames, found.shape[1])
-    return whole.index_copy(0, torch.cat(places), found).unflatten(0, (-1, frames))

@@ -1,4 +1,4 @@
-"""Tensors that are computed once and kept."""
+"""A byte-bounded LRU cache of computed tensors."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -13,15 +13,15 @@ Make = Callable[..., Tensor]
 
 
 def byte_bounded_lru_cache(limit: int) -> Callable[[Make], Make]:
-    """Keep what a function returned last, for all that follows: inference, training, other blocks.
+    """Cache the tensors that a function returns, for inference and training alike.
 
-    In a graph that is being compiled the function is computed, and nothing kept.
+    In a graph that is being compiled nothing is cached.
 
     Args:
-        limit: bytes that are kept; the latest tensor is kept whatever its size.
+        limit: bytes to keep; the latest tensor is kept whatever its size.
 
     Returns:
-        a decorator for functions of hashable arguments; `cache_clear()` of what it makes forgets.
+        a decorator for functions of hashable arguments, which adds `cache_clear()`.
     """
 
     def decorate(make: Make) -> Make:

@@ -1,4 +1,4 @@
-"""Tokens: what a modality adapter gives to the encoder.
+"""Tokens: the output of a modality adapter and the input of the encoder.
 
 Shapes: B batch, L tokens, P kept tokens, D width, H heads.
 """
@@ -11,111 +11,104 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmonepeace.layers.relative_position_bias import GridBias
+from mmonepeace.layers.relative_position_bias import AttentionBias, DenseBias
+from mmonepeace.layers.resampling import Grid
 
-Bias = Callable[[int, torch.dtype], Tensor | GridBias]
+# (index of a block, dtype that attention runs in) -> the bias of its attention.
+BlockBias = Callable[[int, torch.dtype], AttentionBias]
+
+
+def no_bias(_block: int, _dtype: torch.dtype) -> DenseBias:
+    """The `BlockBias` of tokens without relative positions."""
+    return DenseBias()
 
 
 @dataclass
 class Tokens:
-    """A batch of sequences, CLS first, with the means to bias attention between their tokens.
+    """A batch of sequences, CLS first, with the bias of attention between their tokens.
 
     Attributes:
         x_BLD: embeddings with positions added; padded ones are zero.
-        lengths: modality -> number of its tokens, in the order they stand in the sequence.
-        bias: (index of a block, dtype) -> (1 or B, H, L, L) additive attention bias, or the bias
-            of a grid; or None.
-        shared_bias: True if `bias` is the same for all blocks, so that it is asked for once.
+        lengths: modality -> number of its tokens, in the order of the sequence.
+        bias: of each block, without padding: see `masked_bias`.
+        shared_bias: True if `bias` is the same for all blocks, so that it is computed once.
         pad_BL: True where a token is padding: no token attends to it. None: there is no padding.
+        grid: rows and columns of the tokens after CLS, if they are all patches of an image.
     """
 
     x_BLD: Tensor
     lengths: dict[str, int]
-    bias: Bias | None = None
+    bias: BlockBias = no_bias
     shared_bias: bool = False
     pad_BL: Tensor | None = None
+    grid: Grid | None = None
 
-    @classmethod
-    def of(
-        cls,
-        modality: str,
-        x_BLD: Tensor,
-        bias: Bias | None,
-        shared_bias: bool,
-        pad_BL: Tensor | None = None,
-    ) -> "Tokens":
-        """Tokens of one modality; a mask without padding is dropped, padded embeddings zeroed."""
-        if pad_BL is not None:
-            pad_BL = pad_BL if pad_BL.any() else None
-        if pad_BL is not None:
-            x_BLD = x_BLD.masked_fill(pad_BL[..., None], 0)
-        return cls(x_BLD, {modality: x_BLD.shape[1]}, bias, shared_bias, pad_BL)
-
-    def keep(self, keep_BP: Tensor | None) -> "Tokens":
-        """Only the tokens of one modality at the given positions, as if the others were not there.
+    def keep(self, keep_BP: Tensor) -> "Tokens":
+        """Only the tokens of one modality at the given positions, as if there were no others.
 
         Args:
             keep_BP: (B, P) int64, positions in rising order, CLS (0) included; shorter rows end
-                with -1, which becomes padding. None keeps everything.
+                with -1, which becomes padding.
         """
-        if keep_BP is None:
-            return self
         keep_BP, pad_BP = kept_positions(keep_BP)
         if self.pad_BL is not None:
             pad_BP = pad_BP | self.pad_BL.gather(1, keep_BP)
-        (modality,) = self.lengths
         x_BPD = gather_tokens(self.x_BLD, keep_BP)
-        bias = self.bias and partial(kept_bias, self.bias, keep_BP)
-        return Tokens.of(modality, x_BPD, bias, self.shared_bias, pad_BP)
+        lengths = dict.fromkeys(self.lengths, keep_BP.shape[1])
+        bias = self.bias if self.bias is no_bias else partial(kept_bias, self.bias, keep_BP)
+        x_BPD, pad_BP = zero_padding(x_BPD, pad_BP)
+        return Tokens(x_BPD, lengths, bias, self.shared_bias, pad_BP)
 
     @staticmethod
-    def join(parts: Sequence["Tokens"]) -> "Tokens":
+    def join(views: Sequence["Tokens"]) -> "Tokens":
         """One sequence of several modalities; there is no bias between modalities.
 
         Raises:
             ValueError: if the batches differ.
         """
-        if len(parts) == 1:
-            return parts[0]
-        sizes = {name: len(part.x_BLD) for part in parts for name in part.lengths}
+        if len(views) == 1:
+            return views[0]
+        sizes = {name: len(view.x_BLD) for view in views for name in view.lengths}
         if len(set(sizes.values())) > 1:
             raise ValueError(f"modalities have different batch sizes: {sizes}. Pair them up.")
-        lengths = {name: length for part in parts for name, length in part.lengths.items()}
         pad_BL = None
-        if any(part.pad_BL is not None for part in parts):
+        if any(view.pad_BL is not None for view in views):
+            none = views[0].x_BLD.new_zeros((), dtype=torch.bool)
             pads = (
-                part.x_BLD.new_zeros(part.x_BLD.shape[:2], dtype=torch.bool)
-                if part.pad_BL is None
-                else part.pad_BL
-                for part in parts
+                none.expand(view.x_BLD.shape[:2]) if view.pad_BL is None else view.pad_BL
+                for view in views
             )
             pad_BL = torch.cat(list(pads), 1)
+        biased = [view for view in views if view.bias is not no_bias]
         return Tokens(
-            torch.cat([part.x_BLD for part in parts], 1),
-            lengths,
-            bias=partial(_joint_bias, parts) if any(part.bias for part in parts) else None,
-            shared_bias=all(part.shared_bias or part.bias is None for part in parts),
+            torch.cat([view.x_BLD for view in views], 1),
+            {name: length for view in views for name, length in view.lengths.items()},
+            bias=partial(_joint_bias, views) if biased else no_bias,
+            shared_bias=all(view.shared_bias for view in biased),
             pad_BL=pad_BL,
         )
 
-    def split(self, x_BLD: Tensor) -> dict[str, Tensor]:
-        """Cut a sequence of this form into its modalities."""
-        parts = x_BLD.split(list(self.lengths.values()), dim=1)
-        return dict(zip(self.lengths, parts, strict=True))
-
-    def masked_bias(self, block: int, dtype: torch.dtype) -> Tensor | GridBias | None:
-        """The bias of a block with padded keys at minus infinity; None if there is neither."""
-        bias = self.bias(block, dtype) if self.bias else None
+    def masked_bias(self, block: int, dtype: torch.dtype) -> AttentionBias:
+        """The bias of a block with minus infinity for padded keys."""
+        bias = self.bias(block, dtype)
         if self.pad_BL is None:
             return bias
-        if bias is None:
-            bias = torch.zeros((), dtype=dtype, device=self.x_BLD.device)
-        return torch.where(self.pad_BL[:, None, None, :], -torch.inf, dense(bias))
+        values = bias.dense()
+        if values is None:
+            values = torch.zeros((), dtype=dtype, device=self.x_BLD.device)
+        return DenseBias(torch.where(self.pad_BL[:, None, None, :], -torch.inf, values))
+
+    def split(self, x_BLD: Tensor) -> dict[str, Tensor]:
+        """Split a sequence of this form into its modalities."""
+        views = x_BLD.split(list(self.lengths.values()), dim=1)
+        return dict(zip(self.lengths, views, strict=True))
 
 
-def dense(bias: Tensor | GridBias | None) -> Tensor | None:
-    """A bias as (1 or B, H, L, L), or None if there is none."""
-    return bias.dense() if isinstance(bias, GridBias) else bias
+def zero_padding(x_BLD: Tensor, pad_BL: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Embeddings with zeros for padding, and the mask; None instead of a mask without padding."""
+    if not pad_BL.any():
+        return x_BLD, None
+    return x_BLD.masked_fill(pad_BL[..., None], 0), pad_BL
 
 
 def kept_positions(keep_BP: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,24 +122,24 @@ def gather_tokens(x_BLD: Tensor, index_BP: Tensor) -> Tensor:
     return x_BLD.gather(1, index_BP[..., None].expand(-1, -1, x_BLD.shape[-1]))
 
 
-def kept_bias(bias: Bias, keep_BP: Tensor, block: int, dtype: torch.dtype) -> Tensor:
-    """Rows and columns of a broadcast bias (1, H, L, L) at kept positions: (B, H, P, P)."""
-    bias_HLL = dense(bias(block, dtype))[0]
-    return bias_HLL[:, keep_BP[:, :, None], keep_BP[:, None, :]].transpose(0, 1)
+def kept_bias(bias: BlockBias, keep_BP: Tensor, block: int, dtype: torch.dtype) -> DenseBias:
+    """Rows and columns of a bias that broadcasts, (1, H, L, L), at kept positions: (B, H, P, P)."""
+    bias_HLL = bias(block, dtype).dense()[0]
+    return DenseBias(bias_HLL[:, keep_BP[:, :, None], keep_BP[:, None, :]].transpose(0, 1))
 
 
-def _joint_bias(parts: Sequence[Tokens], block: int, dtype: torch.dtype) -> Tensor:
-    """Biases of the parts on the diagonal, zeros elsewhere."""
-    total = sum(part.x_BLD.shape[1] for part in parts)
-    biases = [dense(part.bias(block, dtype)) if part.bias else None for part in parts]
+def _joint_bias(views: Sequence[Tokens], block: int, dtype: torch.dtype) -> DenseBias:
+    """Biases of the modalities on the diagonal, zeros elsewhere."""
+    total = sum(view.x_BLD.shape[1] for view in views)
+    biases = [view.bias(block, dtype).dense() for view in views]
     like = next(bias for bias in biases if bias is not None)
     batch = max(len(bias) for bias in biases if bias is not None)
     rows, start = [], 0
-    for part, bias in zip(parts, biases, strict=True):
-        length = part.x_BLD.shape[1]
+    for view, bias in zip(views, biases, strict=True):
+        length = view.x_BLD.shape[1]
         if bias is None:
             bias = like.new_zeros(()).expand(1, like.shape[1], length, length)
         row = F.pad(bias, (start, total - start - length))
         rows.append(row.expand(batch, -1, -1, -1))
         start += length
-    return torch.cat(rows, 2)
+    return DenseBias(torch.cat(rows, 2))

@@ -1,10 +1,10 @@
 """ViT-Adapter: maps of four scales for a backbone that has one.
 
-A convolutional stem sees the picture at strides 4 to 32. Between groups of blocks its maps inform
-the patch tokens (injector) and learn from them (extractor).
+A convolutional stem computes features at strides 4 to 32. Between groups of blocks its maps are
+injected into the patch tokens (injector) and updated from them (extractor).
 
-Shapes: B batch, D width, N patch tokens, C cells of strides 8, 16 and 32, one map behind the other.
-Names of the parts follow the official checkpoints.
+Shapes: B batch, D width, N patch tokens, C cells of strides 8, 16 and 32, concatenated.
+Names of the modules follow the official checkpoints.
 
 Source: arXiv 2205.08534, with the settings of the official ONE-PEACE segmentation.
 """
@@ -31,7 +31,7 @@ class SpatialPrior(nn.Module):
     Args:
         dim: width of the maps.
         width: channels of its first convolutions.
-        norm: makes a normalisation of some channels.
+        norm: (channels) -> normalisation layer.
     """
 
     def __init__(self, dim: int, width: int, norm: Norm) -> None:
@@ -63,7 +63,7 @@ class SpatialPrior(nn.Module):
 
 
 class Injector(nn.Module):
-    """Patch tokens look at the pyramid."""
+    """Patch tokens attend to the pyramid."""
 
     def __init__(self, dim: int, heads: int, points: int, value_ratio: float) -> None:
         super().__init__()
@@ -74,8 +74,8 @@ class Injector(nn.Module):
 
     def forward(self, x_BND: Tensor, grid: Grid, c_BCD: Tensor, grids: tuple[Grid, ...]) -> Tensor:
         """(B, N, D) and (B, C, D) -> (B, N, D)."""
-        found = self.attn(self.query_norm(x_BND), (grid,), self.feat_norm(c_BCD), grids)
-        return x_BND + self.gamma * found
+        residual = self.attn(self.query_norm(x_BND), (grid,), self.feat_norm(c_BCD), grids)
+        return x_BND + self.gamma * residual
 
 
 class _DepthwiseConv(nn.Module):
@@ -109,7 +109,7 @@ class ConvFFN(nn.Module):
 
 
 class Extractor(nn.Module):
-    """The pyramid looks at the patch tokens."""
+    """The pyramid attends to the patch tokens."""
 
     def __init__(
         self,
@@ -130,12 +130,12 @@ class Extractor(nn.Module):
 
     def forward(self, c_BCD: Tensor, grids: tuple[Grid, ...], x_BND: Tensor, grid: Grid) -> Tensor:
         """(B, C, D) and (B, N, D) -> (B, C, D)."""
-        found = self.attn(self.query_norm(c_BCD), grids, self.feat_norm(x_BND), (grid,))
-        return self.drop_path(c_BCD + found, lambda c, _: self.ffn(self.ffn_norm(c), grids))
+        residual = self.attn(self.query_norm(c_BCD), grids, self.feat_norm(x_BND), (grid,))
+        return self.drop_path(c_BCD + residual, lambda c, _: self.ffn(self.ffn_norm(c), grids))
 
 
 class Interaction(nn.Module):
-    """What happens around a group of blocks: one injector before, extractors behind.
+    """What happens around a group of blocks: an injector before, extractors after it.
 
     Args:
         injector: see `Injector`.
@@ -156,19 +156,19 @@ class Interaction(nn.Module):
 
 
 class ViTAdapter(nn.Module):
-    """Four maps from one picture and the blocks of an encoder.
+    """Four maps from an image and the blocks of an encoder.
 
     Args:
         dim: width of the encoder and of the maps.
-        groups: (first block, last block) between which nothing is exchanged; there are four.
-        norm: makes a normalisation of some channels.
+        groups: four (first block, last block), within which nothing is exchanged.
+        norm: (channels) -> normalisation layer.
         spatial_dim: channels of the first convolutions.
         num_heads: of deformable attention.
         num_points: of deformable attention, on each level.
-        value_ratio: width of its values, as a part of `dim`.
-        ffn_ratio: width of the convolutional FFN, as a part of `dim`.
+        value_ratio: width of its values, as a fraction of `dim`.
+        ffn_ratio: width of the convolutional FFN, as a fraction of `dim`.
         drop_path_rate: of the convolutional FFN.
-        with_cp: recompute injectors and extractors in the backward pass.
+        with_cp: activation checkpointing of injectors and extractors.
     """
 
     def __init__(
@@ -207,7 +207,7 @@ class ViTAdapter(nn.Module):
 
     @torch.no_grad()
     def _reset_parameters(self) -> None:
-        """Initialise as the official code does; deformable attention looks after itself."""
+        """Initialise as the official code does; deformable attention initialises itself."""
         nn.init.normal_(self.level_embed)
         for module in self.modules():
             if isinstance(module, ConvFFN):

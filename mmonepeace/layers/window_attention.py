@@ -7,14 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmonepeace.layers.attention import AnyBias, SelfAttention, attend
-from mmonepeace.layers.encoder import EncoderLayer
+from mmonepeace.layers.encoder import SelfAttention
+from mmonepeace.layers.kernels import attend
+from mmonepeace.layers.relative_position_bias import AttentionBias, DenseBias
 from mmonepeace.layers.resampling import Grid, resample_rel_pos
 from mmonepeace.spec import Arch
 
 
 def window_partition(x_BhwD: Tensor, window: int) -> tuple[Tensor, Tensor | None]:
-    """Cut maps into square windows, padded at the right and bottom.
+    """Split maps into square windows, padded at the right and bottom.
 
     Args:
         x_BhwD: maps.
@@ -38,7 +39,7 @@ def window_partition(x_BhwD: Tensor, window: int) -> tuple[Tensor, Tensor | None
 
 
 def window_unpartition(windows: Tensor, grid: Grid) -> Tensor:
-    """Undo `partition`: (B * n, window, window, D) -> (B, h, w, D)."""
+    """Undo `window_partition`: (B * n, window, window, D) -> (B, h, w, D)."""
     window = windows.shape[1]
     down, across = (-(-side // window) for side in grid)
     x = windows.view(-1, down, across, window, window, windows.shape[-1]).transpose(2, 3)
@@ -47,91 +48,68 @@ def window_unpartition(windows: Tensor, grid: Grid) -> Tensor:
 
 
 class GridAttention(SelfAttention):
-    """Self-attention between the patches of a map, with decomposed relative positions.
+    """Self-attention on a map, global or in windows, with decomposed relative positions.
 
     Args:
         arch: widths and variants.
-        rel_pos_side: side of the square map that the tables of rows and columns are kept for;
-            None leaves them out. They follow other maps by resampling.
+        window: side of a window in patches; None: all patches of a map attend to each other.
+        rel_pos_side: side of the square map that the tables of rows and columns are for; None
+            leaves them out. They are resampled for other maps.
 
     Source: the positions of MViTv2, arXiv 2112.01526, as ViTDet uses them.
     """
 
-    def __init__(self, arch: Arch, rel_pos_side: int | None) -> None:
+    def __init__(self, arch: Arch, window: int | None, rel_pos_side: int | None) -> None:
         super().__init__(arch)
+        self.window = window
         self.rel_pos_h = self.rel_pos_w = None
         if rel_pos_side is not None:
             rows, width = 2 * rel_pos_side - 1, arch.embed_dim // arch.num_heads
             self.rel_pos_h = nn.Parameter(torch.zeros(rows, width))
             self.rel_pos_w = nn.Parameter(torch.zeros(rows, width))
 
-    def forward(self, x_BhwD: Tensor, bias: AnyBias) -> Tensor:
-        """(B, h, w, D) and (1 or B, H, L, L) -> (B, h, w, D)."""
-        grid = tuple(x_BhwD.shape[1:3])
-        q, k, v = self.heads(x_BhwD.flatten(1, 2))
-        scale = q.shape[-1] ** -0.5
-        if self.rel_pos_h is not None:
-            # Positions as a few more components of queries and keys: the bias of each sample,
-            # L x L numbers for each head, is never made.
-            found, places = self._relative(q, grid)
-            q = torch.cat([q * scale, found], -1)
-            k = torch.cat([k, places.expand(*k.shape[:2], -1, -1)], -1)
-            scale = 1.0
-        return self.finish(attend(q, k, v, bias, scale, self.backend)).unflatten(1, grid)
-
-    def _relative(self, q_BHLd: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-        """What each query adds to the logits of each row and column; which ones a key is in.
-
-        Returns:
-            (B, H, L, E) and (L, E) with E = h + w, and zeros up to a multiple of 8, which the
-            kernels want.
-        """
-        q = q_BHLd.unflatten(2, grid)
-        tables = (self.rel_pos_h, self.rel_pos_w)
-        parts = []
-        for table, side, equation in zip(
-            tables, grid, ("bnhwd,hkd->bnhwk", "bnhwd,wkd->bnhwk"), strict=True
-        ):
-            place = torch.arange(side, device=q.device)
-            offsets = place[:, None] - place + side - 1
-            relative = resample_rel_pos(table, side)[offsets].to(q.dtype)
-            parts.append(torch.einsum(equation, q, relative))
-        found = torch.cat(parts, -1).flatten(2, 3)
-        rows, columns = (torch.eye(side, dtype=q.dtype, device=q.device) for side in grid)
-        places = torch.cat([rows.repeat_interleave(grid[1], 0), columns.repeat(grid[0], 1)], 1)
-        pad = (0, -found.shape[-1] % 8)
-        return F.pad(found, pad), F.pad(places, pad)
-
-
-class GridLayer(EncoderLayer):
-    """Block on maps of patches: attention in windows or between all of a map.
-
-    Args:
-        arch: widths and variants.
-        drop_path_rate: see `EncoderLayer`.
-        layer_scale_init: see `EncoderLayer`.
-        window: side of a window in patches; None: all patches of a map see each other.
-        rel_pos_side: see `GridAttention`.
-    """
-
-    def __init__(
-        self,
-        arch: Arch,
-        drop_path_rate: float,
-        layer_scale_init: float | None,
-        window: int | None,
-        rel_pos_side: int | None,
-    ) -> None:
-        super().__init__(arch, ("image",), drop_path_rate, layer_scale_init)
-        self.attn = GridAttention(arch, rel_pos_side)
-        self.window = window
-
-    def mix(self, x_BhwD: Tensor, bias: AnyBias) -> Tensor:
-        """(B, h, w, D) -> (B, h, w, D); the bias is that of a window or of the whole map."""
+    def forward(self, x_BhwD: Tensor, bias: AttentionBias) -> Tensor:
+        """(B, h, w, D) -> (B, h, w, D); the bias is that of a window or of the entire map."""
         if self.window is None:
-            return self.attn(x_BhwD, bias)
+            return self._attend(x_BhwD, bias)
         windows, pad = window_partition(x_BhwD, self.window)
         if pad is not None:
             pad = pad.repeat(len(x_BhwD), 1)[:, None, None]
-            bias = torch.where(pad, -torch.inf, bias)
-        return window_unpartition(self.attn(windows, bias), tuple(x_BhwD.shape[1:3]))
+            bias = DenseBias(torch.where(pad, -torch.inf, bias.dense()))
+        return window_unpartition(self._attend(windows, bias), tuple(x_BhwD.shape[1:3]))
+
+    def _attend(self, x_BhwD: Tensor, bias: AttentionBias) -> Tensor:
+        grid = tuple(x_BhwD.shape[1:3])
+        q, k, v = self.project_qkv(x_BhwD.flatten(1, 2))
+        scale = q.shape[-1] ** -0.5
+        if self.rel_pos_h is not None:
+            # Positions as a few more components of queries and keys: the bias of each sample,
+            # L x L values for each head, is never stored.
+            offsets, one_hot = self._relative(q, grid)
+            q = torch.cat([q * scale, offsets], -1)
+            k = torch.cat([k, one_hot.expand(*k.shape[:2], -1, -1)], -1)
+            scale = 1.0
+        return self.merge_heads(attend(q, k, v, bias, scale, self.backend)).unflatten(1, grid)
+
+    def _relative(self, q_BHLd: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+        """What each query adds to the logits of each row and column, and which ones a key is in.
+
+        Returns:
+            (B, H, L, E) and one-hot (L, E) with E = h + w, and zeros up to a multiple of 8, which
+            the kernels need.
+        """
+        q = q_BHLd.unflatten(2, grid)
+        tables = (self.rel_pos_h, self.rel_pos_w)
+        logits = []
+        for table, side, equation in zip(
+            tables, grid, ("bnhwd,hkd->bnhwk", "bnhwd,wkd->bnhwk"), strict=True
+        ):
+            position = torch.arange(side, device=q.device)
+            offsets = position[:, None] - position + side - 1
+            relative = resample_rel_pos(table, side)[offsets].to(q.dtype)
+            logits.append(torch.einsum(equation, q, relative))
+        added = torch.cat(logits, -1).flatten(2, 3)
+        rows, columns = (torch.eye(side, dtype=q.dtype, device=q.device) for side in grid)
+        one_hot = torch.cat([rows.repeat_interleave(grid[1], 0), columns.repeat(grid[0], 1)], 1)
+        pad = (0, -added.shape[-1] % 8)
+        return F.pad(added, pad), F.pad(one_hot, pad)

@@ -1,4 +1,4 @@
-"""What every model around the backbone shares."""
+"""Base of the models with an `OnePeace` as backbone."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -23,7 +23,7 @@ class BackboneModel(BaseModel):
             layout.
     """
 
-    # Beginnings of parameter names that a checkpoint given in `init_cfg` may lack.
+    # Regular expressions of parameters that a checkpoint in `init_cfg` may lack.
     allow_missing: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
@@ -37,7 +37,7 @@ class BackboneModel(BaseModel):
         self.backbone = MODELS.build({"type": OnePeace, **backbone})
 
     def reset_parameters(self, module: nn.Module) -> None:
-        """Initialise a head as the official code does: cut normal weights, zero biases."""
+        """Initialise a head as the official code does: truncated normal weights, zero biases."""
         for name, parameter in module.named_parameters():
             if parameter.ndim > 1:
                 reset_weight(parameter, self.backbone.init_std)
@@ -55,17 +55,17 @@ class BackboneModel(BaseModel):
     def load_checkpoint(
         self, path: str, allow_missing: Sequence[str] = ()
     ) -> checkpoint.LoadReport:
-        """Load a checkpoint of the whole model or of its backbone, see `OnePeace`."""
+        """Load a checkpoint of the entire model or of its backbone, see `OnePeace`."""
         return checkpoint.load_checkpoint(self, path, allow_missing)
 
     @staticmethod
-    def fill(
+    def set_prediction(
         data_samples: Sequence[Any] | None, field: str, values: Sequence[Any], mode: str
     ) -> Sequence[Any]:
         """Finish `forward(mode="predict")`: put a value into each data sample.
 
         Raises:
-            ValueError: if the mode is another one, or there are no data samples.
+            ValueError: if the mode is another, or there are no data samples.
         """
         if mode != "predict" or data_samples is None:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Classification of any combination of modalities: VQA, NLVR2, grounding, sound classes.
+"""Classification of any combination of modalities: VQA, NLVR2, grounding, audio classes.
 
 Shapes: B batch.
 """
@@ -73,4 +73,4 @@ class OnePeaceClassifier(BackboneModel):
         logits = self.head(pooled)
         if mode == "tensor":
             return logits
-        return self.fill(data_samples, "pred_score", logits, mode)
+        return self.set_prediction(data_samples, "pred_score", logits, mode)

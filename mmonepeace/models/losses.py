@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 class ContrastiveResult(NamedTuple):
-    """Loss, and the share of samples whose counterpart is the most similar one, both ways."""
+    """Loss, and the fraction of samples whose counterpart is the most similar one, both ways."""
 
     loss: Tensor
     a_to_b: Tensor
@@ -94,10 +94,10 @@ def contrastive(
     Args:
         a_BD: embeddings of one modality, unit length; every process has the same number.
         b_BD: those of the other.
-        scale: factor of the cosines.
-        label_smoothing: weight that goes to all others of the N samples, in equal parts.
-        groups_B: integers; samples with the same one are all right answers for each other, as
-            equal captions are. None: only the counterpart is.
+        scale: factor of the cosines (inverse temperature).
+        label_smoothing: weight of all other N - 1 samples, spread evenly.
+        groups_B: integers; samples with the same one are positives of each other, as with
+            equal captions. None: only the counterpart is.
         how: whether gradient flows through the gathered samples, see `gather`.
 
     Source: the official contrastive criterion.
@@ -115,29 +115,27 @@ def contrastive(
     number = right_BN.sum(1, keepdim=True)
     others = (len(a_ND) - number).clamp(min=1)
     target_BN = torch.where(right_BN, (1 - label_smoothing) / number, label_smoothing / others)
-    losses, shares = [], []
+    losses, accuracies = [], []
     for x_BD, y_ND in ((a_BD, b_ND), (b_BD, a_ND)):
         logits_BN = scale * (x_BD @ y_ND.t())
         losses.append(-(target_BN * logits_BN.log_softmax(1)).sum(1).mean())
         best = logits_BN.argmax(1, keepdim=True)
-        shares.append(right_BN.gather(1, best).float().mean())
-    return ContrastiveResult(sum(losses) / 2, *shares)
+        accuracies.append(right_BN.gather(1, best).float().mean())
+    return ContrastiveResult(sum(losses) / 2, *accuracies)
 
 
 @dataclass(frozen=True)
 class GradCache:
-    """The gradient of a contrastive loss over embeddings that are computed again, in parts.
+    """The gradient of a contrastive loss over embeddings that are recomputed in micro-batches.
 
-    What a part of a batch contributes to the gradient of the parameters is that of its embeddings
-    times their gradients here. So the loss compares the whole batch, while the activations of one
-    part are in memory.
+    The gradient of the parameters from a micro-batch is that of its embeddings times their gradients
+    here. So the loss is that of the entire batch, with the activations of one micro-batch in memory.
 
-    An object of its own, and no dictionary: wrappers that cast the inputs of a model to half
-    precision look into those.
+    Not a dictionary: wrappers that cast the inputs of a model to half precision descend into those.
 
     Attributes:
         embeddings: modality -> (B, D) float32, gradient with respect to its embeddings.
-        scale: () float32, gradient with respect to the factor of the cosines.
+        scale: () float32, gradient with respect to the logit scale.
 
     Source: Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup
     (2021); the gradient with respect to the scale is ours.
@@ -147,17 +145,17 @@ class GradCache:
     scale: Tensor
 
     def part(self, rows: slice) -> "GradCache":
-        """The gradient of some samples; that of the scale is shared out by their number."""
+        """The gradient of some samples; that of the scale is divided in proportion."""
         part = {name: gradient[rows] for name, gradient in self.embeddings.items()}
-        numbers = [len(next(iter(x.values()))) for x in (part, self.embeddings)]
-        return GradCache(part, self.scale * (numbers[0] / numbers[1]))
+        size, batch = (len(next(iter(x.values()))) for x in (part, self.embeddings))
+        return GradCache(part, self.scale * (size / batch))
 
     def surrogate(self, embeddings: Mapping[str, Tensor], scale: Tensor) -> Tensor:
-        """A scalar without meaning, but with the gradient of the loss.
+        """A scalar whose value is meaningless but whose gradient is that of the loss.
 
         Args:
             embeddings: modality -> (B, D), as the loss saw them, now with gradient.
-            scale: the factor of the cosines, with gradient.
+            scale: the logit scale, with gradient.
         """
         products = [(embeddings[name] * x).sum() for name, x in self.embeddings.items()]
         return sum(products, scale * self.scale)
@@ -173,17 +171,17 @@ def denoising_contrastive(
     label_smoothing: float = 0.1,
     max_logits: int = 2**26,
 ) -> Tensor:
-    """Each masked token must be told from all tokens of the batch, CLS and padding left out.
+    """Contrast of each masked token with all tokens of the batch, CLS and padding excluded.
 
     Args:
         student_BLD: reconstructions; gradient flows.
-        teacher_BLD: targets of the whole input, without gradient.
+        teacher_BLD: targets of the unmasked input, without gradient.
         keep_BP: positions that were not masked, CLS included, -1 is padding.
         pad_BL: True where a token is padding, or None.
-        scale: factor of the cosines.
+        scale: factor of the cosines (inverse temperature).
         label_smoothing: weight of all other tokens together.
-        max_logits: entries of the (masked, all) matrix that exist at once; beyond it, parts are
-            computed again in the backward pass, to the same result.
+        max_logits: entries of the (masked, all) matrix that exist at once; above it, chunks are
+            recomputed in the backward pass, to the same result.
 
     Returns:
         mean over the masked tokens; 0 if there is none.
@@ -211,5 +209,5 @@ def denoising_contrastive(
     rows = max(max_logits // len(teacher), 1)
     if len(student) <= rows:
         return total(student, target) / len(student)
-    parts = zip(student.split(rows), target.split(rows), strict=True)
-    return sum(checkpoint(total, *part, use_reentrant=False) for part in parts) / len(student)
+    chunks = zip(student.split(rows), target.split(rows), strict=True)
+    return sum(checkpoint(total, *chunk, use_reentrant=False) for chunk in chunks) / len(student)

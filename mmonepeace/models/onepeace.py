@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from mmonepeace import checkpoint
 from mmonepeace.layers.adapters import ADAPTERS
-from mmonepeace.layers.attention import Backend, SelfAttention, check_backend
-from mmonepeace.layers.encoder import FusionEncoder, activation_checkpoint
+from mmonepeace.layers.encoder import FusionEncoder, SelfAttention, activation_checkpoint
+from mmonepeace.layers.kernels import Backend, check_backend
 from mmonepeace.layers.tokens import Tokens
 from mmonepeace.models.initialization import reset_weight
 from mmonepeace.registry import MODELS
@@ -27,7 +27,6 @@ from mmonepeace.spec import (
     PRETRAIN_IMG_SIZE,
     Arch,
     get_arch,
-    patch_grid,
 )
 
 
@@ -37,17 +36,16 @@ class OnePeace(BaseModule):
     """One Transformer with shared attention and one FFN per modality.
 
     As a backbone it takes images of any height and width and returns feature maps of stride 16.
-    Positions and relative position bias (RPB) are kept for one square grid and follow every other
-    one by resampling, in each forward pass.
+    Positions and relative position bias (RPB) are stored for one square grid and resampled for every
+    other grid in the forward pass.
 
     Args:
         arch: "tiny", "small", "base", "large", "giant" (the released size), or a dict with
             embed_dim, depth, num_heads and ffn_dim.
         modalities: branches to build, or a dict from branch to options of its adapter, such as
-            `dict(image={}, text=dict(vocab_size=8000))`; see `layers.adapters`. The others cost
-            nothing.
+            `dict(image={}, text=dict(vocab_size=8000))`; see `layers.adapters`.
         img_size: side in pixels, a multiple of 16, of the square image whose grid the positions
-            and RPB tables are kept for. Images of this size need no resampling; weights of
+            and RPB tables are for. Images of this size need no resampling; weights of
             another size are resampled when they are loaded.
         rpb: "shared", one table for all blocks (pretraining), or "per_block", decoupled tables
             (fine-tuning). A shared table in a checkpoint is copied to each block.
@@ -58,16 +56,16 @@ class OnePeace(BaseModule):
         drop_path_rate: of the last block, rising linearly from 0 at the first.
         layer_scale_init: initial LayerScale; None leaves it out. The released models began with
             1e-6; when training from scratch, 0.1 starts faster, and 1 does in shallow models.
-        init_std: of the initial weights, a normal that is cut at one sigma. The official one is
+        init_std: of the initial weights, a normal truncated at one sigma. The official one is
             made for the released width; narrow models learn sooner from a larger one.
         frozen_stages: -1 trains everything, 0 freezes the adapters, k the first k blocks too.
         with_cp: activation checkpointing: less memory, a fifth to a third more time.
-        attention: what computes it, see `layers.attention.attend`.
+        attention: what computes it, see `layers.kernels.attend`.
         init_cfg: `dict(type="Pretrained", checkpoint=PATH)` with a file of any official or own
             layout; its other modalities are left out.
 
     Attributes:
-        allow_missing: beginnings of parameters, as patterns, that a checkpoint may lack.
+        allow_missing: regular expressions of parameters that a checkpoint may lack.
     """
 
     allow_missing: tuple[str, ...] = ()
@@ -145,14 +143,16 @@ class OnePeace(BaseModule):
     def build_layers(
         self, drop_path_rate: float, layer_scale_init: float | None, with_cp: bool
     ) -> FusionEncoder:
-        """The blocks; part of the constructor, for models with others."""
-        return FusionEncoder.of(self.arch, self.adapters, drop_path_rate, layer_scale_init, with_cp)
+        """The blocks; a part of the constructor that subclasses override."""
+        return FusionEncoder.build(
+            self.arch, self.adapters, drop_path_rate, layer_scale_init, with_cp
+        )
 
     @torch.no_grad()
     def _reset_parameters(self) -> None:
         """Initialise as the official multimodal code does.
 
-        Tables and type vectors start at zero; the convolutions of the audio branch look after
+        Tables and type vectors start at zero; the convolutions of the audio branch initialise
         themselves.
         """
 
@@ -190,7 +190,7 @@ class OnePeace(BaseModule):
 
         Args:
             path: see `checkpoint.read`.
-            allow_missing: beginnings of parameter names, as patterns, that the file may lack
+            allow_missing: regular expressions of parameters that the file may lack
                 besides `allow_missing`.
 
         Returns:
@@ -265,7 +265,7 @@ class OnePeace(BaseModule):
     ) -> Tokens:
         """Turn the inputs of one or more modalities into one sequence of tokens.
 
-        Text stands first, then image, then audio, whatever the order of the inputs; there is no
+        Text comes first, then image, then audio, whatever the order of the inputs; there is no
         relative position bias between modalities.
 
         Args:
@@ -279,16 +279,16 @@ class OnePeace(BaseModule):
         Raises:
             ValueError: for a modality the model has not, or inputs its adapter refuses.
         """
-        return self.place(self.extract(inputs), keep)
+        return self.to_tokens(self.features(inputs), keep)
 
-    def extract(self, inputs: Mapping[str, Tensor | tuple[Any, ...]]) -> dict[str, Any]:
+    def features(self, inputs: Mapping[str, Tensor | tuple[Any, ...]]) -> dict[str, Any]:
         """The part of `embed` that several views of the same inputs share.
 
         Args:
             inputs: see `embed`.
 
         Returns:
-            modality -> what `place` takes.
+            modality -> what `to_tokens` takes.
         """
         unknown = [name for name in inputs if name not in self.adapters]
         if unknown or not inputs:
@@ -297,30 +297,30 @@ class OnePeace(BaseModule):
                 "with modalities=(...) that include what you want to encode."
             )
         return {
-            name: self.adapters[name].extract(*as_arguments(value))
+            name: self.adapters[name].features(*as_arguments(value))
             for name, value in inputs.items()
         }
 
-    def place(
-        self, extracted: Mapping[str, Any], keep: Mapping[str, Tensor] | None = None
+    def to_tokens(
+        self, features: Mapping[str, Any], keep: Mapping[str, Tensor] | None = None
     ) -> Tokens:
-        """One sequence of what `extract` gave.
+        """One sequence of tokens.
 
         Args:
-            extracted: modality -> what `extract` gave.
+            features: from `features`.
             keep: see `embed`.
         """
         keep = keep or {}
-        if set(keep) - set(extracted):
+        if set(keep) - set(features):
             raise ValueError(
-                f"keep has {tuple(keep)}, but the inputs are {tuple(extracted)}: expected "
+                f"keep has {tuple(keep)}, but the inputs are {tuple(features)}: expected "
                 "positions of these only."
             )
         return Tokens.join(
             [
-                adapter.place(extracted[name], keep.get(name))
+                adapter.to_tokens(features[name], keep.get(name))
                 for name, adapter in self.adapters.items()
-                if name in extracted
+                if name in features
             ]
         )
 
@@ -340,7 +340,7 @@ class OnePeace(BaseModule):
         return self._normalise(tokens, self.layers(tokens, [self.arch.depth - 1])[0])
 
     def encode_views(self, views: Sequence[Tokens]) -> list[dict[str, Tensor]]:
-        """Run all blocks and the final norms for several batches, see `FusionEncoder.last`.
+        """Run all blocks and the final norms for several batches, see `FusionEncoder.encode_packed`.
 
         Args:
             views: what `embed` returns, for each.
@@ -348,13 +348,13 @@ class OnePeace(BaseModule):
         Returns:
             what `encode` returns, for each.
         """
-        outputs = self.layers.last(views)
+        outputs = self.layers.encode_packed(views)
         return [self._normalise(view, x) for view, x in zip(views, outputs, strict=True)]
 
     def _normalise(self, tokens: Tokens, x_BLD: Tensor) -> dict[str, Tensor]:
         return {
-            name: self.norms[name](part) if name in self.norms else part
-            for name, part in tokens.split(x_BLD).items()
+            name: self.norms[name](x) if name in self.norms else x
+            for name, x in tokens.split(x_BLD).items()
         }
 
     def forward(self, images_B3HW: Tensor) -> tuple[Tensor, ...]:
@@ -369,9 +369,8 @@ class OnePeace(BaseModule):
         """
         if "image" not in self.adapters:
             raise ValueError(f"this OnePeace has no image branch, only {tuple(self.adapters)}.")
-        grid = patch_grid(*images_B3HW.shape[-2:])
         adapter = self.adapters["image"]
-        # The stem would keep about as much as all the activation_checkpoint blocks do.
+        # The stem would store about as much as all checkpointed blocks do.
         tokens = (
             activation_checkpoint(adapter, images_B3HW)
             if self.layers.with_cp
@@ -385,7 +384,7 @@ class OnePeace(BaseModule):
         self._normalise_last(outputs)
         if self.out_type != "featmap":
             return tuple(outputs)
-        return tuple(x[:, 1:].transpose(1, 2).unflatten(2, grid) for x in outputs)
+        return tuple(x[:, 1:].transpose(1, 2).unflatten(2, tokens.grid) for x in outputs)
 
     def _normalise_last(self, outputs: list[Tensor]) -> None:
         """Apply the final norm to the output of the last block, in place in the list."""
@@ -399,7 +398,7 @@ def as_arguments(value: Tensor | tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _resolve_indices(indices: int | Sequence[int], depth: int) -> tuple[int, ...]:
-    """Block indices as rising numbers from 0."""
+    """Block indices counted from 0, rising."""
     given = [indices] if isinstance(indices, int) else list(indices)
     resolved = [i + depth if i < 0 else i for i in given]
     if (

@@ -83,7 +83,7 @@ class OnePeaceViTAdapter(OnePeace):
         height, width = images_B3HW.shape[-2:]
         padded = F.pad(images_B3HW, (0, -width % _COARSEST, 0, -height % _COARSEST))
         tokens = self.adapters["image"](padded)
-        maps = self.vit_adapter(padded, tokens.x_BLD, self.layers.runner(tokens))
+        maps = self.vit_adapter(padded, tokens.x_BLD, self.layers.bind(tokens))
         # Cells that are all padding would shift what heads resize to the image.
         return tuple(
             x[..., : -(-height // stride), : -(-width // stride)]

@@ -12,13 +12,13 @@ import torch
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor
 
-from mmonepeace.layers.encoder import FusionEncoder
-from mmonepeace.layers.relative_position_bias import GridBias
+from mmonepeace.layers.encoder import EncoderLayer, FusionEncoder
+from mmonepeace.layers.relative_position_bias import AttentionBias, DenseBias
 from mmonepeace.layers.resampling import Grid
-from mmonepeace.layers.window_attention import GridLayer
+from mmonepeace.layers.window_attention import GridAttention
 from mmonepeace.models.onepeace import OnePeace
 from mmonepeace.registry import MODELS
-from mmonepeace.spec import PATCH_SIZE, PRETRAIN_IMG_SIZE, Arch, get_arch, patch_grid
+from mmonepeace.spec import PATCH_SIZE, PRETRAIN_IMG_SIZE, Arch, get_arch
 
 
 @MMENGINE_MODELS.register_module()  # `OnePeaceViTDet` from any MM library, once imported
@@ -76,9 +76,10 @@ class OnePeaceViTDet(OnePeace):
     ) -> FusionEncoder:
         """Blocks on maps of patches."""
 
-        def layer(block: int, rate: float) -> GridLayer:
+        def layer(block: int, rate: float) -> EncoderLayer:
             side = self.grid_sides[block] if self.decomposed else None
-            return GridLayer(self.arch, rate, layer_scale_init, self.windows[block], side)
+            attention = GridAttention(self.arch, self.windows[block], side)
+            return EncoderLayer(self.arch, ("image",), rate, layer_scale_init, attention)
 
         return FusionEncoder(self.arch.depth, layer, drop_path_rate, with_cp)
 
@@ -91,20 +92,21 @@ class OnePeaceViTDet(OnePeace):
         Returns:
             one (B, D, ceil(H / 16), ceil(W / 16)) for each of `out_indices`.
         """
-        grid = patch_grid(*images_B3HW.shape[-2:])
         tokens = self.adapters["image"](images_B3HW)
         maps = replace(
             tokens,
-            x_BLD=tokens.x_BLD.unflatten(1, grid),  # (B, h, w, D), which GridLayer works on
-            bias=partial(self._bias, grid),
-            shared_bias=False,  # windows and full maps differ
+            x_BLD=tokens.x_BLD.unflatten(1, tokens.grid),  # (B, h, w, D), for GridAttention
+            bias=partial(self._bias, tokens.grid),
+            shared_bias=False,  # windows and entire maps differ
         )
         outputs = self.layers(maps, self.out_indices)
         self._normalise_last(outputs)
         # Convolutions of other necks would keep channels last, see `SimpleFeaturePyramid`.
         return tuple(x.permute(0, 3, 1, 2).contiguous() for x in outputs)
 
-    def _bias(self, grid: Grid, block: int, dtype: torch.dtype) -> Tensor | GridBias:
+    def _bias(self, grid: Grid, block: int, dtype: torch.dtype) -> AttentionBias:
         rpb, window = self.adapters["image"].rpb, self.windows[block]
+        if window is None:
+            return rpb(grid, block, dtype)
         # Windows are short, and padding may mask some of their keys.
-        return rpb((window, window), block, dtype) if window else rpb.of_grid(grid, block, dtype)
+        return DenseBias(rpb((window, window), block, dtype).dense())

@@ -14,7 +14,6 @@ from mmonepeace import checkpoint
 from mmonepeace.layers.decoder import Decoder, insert_mask_tokens
 from mmonepeace.layers.tokens import Tokens
 from mmonepeace.models.losses import GradCache, denoising_contrastive
-from mmonepeace.models.onepeace import as_arguments
 from mmonepeace.models.retriever import LOGIT_SCALE_INIT, OnePeaceRetriever
 from mmonepeace.registry import MODELS
 from mmonepeace.spec import DECODER_ARCH, DECODER_POSITIONS, Arch, get_arch
@@ -26,33 +25,33 @@ class Stage:
 
     Attributes:
         pair: the modalities; text first.
-        alone: those whose masked input alone has a student.
-        joint_teacher: that student learns from the joint encoding; otherwise from the whole input
-            alone.
+        unimodal_students: those whose masked input also has a student without the other modality.
+        joint_teacher: that student learns from the joint encoding; otherwise from the unimodal
+            encoding of the unmasked input.
         frozen: train only what belongs to the second modality, the decoder and the logit scale.
-        weights: of the denoising losses, by modality of a lone student, and "joint" for both.
+        weights: of the denoising losses, by modality of a unimodal student, and "joint" for both.
     """
 
     pair: tuple[str, str]
-    alone: tuple[str, ...]
+    unimodal_students: tuple[str, ...]
     joint_teacher: bool
     frozen: bool
     weights: Mapping[str, float]
 
 
 # Source: the official criteria. The audio student learns from the joint teacher in the code; the
-# paper describes the lone one.
+# paper describes the unimodal one.
 STAGES = {
     "vl": Stage(
         pair=("text", "image"),
-        alone=("text", "image"),
+        unimodal_students=("text", "image"),
         joint_teacher=False,
         frozen=False,
         weights={"text": 0.5, "image": 1.0, "joint": 0.5},
     ),
     "al": Stage(
         pair=("text", "audio"),
-        alone=("audio",),
+        unimodal_students=("audio",),
         joint_teacher=True,
         frozen=True,
         weights={"audio": 1.0, "joint": 0.5},
@@ -64,26 +63,27 @@ STAGES = {
 class OnePeacePretrainer(OnePeaceRetriever):
     """A retriever with a light decoder, trained on pairs.
 
-    Each step encodes whole inputs alone (contrast, and targets without gradient), whole inputs
-    together (targets), and masked inputs alone and together, whose hidden tokens the decoder must
-    tell from all others of the batch.
+    Each step encodes unmasked inputs of each modality (contrast, and targets without gradient),
+    both jointly (targets), and masked inputs of each modality and of both, whose masked tokens the
+    decoder must distinguish from all others of the batch.
 
     Args:
-        backbone: config of `OnePeace`; its modalities must hold those of the stage.
-        stage: "vl", image and text; "al", audio and text, where all that stage one trained stays
-            as it is.
+        backbone: config of `OnePeace`; its modalities must include those of the stage.
+        stage: "vl", image and text; "al", audio and text, where everything that stage one trained
+            is frozen.
         decoder: widths of the decoder, see `spec.Arch`.
         decoder_layer_scale_init: see `layers.decoder.Decoder`.
         learn_words: in the second stage, train the embeddings of text tokens too. The released recipe
-            does not; but names that a small first stage has never read are alike to it, and sounds
-            could not be told apart by them. Other words stay where they are, up to weight decay.
-        denoising_weight: factor of all denoising losses. In short runs from scratch they can drown
-            the contrast.
-        denoising_scale: factor of the cosines in the denoising loss.
+            does not; but a small first stage has the same embedding for all names that it has not
+            seen, so that audio could not be distinguished by them. Other token embeddings change
+            by weight decay only.
+        denoising_weight: weight of all denoising losses. In short runs from scratch they can
+            dominate the contrastive loss.
+        denoising_scale: logit scale of the denoising loss.
         denoising_smoothing: its label smoothing.
         mask_padding: see `layers.decoder.Decoder`.
-        max_logits: entries of the denoising logits that are in memory at once.
-        kwargs: of `OnePeaceRetriever`.
+        max_logits: entries of the denoising logits in memory at once.
+        kwargs: see `OnePeaceRetriever`.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class OnePeacePretrainer(OnePeaceRetriever):
         arch, dim = get_arch(decoder), self.backbone.arch.embed_dim
         width = arch.embed_dim
         rows = {n: DECODER_POSITIONS.get(n) or len(adapters[n].pos_embed) for n in self.stage.pair}
-        # The official code recomputes the blocks of encoder and decoder, or neither.
+        # The official code checkpoints the blocks of both encoder and decoder, or of neither.
         with_cp = self.backbone.layers.with_cp
         self.decoder = Decoder(arch, rows, decoder_layer_scale_init, mask_padding, with_cp)
         self.decoder_embeds = nn.ModuleDict({n: nn.Linear(dim, width) for n in rows})
@@ -141,9 +141,9 @@ class OnePeacePretrainer(OnePeaceRetriever):
             self.backbone.adapters["text"].embed_tokens.requires_grad_(True)
 
     def load_stage_one(self, path: str) -> checkpoint.LoadReport:
-        """Start the second stage from the first: everything but the new modality's own parts.
+        """Start the second stage from the first: everything but the parameters of the new modality.
 
-        The logit scale begins anew.
+        The logit scale is reset.
 
         Args:
             path: checkpoint of stage one, official or ours.
@@ -168,10 +168,10 @@ class OnePeacePretrainer(OnePeaceRetriever):
         Args:
             inputs: modality -> input, see `OnePeace.embed`.
             data_samples: as for `OnePeaceRetriever`.
-            keeps: for "loss": "alone" and "joint" -> modality -> positions that are not masked,
-                (B, P) as `Tokens.keep` takes them.
+            keeps: for "loss": "alone" and "joint" -> modality -> unmasked positions, (B, P) as
+                `Tokens.keep` takes them.
             mode: see `OnePeaceRetriever`.
-            contrast: see `OnePeaceRetriever`; the tokens are compared within these samples.
+            contrast: see `OnePeaceRetriever`; tokens are contrasted within these samples.
         """
         if mode == "contrast":
             # In the order of the loss below, so that the same masks of drop path are drawn.
@@ -179,79 +179,74 @@ class OnePeacePretrainer(OnePeaceRetriever):
         if mode != "loss":
             return super().forward(inputs, data_samples, mode)
         stage, backbone = self.stage, self.backbone
-        extracted: dict[str, Any] = {}
-        whole: dict[str, Tokens] = {}
-        features: dict[str, Tensor] = {}
+        features: dict[str, Any] = {}
+        complete: dict[str, Tokens] = {}
+        unimodal: dict[str, Tensor] = {}
         for name in stage.pair:
             trains = not stage.frozen or name == stage.pair[1] or self.learn_words
             with torch.set_grad_enabled(torch.is_grad_enabled() and trains):
-                extracted |= backbone.extract({name: inputs[name]})
-                whole[name] = backbone.place({name: extracted[name]})
-                features |= backbone.encode(whole[name], skip_padding=True)
-        embeddings = self.project({name: x[:, 0] for name, x in features.items()})
+                features |= backbone.features({name: inputs[name]})
+                complete[name] = backbone.to_tokens({name: features[name]})
+                unimodal |= backbone.encode(complete[name], skip_padding=True)
+        embeddings = self.project({name: x[:, 0] for name, x in unimodal.items()})
         results = self._contrast(embeddings, data_samples, contrast)
         with torch.no_grad():
-            pair = Tokens.join([whole[name] for name in stage.pair])
-            together = backbone.encode(pair, skip_padding=True)
-        views = [("alone", (name,)) for name in stage.alone] + [("joint", stage.pair)]
+            pair = Tokens.join([complete[name] for name in stage.pair])
+            joint = backbone.encode(pair, skip_padding=True)
+        views = [("alone", (name,)) for name in stage.unimodal_students] + [("joint", stage.pair)]
         kept = [{name: keeps[view][name] for name in names} for view, names in views]
-        reconstructed = self.reconstruct(inputs, kept, extracted, whole)
-        for (view, names), keep, students in zip(views, kept, reconstructed, strict=True):
+        reconstructions = self.reconstruct(kept, features, complete)
+        for (view, names), keep, students in zip(views, kept, reconstructions, strict=True):
+            is_joint = view == "joint"
+            teachers = joint if is_joint or stage.joint_teacher else unimodal
             for name in names:
-                joint = view == "joint"
-                teacher = together if joint or stage.joint_teacher else features
                 loss = denoising_contrastive(
                     students[name],
-                    teacher[name].detach(),
+                    teachers[name].detach(),
                     keep[name],
-                    whole[name].pad_BL,
+                    complete[name].pad_BL,
                     **self.denoising,
                 )
-                key = f"{'joint_' if joint else ''}{name}"
-                weight = self.denoising_weight * stage.weights["joint" if joint else name]
+                key = f"{'joint_' if is_joint else ''}{name}"
+                weight = self.denoising_weight * stage.weights["joint" if is_joint else name]
                 results[f"loss_denoise_{key}"] = weight * loss
         return results
 
     def reconstruct(
         self,
-        inputs: Mapping[str, Any],
         keeps: Sequence[Mapping[str, Tensor]],
-        extracted: Mapping[str, Any] | None = None,
-        whole: Mapping[str, Tokens] | None = None,
+        features: Mapping[str, Any],
+        complete: Mapping[str, Tokens] | None = None,
     ) -> list[dict[str, Tensor]]:
-        """Encode kept tokens and decode whole sequences: what the masked tokens are taken for.
+        """Encode kept tokens and decode complete sequences, masked tokens included.
 
         Args:
-            inputs: modality -> input; here and below, others than those of the views do not matter.
-            keeps: for each view, modality -> positions kept; its modalities are encoded together.
-            extracted: what `OnePeace.extract` gives for the inputs, where it is known already.
-            whole: modality -> tokens of the whole input, likewise.
+            keeps: for each view, modality -> positions kept; its modalities are encoded jointly.
+            features: of all these modalities, from `OnePeace.features`.
+            complete: modality -> tokens of the unmasked input, if they are known already.
 
         Returns:
             for each view, modality -> (B, L, D).
         """
         backbone = self.backbone
-        names = dict.fromkeys(name for keep in keeps for name in keep)
-        if extracted is None:
-            extracted = backbone.extract({name: inputs[name] for name in names})
-        if whole is None:
-            whole = {name: backbone.place({name: extracted[name]}) for name in names}
-        views = [backbone.place({n: extracted[n] for n in keep}, keep) for keep in keeps]
+        if complete is None:
+            complete = {name: backbone.to_tokens({name: x}) for name, x in features.items()}
+        views = [backbone.to_tokens({n: features[n] for n in keep}, keep) for keep in keeps]
         restored = [
             {
                 name: insert_mask_tokens(
-                    self.decoder_embeds[name](value),
+                    self.decoder_embeds[name](x),
                     keep[name],
-                    whole[name].x_BLD.shape[1],
+                    complete[name].x_BLD.shape[1],
                     self.mask_tokens[name],
                 )
-                for name, value in kept.items()
+                for name, x in kept.items()
             }
             for keep, kept in zip(keeps, backbone.encode_views(views), strict=True)
         ]
-        grids = {name: backbone.adapters[name].grid(*as_arguments(inputs[name])) for name in names}
-        pads = {name: whole[name].pad_BL for name in names}
+        grids = {name: tokens.grid for name, tokens in complete.items()}
+        pads = {name: tokens.pad_BL for name, tokens in complete.items()}
         return [
-            {name: self.mask_heads[name](value) for name, value in decoded.items()}
+            {name: self.mask_heads[name](x) for name, x in decoded.items()}
             for decoded in self.decoder(restored, grids, pads)
         ]

@@ -24,14 +24,14 @@ MAX_LOGIT_SCALE = math.log(100)
 
 @MODELS.register_module()
 class OnePeaceRetriever(BackboneModel):
-    """A backbone with a projection per modality: cosine similarity is what it was trained for.
+    """A backbone with a projection per modality, trained for cosine similarity.
 
     Args:
         backbone: config of `OnePeace`, with `final_norm=True` for released weights.
         label_smoothing: of the contrastive loss.
         gather: over processes, "official" without or "full" with gradient, see `losses.gather`.
-        equal_texts_match: samples of a batch whose texts are equal are all right answers for each
-            other. Small data sets need it; the official loss does not know it.
+        equal_texts_match: samples of a batch with equal texts are positives of each other. Small
+            data sets need it; the official loss does not have it.
         data_preprocessor: config; by default `MultimodalDataPreprocessor`.
         init_cfg: `dict(type="Pretrained", checkpoint=PATH)` with a file of any official or own
             layout.
@@ -69,8 +69,8 @@ class OnePeaceRetriever(BackboneModel):
     def scale(self) -> Tensor:
         """exp(logit_scale), which never exceeds 100 nor falls below 1.
 
-        The parameter itself is kept in range, or it would run away where there is no gradient.
-        So each process must hold it whole: no sharding, which scalars do not allow anyway.
+        The parameter itself is kept in range, or it would drift where there is no gradient.
+        So it cannot be sharded, which scalars do not allow anyway.
         """
         with torch.no_grad():
             self.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
@@ -103,8 +103,8 @@ class OnePeaceRetriever(BackboneModel):
             inputs: modality -> input, see `OnePeace.embed`.
             data_samples: one `BaseDataElement` for each sample, or None.
             mode: "tensor" returns the embeddings; "predict" puts those of each sample into its
-                data sample as `embeddings`, a dict; "loss" compares every two modalities;
-                "contrast" returns what this takes: the embeddings and the factor of cosines.
+                data sample as `embeddings`, a dict; "loss" contrasts every two modalities;
+                "contrast" returns the inputs of the loss: the embeddings and the logit scale.
             contrast: for "loss": what `cache_contrast` gave for these samples.
 
         Returns:
@@ -125,7 +125,7 @@ class OnePeaceRetriever(BackboneModel):
         rows = [
             dict(zip(names, row, strict=True)) for row in zip(*embeddings.values(), strict=True)
         ]
-        return self.fill(data_samples, "embeddings", rows, mode)
+        return self.set_prediction(data_samples, "embeddings", rows, mode)
 
     def _contrast(
         self,
@@ -134,10 +134,10 @@ class OnePeaceRetriever(BackboneModel):
         cached: GradCache | None,
     ) -> dict[str, Tensor]:
         if cached is None:
-            return self.compare(embeddings, self.scale(), data_samples)
+            return self.contrastive_losses(embeddings, self.scale(), data_samples)
         return {"surrogate": cached.surrogate(embeddings, self.scale())}
 
-    def compare(
+    def contrastive_losses(
         self,
         embeddings: Mapping[str, Tensor],
         scale: Tensor,
@@ -147,7 +147,7 @@ class OnePeaceRetriever(BackboneModel):
 
         Args:
             embeddings: modality -> (B, D) of unit length.
-            scale: factor of the cosines.
+            scale: exp(logit_scale), the factor of the cosines.
             data_samples: with the `text` of each sample, where equal texts match.
 
         Returns:
@@ -175,21 +175,21 @@ class OnePeaceRetriever(BackboneModel):
         scale: Tensor,
         data_samples: Sequence[Any] | None = None,
     ) -> tuple[dict[str, Tensor], GradCache]:
-        """Compare embeddings that carry no gradient, and find the gradient they should have.
+        """The loss of embeddings without gradient, and its gradient with respect to them.
 
         Args:
-            embeddings: of the whole batch; see `compare`.
-            scale: see `compare`.
-            data_samples: see `compare`.
+            embeddings: of the entire batch; see `contrastive_losses`.
+            scale: see `contrastive_losses`.
+            data_samples: see `contrastive_losses`.
 
         Returns:
-            what `compare` gives, without gradient; the gradient, for `forward(mode="loss")`.
+            what `contrastive_losses` gives, without gradient; the gradient, for `forward(mode="loss")`.
         """
         leaves = {name: x.detach().requires_grad_() for name, x in embeddings.items()}
-        factor = scale.detach().requires_grad_()
-        results = self.compare(leaves, factor, data_samples)
+        leaf_scale = scale.detach().requires_grad_()
+        results = self.contrastive_losses(leaves, leaf_scale, data_samples)
         loss, _ = self.parse_losses(results)
-        *rows, of_scale = torch.autograd.grad(loss, [*leaves.values(), factor])
+        *rows, of_scale = torch.autograd.grad(loss, [*leaves.values(), leaf_scale])
         gradient = GradCache(dict(zip(leaves, rows, strict=True)), of_scale)
         return {name: value.detach() for name, value in results.items()}, gradient
 

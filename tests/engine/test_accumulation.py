@@ -115,7 +115,7 @@ def reference(model, data, sizes):
             losses = model(**batch, mode="loss")
         loss = loss + sum(losses.values()) * size / number
     whole = {name: torch.cat([part[name] for part in embeddings]) for name in embeddings[0]}
-    contrast = model.compare(whole, model.scale(), data["data_samples"])
+    contrast = model.contrastive_losses(whole, model.scale(), data["data_samples"])
     loss = loss + sum(value for name, value in contrast.items() if "loss" in name)
     loss.backward()
     gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}

@@ -1,9 +1,7 @@
 import pytest
 import torch
 
-from mmonepeace.layers import adapters, stems
 from mmonepeace.layers.adapters import AudioAdapter, ImageAdapter, TextAdapter
-from mmonepeace.layers.tokens import dense
 from mmonepeace.spec import MAX_POSITIONS, Arch, num_audio_frames
 
 ARCH = Arch(16, 2, 2, 24)
@@ -101,26 +99,6 @@ def test_masked_audio_padding_changes_nothing_and_compat_padding_leaks():
         assert difference[: -2 * 2 * 2].max() < 1e-5  # two convolutions reach two frames each
 
 
-@pytest.mark.parametrize("padding", ["masked", "compat"])
-@pytest.mark.parametrize("frames_at_once", [8, 64, 10_000])
-def test_audio_is_extracted_by_pieces_as_whole(frames_at_once, padding, monkeypatch):
-    monkeypatch.setattr(stems, "_PIECE_FRAMES", frames_at_once)
-    adapter = make_audio(padding=padding)
-    samples = torch.tensor([16_000, 9_000, 400, 12_345])
-    frames = torch.tensor([num_audio_frames(n) for n in samples.tolist()])
-    pad = torch.arange(frames.max()) >= frames[:, None]
-    waves = torch.randn(4, 16_000).masked_fill(torch.arange(16_000) >= samples[:, None], 0)
-    results = []
-    for by_pieces in (True, False):
-        monkeypatch.setattr(adapters, "use_cpu_kernels", lambda _, choice=by_pieces: choice)
-        features, _ = adapter.extract(waves, pad)
-        seen = features if padding == "compat" else features.masked_fill(pad[..., None], 0)
-        weights = adapter.extractor.parameters()
-        results.append([seen, *torch.autograd.grad(seen.square().sum(), weights)])
-    for pieces, whole in zip(*results, strict=True):
-        torch.testing.assert_close(pieces, whole, rtol=1e-4, atol=1e-4)
-
-
 @pytest.mark.parametrize("kernel", [4, 5])
 def test_an_even_positional_kernel_keeps_the_length(kernel):
     assert make_audio(pos_kernel=kernel)(torch.randn(2, 4000)).x_BLD.shape == (2, 13, 16)
@@ -143,7 +121,7 @@ def test_the_longest_clip_fits():
     samples = 327_759  # the official limit, 20.48 s
     assert num_audio_frames(samples) + 1 == MAX_POSITIONS
     tokens = make_audio()(torch.zeros(1, samples))
-    assert dense(tokens.bias(0, torch.float32)).shape == (1, 2, MAX_POSITIONS, MAX_POSITIONS)
+    assert tokens.bias(0, torch.float32).dense().shape == (1, 2, MAX_POSITIONS, MAX_POSITIONS)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +138,7 @@ def test_keeping_everything_is_not_masking(adapter, inputs):
     kept = adapter(inputs, keep_BP=torch.arange(whole.x_BLD.shape[1])[None])
     assert torch.equal(whole.x_BLD, kept.x_BLD)
     assert kept.pad_BL is None
-    assert torch.equal(dense(whole.bias(0, torch.float32)), kept.bias(0, torch.float32))
+    assert torch.equal(*(x.bias(0, torch.float32).dense() for x in (whole, kept)))
 
 
 def test_kept_tokens_bring_their_positions_and_bias():
@@ -169,6 +147,6 @@ def test_kept_tokens_bring_their_positions_and_bias():
     assert kept.pad_BL.tolist() == [[False] * 3, [False, False, True]]
     assert torch.equal(kept.x_BLD[0], whole.x_BLD[0, [0, 2, 5]])
     assert torch.equal(kept.x_BLD[1, :2], whole.x_BLD[1, [0, 4]])
-    bias, all_bias = kept.bias(0, torch.float32), dense(whole.bias(0, torch.float32))
+    bias, all_bias = (x.bias(0, torch.float32).dense() for x in (kept, whole))
     assert torch.equal(bias[0], all_bias[0][:, [0, 2, 5]][:, :, [0, 2, 5]])
     assert torch.equal(bias[1, :, :2, :2], all_bias[0][:, [0, 4]][:, :, [0, 4]])

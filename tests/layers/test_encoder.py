@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from mmonepeace.layers.attention import attend
 from mmonepeace.layers.encoder import DropPath, FusionEncoder, GeGLU
+from mmonepeace.layers.kernels import CPU_KERNELS, CpuKernel, attend
+from mmonepeace.layers.relative_position_bias import DenseBias
 from mmonepeace.layers.tokens import Tokens
 from mmonepeace.spec import Arch
 
@@ -11,14 +12,16 @@ ARCH = Arch(16, 3, 2, 24)
 
 def make_tokens(batch=2, length=5):
     table = torch.randn(3, 1, 2, length, length)
-    return Tokens(torch.randn(batch, length, 16), {"image": length}, lambda i, dtype: table[i])
+    return Tokens(
+        torch.randn(batch, length, 16), {"image": length}, lambda i, dtype: DenseBias(table[i])
+    )
 
 
 def test_attention_is_softmax_of_scaled_products_plus_bias():
     q, k, v = torch.randn(3, 2, 4, 6, 8).unbind()
     bias = torch.randn(1, 4, 6, 6)
     weights = (q @ k.transpose(-1, -2) / 8**0.5 + bias).softmax(-1)
-    torch.testing.assert_close(attend(q, k, v, bias), weights @ v)
+    torch.testing.assert_close(attend(q, k, v, DenseBias(bias)), weights @ v)
 
 
 def test_geglu_gates_with_the_exact_gelu():
@@ -29,27 +32,40 @@ def test_geglu_gates_with_the_exact_gelu():
     torch.testing.assert_close(ffn(x), ffn.down(ffn.norm(hidden)))
 
 
-def test_geglu_calls_layers_that_others_put_in():
+def test_geglu_calls_layers_that_others_put_in(monkeypatch):
     class Raised(torch.nn.Linear):
         def forward(self, x):
             return super().forward(x) + 1
 
+    monkeypatch.setitem(CPU_KERNELS, "geglu", CpuKernel(pytest.fail))
     ffn, x = GeGLU(Arch(8, 1, 1, 10)), torch.randn(2, 3, 8)
     expected = ffn.down(ffn.norm(torch.nn.functional.gelu(ffn.gate(x)) * (ffn.up(x) + 1)))
     ffn.up.__class__ = Raised
     torch.testing.assert_close(ffn(x), expected)
 
 
-def test_geglu_computes_in_the_dtype_of_autocast():
+def test_geglu_computes_in_the_dtype_of_autocast(monkeypatch):
     ffn, x = GeGLU(Arch(8, 1, 1, 10)), torch.randn(2, 3, 8)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16), monkeypatch.context() as patch:
+        patch.setitem(CPU_KERNELS, "geglu", CpuKernel(pytest.fail))
         out = ffn(x)
     assert out.dtype == torch.bfloat16
     torch.testing.assert_close(out.float(), ffn(x), rtol=0.1, atol=0.05)
 
 
+def test_geglu_uses_the_kernel_for_large_inputs_only(monkeypatch):
+    calls = []
+    kernel = CpuKernel(lambda x, *weights: calls.append(x.shape) or x, min_numel=48)
+    monkeypatch.setitem(CPU_KERNELS, "geglu", kernel)
+    ffn = GeGLU(Arch(8, 1, 1, 10))
+    ffn(torch.randn(2, 3, 8))
+    ffn(torch.randn(2, 2, 8))
+    ffn.double()(torch.randn(2, 3, 8, dtype=torch.float64))
+    assert calls == [(2, 3, 8)]
+
+
 def test_permuting_a_batch_permutes_the_output():
-    encoder = FusionEncoder.of(ARCH, ["image"], layer_scale_init=0.5).eval()
+    encoder = FusionEncoder.build(ARCH, ["image"], layer_scale_init=0.5).eval()
     tokens = make_tokens(4)
     order = torch.tensor([2, 0, 3, 1])
     permuted = Tokens(tokens.x_BLD[order], tokens.lengths, tokens.bias)
@@ -59,7 +75,7 @@ def test_permuting_a_batch_permutes_the_output():
 
 
 def test_each_modality_goes_through_its_own_ffn():
-    encoder = FusionEncoder.of(ARCH, ["image", "other"]).eval()
+    encoder = FusionEncoder.build(ARCH, ["image", "other"]).eval()
     tokens = make_tokens()
     tokens.lengths = {"image": 3, "other": 2}
     before = encoder(tokens, [0])[0]
@@ -75,16 +91,16 @@ def test_activation_checkpointing_changes_no_gradient(shared):
     gradients = []
     for with_cp in (False, True):
         torch.manual_seed(1)
-        encoder = FusionEncoder.of(ARCH, ["image"], 0.3, 0.5, with_cp=with_cp).train()
+        encoder = FusionEncoder.build(ARCH, ["image"], 0.3, 0.5, with_cp=with_cp).train()
         tokens = make_tokens(4)
         tokens.shared_bias = shared
         table = torch.randn(1, 2, 5, 5, requires_grad=True)
-        tokens.bias = lambda i, dtype, table=table: table * 2
+        tokens.bias = lambda i, dtype, table=table: DenseBias(table * 2)
         torch.manual_seed(2)
         encoder(tokens, [2])[0].square().sum().backward()
         gradients.append([table.grad, *(p.grad for p in encoder.parameters())])
-    for plain, activation_checkpoint in zip(*gradients, strict=True):
-        torch.testing.assert_close(plain, activation_checkpoint)
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, recomputed)
 
 
 def test_drop_path_equals_the_masked_residual():
@@ -130,7 +146,7 @@ def test_dropping_every_sample_still_gives_each_parameter_a_gradient():
 
 
 def test_rates_rise_linearly_to_the_last_block():
-    encoder = FusionEncoder.of(Arch(16, 5, 2, 16), ["image"], 0.4)
+    encoder = FusionEncoder.build(Arch(16, 5, 2, 16), ["image"], 0.4)
     assert [layer.drop_path.rate for layer in encoder] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
 
 

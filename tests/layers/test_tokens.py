@@ -1,27 +1,23 @@
 import pytest
 import torch
 
-from mmonepeace.layers.tokens import Tokens
+from mmonepeace.layers.relative_position_bias import DenseBias
+from mmonepeace.layers.tokens import Tokens, no_bias, zero_padding
 
 
 def make(name, batch, length, pad=None, bias=True, shared=True):
     value = torch.randn(1, 2, length, length)
-    return Tokens.of(
-        name,
-        torch.randn(batch, length, 4),
-        (lambda block, dtype: (value + block).to(dtype)) if bias else None,
-        shared,
-        pad,
-    )
+    biased = (lambda block, dtype: DenseBias((value + block).to(dtype))) if bias else no_bias
+    return Tokens(torch.randn(batch, length, 4), {name: length}, biased, shared, pad)
 
 
 def test_joint_bias_is_block_diagonal():
     a, b = make("a", 3, 2), make("b", 3, 4)
     joint = Tokens.join([a, b])
-    bias = joint.bias(0, torch.float32)
+    bias = joint.bias(0, torch.float32).dense()
     assert joint.lengths == {"a": 2, "b": 4}
-    assert torch.equal(bias[0, :, :2, :2], a.bias(0, torch.float32)[0])
-    assert torch.equal(bias[0, :, 2:, 2:], b.bias(0, torch.float32)[0])
+    assert torch.equal(bias[0, :, :2, :2], a.bias(0, torch.float32).dense()[0])
+    assert torch.equal(bias[0, :, 2:, 2:], b.bias(0, torch.float32).dense()[0])
     assert not bias[0, :, :2, 2:].any()
     assert not bias[0, :, 2:, :2].any()
     assert len(bias) == 1, "nothing is copied per sample"
@@ -36,26 +32,30 @@ def test_joint_padding_covers_parts_without_any():
 @pytest.mark.parametrize("bias", [True, False])
 def test_no_query_sees_a_padded_key(bias):
     pad = torch.tensor([[False, True], [False, False]])
-    mask = make("a", 2, 2, pad, bias).masked_bias(0, torch.float32)
+    mask = make("a", 2, 2, pad, bias).masked_bias(0, torch.float32).dense()
     mask = mask.expand(2, -1, 2, 2)
     assert (mask[0, :, :, 1] == -torch.inf).all()
     assert mask[1].isfinite().all()
 
 
 def test_a_mask_without_padding_is_dropped():
-    assert make("a", 2, 3, torch.zeros(2, 3, dtype=torch.bool)).pad_BL is None
+    x, pad = zero_padding(torch.randn(2, 3, 4), torch.zeros(2, 3, dtype=torch.bool))
+    assert pad is None
+    assert x.all()
 
 
 def test_one_part_without_bias_joins_with_zeros():
     joint = Tokens.join([make("a", 1, 2, bias=False), make("b", 1, 2)])
-    assert not joint.bias(0, torch.float32)[0, :, :2, :2].any()
-    assert Tokens.join([make("a", 1, 2, bias=False)] * 1).bias is None
+    assert not joint.bias(0, torch.float32).dense()[0, :, :2, :2].any()
+    both = Tokens.join([make("a", 1, 2, bias=False), make("b", 1, 2, bias=False)])
+    assert both.bias(0, torch.float32).dense() is None
 
 
 def test_one_unshared_bias_makes_the_joint_one_unshared():
     joint = Tokens.join([make("a", 1, 2), make("b", 1, 2, shared=False)])
     assert not joint.shared_bias
-    assert not torch.equal(joint.bias(0, torch.float32), joint.bias(1, torch.float32))
+    first, second = (joint.bias(block, torch.float32).dense() for block in (0, 1))
+    assert not torch.equal(first, second)
 
 
 def test_split_undoes_join():

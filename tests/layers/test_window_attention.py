@@ -1,10 +1,11 @@
 import pytest
 import torch
 
+from mmonepeace.layers.encoder import EncoderLayer
+from mmonepeace.layers.relative_position_bias import DenseBias
 from mmonepeace.layers.resampling import resample_rel_pos
 from mmonepeace.layers.window_attention import (
     GridAttention,
-    GridLayer,
     window_partition,
     window_unpartition,
 )
@@ -31,10 +32,10 @@ def test_merging_undoes_cutting(grid):
 
 @pytest.mark.parametrize("grid", [(4, 4), (3, 5)])
 def test_decomposed_positions_are_a_bias_of_each_query(grid):
-    attention = randomise(GridAttention(ARCH, 4)).double()
+    attention = randomise(GridAttention(ARCH, None, 4)).double()
     x = torch.randn(2, *grid, 32, dtype=torch.float64)
     bias = torch.randn(1, 4, grid[0] * grid[1], grid[0] * grid[1], dtype=torch.float64)
-    q, k, v = attention.heads(x.flatten(1, 2))
+    q, k, v = attention.project_qkv(x.flatten(1, 2))
     rows = torch.arange(grid[0]).repeat_interleave(grid[1])
     columns = torch.arange(grid[1]).repeat(grid[0])
     tables = [
@@ -45,21 +46,25 @@ def test_decomposed_positions_are_a_bias_of_each_query(grid):
     for place, table, side in zip((rows, columns), tables, grid, strict=True):
         offsets = place[:, None] - place + side - 1
         logits = logits + torch.einsum("bhqd,qkd->bhqk", q, table[offsets])
-    expected = attention.finish(logits.softmax(-1) @ v).unflatten(1, grid)
-    torch.testing.assert_close(attention(x, bias), expected)
+    expected = attention.merge_heads(logits.softmax(-1) @ v).unflatten(1, grid)
+    torch.testing.assert_close(attention(x, DenseBias(bias)), expected)
 
 
 def test_tables_that_start_at_zero_change_nothing():
-    attention = GridAttention(ARCH, 4)
-    plain = GridAttention(ARCH, None)
+    attention = GridAttention(ARCH, None, 4)
+    plain = GridAttention(ARCH, None, None)
     plain.load_state_dict(attention.state_dict(), strict=False)
     x = torch.randn(1, 4, 4, 32)
-    torch.testing.assert_close(attention(x, None), plain(x, None))
+    torch.testing.assert_close(attention(x, DenseBias()), plain(x, DenseBias()))
 
 
-def test_a_patch_sees_its_window_alone():
-    layer = randomise(GridLayer(ARCH, 0.0, 0.5, 4, 4)).eval()
-    bias = torch.randn(1, 4, 16, 16)
+def build(window, rel_pos_side):
+    return EncoderLayer(ARCH, ["image"], 0.0, 0.5, GridAttention(ARCH, window, rel_pos_side))
+
+
+def test_a_patch_sees_only_its_window():
+    layer = randomise(build(4, 4)).eval()
+    bias = DenseBias(torch.randn(1, 4, 16, 16))
     x = torch.randn(1, 6, 9, 32)
     changed = x.clone()
     changed[0, 4:, 4:8] += 1
@@ -71,11 +76,11 @@ def test_a_patch_sees_its_window_alone():
 
 def test_padding_of_windows_changes_nothing_real():
     """A map of one window's size equals the same map in a larger window, but for its bias."""
-    layer = randomise(GridLayer(ARCH, 0.0, 0.5, 4, None)).eval()
-    wide = GridLayer(ARCH, 0.0, 0.5, 6, None).eval()
+    layer = randomise(build(4, None)).eval()
+    wide = build(6, None).eval()
     wide.load_state_dict(layer.state_dict())
     x = torch.randn(2, 4, 4, 32)
-    zeros = (torch.zeros(1, 4, n, n) for n in (16, 36))
+    zeros = (DenseBias(torch.zeros(1, 4, n, n)) for n in (16, 36))
     one, other = (
         module(x, {"image": 16}, bias) for module, bias in zip((layer, wide), zeros, strict=True)
     )

@@ -265,7 +265,7 @@ def test_students_and_losses_of_a_pretraining_step(modalities, tmp_path):
     for view, students in STUDENTS[modalities].items():
         keep = {name: keeps[view][name] for name in students}
         views = [keep] if view == "joint" else [{name: x} for name, x in keep.items()]
-        for found in model.reconstruct(INPUTS, views):
+        for found in model.reconstruct(views, model.backbone.features(INPUTS)):
             for name, student in found.items():
                 agrees(student, *students[name])
     losses = model(INPUTS, keeps=keeps, mode="loss")

@@ -57,7 +57,7 @@ def test_injectors_that_give_nothing_leave_the_encoder_as_it_is():
     seen = []
 
     def run(x, start, stop):
-        out = model.layers.runner(tokens)(x, start, stop)
+        out = model.layers.bind(tokens)(x, start, stop)
         seen.append(out)
         return out
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mmonepeace import checkpoint
-from mmonepeace.layers.tokens import dense
+from mmonepeace.layers.relative_position_bias import DenseBias
 from mmonepeace.models import OnePeace, OnePeaceViTDet, SimpleFeaturePyramid
 from tests.conftest import randomise
 
@@ -54,7 +54,7 @@ def test_it_starts_as_the_pretrained_encoder_without_cls(tmp_path):
     tokens = plain.eval().adapters["image"](image)
     x = tokens.x_BLD[:, 1:]
     for i, layer in enumerate(plain.layers):
-        bias = dense(tokens.masked_bias(i, x.dtype))[..., 1:, 1:]
+        bias = DenseBias(tokens.bias(i, x.dtype).dense()[..., 1:, 1:])
         x = layer(x, {"image": 256}, bias)
     expected = x.transpose(1, 2).unflatten(2, (16, 16))
     torch.testing.assert_close(model(image)[0], expected, rtol=1e-3, atol=1e-4)

@@ -100,7 +100,7 @@ def test_a_cached_contrast_has_the_gradient_of_the_loss():
     results, cached = model.cache_contrast(embeddings, scale)
     assert not any(value.requires_grad for value in results.values())
     wanted = [*embeddings.values(), scale]
-    loss = model.compare(embeddings, scale)["loss_text_image"]
+    loss = model.contrastive_losses(embeddings, scale)["loss_text_image"]
     expected = torch.autograd.grad(loss, wanted, retain_graph=True)
     torch.testing.assert_close(results["loss_text_image"], loss.detach())
     parts = [slice(0, 2), slice(2, 3)]
@@ -120,11 +120,18 @@ def test_the_scale_stays_in_range(start, expected):
     assert model.logit_scale.exp().item() == pytest.approx(expected)
 
 
-def test_views_that_share_an_extraction_are_those_that_do_not(monkeypatch):
+def test_views_that_share_features_equal_those_that_do_not(monkeypatch):
     expected_loss, expected = step(build())
     model = build()
     reconstruct = model.reconstruct
-    monkeypatch.setattr(model, "reconstruct", lambda inputs, keeps, *_: reconstruct(inputs, keeps))
+
+    def separately(keeps, features, complete):
+        return [
+            reconstruct([keep], model.backbone.features({name: INPUTS[name] for name in keep}))[0]
+            for keep in keeps
+        ]
+
+    monkeypatch.setattr(model, "reconstruct", separately)
     loss, gradients = step(model)
     torch.testing.assert_close(loss, expected_loss)
     for name, gradient in expected.items():

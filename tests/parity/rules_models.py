@@ -12,7 +12,6 @@ from torch import Tensor
 from mmonepeace import checkpoint
 from mmonepeace.layers.heads import ClassificationHead
 from mmonepeace.layers.resampling import resample_pos_embed
-from mmonepeace.layers.tokens import dense
 from mmonepeace.models import OnePeaceClassifier, OnePeaceRetriever
 from mmonepeace.spec import Arch
 from tests.parity.case import Case, Tensors
@@ -128,7 +127,7 @@ def encode(case: Case) -> None:
         }
         where |= dict.fromkeys(of_tokens, ~pads[name])
         got |= of_tokens | {
-            f"inter.adapter.{name}.bias_layer0": dense(unimodal.bias(0, torch.float32)),
+            f"inter.adapter.{name}.bias_layer0": unimodal.bias(0, torch.float32).dense(),
             f"inter.adapter.{name}.padding_mask": pads[name],
         }
         if len(features) == 1:

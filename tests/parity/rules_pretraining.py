@@ -68,7 +68,7 @@ def masked(case: Case) -> None:
     keep = _kept(case, inputs, f"{stage}_" if len(inputs) > 1 else "")
     model = _pretrainer(case, stage)
     encoded = model.backbone.encode(model.backbone.embed(inputs, keep))
-    (decoded,) = model.reconstruct(inputs, [keep])
+    (decoded,) = model.reconstruct([keep], model.backbone.features(inputs))
     got, where = {}, {}
     for name in inputs:
         got |= {

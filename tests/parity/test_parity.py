@@ -163,8 +163,8 @@ def test_a_pretraining_case_of_other_sizes_without_intermediate_values(tmp_path)
     }
     images = inputs["src_images"]
     (students,) = model.reconstruct(
-        {"text": inputs["src_tokens"], "image": images},
         [{m: inputs[f"vl_{m}_preserve_ids"] for m in ("text", "image")}],
+        model.backbone.features({"text": inputs["src_tokens"], "image": images}),
     )
     outputs = {f"{name}_features": x.detach() for name, x in students.items()}
     tolerance = dict(atol=2e-5, rtol=0.0)

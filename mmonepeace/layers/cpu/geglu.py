@@ -1,4 +1,4 @@
-"""The gated FFN on a CPU, by pieces that stay in the cache.
+"""The gated FFN on a CPU, in cache-sized chunks.
 
 Shapes: N tokens, F FFN width, D width.
 """
@@ -13,10 +13,10 @@ from torch.autograd.function import once_differentiable
 
 from mmonepeace.spec import LAYER_NORM_EPS
 
-_PIECE_NUMBERS = 1 << 19  # of one operand of the gating: a few of them fit into the cache
-_COLUMNS = 1024  # of a product of D numbers an element, which is slower when wider
-# Tokens at once in inference, about: fewer make thin products; the hidden layer of more is memory
-# that the C library gives back to the system and gets anew each time.
+_CHUNK_NUMEL = 1 << 19  # of one operand of the gating: a few of them fit into the cache
+_COLUMNS = 1024  # of a product with inner size D, which is slower when wider
+# Tokens per chunk in inference, about: fewer make thin products; the hidden layer of more is memory
+# that the C library returns to the system and requests again each time.
 _TOKENS = 512
 _aten = torch.ops.aten
 
@@ -41,60 +41,59 @@ class GatedWeights(NamedTuple):
     bias: Tensor
 
 
-def chunked_geglu(x: Tensor, weights: GatedWeights) -> Tensor:
+def chunked_geglu(x: Tensor, *weights: Tensor | None) -> Tensor:
     """down(layer_norm(gelu(gate x) * up x)).
 
-    Differentiable once; keeps x, gate x and up x for that.
+    Differentiable once; saves x, gate x and up x for the backward pass.
 
     Args:
         x: (..., D).
-        weights: of the layers.
+        weights: see `GatedWeights`.
 
     Returns:
         (..., D).
     """
     x_ND = x.flatten(0, -2)
     if torch.is_grad_enabled():
-        found = _GatedFFN.apply(x_ND, *weights)
+        out_ND = _ChunkedGeGLU.apply(x_ND, *weights)
     else:
-        parts = x_ND.chunk(max(1, len(x_ND) // _TOKENS))
-        found = torch.cat([_forward(part, weights)[0] for part in parts])
-    return found.view_as(x)
+        chunks = x_ND.chunk(max(1, len(x_ND) // _TOKENS))
+        out_ND = torch.cat([_forward(chunk, GatedWeights(*weights))[0] for chunk in chunks])
+    return out_ND.view_as(x)
 
 
 def _product(a_NK: Tensor, b_KF: Tensor) -> Tensor:
     """The matrix product a b, where F is wide and K is not."""
-    found_NF = a_NK.new_empty(len(a_NK), b_KF.shape[1])
-    for b, found in zip(b_KF.split(_COLUMNS, 1), found_NF.split(_COLUMNS, 1), strict=True):
-        torch.mm(a_NK, b, out=found)
-    return found_NF
+    out_NF = a_NK.new_empty(len(a_NK), b_KF.shape[1])
+    for b, out in zip(b_KF.split(_COLUMNS, 1), out_NF.split(_COLUMNS, 1), strict=True):
+        torch.mm(a_NK, b, out=out)
+    return out_NF
 
 
-def _pieces(x_NF: Tensor) -> Iterator[slice]:
-    """Rows that are gated at once."""
-    rows = max(1, _PIECE_NUMBERS // x_NF.shape[1])
+def _chunks(x_NF: Tensor) -> Iterator[slice]:
+    """Rows that are gated together."""
+    rows = max(1, _CHUNK_NUMEL // x_NF.shape[1])
     return (slice(start, start + rows) for start in range(0, len(x_NF), rows))
 
 
 def _forward(x_ND: Tensor, weights: GatedWeights) -> tuple[Tensor, Tensor, Tensor]:
-    """The result, gate x and up x."""
+    """The output, gate x and up x."""
     gate, up = _product(x_ND, weights.gate.T), _product(x_ND, weights.up.T)
     hidden = torch.empty_like(gate)
-    for rows in _pieces(gate):
-        part = _aten.gelu.out(gate[rows], out=hidden[rows]).mul_(up[rows])
+    for rows in _chunks(gate):
+        chunk = _aten.gelu.out(gate[rows], out=hidden[rows]).mul_(up[rows])
         if weights.norm is not None:
-            part.copy_(
-                F.layer_norm(part, part.shape[1:], weights.norm, weights.norm_bias, LAYER_NORM_EPS)
-            )
+            shape = chunk.shape[1:]
+            chunk.copy_(F.layer_norm(chunk, shape, weights.norm, weights.norm_bias, LAYER_NORM_EPS))
     return F.linear(hidden, weights.down, weights.bias), gate, up
 
 
-class _GatedFFN(torch.autograd.Function):
+class _ChunkedGeGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, *weights: Tensor | None) -> Tensor:
-        found, gate, up = _forward(x_ND, GatedWeights(*weights))
+        out, gate, up = _forward(x_ND, GatedWeights(*weights))
         ctx.save_for_backward(x_ND, gate, up, *weights[:-1])
-        return found
+        return out
 
     @staticmethod
     @once_differentiable
@@ -103,7 +102,7 @@ class _GatedFFN(torch.autograd.Function):
         hidden, dgate = torch.empty_like(gate), torch.empty_like(gate)
         dup = _product(gradient_ND, down)
         dnorm = None if norm is None else torch.zeros(2, len(norm), dtype=gate.dtype)
-        for rows in _pieces(gate):
+        for rows in _chunks(gate):
             gelu = F.gelu(gate[rows])
             product = torch.mul(gelu, up[rows], out=hidden[rows])
             dproduct = dup[rows]
@@ -112,10 +111,10 @@ class _GatedFFN(torch.autograd.Function):
                 normal, *moments = torch.native_layer_norm(
                     product, shape, norm, norm_bias, LAYER_NORM_EPS
                 )
-                dproduct, *found = _aten.native_layer_norm_backward(
+                dproduct, *dweights = _aten.native_layer_norm_backward(
                     dproduct, product, shape, *moments, norm, norm_bias, (True,) * 3
                 )
-                dnorm += torch.stack(found)
+                dnorm += torch.stack(dweights)
                 product.copy_(normal)
             _aten.gelu_backward.grad_input(dproduct * up[rows], gate[rows], grad_input=dgate[rows])
             torch.mul(dproduct, gelu, out=dup[rows])

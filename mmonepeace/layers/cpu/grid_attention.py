@@ -1,16 +1,17 @@
 """Exact attention whose bias depends on offsets in a grid, without any L x L matrix.
 
 For a grid of R x C patches the bias of one head is a table T[y - y' + R - 1, x - x' + C - 1] for the
-query at (y, x) and the key at (y', x'). With the keys in reversed order, y" = R - 1 - y' and
-x" = C - 1 - x', that is T[y + y", x + x"], and all keys of one query lie in one stretch of
+query at (y, x) and the key at (y', x'). With the keys in reverse order, y" = R - 1 - y' and
+x" = C - 1 - x', that is T[y + y", x + x"], and the keys of one query are contiguous in the unfolded
+(Toeplitz) rows
 
     E[x, s, x"] = T[s, x + x"],   s = y + y",
 
-which has 2 / R times the size of the bias. So the bias of whole rows of queries is a strided view of
-E, and its gradient is added to E in unfolded_rows of whole rows: nothing is gathered or scattered over
-pairs of tokens. Queries are done in blocks that fit into the cache; the backward pass makes the
-weights of a block anew from the sums of their rows. Logits are to the base of 2, whose powers are
-faster than those of e; keys are padded to whole cache lines, with weights of zero.
+which take 2 / R times the memory of the bias. So the bias of entire rows of queries is a strided view
+of E, and its gradient is added to E in contiguous pieces: nothing is gathered or scattered over
+pairs of tokens. Queries are processed in blocks that fit into the cache; the backward pass
+recomputes the weights of a block from the log-sum-exp of its rows. Logits are to base 2, since exp2
+is faster than exp; keys are padded to full cache lines, with zero weight.
 
 Shapes: B batch, L tokens (CLS first, if there is one; last among reversed ones), H heads, d width of
 a head, n queries of a block, R x C the grid.
@@ -27,30 +28,37 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mmonepeace.layers.relative_position_bias import GridBias
+from mmonepeace.layers.resampling import CLS_ROWS, Grid
 
 _BLOCK_NUMBERS = 5 << 18  # logits in a block: few enough for the cache, many enough for one call
 _LN_2 = math.log(2)
 
-# Results of the block that is being computed, and those of its first computation.
+# Results of the block being computed and, while it is recomputed, those of the first pass.
 _kept: ContextVar[tuple[list, Iterator | None]] = ContextVar("_kept")
 
 
 class AttentionResultCache:
-    """Context for blocks that are computed twice or more: their attention is computed once.
+    """Context for activation-checkpointed blocks: their attention is computed only once.
 
     Args:
-        results: outputs and sums of rows, in the order of the calls.
-        again: take them from there; otherwise, put them there.
+        results: outputs and log-sum-exps of rows, in the order of the calls.
+        recompute: read the results; otherwise, store them.
     """
 
-    def __init__(self, results: list[tuple[Tensor, Tensor]], again: bool) -> None:
-        self.results, self.again = results, again
+    def __init__(self, results: list[tuple[Tensor, Tensor]], recompute: bool) -> None:
+        self.results, self.recompute = results, recompute
 
     def __enter__(self) -> None:
-        self.token = _kept.set((self.results, iter(self.results) if self.again else None))
+        self.token = _kept.set((self.results, iter(self.results) if self.recompute else None))
 
     def __exit__(self, *_: object) -> None:
         _kept.reset(self.token)
+
+
+def cached_attention_contexts() -> tuple[AttentionResultCache, AttentionResultCache]:
+    """The `context_fn` of activation checkpointing: results are stored, then read."""
+    results: list[tuple[Tensor, Tensor]] = []
+    return AttentionResultCache(results, recompute=False), AttentionResultCache(results, True)
 
 
 def grid_bias_attention(
@@ -69,25 +77,32 @@ def grid_bias_attention(
         (B, H, L, d), strided as (B, L, H, d).
     """
     scale = q_BHLd.shape[-1] ** -0.5 if scale is None else scale
-    bias = bias._replace(table_NH=bias.table_NH / _LN_2)
+    table_NH = bias.table_NH / _LN_2
     padding = (0, 0, 0, row_length(k_BHLd.shape[2]) - k_BHLd.shape[2])
-    return _OffsetAttention.apply(
+    return _GridBiasAttention.apply(
         q_BHLd,
         F.pad((k_BHLd * (scale / _LN_2)).flip(2), padding),
         F.pad(v_BHLd.flip(2), padding),
-        bias.unfolded_rows(),
-        bias.edges(),
+        unfolded_rows(table_NH, bias.grid),
+        table_NH[-CLS_ROWS:] if bias.cls_token else None,
     )
 
 
+def unfolded_rows(table_NH: Tensor, grid: Grid) -> Tensor:
+    """E of the module's docstring for each head, (H, columns, 2 * rows - 1, columns)."""
+    rows, columns = grid
+    offsets = table_NH[:-CLS_ROWS].t().reshape(-1, 2 * rows - 1, 2 * columns - 1)
+    return offsets.unfold(2, columns, 1).transpose(1, 2).contiguous()
+
+
 def row_length(numbers: int) -> int:
-    """Length of rows that matrix products like: whole cache lines, but not many to the same set."""
+    """Row length for fast matrix products: full cache lines that do not map to the same set."""
     length = math.ceil(numbers / 16) * 16
     return length + 16 if length % 256 == 0 else length
 
 
 class _Rows(NamedTuple):
-    """Rows of queries that are done at once; CLS comes with the first."""
+    """Rows of queries that form a block; CLS belongs to the first."""
 
     first: int
     last: int
@@ -96,21 +111,21 @@ class _Rows(NamedTuple):
 
 
 class _Grid:
-    """The bias in the form that blocks are made from, and what is done at once.
+    """The bias in the form that blocks are made from, and the division into blocks.
 
     Args:
-        stretches_HCAC: see `GridBias.unfolded_rows`.
-        edges_3H: see `GridBias.edges`.
+        unfolded_HCAC: see `unfolded_rows`.
+        cls_3H: bias of CLS as query, as key and with itself; None without CLS.
         batch: samples.
     """
 
-    def __init__(self, stretches_HCAC: Tensor, edges_3H: Tensor | None, batch: int) -> None:
-        self.unfolded_rows, self.edges = stretches_HCAC, edges_3H
-        self.columns = stretches_HCAC.shape[1]
-        self.rows = (stretches_HCAC.shape[2] + 1) // 2
+    def __init__(self, unfolded_HCAC: Tensor, cls_3H: Tensor | None, batch: int) -> None:
+        self.unfolded, self.cls = unfolded_HCAC, cls_3H
+        self.columns = unfolded_HCAC.shape[1]
+        self.rows = (unfolded_HCAC.shape[2] + 1) // 2
         self.patches = self.rows * self.columns
-        cls, heads = int(edges_3H is not None), len(stretches_HCAC)
-        self.tokens = self.patches + cls
+        num_cls, heads = int(cls_3H is not None), len(unfolded_HCAC)
+        self.tokens = self.patches + num_cls
         together = 1 if batch > 1 else 2  # matrix products run in parallel over heads or samples
         self.heads = [slice(i, min(i + together, heads)) for i in range(0, heads, together)]
         self.products = max(batch, min(together, heads))
@@ -120,28 +135,28 @@ class _Grid:
         self.blocks = []
         for first in range(0, self.rows, self.most_rows):
             last = min(first + self.most_rows, self.rows)
-            start = cls + first * self.columns if first else 0
-            tokens = slice(start, cls + last * self.columns)
-            patches = slice(0 if first else cls, tokens.stop - start)
+            start = num_cls + first * self.columns if first else 0
+            tokens = slice(start, num_cls + last * self.columns)
+            patches = slice(0 if first else num_cls, tokens.stop - start)
             self.blocks.append(_Rows(first, last, tokens, patches))
 
     def are_small(self, q_BHLd: Tensor, k_BHLd: Tensor) -> bool:
-        """Whether powers of 2 of all logits, and sums of a row, are far from the ends of the dtype."""
+        """Whether exp2 of all logits, and its sum over a row, cannot overflow or underflow."""
         q, k = (x.norm(dim=-1).amax() for x in (q_BHLd, k_BHLd))
-        biases = (x for x in (self.unfolded_rows, self.edges) if x is not None)
+        biases = (x for x in (self.unfolded, self.cls) if x is not None)
         largest = q * k + max(torch.stack(x.aminmax()).abs().amax() for x in biases)
         return largest.item() <= self.limit(q_BHLd.dtype)
 
     def limit(self, dtype: torch.dtype) -> float:
-        """For `are_small`; nothing is in float16."""
+        """Limit of `are_small`; in float16 nothing is below it."""
         return math.log2(torch.finfo(dtype).max) / 2 - math.log2(self.keys)
 
     def space(self, like: Tensor) -> Tensor:
-        """Memory for the logits of any block; the first is the largest."""
+        """Buffer for the logits of any block; the first block is the largest."""
         return like.new_empty(self.products * self.blocks[0].tokens.stop * self.keys)
 
     def skewed_space(self, like: Tensor) -> Tensor:
-        """The same, with zeros behind each query's logits: what `add_gradient` works on."""
+        """The same with zeros after each query's logits, for `add_gradient`."""
         zeros = (self.most_rows - 1) * self.columns
         length = row_length(max(self.keys, self.patches + zeros))
         return like.new_zeros(self.products, self.blocks[0].tokens.stop, length)
@@ -155,10 +170,10 @@ class _Grid:
         sums: Tensor,
         space: Tensor,
     ) -> Tensor:
-        """Logits of a block less the logarithms of the sums of rows, in some memory."""
+        """Logits of a block minus the log-sum-exps of its rows, written to a buffer."""
         shape = (*q_HnD.shape[:2], k_HLd.shape[1])
         logits = space[: math.prod(shape)].view(shape)
-        part = self.unfolded_rows[heads]
+        part = self.unfolded[heads]
         per_head, per_column, per_row, _ = part.stride()
         bias = part.as_strided(
             (len(part), rows.last - rows.first, self.columns, self.patches),
@@ -168,8 +183,8 @@ class _Grid:
         inner = logits[:, rows.patches, : self.patches].unflatten(1, (-1, self.columns))
         torch.sub(bias, sums[:, rows.patches].unflatten(1, (-1, self.columns)), out=inner)
         logits[:, :, self.tokens :] = -math.inf
-        if self.edges is not None:
-            query, key, both = self.edges[:, heads, None]
+        if self.cls is not None:
+            query, key, both = self.cls[:, heads, None]
             logits[:, rows.patches, self.patches] = key - sums[:, rows.patches, 0]
             if not rows.first:
                 logits[:, 0, : self.patches] = query - sums[:, 0]
@@ -177,25 +192,25 @@ class _Grid:
         return logits.baddbmm_(q_HnD, k_HLd.mT)
 
     def add_gradient(self, heads: slice, rows: _Rows, wide_HnW: Tensor) -> None:
-        """Add the gradient of a block's logits where the bias lies.
+        """Add the gradient of a block's logits to that of the bias.
 
         Args:
             heads: of the block.
             rows: of the block.
-            wide_HnW: in `skewed_space`; that of CLS as key is lost.
+            wide_HnW: in `skewed_space`; the column of CLS as key is zeroed.
         """
         wide = wide_HnW
         if len(wide) > heads.stop - heads.start:
             wide = wide.sum(0, keepdim=True)
-        if self.edges is not None:
-            query, key, both = self.edges[:, heads]
+        if self.cls is not None:
+            query, key, both = self.cls[:, heads]
             of_cls = wide[:, :, self.patches]
             key += of_cls[:, rows.patches].sum(1)
             if not rows.first:
                 query += wide[:, 0, : self.patches].sum(1)
                 both += of_cls[:, 0]
             of_cls.zero_()
-        # A view in which the keys of each query begin where its stretch does, with zeros around.
+        # A view in which the keys of each query begin where its unfolded rows do, zeros around.
         per_head, per_token, _ = wide.stride()
         count = rows.last - rows.first
         length = self.rows + count - 1
@@ -204,12 +219,12 @@ class _Grid:
             (per_head, per_token, self.columns * (per_token - 1), 1),
             wide.storage_offset() + rows.patches.start * per_token,
         )
-        part = self.unfolded_rows[heads, :, rows.first : rows.first + length]
+        part = self.unfolded[heads, :, rows.first : rows.first + length]
         part.flatten(2).add_(skewed.sum(2))
 
 
-class _OffsetAttention(torch.autograd.Function):
-    """Queries in order, keys and values reversed, logits to the base of 2."""
+class _GridBiasAttention(torch.autograd.Function):
+    """Queries in order, keys and values reversed, logits to base 2."""
 
     @staticmethod
     def forward(
@@ -217,28 +232,28 @@ class _OffsetAttention(torch.autograd.Function):
         q_BHLd: Tensor,
         k_BHLd: Tensor,
         v_BHLd: Tensor,
-        unfolded_rows: Tensor,
-        edges: Tensor | None,
+        unfolded: Tensor,
+        cls: Tensor | None,
     ) -> Tensor:
         q, k, v = q_BHLd, k_BHLd.contiguous(), v_BHLd.contiguous()
         results, known = _kept.get(([], None))
         if known:
             out, sums = next(known)
         else:
-            out, sums = _OffsetAttention.attend(q, k, v, unfolded_rows, edges)
+            out, sums = _GridBiasAttention.attend(q, k, v, unfolded, cls)
             results.append((out.detach(), sums))
-        ctx.save_for_backward(q, k, v, unfolded_rows, edges, out, sums)
+        ctx.save_for_backward(q, k, v, unfolded, cls, out, sums)
         return out
 
     @staticmethod
     def attend(
-        q: Tensor, k: Tensor, v: Tensor, unfolded_rows: Tensor, edges: Tensor | None
+        q: Tensor, k: Tensor, v: Tensor, unfolded: Tensor, cls: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Outputs, and the logarithms of the sums of rows."""
+        """Outputs and the log-sum-exps of rows."""
         batch, heads, length, _ = q.shape
         out = q.new_empty(batch, length, heads, v.shape[-1]).transpose(1, 2)
         sums = q.new_zeros(batch, heads, length, 1)
-        grid = _Grid(unfolded_rows, edges, batch)
+        grid = _Grid(unfolded, cls, batch)
         space = grid.space(q)
         small = grid.are_small(q, k)
         for part in grid.heads:
@@ -258,12 +273,12 @@ class _OffsetAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient_BHLd: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, unfolded_rows, edges, out, sums = ctx.saved_tensors
-        grid, grads = _Grid(unfolded_rows, edges, len(q)), None
+        q, k, v, unfolded, cls, out, sums = ctx.saved_tensors
+        grid, grads = _Grid(unfolded, cls, len(q)), None
         if ctx.needs_input_grad[3]:
-            no_edges = None if edges is None else torch.zeros_like(edges)
-            grads = _Grid(torch.zeros_like(unfolded_rows), no_edges, len(q))
-        # The derivative of a power of 2 has a factor.
+            no_cls = None if cls is None else torch.zeros_like(cls)
+            grads = _Grid(torch.zeros_like(unfolded), no_cls, len(q))
+        # The derivative of exp2 has a factor of ln 2.
         minus_delta = (gradient_BHLd * out).sum(-1, keepdim=True).mul_(-_LN_2)
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         space, skewed_space = grid.space(q), grid.skewed_space(q)
@@ -282,7 +297,7 @@ class _OffsetAttention(torch.autograd.Function):
                 dk_.baddbmm_(dlogits.mT, queries)
                 if grads:
                     grads.add_gradient(part, rows, wide)
-        return dq, dk, dv, grads and grads.unfolded_rows, grads and grads.edges
+        return dq, dk, dv, grads and grads.unfolded, grads and grads.cls
 
 
 def _of_heads(heads: slice, *tensors_BHLd: Tensor) -> list[Tensor]:

@@ -24,31 +24,31 @@ def plain(x, weights):
 
 
 @pytest.fixture(params=[(1, 1, 1), (30, 4, 5), (1 << 19, 1024, 512)], ids=["one", "some", "all"])
-def pieces(request, monkeypatch):
-    """Numbers, columns and tokens that are done at once."""
-    for name, value in zip(("_PIECE_NUMBERS", "_COLUMNS", "_TOKENS"), request.param, strict=True):
+def chunks(request, monkeypatch):
+    """Numbers, columns and tokens of a chunk."""
+    for name, value in zip(("_CHUNK_NUMEL", "_COLUMNS", "_TOKENS"), request.param, strict=True):
         monkeypatch.setattr(module, name, value)
 
 
-@pytest.mark.usefixtures("pieces")
+@pytest.mark.usefixtures("chunks")
 @pytest.mark.parametrize("normalised", [True, False])
 def test_it_is_the_plain_gated_ffn(normalised):
     weights = make_weights(normalised=normalised)
     x = torch.randn(2, 7, 6, dtype=torch.float64, requires_grad=True)
-    out, expected = chunked_geglu(x, weights), plain(x, weights)
+    out, expected = chunked_geglu(x, *weights), plain(x, weights)
     torch.testing.assert_close(out, expected)
     leaves = [x, *(weight for weight in weights if weight is not None)]
     grads, wanted = (torch.autograd.grad(y.square().sum(), leaves) for y in (out, expected))
     torch.testing.assert_close(grads, wanted)
 
 
-@pytest.mark.usefixtures("pieces")
+@pytest.mark.usefixtures("chunks")
 @pytest.mark.parametrize("shape", [(2, 7, 6), (1, 1, 6), (0, 6)])
 def test_inference_gives_the_same(shape):
     weights = make_weights()
     x = torch.randn(shape, dtype=torch.float64)
     with torch.no_grad():
-        torch.testing.assert_close(chunked_geglu(x, weights), plain(x, weights))
+        torch.testing.assert_close(chunked_geglu(x, *weights), plain(x, weights))
 
 
 @pytest.mark.parametrize("trained", [*GatedWeights._fields, "x"])
@@ -57,7 +57,7 @@ def test_what_is_frozen_gets_no_gradient(trained):
     leaves = {"x": torch.randn(3, 6, dtype=torch.float64), **weights._asdict()}
     for name, leaf in leaves.items():
         leaf.requires_grad_(name == trained)
-    chunked_geglu(leaves["x"], weights).square().sum().backward()
+    chunked_geglu(leaves["x"], *weights).square().sum().backward()
     assert [name for name, leaf in leaves.items() if leaf.grad is not None] == [trained]
 
 
@@ -65,6 +65,6 @@ def test_tokens_gate_and_up_alone_are_kept_for_the_backward_pass():
     weights, x = make_weights(4, 64), torch.randn(5, 4, dtype=torch.float64)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
-        chunked_geglu(x, weights)
+        chunked_geglu(x, *weights)
     sizes = [x.numel() for x in kept if not any(x is weight for weight in weights)]
     assert sum(sizes) == x.numel() + 2 * 5 * 64

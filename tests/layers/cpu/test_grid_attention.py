@@ -1,13 +1,14 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from mmonepeace.layers.attention import attend
 from mmonepeace.layers.cpu import grid_attention as module
 from mmonepeace.layers.cpu.grid_attention import grid_bias_attention
 from mmonepeace.layers.encoder import activation_checkpoint
-from mmonepeace.layers.relative_position_bias import GridBias
+from mmonepeace.layers.kernels import CPU_KERNELS, CpuKernel, attend
+from mmonepeace.layers.relative_position_bias import DenseBias, GridBias
 from mmonepeace.layers.resampling import num_rpb_rows
 
 
@@ -28,7 +29,7 @@ def both(grid, cls, tensors, scale):
         bias = GridBias(table, grid, bool(cls))
         args = [x.transpose(1, 2) for x in (q, k, v)]
         out = (
-            attend(*args, bias.dense(), scale)
+            attend(*args, DenseBias(bias.dense()), scale)
             if plain
             else grid_bias_attention(*args, bias, scale=scale)
         )
@@ -54,9 +55,7 @@ def test_it_is_plain_attention_with_the_whole_bias(grid, cls, numbers, monkeypat
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_large_logits_do_not_overflow(factor, sign):
     _, k, v, table = inputs((4, 4), 1, dtype=torch.float32)
-    limit = module._Grid(GridBias(table, (4, 4), True).unfolded_rows(), None, 2).limit(
-        torch.float32
-    )
+    limit = module._Grid(module.unfolded_rows(table, (4, 4)), None, 2).limit(torch.float32)
     scale = sign * factor * limit * math.log(2) / k.detach().square().sum(-1).max()
     tensors = [k.detach().clone().requires_grad_(), k, v, (table / 100).detach().requires_grad_()]
     (out, grads), (plain, expected) = both((4, 4), 1, tensors, scale.item())
@@ -70,9 +69,11 @@ def test_logits_do_not_overflow_half_precision(largest):
     _, k, v, table = (x.detach() for x in inputs((4, 4), 1, dtype=torch.float32))
     scale = largest * math.log(2) / k.square().sum(-1).max().item()
     args, bias = [x.transpose(1, 2) for x in (k, k, v)], GridBias(table / 100, (4, 4), True)
-    half = bias._replace(table_NH=bias.table_NH.half())
+    half = replace(bias, table_NH=bias.table_NH.half())
     found = grid_bias_attention(*(x.half() for x in args), half, scale)
-    torch.testing.assert_close(found.float(), attend(*args, bias.dense(), scale), rtol=0, atol=0.03)
+    torch.testing.assert_close(
+        found.float(), attend(*args, DenseBias(bias.dense()), scale), rtol=0, atol=0.03
+    )
 
 
 def test_frozen_bias_gets_no_gradient_and_no_grad_keeps_nothing():
@@ -89,9 +90,9 @@ def test_frozen_bias_gets_no_gradient_and_no_grad_keeps_nothing():
 
 def test_attention_of_a_recomputed_block_is_computed_once(monkeypatch):
     q, k, v, table = inputs((4, 4), 1)
-    calls, attend_ = [], module._OffsetAttention.attend
+    calls, attend_ = [], module._GridBiasAttention.attend
     monkeypatch.setattr(
-        module._OffsetAttention, "attend", lambda *args: calls.append(1) or attend_(*args)
+        module._GridBiasAttention, "attend", lambda *args: calls.append(1) or attend_(*args)
     )
 
     def block(q, k, v, table):
@@ -110,14 +111,12 @@ def test_attention_of_a_recomputed_block_is_computed_once(monkeypatch):
 
 def test_training_and_long_sequences_take_it(monkeypatch):
     calls = []
-    monkeypatch.setattr(
-        "mmonepeace.layers.attention.grid_bias_attention",
-        lambda *args: calls.append(1) or grid_bias_attention(*args),
-    )
+    kernel = CpuKernel(lambda *args: calls.append(1) or grid_bias_attention(*args))
+    monkeypatch.setitem(CPU_KERNELS, "attention", kernel)
     for grid, grad, taken in (((17, 18), False, 0), ((17, 18), True, 1), ((20, 26), False, 2)):
         q, k, v, table = inputs(grid, 1, dtype=torch.float32)
         args = [x.transpose(1, 2) for x in (q, k, v)]
         bias = GridBias(table, grid, True)
         with torch.set_grad_enabled(grad):
-            torch.testing.assert_close(attend(*args, bias), attend(*args, bias.dense()))
+            torch.testing.assert_close(attend(*args, bias), attend(*args, DenseBias(bias.dense())))
         assert sum(calls) == taken

@@ -2,11 +2,12 @@ import pytest
 import torch
 
 from mmonepeace.layers.cpu import packing
-from mmonepeace.layers.cpu.packing import Group, Packed, Ragged
+from mmonepeace.layers.cpu.packing import PackedBias, PackedGroup, PackedTokens
 from mmonepeace.layers.encoder import FusionEncoder
-from mmonepeace.layers.relative_position_bias import RelativePositionBias1D
-from mmonepeace.layers.tokens import Tokens
+from mmonepeace.layers.relative_position_bias import DenseBias, RelativePositionBias1D
+from mmonepeace.layers.tokens import Tokens, no_bias, zero_padding
 from mmonepeace.spec import Arch
+from tests.layers.test_kernels import LENGTH, assert_like_eager
 
 ARCH = Arch(16, 3, 2, 24)
 PADS = {
@@ -22,15 +23,17 @@ def make(name, pad=None, length=5, bias=True, shared=False):
     """Tokens of four samples, and what of them is trained."""
     table = torch.randn(1, 2, length, length, requires_grad=True)
     x = torch.randn(4, length, 16, requires_grad=True)
-    biased = (lambda i, dtype: table * (i + 1)) if bias else None
-    return Tokens.of(name, x, biased, shared, pad), [x, *([table] if bias else ())]
+    biased = (lambda i, dtype: DenseBias(table * (i + 1))) if bias else no_bias
+    padded, pad = (x, None) if pad is None else zero_padding(x, pad)
+    tokens = Tokens(padded, {name: length}, biased, shared, pad)
+    return tokens, [x, *([table] if bias else ())]
 
 
 @pytest.mark.parametrize("pad", PADS)
-def test_unpacked_tokens_stand_where_they_stood(pad):
+def test_unpacking_undoes_packing(pad):
     tokens, _ = make("a", PADS[pad])
     joint = Tokens.join([make("b", length=2)[0], tokens])
-    packed = Packed([tokens, joint])
+    packed = PackedTokens([tokens, joint])
     real = 20 if PADS[pad] is None else int((~PADS[pad]).sum())
     assert packed.lengths == {"a": 2 * real, "b": 8}
     assert packed.x_BLD.shape == (1, 2 * real + 8, 16)
@@ -40,42 +43,51 @@ def test_unpacked_tokens_stand_where_they_stood(pad):
 
 @pytest.mark.parametrize("pad", PADS)
 def test_long_sequences_have_the_bias_of_their_tokens_alone(pad, monkeypatch):
-    monkeypatch.setattr(packing, "_FEW", 0)
+    monkeypatch.setattr(packing, "MAX_PADDED_WORK", 0)
     tokens, _ = make("a", PADS[pad])
-    whole = tokens.bias(1, torch.float32)
-    ragged = Packed([tokens]).masked_bias(1, torch.float32)
+    whole = tokens.bias(1, torch.float32).dense()
+    packed_bias = PackedTokens([tokens]).bias(1, torch.float32)
     if pad == "none":
-        (group,) = ragged.groups
-        assert torch.equal(group.bias, whole)
-        assert ragged.counts == [5] * 4
+        (group,) = packed_bias.groups
+        assert torch.equal(group.bias.dense(), whole)
+        assert packed_bias.counts == [5] * 4
         return
-    assert ragged.counts == (~PADS[pad]).sum(1).tolist()
-    for group, mask in zip(ragged.groups, ~PADS[pad], strict=True):
-        assert torch.equal(group.bias, whole[..., mask, :][..., mask])
+    assert packed_bias.counts == (~PADS[pad]).sum(1).tolist()
+    for group, mask in zip(packed_bias.groups, ~PADS[pad], strict=True):
+        assert torch.equal(group.bias.dense(), whole[..., mask, :][..., mask])
 
 
 def test_a_bias_of_a_grid_stays_one_where_nothing_is_padded():
     rpb = RelativePositionBias1D(4, 2, 1)
-    tokens = Tokens.of("a", torch.randn(4, 5, 16), lambda block, dtype: rpb(5, block, dtype), True)
-    (group,) = Packed([tokens]).masked_bias(0, torch.float32).groups
+    tokens = Tokens(torch.randn(4, 5, 16), {"a": 5}, lambda *args: rpb(5, *args), True)
+    (group,) = PackedTokens([tokens]).bias(0, torch.float32).groups
     assert group.bias.grid == (4, 1)
 
 
-def test_segments_are_stretches_of_one_modality():
-    groups = [Group(None, [{"a": 2}, {"a": 3, "b": 1}]), Group(None, [{"b": 4}, {"a": 1, "b": 2}])]
-    ragged = Ragged(groups)
-    assert ragged.counts == [2, 4, 4, 3]
-    assert ragged.segments == [("a", 5), ("b", 5), ("a", 1), ("b", 2)]
-    some = ragged.select(torch.tensor([1, 3]))
+def test_segments_are_runs_of_one_modality():
+    lengths = ([{"a": 2}, {"a": 3, "b": 1}], [{"b": 4}, {"a": 1, "b": 2}])
+    groups = [PackedGroup(DenseBias(), each) for each in lengths]
+    packed_bias = PackedBias(groups)
+    assert packed_bias.counts == [2, 4, 4, 3]
+    assert packed_bias.segments == [("a", 5), ("b", 5), ("a", 1), ("b", 2)]
+    some = packed_bias.select(torch.tensor([1, 3]))
     assert some.segments == [("a", 3), ("b", 1), ("a", 1), ("b", 2)]
-    assert len(ragged.select(torch.tensor([3])).groups) == 1
-    assert ragged.select(None) is ragged
+    assert len(packed_bias.select(torch.tensor([3])).groups) == 1
+
+
+@pytest.mark.parametrize("backend", ["auto", "blocks", "sdpa"])
+def test_backends_attend_within_each_sequence(backend):
+    def packed(values):
+        groups = ((values[..., :-8, :-8], {"a": LENGTH - 8}), (values[..., :8, :8], {"b": 8}))
+        return PackedBias([PackedGroup(DenseBias(value), [one]) for value, one in groups])
+
+    assert_like_eager(backend, packed, batch=1)
 
 
 @pytest.fixture(params=[0, 2**20], ids=["each", "short"])
 def short(request, monkeypatch):
     """Attention of each sequence alone, or of padded batches."""
-    monkeypatch.setattr(packing, "_FEW", request.param)
+    monkeypatch.setattr(packing, "MAX_PADDED_WORK", request.param)
 
 
 def gradients(encoder, outputs, views, leaves):
@@ -89,9 +101,9 @@ def gradients(encoder, outputs, views, leaves):
 
 
 def assert_packing_changes_nothing(tokens, leaves, rate):
-    encoder = FusionEncoder.of(ARCH, tokens.lengths, rate, 0.5).train()
+    encoder = FusionEncoder.build(ARCH, tokens.lengths, rate, 0.5).train()
     results = []
-    for run in (lambda: encoder(tokens, [2]), lambda: encoder.last([tokens])):
+    for run in (lambda: encoder(tokens, [2]), lambda: encoder.encode_packed([tokens])):
         torch.manual_seed(5)
         results.append(gradients(encoder, run(), [tokens], leaves))
     for plain, skipped in zip(*results, strict=True):
@@ -124,11 +136,11 @@ def test_kept_tokens_with_a_bias_for_each_sample_can_be_packed(shared):
 
 @pytest.mark.usefixtures("short")
 def test_views_encoded_in_one_pass_are_those_encoded_one_after_the_other():
-    encoder = FusionEncoder.of(ARCH, ["a", "b"], layer_scale_init=0.5)
+    encoder = FusionEncoder.build(ARCH, ["a", "b"], layer_scale_init=0.5)
     (a, of_a), (b, of_b), (c, of_c) = make("a", PADS["right"]), make("b", length=3), make("a")
     views, leaves = [a, b, Tokens.join([c, b])], [*of_a, *of_b, *of_c]
     alone = [encoder(view, [2])[0] for view in views]
     expected = gradients(encoder, alone, views, leaves)
-    together = gradients(encoder, encoder.last(views), views, leaves)
+    together = gradients(encoder, encoder.encode_packed(views), views, leaves)
     for plain, packed in zip(expected, together, strict=True):
         torch.testing.assert_close(packed, plain, rtol=1e-4, atol=1e-5)

@@ -5,9 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mmonepeace.layers.attention import _score_mod, attend
-from mmonepeace.layers.cpu.packing import Group, Ragged
-from mmonepeace.layers.relative_position_bias import GridBias, RelativePositionBias1D
+from mmonepeace.layers.kernels import _score_mod, attend
+from mmonepeace.layers.relative_position_bias import DenseBias, GridBias, RelativePositionBias1D
 from mmonepeace.layers.resampling import num_rpb_rows
 from mmonepeace.models import OnePeace
 
@@ -15,35 +14,28 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 GRID, LENGTH = (4, 5), 21
 
 
-def case(kind, values=16, device="cpu"):
-    """(queries, keys, values), what is trained, and the bias."""
-    batch = 1 if kind == "ragged" else 2
+def case(kind, values=16, device="cpu", batch=2):
+    """(queries, keys, values), what is trained, and the bias: a name, or a function of values."""
     q, k = (torch.randn(batch, 3, LENGTH, 16, device=device) for _ in "qk")
     v = torch.randn(batch, 3, LENGTH, values, device=device)
     table = torch.randn(num_rpb_rows(GRID), 3, device=device)
     dense = torch.randn(batch, 3, LENGTH, LENGTH, device=device)
     trained = [x.requires_grad_() for x in (q, k, v, table, dense)]
-    bias = {
+    biases = {
         "grid": GridBias(table, GRID, True),
-        "dense": dense,
-        "shared": dense[:1],
-        "ragged": Ragged(
-            [
-                Group(dense[..., :-8, :-8], [{"a": LENGTH - 8}]),
-                Group(dense[..., :8, :8], [{"b": 8}]),
-            ]
-        ),
-        "none": None,
-    }[kind]
-    return (q, k, v), trained, bias
+        "dense": DenseBias(dense),
+        "shared": DenseBias(dense[:1]),
+        "none": DenseBias(),
+    }
+    return (q, k, v), trained, kind(dense) if callable(kind) else biases[kind]
 
 
 def gradients(out, trained):
     return torch.autograd.grad(out.square().sum(), trained, allow_unused=True)
 
 
-def assert_like_eager(backend, kind, values=16, device="cpu"):
-    inputs, trained, bias = case(kind, values, device)
+def assert_like_eager(backend, kind, values=16, device="cpu", batch=2):
+    inputs, trained, bias = case(kind, values, device, batch)
     expected, out = (attend(*inputs, bias, 0.3, name) for name in ("eager", backend))
     torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
     for grad, want in zip(gradients(out, trained), gradients(expected, trained), strict=True):
@@ -52,7 +44,7 @@ def assert_like_eager(backend, kind, values=16, device="cpu"):
 
 
 @pytest.mark.parametrize("values", [16, 8])
-@pytest.mark.parametrize("kind", ["grid", "dense", "shared", "ragged", "none"])
+@pytest.mark.parametrize("kind", ["grid", "dense", "shared", "none"])
 @pytest.mark.parametrize("backend", ["auto", "blocks", "sdpa"])
 def test_backends_give_the_same_values_and_gradients(backend, kind, values):
     assert_like_eager(backend, kind, values)
@@ -78,8 +70,8 @@ def test_backends_give_the_same_on_cuda(backend, kind):
 def test_flex_attention_looks_up_the_bias_of_each_pair(cls_token):
     table = torch.randn(num_rpb_rows(GRID), 3, requires_grad=True)
     bias = GridBias(table, GRID, cls_token)
-    for given in (bias, bias.dense(), torch.randn(2, 3, LENGTH, LENGTH)):
-        expected = given.dense() if given is bias else given
+    for given in (bias, DenseBias(bias.dense()), DenseBias(torch.randn(2, 3, LENGTH, LENGTH))):
+        expected = given.dense()
         sizes = (2, *expected.shape[1:])
         pairs = torch.meshgrid(*(torch.arange(n) for n in sizes), indexing="ij")
         assert torch.equal(_score_mod(given)(torch.zeros(sizes), *pairs), expected.expand(sizes))
@@ -105,12 +97,12 @@ def test_xformers_gets_what_its_kernels_take(kind, monkeypatch):
             assert attn_bias.stride(-1) == 1
             assert attn_bias.stride(-2) % 8 == 0
         heads = (x.transpose(1, 2) for x in (query, key, value))
-        return attend(*heads, attn_bias, scale, "eager").transpose(1, 2)
+        return attend(*heads, DenseBias(attn_bias), scale, "eager").transpose(1, 2)
 
     ops = SimpleNamespace(memory_efficient_attention=kernel)
     monkeypatch.setitem(sys.modules, "xformers", SimpleNamespace(ops=ops))
     monkeypatch.setitem(sys.modules, "xformers.ops", ops)
-    monkeypatch.setattr("mmonepeace.layers.attention.find_spec", lambda name: name)
+    monkeypatch.setattr("mmonepeace.layers.kernels.find_spec", lambda name: name)
     assert_like_eager("xformers", kind)
 
 
@@ -120,7 +112,7 @@ def test_what_a_backend_cannot_do_is_said(monkeypatch):
         attend(*inputs, bias, backend="fast")
     with pytest.raises(ValueError, match=r"no gradients on CPUs\. Choose 'auto'"):
         attend(*inputs, bias, backend="flex")
-    monkeypatch.setattr("mmonepeace.layers.attention.find_spec", lambda _: None)
+    monkeypatch.setattr("mmonepeace.layers.kernels.find_spec", lambda _: None)
     with pytest.raises(ValueError, match="pip install xformers"):
         OnePeace("tiny", attention="xformers")
 
