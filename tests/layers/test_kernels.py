@@ -1,4 +1,6 @@
+import os
 import shutil
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -9,6 +11,7 @@ from mmonepeace.layers.kernels import _score_mod, attend
 from mmonepeace.layers.relative_position_bias import DenseBias, GridBias, RelativePositionBias1D
 from mmonepeace.layers.resampling import num_rpb_rows
 from mmonepeace.models import OnePeace
+from tests.conftest import ROOT
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 GRID, LENGTH = (4, 5), 21
@@ -124,3 +127,31 @@ def test_a_model_attends_in_the_way_it_is_told():
     chosen.load_state_dict(model.state_dict())
     assert {layer.attn.backend for layer in chosen.layers} == {"eager"}
     torch.testing.assert_close(chosen(images), model(images))
+
+
+def strip_cpu_kernels(package):
+    """Delete `layers/cpu` from a copy of the package, and what `kernels.py` says of it."""
+    shutil.rmtree(package / "layers" / "cpu")
+    file = package / "layers" / "kernels.py"
+    lines = file.read_text().splitlines()
+    kept = [x for x in lines if "mmonepeace.layers.cpu" not in x and ": CpuKernel(" not in x]
+    file.write_text("\n".join(kept) + "\n")
+
+
+@pytest.mark.slow
+def test_plain_code_needs_no_cpu_kernels(tmp_path):
+    for folder in ("mmonepeace", "tests"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    strip_cpu_kernels(tmp_path / "mmonepeace")
+    files = ("layers/test_encoder.py", "models/test_golden.py", "models/test_modalities.py")
+    paths = [str(tmp_path / "tests" / file) for file in files]
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *paths],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout[-3000:]
+    assert "passed" in run.stdout

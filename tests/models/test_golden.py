@@ -265,8 +265,9 @@ def test_students_and_losses_of_a_pretraining_step(modalities, tmp_path):
     for view, students in STUDENTS[modalities].items():
         keep = {name: keeps[view][name] for name in students}
         views = [keep] if view == "joint" else [{name: x} for name, x in keep.items()]
-        for found in model.reconstruct(views, model.backbone.features(INPUTS)):
-            for name, student in found.items():
+        features = model.backbone.features({name: INPUTS[name] for name in modalities})
+        for view_students in model.reconstruct(views, features):
+            for name, student in view_students.items():
                 agrees(student, *students[name])
     losses = model(INPUTS, keeps=keeps, mode="loss")
     losses["total"] = sum(value for name, value in losses.items() if name.startswith("loss"))

@@ -195,7 +195,7 @@ class Series(Adapter):
         self.proj = torch.nn.Linear(1, arch.embed_dim)
         self.rpb = RelativePositionBias1D(num_buckets, arch.num_heads, num_tables)
 
-    def extract(self, steps_BT):
+    def features(self, steps_BT):
         def bias(block, dtype):
             return self.rpb(steps_BT.shape[1] + 1, block, dtype)
 

@@ -78,13 +78,13 @@ def test_a_checkpointed_decoder_keeps_the_inputs_of_its_blocks_alone():
 
 def test_contrast_mode_gives_what_the_loss_compares(monkeypatch):
     model, seen = build(drop_path_rate=0.5), {}
-    compare = model.compare
+    compare = model.contrastive_losses
 
     def look(embeddings, scale, data_samples):
         seen.update(embeddings, scale=scale)
         return compare(embeddings, scale, data_samples)
 
-    monkeypatch.setattr(model, "compare", look)
+    monkeypatch.setattr(model, "contrastive_losses", look)
     step(model)
     torch.manual_seed(2)
     # Whatever the order of the inputs and whatever else there is.
@@ -126,10 +126,7 @@ def test_views_that_share_features_equal_those_that_do_not(monkeypatch):
     reconstruct = model.reconstruct
 
     def separately(keeps, features, complete):
-        return [
-            reconstruct([keep], model.backbone.features({name: INPUTS[name] for name in keep}))[0]
-            for keep in keeps
-        ]
+        return reconstruct(keeps, model.backbone.features(INPUTS))
 
     monkeypatch.setattr(model, "reconstruct", separately)
     loss, gradients = step(model)
