@@ -41,8 +41,8 @@ def test_activation_checkpointing_changes_no_gradient():
         torch.manual_seed(3)
         sum(x.square().mean() for x in model(images)).backward()
         gradients.append([p.grad for p in model.parameters()])
-    for plain, activation_checkpoint in zip(*gradients, strict=True):
-        torch.testing.assert_close(plain, activation_checkpoint)
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, recomputed)
 
 
 def test_injectors_that_give_nothing_leave_the_encoder_as_it_is():

@@ -76,8 +76,8 @@ def test_activation_checkpointing_changes_no_gradient():
         torch.manual_seed(3)
         model(images)[0].square().mean().backward()
         gradients.append([p.grad for p in model.parameters()])
-    for plain, activation_checkpoint in zip(*gradients, strict=True):
-        torch.testing.assert_close(plain, activation_checkpoint)
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, recomputed)
 
 
 def test_wrong_blocks_are_named():
