@@ -117,7 +117,7 @@ def test_side_and_rows_are_inverse():
 def test_a_table_that_does_not_match_its_grid_is_refused():
     with pytest.raises(ValueError, match="964"):
         resample_rpb(torch.zeros(10, 2), 16, (4, 4))
-    with pytest.raises(ValueError, match="no square"):
+    with pytest.raises(ValueError, match="not a square"):
         resample_pos_embed(torch.zeros(12, 2), (4, 4))
 
 
