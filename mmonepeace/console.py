@@ -27,6 +27,6 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]], align: str = "")
 
 
 def printable(text: str) -> str:
-    """Text for a terminal: file names may hold bytes that are no characters, and control codes."""
+    """Text for a terminal: file names may have invalid characters and control codes."""
     clean = text.encode(errors="replace").decode()
     return "".join(c if c.isprintable() or c == "\n" else " " for c in clean)

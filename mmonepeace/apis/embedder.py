@@ -162,9 +162,9 @@ class Embedder:
         return self.encode("image", images, errors)
 
     def encode_text(self, texts: Iterable[str], errors: dict[int, str] | None = None) -> Embeddings:
-        """Embed texts, as `encode_image` does images; this needs a tokenizer.
+        """Embed texts, with errors and results as in `encode_image`.
 
-        Case is ignored, and texts are cut to 70 tokens.
+        Case is ignored, and texts are cut to 70 tokens. A ValueError says if there is no tokenizer.
         """
         return self.encode("text", texts, errors)
 
@@ -178,7 +178,10 @@ class Embedder:
 
         Args:
             clips: paths, or pairs of samples (S,) or (S, channels) and their rate in Hz.
-            errors: as in `encode_image`, like the result.
+            errors: as in `encode_image`.
+
+        Returns:
+            (N, D) float32 of unit length.
         """
         return self.encode("audio", clips, errors)
 

@@ -45,15 +45,10 @@ Writer = Callable[[Path, Shard], None]
 
 @dataclass
 class Features:
-    """Features of N items, in shards that stay on disk until they are used.
+    """Features of N items, in shards that stay on disk until they are used."""
 
-    Attributes:
-        shards: each (rows, D).
-        where: (N, 3) int64: for each item its shard, its first row there and the number of rows.
-    """
-
-    shards: list[Tensor]
-    where: Tensor
+    shards: list[Tensor]  # each (rows, D)
+    where: Tensor  # (N, 3) int64: shard, first row there and number of rows of each item
 
     def __len__(self) -> int:
         return len(self.where)

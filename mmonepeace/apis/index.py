@@ -97,23 +97,14 @@ class EmbeddingIndex:
 
 @dataclass
 class Built:
-    """What `build_index` did.
+    """What `build_index` did, in numbers of items."""
 
-    Attributes:
-        index: as it is saved now.
-        embedded: number of items that went through the model.
-        kept: number of items known from the old index or from an interrupted run.
-        dropped: number of items of the old index that the sources no longer have.
-        outdated: number of items of the old index that were made with other weights or settings.
-        failed: path or text -> why it is not in the index.
-    """
-
-    index: EmbeddingIndex
-    embedded: int
-    kept: int
-    dropped: int
-    outdated: int
-    failed: dict[str, str]
+    index: EmbeddingIndex  # as it is saved now
+    embedded: int  # went through the model
+    kept: int  # known from the old index or from an interrupted run
+    dropped: int  # of the old index, but no longer in the sources
+    outdated: int  # of the old index, but made with other weights or settings
+    failed: dict[str, str]  # path or text -> why it is not in the index
 
 
 def build_index(
