@@ -67,7 +67,7 @@ class Decoder(nn.Module):
         self.adapters = nn.ModuleDict(
             {name: DecoderAdapter(arch.embed_dim, rows) for name, rows in num_positions.items()}
         )
-        self.layers = FusionEncoder.build(
+        self.layers = FusionEncoder(
             arch, num_positions, layer_scale_init=layer_scale_init, with_cp=with_cp
         )
         self.norms = nn.ModuleDict(

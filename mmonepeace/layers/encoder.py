@@ -159,7 +159,7 @@ class EncoderLayer(nn.Module):
         modalities: keys of the FFNs.
         drop_path_rate: stochastic depth of both branches.
         layer_scale_init: initial LayerScale; None leaves LayerScale out.
-        attention: in place of the usual `SelfAttention`.
+        attention: of the block.
     """
 
     def __init__(
@@ -168,12 +168,12 @@ class EncoderLayer(nn.Module):
         modalities: Iterable[str],
         drop_path_rate: float,
         layer_scale_init: float | None,
-        attention: SelfAttention | None = None,
+        attention: SelfAttention,
     ) -> None:
         super().__init__()
         dim = arch.embed_dim
         self.norm1 = nn.LayerNorm(dim, LAYER_NORM_EPS)
-        self.attn = SelfAttention(arch) if attention is None else attention
+        self.attn = attention
         self.post_attn_norm = (
             nn.LayerNorm(dim, LAYER_NORM_EPS) if arch.post_attn_norm else nn.Identity()
         )
@@ -235,40 +235,32 @@ class FusionEncoder(nn.ModuleList):
     """The stack of blocks.
 
     Args:
-        depth: number of blocks.
-        make_layer: (index, drop path rate) -> block.
+        arch: widths and variants.
+        modalities: see `EncoderLayer`.
         drop_path_rate: of the last block; it rises linearly from 0 at the first.
+        layer_scale_init: see `EncoderLayer`.
         with_cp: activation checkpointing: each block, its bias included, is recomputed in the
             backward pass.
+        attention: index of a block -> its attention; None: `SelfAttention`.
     """
 
     def __init__(
         self,
-        depth: int,
-        make_layer: Callable[[int, float], EncoderLayer],
-        drop_path_rate: float = 0.0,
-        with_cp: bool = False,
-    ) -> None:
-        rates = [drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
-        super().__init__(make_layer(i, rate) for i, rate in enumerate(rates))
-        self.with_cp = with_cp
-
-    @classmethod
-    def build(
-        cls,
         arch: Arch,
         modalities: Iterable[str],
         drop_path_rate: float = 0.0,
         layer_scale_init: float | None = None,
         with_cp: bool = False,
-    ) -> "FusionEncoder":
-        """The usual blocks; see `EncoderLayer` for what they take."""
+        attention: Callable[[int], SelfAttention] | None = None,
+    ) -> None:
         modalities = tuple(modalities)
-
-        def layer(_block: int, rate: float) -> EncoderLayer:
-            return EncoderLayer(arch, modalities, rate, layer_scale_init)
-
-        return cls(arch.depth, layer, drop_path_rate, with_cp)
+        attention = attention or (lambda _: SelfAttention(arch))
+        rates = [drop_path_rate * i / max(arch.depth - 1, 1) for i in range(arch.depth)]
+        super().__init__(
+            EncoderLayer(arch, modalities, rate, layer_scale_init, attention(i))
+            for i, rate in enumerate(rates)
+        )
+        self.with_cp = with_cp
 
     def forward(self, tokens: Tokens, out_indices: Iterable[int]) -> list[Tensor]:
         """Run the blocks up to the last one whose output is needed.

@@ -124,7 +124,14 @@ class OnePeace(BaseModule):
                 if name in options
             }
         )
-        self.layers = self.build_layers(drop_path_rate, layer_scale_init, with_cp)
+        self.layers = FusionEncoder(
+            self.arch,
+            self.adapters,
+            drop_path_rate,
+            layer_scale_init,
+            with_cp,
+            self.build_attention,
+        )
         backend = check_backend(attention)
         for module in self.layers.modules():
             if isinstance(module, SelfAttention):
@@ -140,13 +147,9 @@ class OnePeace(BaseModule):
         self._freeze()
         self._register_load_state_dict_pre_hook(checkpoint.adapt_on_load, with_module=True)
 
-    def build_layers(
-        self, drop_path_rate: float, layer_scale_init: float | None, with_cp: bool
-    ) -> FusionEncoder:
-        """The blocks; a part of the constructor that subclasses override."""
-        return FusionEncoder.build(
-            self.arch, self.adapters, drop_path_rate, layer_scale_init, with_cp
-        )
+    def build_attention(self, block: int) -> SelfAttention:
+        """The attention of a block; called by the constructor, for subclasses to override."""
+        return SelfAttention(self.arch)
 
     @torch.no_grad()
     def _reset_parameters(self) -> None:

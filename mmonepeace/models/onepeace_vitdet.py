@@ -12,7 +12,6 @@ import torch
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor
 
-from mmonepeace.layers.encoder import EncoderLayer, FusionEncoder
 from mmonepeace.layers.relative_position_bias import AttentionBias, DenseBias
 from mmonepeace.layers.resampling import Grid
 from mmonepeace.layers.window_attention import GridAttention
@@ -71,17 +70,10 @@ class OnePeaceViTDet(OnePeace):
         image = {"cls_token": False, "rpb_sides": sides, "rpb_resampling": "bicubic"}
         super().__init__(arch, {"image": image}, img_size, rpb, **kwargs)
 
-    def build_layers(
-        self, drop_path_rate: float, layer_scale_init: float | None, with_cp: bool
-    ) -> FusionEncoder:
-        """Blocks on maps of patches."""
-
-        def layer(block: int, rate: float) -> EncoderLayer:
-            side = self.grid_sides[block] if self.decomposed else None
-            attention = GridAttention(self.arch, self.windows[block], side)
-            return EncoderLayer(self.arch, ("image",), rate, layer_scale_init, attention)
-
-        return FusionEncoder(self.arch.depth, layer, drop_path_rate, with_cp)
+    def build_attention(self, block: int) -> GridAttention:
+        """Attention on maps of patches, in windows or global."""
+        side = self.grid_sides[block] if self.decomposed else None
+        return GridAttention(self.arch, self.windows[block], side)
 
     def forward(self, images_B3HW: Tensor) -> tuple[Tensor, ...]:
         """Feature maps of a batch of images, whose size may be any.

@@ -65,7 +65,7 @@ def test_geglu_uses_the_kernel_for_large_inputs_only(monkeypatch):
 
 
 def test_permuting_a_batch_permutes_the_output():
-    encoder = FusionEncoder.build(ARCH, ["image"], layer_scale_init=0.5).eval()
+    encoder = FusionEncoder(ARCH, ["image"], layer_scale_init=0.5).eval()
     tokens = make_tokens(4)
     order = torch.tensor([2, 0, 3, 1])
     permuted = Tokens(tokens.x_BLD[order], tokens.lengths, tokens.bias)
@@ -75,7 +75,7 @@ def test_permuting_a_batch_permutes_the_output():
 
 
 def test_each_modality_goes_through_its_own_ffn():
-    encoder = FusionEncoder.build(ARCH, ["image", "other"]).eval()
+    encoder = FusionEncoder(ARCH, ["image", "other"]).eval()
     tokens = make_tokens()
     tokens.lengths = {"image": 3, "other": 2}
     before = encoder(tokens, [0])[0]
@@ -91,7 +91,7 @@ def test_activation_checkpointing_changes_no_gradient(shared):
     gradients = []
     for with_cp in (False, True):
         torch.manual_seed(1)
-        encoder = FusionEncoder.build(ARCH, ["image"], 0.3, 0.5, with_cp=with_cp).train()
+        encoder = FusionEncoder(ARCH, ["image"], 0.3, 0.5, with_cp=with_cp).train()
         tokens = make_tokens(4)
         tokens.shared_bias = shared
         table = torch.randn(1, 2, 5, 5, requires_grad=True)
@@ -146,7 +146,7 @@ def test_dropping_every_sample_still_gives_each_parameter_a_gradient():
 
 
 def test_rates_rise_linearly_to_the_last_block():
-    encoder = FusionEncoder.build(Arch(16, 5, 2, 16), ["image"], 0.4)
+    encoder = FusionEncoder(Arch(16, 5, 2, 16), ["image"], 0.4)
     assert [layer.drop_path.rate for layer in encoder] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from mmonepeace.layers.stems import hmlp_stem
+from mmonepeace.layers.adapters.image import hmlp_stem
 from mmonepeace.models import OnePeace
 from mmonepeace.spec import Arch
 

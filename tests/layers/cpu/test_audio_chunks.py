@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mmonepeace.layers import adapters
+from mmonepeace.layers.adapters import audio
 from mmonepeace.layers.cpu import audio_chunks
 from mmonepeace.spec import num_audio_frames
 from tests.layers.test_adapters import make_audio
@@ -20,7 +20,7 @@ def test_audio_features_in_chunks_equal_those_of_complete_clips(
     waves = torch.randn(4, 16_000).masked_fill(torch.arange(16_000) >= samples[:, None], 0)
     results = []
     for kernel in (audio_chunks.chunked_audio_features, None):
-        monkeypatch.setattr(adapters, "cpu_kernel", lambda *_, kernel=kernel: kernel)
+        monkeypatch.setattr(audio, "cpu_kernel", lambda *_, kernel=kernel: kernel)
         features, _ = adapter.features(waves, pad)
         seen = features if padding == "compat" else features.masked_fill(pad[..., None], 0)
         weights = adapter.extractor.parameters()

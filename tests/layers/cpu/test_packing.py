@@ -101,7 +101,7 @@ def gradients(encoder, outputs, views, leaves):
 
 
 def assert_packing_changes_nothing(tokens, leaves, rate):
-    encoder = FusionEncoder.build(ARCH, tokens.lengths, rate, 0.5).train()
+    encoder = FusionEncoder(ARCH, tokens.lengths, rate, 0.5).train()
     results = []
     for run in (lambda: encoder(tokens, [2]), lambda: encoder.encode_packed([tokens])):
         torch.manual_seed(5)
@@ -136,7 +136,7 @@ def test_kept_tokens_with_a_bias_for_each_sample_can_be_packed(shared):
 
 @pytest.mark.usefixtures("short")
 def test_views_encoded_in_one_pass_are_those_encoded_one_after_the_other():
-    encoder = FusionEncoder.build(ARCH, ["a", "b"], layer_scale_init=0.5)
+    encoder = FusionEncoder(ARCH, ["a", "b"], layer_scale_init=0.5)
     (a, of_a), (b, of_b), (c, of_c) = make("a", PADS["right"]), make("b", length=3), make("a")
     views, leaves = [a, b, Tokens.join([c, b])], [*of_a, *of_b, *of_c]
     alone = [encoder(view, [2])[0] for view in views]

@@ -1,0 +1,146 @@
+"""Images: pixels to patch tokens.
+
+Shapes: B batch, H, W rows and columns, h, w those of patches, C channels, L tokens, D width.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmonepeace.layers.adapters.base import Adapter
+from mmonepeace.layers.relative_position_bias import RelativePositionBias2D
+from mmonepeace.layers.resampling import Resampling, resample_pos_embed
+from mmonepeace.layers.tokens import (
+    Tokens,
+)
+from mmonepeace.spec import (
+    LAYER_NORM_EPS,
+    PATCH_SIZE,
+    PRETRAIN_IMG_SIZE,
+    Arch,
+)
+
+
+class PatchConv(nn.Conv2d):
+    """Convolution of patches that do not overlap, channels last, as a matrix product.
+
+    Args:
+        in_channels: C.
+        out_channels: C'.
+        side: of a patch.
+        bias: whether there is one.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, side: int, bias: bool = True) -> None:
+        super().__init__(in_channels, out_channels, side, side, bias=bias)
+
+    def forward(self, x_BHWC: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H / side, W / side, C')."""
+        side = self.stride[0]
+        patches = x_BHWC.unflatten(2, (-1, side)).unflatten(1, (-1, side)).transpose(2, 3)
+        # Rows, columns, channels: neighbours in memory stay neighbours.
+        return F.linear(patches.flatten(3), self.weight.movedim(1, 3).flatten(1), self.bias)
+
+
+def hmlp_stem(dim: int) -> nn.Sequential:
+    """Patches through three non-overlapping convolutions: they never exchange information.
+
+    Raises:
+        ValueError: if `dim` is not a multiple of 4.
+    """
+    if dim % 4:
+        raise ValueError(
+            f"the hmlp stem starts at a quarter of embed_dim; {dim} is not a multiple of 4."
+        )
+    return nn.Sequential(
+        PatchConv(3, dim // 4, 4),
+        nn.LayerNorm(dim // 4, LAYER_NORM_EPS),
+        nn.GELU(),
+        PatchConv(dim // 4, dim // 4, 2),
+        nn.LayerNorm(dim // 4, LAYER_NORM_EPS),
+        nn.GELU(),
+        PatchConv(dim // 4, dim, 2),
+    )
+
+
+class ImageAdapter(Adapter):
+    """Image to patch tokens with learned positions and 2-D relative position bias.
+
+    Args:
+        modality: see `Adapter`.
+        arch: widths and variants.
+        num_tables: RPB tables, 1 or one per block.
+        img_size: side in pixels of the square image whose grid positions and tables are for.
+        cls_token: whether CLS comes before the patches; detectors have none.
+        rpb_sides: of the square grids in patches that the tables are for, if not that of
+            `img_size`.
+        rpb_resampling: for other grids, see `resample_rpb`.
+
+    Raises:
+        ValueError: if `img_size` is not a multiple of the patch size.
+    """
+
+    def __init__(
+        self,
+        modality: str,
+        arch: Arch,
+        num_tables: int,
+        img_size: int = PRETRAIN_IMG_SIZE,
+        cls_token: bool = True,
+        rpb_sides: Sequence[int] | None = None,
+        rpb_resampling: Resampling = "geometric",
+    ) -> None:
+        super().__init__(modality, arch, cls_token)
+        if img_size < PATCH_SIZE or img_size % PATCH_SIZE:
+            raise ValueError(
+                f"img_size {img_size} is not a multiple of {PATCH_SIZE}. It only names the grid "
+                "the tables are for: images may have any size."
+            )
+        dim, side = arch.embed_dim, img_size // PATCH_SIZE
+        self.grid = (side, side)
+        self.stem = (
+            hmlp_stem(dim) if arch.stem == "hmlp" else PatchConv(3, dim, PATCH_SIZE, bias=False)
+        )
+        self.pos_embed = nn.Parameter(torch.zeros(side**2 + 1, dim))
+        # Added to the second image of a pair (NLVR2), besides the common one.
+        self.type_embed_2 = nn.Parameter(torch.zeros(1, 1, dim)) if arch.type_embed else None
+        sides = rpb_sides or [side] * num_tables
+        self.rpb = RelativePositionBias2D(sides, arch.num_heads, cls_token, rpb_resampling)
+
+    def features(self, images_B3HW: Tensor, second: bool = False) -> Tokens:
+        """Embed images of any one size.
+
+        Sides that are not a multiple of 16 are padded at the right and bottom with zeros, the
+        mean colour of a normalised image.
+
+        Args:
+            images_B3HW: (B, 3, H, W), RGB, normalised with `spec.IMAGE_MEAN`, `spec.IMAGE_STD`.
+            second: these are the second images of pairs.
+
+        Returns:
+            Tokens with L = ceil(H / 16) * ceil(W / 16) + 1, or one less without CLS.
+
+        Raises:
+            ValueError: if the input is not (B, 3, H, W).
+        """
+        if images_B3HW.ndim != 4 or images_B3HW.shape[1] != 3 or 0 in images_B3HW.shape:
+            raise ValueError(
+                f"images have shape {tuple(images_B3HW.shape)}, expected (batch, 3, height, "
+                "width). Add the batch dimension, convert grey or RGBA images to RGB."
+            )
+        height, width = images_B3HW.shape[-2:]
+        pad = (0, -width % PATCH_SIZE, 0, -height % PATCH_SIZE)
+        if any(pad):
+            images_B3HW = F.pad(images_B3HW, pad)
+        patches_BhwD = self.stem(images_B3HW.movedim(1, 3))
+        grid = tuple(patches_BhwD.shape[1:3])
+        positions = self.pos_embed
+        if grid != self.grid:
+            positions = resample_pos_embed(positions, grid)
+        if second and self.type_embed_2 is not None:
+            positions = positions + self.type_embed_2[0]
+        bias = partial(self.rpb, grid)
+        return self.assemble(patches_BhwD.flatten(1, 2), positions, bias, grid=grid)
