@@ -15,12 +15,7 @@ from mmonepeace.spec import LAYER_NORM_EPS, Arch
 
 
 class DecoderAdapter(nn.Module):
-    """Learned positions of one modality.
-
-    Args:
-        dim: width of the decoder.
-        num_positions: rows of the table, CLS included.
-    """
+    """Learned positions of one modality: `num_positions` rows, CLS included, of width `dim`."""
 
     def __init__(self, dim: int, num_positions: int) -> None:
         super().__init__()
@@ -86,9 +81,6 @@ class Decoder(nn.Module):
             views: modality -> (B, L, D), in the order of a joint sequence, for each batch.
             grids: modality -> grid of patches, or None.
             pads: modality -> (B, L), True where a token is padding, or None.
-
-        Returns:
-            as `views`.
         """
         tokens = [self._join(view, grids, pads) for view in views]
         return [
@@ -115,16 +107,13 @@ class Decoder(nn.Module):
 
 
 def insert_mask_tokens(x_BPD: Tensor, keep_BP: Tensor, length: int, mask_1D: Tensor) -> Tensor:
-    """Put kept tokens back at their positions and mask tokens at all others.
+    """Put kept tokens back at their positions and mask tokens at all others: (B, length, D).
 
     Args:
         x_BPD: kept tokens.
         keep_BP: their positions; -1 is padding, which is dropped.
         length: tokens of the complete sequence.
         mask_1D: the mask token.
-
-    Returns:
-        (B, L, D).
     """
     # Padding is written past the end and cut off.
     index = keep_BP.masked_fill(keep_BP < 0, length)[..., None].expand_as(x_BPD)

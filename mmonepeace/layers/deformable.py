@@ -144,16 +144,13 @@ class DeformableAttention(nn.Module):
         keys_BKD: Tensor,
         key_grids: tuple[Grid, ...],
     ) -> Tensor:
-        """Attend from the cells of some maps to those of others, all of the same image.
+        """Attend from the cells of some maps to those of others, all of the same image: (B, Q, D).
 
         Args:
             query_BQD: cells of the querying maps, concatenated.
             query_grids: their rows and columns.
-            keys_BKD: cells of the maps that answer.
+            keys_BKD: cells of the maps that are attended to.
             key_grids: their rows and columns, one for each level.
-
-        Returns:
-            (B, Q, D).
         """
         heads, levels, points = self.shape
         value = self.value_proj(keys_BKD).unflatten(-1, (heads, -1))

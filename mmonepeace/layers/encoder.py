@@ -192,9 +192,6 @@ class EncoderLayer(nn.Module):
             x_BLD: tokens; concatenated sequences, (1, N, D), if the bias is packed.
             lengths: see `Tokens`.
             bias: of these tokens.
-
-        Returns:
-            (B, L, D).
         """
 
         def attention(x: Tensor, samples: Tensor | None) -> Tensor:
@@ -211,12 +208,7 @@ class EncoderLayer(nn.Module):
         return self.drop_path(x, ffn, self.gamma_2, counts)
 
     def _ffn(self, x_BLD: Tensor, segments: Sequence[tuple[str, int]]) -> Tensor:
-        """The FFN of each segment's modality, called once per modality.
-
-        Args:
-            x_BLD: normalised tokens.
-            segments: (modality, number of tokens), in order.
-        """
+        """The FFN of each segment's modality, (modality, tokens) in order; one call per modality."""
         if len(segments) == 1:
             return self.ffn[segments[0][0]](x_BLD)
         outputs = list(x_BLD.split([n for _, n in segments], dim=1))
@@ -267,10 +259,7 @@ class FusionEncoder(nn.ModuleList):
 
         Args:
             tokens: embeddings of one or more modalities.
-            out_indices: blocks whose outputs are returned, counted from 0, rising.
-
-        Returns:
-            one (B, L, D) for each index.
+            out_indices: blocks whose outputs (B, L, D) are returned, counted from 0, rising.
         """
         run, x, start, outputs = self.bind(tokens), tokens.x_BLD, 0, []
         for index in out_indices:
@@ -280,16 +269,10 @@ class FusionEncoder(nn.ModuleList):
         return outputs
 
     def encode_packed(self, views: Sequence[Tokens]) -> list[Tensor]:
-        """Outputs of the last block for several batches; on CPUs no padding is computed.
+        """Outputs (B, L, D) of the last block for several batches; rows of padding are undefined.
 
-        There, all sequences are concatenated, whatever their modalities: products are larger, and
-        gradients are summed once.
-
-        Args:
-            views: batches of embeddings, which may have different modalities.
-
-        Returns:
-            (B, L, D) for each; rows of padding are undefined.
+        On CPUs all sequences are concatenated without padding, whatever their modalities: products
+        are larger, and gradients are summed once.
         """
         if len(views) > 1 or views[0].pad_BL is not None:
             kernels = [cpu_kernel("packed_tokens", view.x_BLD) for view in views]
@@ -301,10 +284,8 @@ class FusionEncoder(nn.ModuleList):
     def bind(self, tokens: Tokens) -> Callable[[Tensor, int, int], Tensor]:
         """A function (x, start, stop) that runs blocks start to stop - 1 on tokens of this form.
 
-        For models that change the embeddings between blocks; the bias is that of `tokens`.
-
-        Args:
-            tokens: `Tokens` or `cpu.packing.PackedTokens`.
+        For models that change the embeddings between blocks; the bias is that of `tokens`, which
+        may be `cpu.packing.PackedTokens`.
         """
         device, dtype = tokens.x_BLD.device.type, tokens.x_BLD.dtype
         if torch.is_autocast_enabled(device):

@@ -14,11 +14,7 @@ from mmonepeace.spec import LAYER_NORM_EPS, Arch
 
 
 class AttentionPooling(nn.Module):
-    """One learned query per head over all tokens; its logits are not scaled by 1 / sqrt(d).
-
-    Args:
-        arch: widths.
-    """
+    """One learned query per head over all tokens; its logits are not scaled by 1 / sqrt(d)."""
 
     def __init__(self, arch: Arch) -> None:
         super().__init__()
@@ -99,12 +95,5 @@ class ClassificationHead(nn.Module):
         return self.pooler(self.norm(pooled))
 
     def forward(self, views: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
-        """Classify.
-
-        Args:
-            views: for each view, tokens (B, L, D) and where they are padding (B, L) or None.
-
-        Returns:
-            (B, classes) logits.
-        """
+        """(Tokens (B, L, D), and where they are padding (B, L) or None) of each view -> (B, classes)."""
         return self.classifier(torch.cat([self._pool(*view) for view in views], 1))

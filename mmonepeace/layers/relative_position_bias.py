@@ -147,18 +147,9 @@ def rpb_rows_1d(num_buckets: int, count: int, device: torch.device | str = "cpu"
 
 @byte_bounded_lru_cache(2**25)
 def rpb_index_1d(num_buckets: int, length: int, device: torch.device | str = "cpu") -> Tensor:
-    """Table row for each pair of tokens of a sequence, CLS first.
+    """Table row for each pair of tokens of a sequence, (L, L) int32, CLS first.
 
-    Args:
-        num_buckets: see `rpb_rows_1d`.
-        length: tokens of the sequence, CLS included.
-        device: where the map is kept.
-
-    Returns:
-        (L, L) int32; entry (p, q) serves query p and key q.
-
-    Raises:
-        ValueError: as `rpb_rows_1d`.
+    Args and errors are those of `rpb_rows_1d`, but CLS counts into `length`.
     """
     position = torch.arange(length, device="cpu")
     offsets = position[:, None] - position + length - 1
@@ -195,12 +186,7 @@ class RelativePositionBias1D(RelativePositionBias):
         self.num_buckets = num_buckets
 
     def forward(self, length: int, block: int, dtype: torch.dtype) -> GridBias:
-        """Bias of one block.
-
-        Args:
-            length: tokens, CLS included.
-            block: index of the block; a shared table ignores it.
-            dtype: dtype attention runs in.
+        """Bias of one block for `length` tokens, CLS included, in the dtype that attention runs in.
 
         Raises:
             ValueError: if the sequence is longer than the bias reaches.
@@ -236,13 +222,7 @@ class RelativePositionBias2D(RelativePositionBias):
         self.resampling = resampling
 
     def forward(self, grid: Grid, block: int, dtype: torch.dtype) -> GridBias:
-        """Bias of one block for the tokens of a grid.
-
-        Args:
-            grid: rows and columns of patches; another grid than the table's is resampled.
-            block: index of the block; a shared table ignores it.
-            dtype: dtype attention runs in.
-        """
+        """Bias of one block for a grid of patches, resampled if need be, in the dtype of attention."""
         table = block if len(self.sides) > 1 else 0
         table_NH, side = self.tables[table], self.sides[table]
         if grid != (side, side):

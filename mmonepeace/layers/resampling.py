@@ -53,12 +53,7 @@ def rpb_side(rows: int) -> int:
 def _geometric_coordinates(old: int, new: int) -> Tensor:
     """Source coordinates whose spacing grows geometrically until they span the new offsets.
 
-    Args:
-        old: number of offsets of the table, 2 * side - 1.
-        new: number of offsets wanted.
-
-    Returns:
-        (old,) float64, symmetric about 0.
+    `old` and `new` count offsets, 2 * side - 1. Returns (old,) float64, symmetric about 0.
     """
     k, target = old // 2, new // 2
     low, high = 1.01, 1.5
@@ -77,15 +72,10 @@ def _geometric_coordinates(old: int, new: int) -> Tensor:
 
 
 def _spline_matrix(x: Tensor, u: Tensor) -> Tensor:
-    """Matrix that evaluates the interpolating not-a-knot cubic spline on knots x at points u.
+    """(T, S) matrix that evaluates the not-a-knot cubic spline on S rising knots x at T points u.
 
-    Args:
-        x: (S,) rising knots, float64.
-        u: (T,) points inside [x[0], x[-1]], float64.
-
-    Returns:
-        (T, S) float64. Fewer than four knots get the polynomial through all of them, which is
-        what not-a-knot ends leave of a spline.
+    Fewer than four knots get the polynomial through all of them, which is what not-a-knot ends
+    leave of a spline.
     """
     size = len(x)
     if size < 4:

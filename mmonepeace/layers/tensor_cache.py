@@ -15,13 +15,11 @@ Make = Callable[..., Tensor]
 def byte_bounded_lru_cache(limit: int) -> Callable[[Make], Make]:
     """Cache the tensors that a function returns, for inference and training alike.
 
-    In a graph that is being compiled nothing is cached.
+    The function has hashable arguments and gets `cache_clear()`. In a graph that is being compiled
+    nothing is cached.
 
     Args:
         limit: bytes to keep; the latest tensor is kept whatever its size.
-
-    Returns:
-        a decorator for functions of hashable arguments, which adds `cache_clear()`.
     """
 
     def decorate(make: Make) -> Make:

@@ -221,10 +221,7 @@ class ViTAdapter(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(
-        self,
-        images_B3HW: Tensor,
-        x_BLD: Tensor,
-        run: Callable[[Tensor, int, int], Tensor],
+        self, images_B3HW: Tensor, x_BLD: Tensor, run: Callable[[Tensor, int, int], Tensor]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Run the encoder, exchanging between its groups of blocks.
 

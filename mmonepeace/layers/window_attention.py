@@ -94,9 +94,8 @@ class GridAttention(SelfAttention):
     def _relative(self, q_BHLd: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
         """What each query adds to the logits of each row and column, and which ones a key is in.
 
-        Returns:
-            (B, H, L, E) and one-hot (L, E) with E = h + w, and zeros up to a multiple of 8, which
-            the kernels need.
+        (B, H, L, E) and one-hot (L, E) with E = h + w, and zeros up to a multiple of 8, which the
+        kernels need.
         """
         q = q_BHLd.unflatten(2, grid)
         tables = (self.rel_pos_h, self.rel_pos_w)

@@ -51,10 +51,10 @@ def _gathered(x: Tensor) -> Tensor:
 
 
 def gather(x: Tensor, how: Gather = "official") -> Tensor:
-    """Rows of all processes, in the order of their ranks.
+    """Rows of all processes, in the order of their ranks; each process has equally many.
 
     Args:
-        x: rows of this process; all have the same number.
+        x: rows of this process.
         how: "official", without gradient, the own rows included; "full", with it. Averaged over
             processes, as data parallel training does, the latter is the gradient of the loss over
             the global batch.
@@ -153,9 +153,7 @@ class GradCache:
     def surrogate(self, embeddings: Mapping[str, Tensor], scale: Tensor) -> Tensor:
         """A scalar whose value is meaningless but whose gradient is that of the loss.
 
-        Args:
-            embeddings: modality -> (B, D), as the loss saw them, now with gradient.
-            scale: the logit scale, with gradient.
+        `embeddings` and `scale` are what the loss was computed from, now with gradient.
         """
         products = [(embeddings[name] * x).sum() for name, x in self.embeddings.items()]
         return sum(products, scale * self.scale)

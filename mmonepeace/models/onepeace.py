@@ -189,28 +189,20 @@ class OnePeace(BaseModule):
     def load_checkpoint(
         self, path: str, allow_missing: Sequence[str] = ()
     ) -> checkpoint.LoadReport:
-        """Load weights from a file of any official or own layout.
+        """Load a file of any official or own layout; report what was missing, unused and resampled.
 
         Args:
             path: see `checkpoint.read`.
-            allow_missing: regular expressions of parameters that the file may lack
-                besides `allow_missing`.
-
-        Returns:
-            what was missing, unused and resampled.
+            allow_missing: regular expressions of parameters that the file may lack, besides the
+                attribute `allow_missing`.
 
         Raises:
-            mmonepeace.checkpoint.CheckpointError: if the file cannot be used, or lacks a
-                parameter that is not allowed to be missing.
+            mmonepeace.checkpoint.CheckpointError: if the file cannot be used or does not fit.
         """
         return checkpoint.load_checkpoint(self, path, (*self.allow_missing, *allow_missing))
 
     def adopt_metadata(self, meta: Mapping[str, Any]) -> None:
-        """Take from a checkpoint what its weights were trained with, unless the config says it.
-
-        Args:
-            meta: metadata of the checkpoint.
-        """
+        """Follow the metadata of a checkpoint in what the config does not set, such as audio padding."""
         for adapter in self.adapters.values():
             adapter.adopt_metadata(meta)
 
@@ -285,14 +277,7 @@ class OnePeace(BaseModule):
         return self.to_tokens(self.features(inputs), keep)
 
     def features(self, inputs: Mapping[str, Tensor | tuple[Any, ...]]) -> dict[str, Any]:
-        """The part of `embed` that several views of the same inputs share.
-
-        Args:
-            inputs: see `embed`.
-
-        Returns:
-            modality -> what `to_tokens` takes.
-        """
+        """The part of `embed` that several views of the same inputs share: modality -> features."""
         unknown = [name for name in inputs if name not in self.adapters]
         if unknown or not inputs:
             raise ValueError(
@@ -307,12 +292,7 @@ class OnePeace(BaseModule):
     def to_tokens(
         self, features: Mapping[str, Any], keep: Mapping[str, Tensor] | None = None
     ) -> Tokens:
-        """One sequence of tokens.
-
-        Args:
-            features: from `features`.
-            keep: see `embed`.
-        """
+        """One sequence of what `features` returns, at the positions `keep`, see `embed`."""
         keep = keep or {}
         if set(keep) - set(features):
             raise ValueError(
@@ -332,25 +312,18 @@ class OnePeace(BaseModule):
 
         Args:
             tokens: what `embed` returns.
-            skip_padding: see `encode_views`. Without it, padded tokens are computed as the
-                official code does it.
+            skip_padding: see `encode_views`. Without it, padded tokens are computed as in the
+                official code.
 
         Returns:
-            modality -> (B, L, D), CLS first. Rows of padding have no meaning.
+            modality -> (B, L, D), CLS first. Rows of padding are undefined.
         """
         if skip_padding:
             return self.encode_views([tokens])[0]
         return self._normalise(tokens, self.layers(tokens, [self.arch.depth - 1])[0])
 
     def encode_views(self, views: Sequence[Tokens]) -> list[dict[str, Tensor]]:
-        """Run all blocks and the final norms for several batches, see `FusionEncoder.encode_packed`.
-
-        Args:
-            views: what `embed` returns, for each.
-
-        Returns:
-            what `encode` returns, for each.
-        """
+        """What `encode` returns for several batches, see `FusionEncoder.encode_packed`."""
         outputs = self.layers.encode_packed(views)
         return [self._normalise(view, x) for view, x in zip(views, outputs, strict=True)]
 

@@ -15,13 +15,7 @@ from torch import Tensor, nn
 from mmonepeace.layers.adapters.base import Adapter
 from mmonepeace.layers.kernels import cpu_kernel
 from mmonepeace.layers.relative_position_bias import RelativePositionBias1D
-from mmonepeace.layers.tokens import (
-    BlockBias,
-    Tokens,
-    gather_tokens,
-    kept_bias,
-    kept_positions,
-)
+from mmonepeace.layers.tokens import BlockBias, Tokens, gather_tokens, kept_bias, kept_positions
 from mmonepeace.spec import (
     AUDIO_CONVS,
     AUDIO_FEATURE_DIM,
@@ -55,11 +49,7 @@ class _ExtractorLayer(nn.Module):
 
 
 def audio_extractor(dim: int) -> nn.Sequential:
-    """(B, S, 1) -> (B, T, C), 50 frames a second: that of wav2vec 2.0.
-
-    Args:
-        dim: C.
-    """
+    """(B, S, 1) -> (B, T, C), 50 frames a second: the convolutions of wav2vec 2.0, C = `dim`."""
     widths = [1, *(dim for _ in AUDIO_CONVS)]
     return nn.Sequential(
         *(_ExtractorLayer(w, dim, *c) for w, c in zip(widths, AUDIO_CONVS, strict=False))
@@ -201,15 +191,7 @@ class AudioAdapter(Adapter):
     def to_tokens(
         self, features: tuple[Tensor, Tensor | None], keep_BP: Tensor | None = None
     ) -> Tokens:
-        """Tokens at the given positions; the positional convolutions see only these.
-
-        Args:
-            features: from `features`.
-            keep_BP: see `Tokens.keep`; None keeps all tokens.
-
-        Returns:
-            Tokens with L = T + 1, or P.
-        """
+        """Tokens of `features` at the positions `keep_BP`, which alone the convolutions see, or all."""
         x, pad_BT = features
         bias: BlockBias = partial(self.rpb, x.shape[1] + 1)
         if keep_BP is not None:

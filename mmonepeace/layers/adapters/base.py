@@ -11,15 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmonepeace.layers.resampling import Grid
-from mmonepeace.layers.tokens import (
-    BlockBias,
-    Tokens,
-    zero_padding,
-)
-from mmonepeace.spec import (
-    LAYER_NORM_EPS,
-    Arch,
-)
+from mmonepeace.layers.tokens import BlockBias, Tokens, zero_padding
+from mmonepeace.spec import LAYER_NORM_EPS, Arch
 
 
 class Adapter(nn.Module):
@@ -46,12 +39,7 @@ class Adapter(nn.Module):
         self.type_embed = nn.Parameter(torch.zeros(1, 1, dim)) if arch.type_embed else None
 
     def forward(self, *inputs: Any, keep_BP: Tensor | None = None) -> Tokens:
-        """Embed inputs.
-
-        Args:
-            inputs: see `features`.
-            keep_BP: see `Tokens.keep`; None keeps all tokens.
-        """
+        """Tokens of the inputs of `features`, those at the positions `keep_BP` or all."""
         return self.to_tokens(self.features(*inputs), keep_BP)
 
     def features(self, *inputs: Any) -> Any:
@@ -59,12 +47,7 @@ class Adapter(nn.Module):
         raise NotImplementedError
 
     def to_tokens(self, features: Any, keep_BP: Tensor | None = None) -> Tokens:
-        """Tokens at the given positions.
-
-        Args:
-            features: from `features`; here, all tokens.
-            keep_BP: see `Tokens.keep`; None keeps all tokens.
-        """
+        """Tokens of what `features` returns (here, all tokens): at the positions `keep_BP`, or all."""
         return features if keep_BP is None else features.keep(keep_BP)
 
     def metadata(self) -> dict[str, str]:
@@ -76,14 +59,11 @@ class Adapter(nn.Module):
 
     @staticmethod
     def infer_options(shapes: Mapping[str, Sequence[int]], meta: Mapping[str, Any]) -> dict:
-        """Read the options of the adapter off a checkpoint, so that no configuration is needed.
+        """Arguments of the constructor, read off a checkpoint; others keep their defaults.
 
         Args:
             shapes: parameter of the adapter, such as "rpb.tables.0" -> its shape.
             meta: metadata of the checkpoint, see `metadata`.
-
-        Returns:
-            arguments of the constructor; those that are left out keep their defaults.
         """
         return {}
 
@@ -100,9 +80,9 @@ class Adapter(nn.Module):
         Args:
             x_BTD: features without CLS.
             positions: (L, D) or (B, L, D), CLS first.
-            bias: see `Tokens`.
+            bias: of each block, see `Tokens`.
             pad_BT: True where a feature is padding.
-            grid: see `Tokens`.
+            grid: of the features, see `Tokens`.
         """
         x, pad_BL = x_BTD, pad_BT
         if self.cls_token is None:

@@ -13,26 +13,12 @@ from torch import Tensor, nn
 from mmonepeace.layers.adapters.base import Adapter
 from mmonepeace.layers.relative_position_bias import RelativePositionBias2D
 from mmonepeace.layers.resampling import Resampling, resample_pos_embed
-from mmonepeace.layers.tokens import (
-    Tokens,
-)
-from mmonepeace.spec import (
-    LAYER_NORM_EPS,
-    PATCH_SIZE,
-    PRETRAIN_IMG_SIZE,
-    Arch,
-)
+from mmonepeace.layers.tokens import Tokens
+from mmonepeace.spec import LAYER_NORM_EPS, PATCH_SIZE, PRETRAIN_IMG_SIZE, Arch
 
 
 class PatchConv(nn.Conv2d):
-    """Convolution of patches that do not overlap, channels last, as a matrix product.
-
-    Args:
-        in_channels: C.
-        out_channels: C'.
-        side: of a patch.
-        bias: whether there is one.
-    """
+    """Convolution of patches that do not overlap, channels last, as a matrix product."""
 
     def __init__(self, in_channels: int, out_channels: int, side: int, bias: bool = True) -> None:
         super().__init__(in_channels, out_channels, side, side, bias=bias)

@@ -12,16 +12,8 @@ from torch import Tensor, nn
 
 from mmonepeace.layers.adapters.base import Adapter
 from mmonepeace.layers.relative_position_bias import RelativePositionBias1D
-from mmonepeace.layers.tokens import (
-    Tokens,
-)
-from mmonepeace.spec import (
-    PAD_ID,
-    TEXT_POSITIONS,
-    TEXT_RPB_BUCKETS,
-    VOCAB_SIZE,
-    Arch,
-)
+from mmonepeace.layers.tokens import Tokens
+from mmonepeace.spec import PAD_ID, TEXT_POSITIONS, TEXT_RPB_BUCKETS, VOCAB_SIZE, Arch
 
 
 class TextAdapter(Adapter):

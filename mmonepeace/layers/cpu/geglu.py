@@ -42,16 +42,9 @@ class GatedWeights(NamedTuple):
 
 
 def chunked_geglu(x: Tensor, *weights: Tensor | None) -> Tensor:
-    """down(layer_norm(gelu(gate x) * up x)).
+    """down(layer_norm(gelu(gate x) * up x)), (..., D) -> (..., D), with the fields of `GatedWeights`.
 
     Differentiable once; saves x, gate x and up x for the backward pass.
-
-    Args:
-        x: (..., D).
-        weights: see `GatedWeights`.
-
-    Returns:
-        (..., D).
     """
     x_ND = x.flatten(0, -2)
     if torch.is_grad_enabled():

@@ -64,17 +64,10 @@ def cached_attention_contexts() -> tuple[AttentionResultCache, AttentionResultCa
 def grid_bias_attention(
     q_BHLd: Tensor, k_BHLd: Tensor, v_BHLd: Tensor, bias: GridBias, scale: float | None = None
 ) -> Tensor:
-    """softmax(scale * q k^T + bias) v. Differentiable once, the bias included.
+    """softmax(scale * q k^T + bias) v, (B, H, L, d) strided as (B, L, H, d).
 
-    Args:
-        q_BHLd: queries.
-        k_BHLd: keys.
-        v_BHLd: values; they may have another width than queries and keys.
-        bias: of the tokens' grid.
-        scale: None: 1 / sqrt(d).
-
-    Returns:
-        (B, H, L, d), strided as (B, L, H, d).
+    Differentiable once, the bias included. Values may have another width than queries and keys;
+    without a scale it is 1 / sqrt(d).
     """
     scale = q_BHLd.shape[-1] ** -0.5 if scale is None else scale
     table_NH = bias.table_NH / _LN_2
@@ -162,13 +155,7 @@ class _Grid:
         return like.new_zeros(self.products, self.blocks[0].tokens.stop, length)
 
     def logits(
-        self,
-        heads: slice,
-        rows: _Rows,
-        q_HnD: Tensor,
-        k_HLd: Tensor,
-        sums: Tensor,
-        space: Tensor,
+        self, heads: slice, rows: _Rows, q_HnD: Tensor, k_HLd: Tensor, sums: Tensor, space: Tensor
     ) -> Tensor:
         """Logits of a block minus the log-sum-exps of its rows, written to a buffer."""
         shape = (*q_HnD.shape[:2], k_HLd.shape[1])
@@ -192,12 +179,9 @@ class _Grid:
         return logits.baddbmm_(q_HnD, k_HLd.mT)
 
     def add_gradient(self, heads: slice, rows: _Rows, wide_HnW: Tensor) -> None:
-        """Add the gradient of a block's logits to that of the bias.
+        """Add the gradient of a block's logits, in `skewed_space`, to that of the bias.
 
-        Args:
-            heads: of the block.
-            rows: of the block.
-            wide_HnW: in `skewed_space`; the column of CLS as key is zeroed.
+        Its column of CLS as key is zeroed.
         """
         wide = wide_HnW
         if len(wide) > heads.stop - heads.start:

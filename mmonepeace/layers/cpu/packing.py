@@ -88,7 +88,7 @@ class PackedBias(AttentionBias):
     def attend_groups(
         self, attend: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, *options: object
     ) -> Tensor:
-        """Attention within each sequence, one call of `attend` per group.
+        """Attention within each sequence, (1, H, N, d): one call of `attend` per group.
 
         Args:
             attend: (queries, keys, values, bias, *options) -> (B, H, L, d).
@@ -96,9 +96,6 @@ class PackedBias(AttentionBias):
             k: keys.
             v: values.
             options: passed on.
-
-        Returns:
-            (1, H, N, d).
         """
         sizes = [sum(group.counts) for group in self.groups]
         batches = zip(*(x.split(sizes, 2) for x in (q, k, v)), strict=True)
@@ -110,11 +107,7 @@ class PackedBias(AttentionBias):
 
 
 class PackedTokens:
-    """Batches of tokens, all sequences concatenated, with the interface of `Tokens`.
-
-    Args:
-        views: the batches.
-    """
+    """Batches of tokens, all sequences concatenated, with the interface of `Tokens`."""
 
     pad_BL = None
 
