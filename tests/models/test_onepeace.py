@@ -1,13 +1,17 @@
 import copy
+import sys
 
 import pytest
 import torch
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from torch.nn.functional import scaled_dot_product_attention
 
 from mmonepeace import checkpoint
 from mmonepeace.models import OnePeace
 from mmonepeace.spec import ARCHS
 from tests.conftest import ROOT, TINY, randomise
+
+PACKAGE = ROOT / "mmonepeace"
 
 
 def save(model, path, **meta):
@@ -231,3 +235,35 @@ def test_gpu_equals_cpu():
     torch.testing.assert_close(
         model.cuda()(image.cuda())[0].cpu(), model.cpu()(image)[0], rtol=1e-3, atol=1e-3
     )
+
+
+def trace(run):
+    """(file, function) of each call into the package, and their number at PyTorch's attention."""
+    calls, at_kernel = [], []
+
+    def profile(frame, event, arg):
+        file = frame.f_code.co_filename
+        if event == "call" and file.startswith(str(PACKAGE)):
+            calls.append((file, frame.f_code.co_qualname))
+        if event == "c_call" and arg is scaled_dot_product_attention:
+            at_kernel.append(len(calls))
+
+    sys.setprofile(profile)
+    try:
+        run()
+    finally:
+        sys.setprofile(None)
+    return calls, at_kernel[0]
+
+
+def test_a_reader_passes_few_files_and_functions():
+    """What the house promises: image to maps, and block to kernel, at depth 1."""
+    model = OnePeace(dict(embed_dim=32, depth=1, num_heads=2, ffn_dim=48), img_size=64).eval()
+    images = torch.randn(2, 3, 64, 64)
+    model(images)
+    calls, at_kernel = trace(lambda: model(images))
+    assert len({file for file, _ in calls}) <= 7
+    assert len(set(calls)) <= 30
+    names = [name for _, name in calls]
+    block = names.index("EncoderLayer.forward")
+    assert len(set(names[block:at_kernel])) <= 8
