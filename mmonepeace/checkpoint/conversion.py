@@ -46,10 +46,7 @@ _BACKBONE = ("adapters.", "layers.", "norms.", "vit_adapter.")
 
 
 def to_official_vision(converted: Conversion) -> Conversion:
-    """Our vision branch in the layout it came from, with the index maps of the official code.
-
-    A full checkpoint is converted to the exported vision layout.
-    """
+    """Our vision branch in the official layout it came from; from a full one, in the exported one."""
     return _to_layout(converted, converted.meta["official_layout"].replace("full", "vision"))
 
 
@@ -124,11 +121,7 @@ def _task(converted: Conversion) -> str:
 
 
 def to_official_full(converted: Conversion) -> Conversion:
-    """Our weights of all modalities in the layout of the official full model, with its buffers.
-
-    Raises:
-        CheckpointError: if the metadata is damaged.
-    """
+    """Our weights of all modalities in the layout of the official full model, with its buffers."""
     weights, meta = converted.weights, converted.meta
     kept = {"official_cfg": meta["official_cfg"]} if "official_cfg" in meta else {}
     result = Conversion({}, {"official_layout": "full", **kept})
@@ -150,18 +143,12 @@ def to_official_full(converted: Conversion) -> Conversion:
             dtypes = {k: getattr(torch, v) for k, v in json.loads(meta["official_buffers"]).items()}
             buffers = {k: v.to(dtypes[k]) for k, v in buffers.items() if k in dtypes}
     except (ValueError, AttributeError, TypeError):
-        raise CheckpointError(
-            "official_cfg or official_buffers in its metadata is damaged."
-        ) from None
+        raise CheckpointError("official_cfg or official_buffers of it is damaged.") from None
     return _add_buffers(result, buffers)
 
 
 def read_own(path: str | Path) -> Conversion:
-    """Read a checkpoint of any layout under our names.
-
-    Raises:
-        CheckpointError: with the path, see `read` and `to_own`.
-    """
+    """Read a checkpoint of any layout under our names: `read`, then `to_own`."""
     weights, meta = read(path)
     with prefix_errors(path):
         return to_own(weights, meta)
@@ -189,15 +176,12 @@ def convert_file(
 
     Args:
         source: any file that `read` takes.
-        out: file to write, see `write`; None converts without writing.
+        out: file to `write`; None converts without writing.
         target: "full", all modalities and heads under our names; "vision", our vision branch;
             "model", a segmentor, detector or classifier as the MM libraries load it;
             "official-full", "official-vision" and "official-model", the official layouts.
-        shard_size: see `write`.
+        shard_size: in bytes, see `write`.
         progress: see `write`.
-
-    Returns:
-        the conversion, for its table of keys.
 
     Raises:
         CheckpointError: if the source cannot be used or the output cannot be written.

@@ -36,15 +36,11 @@ class _Shapes(dict[str, torch.Size]):
 def infer_config(
     weights: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Read the arguments of the model off its weights, so that no configuration is needed.
+    """Read the keyword arguments of `models.OnePeace` off its weights: no configuration is needed.
 
     Args:
         weights: own names, as `to_own` gives them; only names and shapes are read.
         meta: metadata of the file.
-
-    Returns:
-        keyword arguments of `models.OnePeace`: arch, modalities, img_size, rpb, final_norm and
-        layer_scale_init.
 
     Raises:
         CheckpointError: if a parameter that an argument follows from is missing, or the weights
@@ -53,9 +49,7 @@ def infer_config(
     shapes = _Shapes(weights)
     stored = {name.split(".")[1] for name in shapes if name.startswith("adapters.")}
     if not stored:
-        raise CheckpointError(
-            "the weights have no adapter, so they do not belong to a ONE-PEACE encoder."
-        )
+        raise CheckpointError("the weights have no adapter: they are not a ONE-PEACE encoder's.")
     if unknown := sorted(stored - set(ADAPTERS)):
         raise CheckpointError(
             f"the weights have the modality {', '.join(unknown)}, for which there is no adapter. "

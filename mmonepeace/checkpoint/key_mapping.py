@@ -56,16 +56,11 @@ _KEY_TABLE = (
     ("classify_head.attn_pooling_func.q", "head.pool.query"),
     ("classify_head.attn_pooling_func.{rest}", "head.pool.{rest}"),
     ("classify_head.{rest}", "head.{rest}"),
-    *(
-        (f"decode_head.{part}.layers.{{i}}.{old}.{{rest}}", f"decode_head.{part}.layers.{{i}}.{new}.{{rest}}")
-        for part, old, new in (
-            ("transformer_decoder", "attentions.0", "cross_attn"),
-            ("transformer_decoder", "attentions.1", "self_attn"),
-            ("transformer_decoder", "ffns.0", "ffn"),
-            ("pixel_decoder.encoder", "attentions.0", "self_attn"),
-            ("pixel_decoder.encoder", "ffns.0", "ffn"),
-        )
-    ),
+    ("decode_head.{decoder}.layers.{i}.attentions.0.{rest}", "decode_head.{decoder}.layers.{i}.cross_attn.{rest}"),
+    ("decode_head.{decoder}.layers.{i}.attentions.1.{rest}", "decode_head.{decoder}.layers.{i}.self_attn.{rest}"),
+    ("decode_head.{decoder}.layers.{i}.ffns.0.{rest}", "decode_head.{decoder}.layers.{i}.ffn.{rest}"),
+    ("decode_head.{encoder}.layers.{i}.attentions.0.{rest}", "decode_head.{encoder}.layers.{i}.self_attn.{rest}"),
+    ("decode_head.{encoder}.layers.{i}.ffns.0.{rest}", "decode_head.{encoder}.layers.{i}.ffn.{rest}"),
     ("decode_head.{rest}", "decode_head.{rest}"),
     *((f"simfp_{level + 2}.{{rest}}", f"neck.levels.{level}.{{rest}}") for level in range(4)),
     ("proposal_generator.rpn_head.conv.conv{j}.{p}", "rpn_head.rpn_conv.{j}.conv.{p}"),
@@ -85,7 +80,7 @@ _KEY_TABLE = (
     ("roi_heads.box_predictor.{i}.bbox_pred.{p}", "roi_head.bbox_head.{i}.fc_reg.{p}"),
     ("roi_heads.mask_head.deconv.{p}", "roi_head.mask_head.upsample.{p}"),
     ("roi_heads.mask_head.predictor.{p}", "roi_head.mask_head.conv_logits.{p}"),
-    # Pretraining only. The decoder itself has the names of an encoder, see `own_name`.
+    # Pretraining only. The decoder itself has the names of an encoder, behind `decoder.`.
     ("decoder_{m}_embed.{p}", "decoder_embeds.{m}.{p}"),
     ("{m}_mask_head.{p}", "mask_heads.{m}.{p}"),
     ("{m}_mask_token", "mask_tokens.{m}"),
@@ -108,17 +103,18 @@ _FIELDS = {
     "j": r"\d+",
     "p": "weight|bias",
     "gamma": "gamma_[12]",
+    "encoder": r"pixel_decoder\.encoder",
+    "decoder": "transformer_decoder",
     "rest": ".+",
 }
 
 
 def _compile(rows: Iterable[tuple[str, str]]) -> list[tuple[re.Pattern[str], str]]:
-    def to_regex(template: str) -> re.Pattern[str]:
-        return re.compile(
-            re.sub(r"\\\{(\w+)\\\}", lambda f: f"(?P<{f[1]}>{_FIELDS[f[1]]})", re.escape(template))
-        )
+    def to_regex(template: str) -> str:
+        fields = {name: f"(?P<{name}>{pattern})" for name, pattern in _FIELDS.items()}
+        return re.escape(template).replace(r"\{", "{").replace(r"\}", "}").format(**fields)
 
-    return [(to_regex(source), target) for source, target in rows]
+    return [(re.compile(to_regex(source)), target) for source, target in rows]
 
 
 _FROM_OFFICIAL = _compile(_KEY_TABLE)
@@ -149,10 +145,7 @@ def _rename(key: str, rows: list[tuple[re.Pattern[str], str]]) -> str | None:
 
 
 def own_name(official: str) -> str | None:
-    """Our name of an official parameter, from any of the official layouts; None if unknown.
-
-    The decoder of pretraining has our names of an encoder with the prefix `decoder.`.
-    """
+    """Our name of a parameter in any of the official layouts; None if unknown."""
     if _BUFFER.fullmatch(official):
         return None
     prefix = _OFFICIAL_PREFIX.match(official)
@@ -182,16 +175,11 @@ def is_vision(name: str) -> bool:
 
 @dataclass
 class Conversion:
-    """A state dict, with what each key of the file was converted to.
-
-    Attributes:
-        weights: converted tensors.
-        meta: metadata to store with them.
-        rows: (key in the file, new key or None, why it was left out).
-    """
+    """A state dict, its metadata, and what each key of the file was converted to."""
 
     weights: StateDict
     meta: dict[str, str]
+    # Key in the file, new key or None, why it was left out.
     rows: list[tuple[str, str | None, str]] = field(default_factory=list)
 
     def add(self, key: str, name: str, value: Tensor) -> None:
@@ -266,15 +254,11 @@ def _official_facts(weights: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def select_vision(converted: Conversion) -> Conversion:
-    """The vision branch of a converted checkpoint.
-
-    Raises:
-        CheckpointError: if the checkpoint has no vision branch.
-    """
+    """The vision branch of a checkpoint; a CheckpointError if it has none."""
     rows = [
-        (key, name, why) if not name or is_vision(name) else (key, None, "not part of the vision branch")
-        for key, name, why in converted.rows
-    ]  # fmt: skip
+        row if not row[1] or is_vision(row[1]) else (row[0], None, "not part of the vision branch")
+        for row in converted.rows
+    ]
     weights = {key: value for key, value in converted.weights.items() if is_vision(key)}
     if not any(".ffn." in key for key in weights) or "adapters.image.pos_embed" not in weights:
         raise CheckpointError("the file has no vision branch (image adapter and image FFNs).")

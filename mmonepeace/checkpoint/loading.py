@@ -17,35 +17,27 @@ from mmonepeace.checkpoint.errors import CheckpointError, StateDict, prefix_erro
 from mmonepeace.checkpoint.key_mapping import RECOMPUTED, Conversion, to_own
 from mmonepeace.checkpoint.reading import read
 from mmonepeace.console import table
-from mmonepeace.layers.resampling import (
-    resample_pos_embed,
-    resample_rel_pos,
-    resample_rpb,
-    rpb_side,
-    square_side,
-)
+from mmonepeace.layers import resampling
 
 
 def _resize_pos_embed(table: Tensor, rows: int) -> Tensor:
-    side = square_side(rows - 1, "the position table of the model")
-    return resample_pos_embed(table, (side, side))
+    side = resampling.square_side(rows - 1, "the position table of the model")
+    return resampling.resample_pos_embed(table, (side, side))
 
 
 def _resize_rpb(table: Tensor, rows: int) -> Tensor:
-    side = rpb_side(rows)
-    resized = resample_rpb(table.double(), rpb_side(len(table)), (side, side))
+    side = resampling.rpb_side(rows)
+    resized = resampling.resample_rpb(table.double(), resampling.rpb_side(len(table)), (side, side))
     return resized.to(table.dtype)
-
-
-def _resize_rel_pos(table: Tensor, rows: int) -> Tensor:
-    return resample_rel_pos(table, (rows + 1) // 2)
 
 
 # Parameters whose rows follow the grid of patches -> how one is resized to a number of rows.
 _RESIZE: dict[str, Callable[[Tensor, int], Tensor]] = {
     r"\badapters\.image\.pos_embed$": _resize_pos_embed,
     r"\badapters\.image\.rpb\.tables\.\d+$": _resize_rpb,
-    r"\blayers\.\d+\.attn\.rel_pos_[hw]$": _resize_rel_pos,
+    r"\blayers\.\d+\.attn\.rel_pos_[hw]$": lambda table, rows: resampling.resample_rel_pos(
+        table, (rows + 1) // 2
+    ),
 }
 _RPB_TABLE = re.compile(r"(.*\badapters\.\w+\.rpb\.tables\.)\d+")
 
@@ -102,14 +94,11 @@ def key_table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 def adapt_state_dict(
     weights: Mapping[str, Tensor], target: Mapping[str, Tensor]
 ) -> tuple[StateDict, LoadReport]:
-    """Adapt weights to a model: decouple the RPB, resample positions and tables.
+    """Adapt weights under our names to a model: copy shared RPB tables, resample what is on the grid.
 
     Args:
-        weights: own names, as `to_own` gives them.
+        weights: as `to_own` gives them.
         target: the model's state dict; only names and shapes are read.
-
-    Returns:
-        the weights under the model's names, and a report.
 
     Raises:
         CheckpointError: if a shape differs in a way that no resampling fixes.
@@ -127,11 +116,10 @@ def adapt_state_dict(
             for name in (f"{tables}{block}" for block in range(1, wanted)):
                 adapted[name] = shared.clone()  # each block trains its own
                 report.changed[name] = "shared table copied to each block"
+    report.missing = [name for name in target if name not in adapted]
+    report.unused = [name for name in adapted if name not in target]
     for name, parameter in target.items():
-        if name not in adapted:
-            report.missing.append(name)
-            continue
-        value = adapted[name]
+        value = adapted.get(name, parameter)
         if value.shape == parameter.shape:
             continue
         resize = next((f for pattern, f in _RESIZE.items() if re.search(pattern, name)), None)
@@ -144,16 +132,13 @@ def adapt_state_dict(
             option = next(o for pattern, o in _OPTIONS.items() if re.search(pattern, name))
             shapes = f"{tuple(value.shape)} in the file, {tuple(parameter.shape)} in the model"
             report.mismatched[name] = f"{shapes}: {option}"
-    report.unused = [name for name in adapted if name not in target]
-    for name in report.unused:
-        del adapted[name]
     if report.mismatched:
         raise CheckpointError(
             f"the weights do not fit the model:\n{report}\nBuild the model with the options of the "
             "checkpoint: its config has them all, and mmonepeace.checkpoint.infer_config reads "
             "those of the encoder off its weights."
         )
-    return adapted, report
+    return {name: value for name, value in adapted.items() if name in target}, report
 
 
 def _count_rpb_tables(names: Iterable[str]) -> Counter[str]:
@@ -189,15 +174,12 @@ def load_checkpoint(
         model: `OnePeace`, or a model that has one as `backbone`. On the meta device it gets the
             tensors of the file, in their dtype.
         path: see `read`.
-        allow_missing: regular expressions that match the beginnings of the parameter names that
-            the file may lack, without `backbone.`.
-
-    Returns:
-        what was missing, unused and resampled.
+        allow_missing: regular expressions for the beginnings of the names, without `backbone.`, of
+            parameters that the file may lack.
 
     Raises:
-        CheckpointError: if the file cannot be used, lacks a parameter that is not allowed to be
-            missing, or has one of another shape.
+        CheckpointError: if the file cannot be used, lacks another parameter, or has one of another
+            shape.
     """
     return _load(model, path, read_own(path), "backbone.", allow_missing)
 
@@ -205,12 +187,7 @@ def load_checkpoint(
 def load_model(model: nn.Module, path: str | Path) -> LoadReport:
     """Load a complete model, such as a segmentor, strictly; its backbone may resample.
 
-    Args:
-        model: built from the config the checkpoint was trained with.
-        path: see `read`; a file of the official segmentor, detector or classifier too.
-
-    Returns:
-        what was unused and resampled.
+    The file may be one of the official segmentor, detector or classifier too.
 
     Raises:
         CheckpointError: if the file cannot be used, lacks a parameter, or has one of another shape.

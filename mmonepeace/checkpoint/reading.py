@@ -6,6 +6,7 @@ import pickle
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,7 +19,7 @@ from mmonepeace.checkpoint.errors import (
     explain_broken_file,
     prefix_errors,
 )
-from mmonepeace.checkpoint.training_state import read_run
+from mmonepeace.checkpoint.training_state import find_beside, read_run
 
 # Packages of classes in official files whose content is not needed: replaced by inert stand-ins.
 _INERT_PACKAGES = {
@@ -54,9 +55,8 @@ class _Memo(dict):
         super().__setitem__(index, None if has_bytes else value)
 
 
-class _RestrictedUnpickler(
-    pickle._Unpickler
-):  # in Python: the memo of the one in C cannot be replaced
+# The base class is the one in Python: the memo of the one in C cannot be replaced.
+class _RestrictedUnpickler(pickle._Unpickler):
     """Unpickler that knows tensors and containers, and calls nothing else."""
 
     _ALLOWED: ClassVar = {
@@ -103,22 +103,17 @@ class _RestrictedPickle:
 
 
 def _read_object(path: Path) -> Any:
+    load = partial(torch.load, path, map_location="cpu")
     with path.open("rb") as file:
-        head = file.read(2)
-    if head == b"PK":  # a torch file: the tensors stay on disk until they are used
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except pickle.UnpicklingError:
-            return torch.load(
-                path, map_location="cpu", weights_only=False, mmap=True,
-                pickle_module=_RestrictedPickle,
-            )  # fmt: skip
-    with path.open("rb") as file:
+        if file.read(2) == b"PK":  # a torch file: the tensors stay on disk until they are used
+            try:
+                return load(weights_only=True, mmap=True)
+            except pickle.UnpicklingError:
+                return load(weights_only=False, mmap=True, pickle_module=_RestrictedPickle)
+        file.seek(0)
         content = _RestrictedUnpickler(file).load()
     if isinstance(content, int):  # the magic number of torch files before 1.6
-        return torch.load(
-            path, map_location="cpu", weights_only=False, pickle_module=_RestrictedPickle
-        )
+        return load(weights_only=False, pickle_module=_RestrictedPickle)
     return content
 
 
@@ -139,14 +134,9 @@ def _read_index(path: Path) -> tuple[StateDict, dict[str, Any]]:
     shard_of = index["weight_map"]
     shards: dict[str, StateDict] = {}
     for name in sorted(set(shard_of.values())):
-        if Path(name).name != name or "\\" in name or not name.endswith(".safetensors"):
-            raise CheckpointError(
-                f"refused: shard {name!r} is not a safetensors file beside the index."
-            )
-        if not path.with_name(name).is_file():
-            raise CheckpointError(f"shard {name} is missing; it belongs beside the index.")
+        shard = find_beside(path, name, ".safetensors")
         with prefix_errors(name):
-            shards[name], _ = _read_safetensors(path.with_name(name))
+            shards[name], _ = _read_safetensors(shard)
     meta = dict(index.get("metadata") or {})
     meta.pop("total_size", None)
     return {key: shards[name][key] for key, name in shard_of.items()}, meta
@@ -160,37 +150,31 @@ def _read_any(path: Path) -> tuple[Any, dict[str, Any]]:
         head = file.read(9)
     if head[8:] == b"{":
         return _read_safetensors(path)
-    content, meta = _read_object(path), {}
-    if isinstance(content, Mapping):
-        if isinstance(content.get("meta"), Mapping):
-            meta = dict(content["meta"])
-        if isinstance(content.get("cfg"), Mapping):  # of fairseq, for the way back
-            with suppress(TypeError, ValueError, RecursionError):
-                meta["official_cfg"] = json.dumps(content["cfg"])
-        for key in ("model", "state_dict"):
-            if isinstance(content.get(key), Mapping):
-                return content[key], meta
-    return content, meta
+    content = _read_object(path)
+    items = content.items() if isinstance(content, Mapping) else ()
+    nested = {key: value for key, value in items if isinstance(value, Mapping)}
+    meta = dict(nested.get("meta", {}))
+    if "cfg" in nested:  # of fairseq, for the way back
+        with suppress(TypeError, ValueError, RecursionError):
+            meta["official_cfg"] = json.dumps(nested["cfg"])
+    return nested.get("model", nested.get("state_dict", content)), meta
 
 
 def read(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
     """Read the weights of a checkpoint without running code from it.
 
-    Safetensors and torch files are mapped: a tensor takes memory when it is used, not before.
-
     Args:
-        path: safetensors, also in shards (its own name or that of the index), a torch file (also
-            with a fairseq, mmcv or detectron2 configuration inside), the raw pickle of the
-            official vision branch, or the folder of a sharded checkpoint, which is assembled in
-            memory.
+        path: safetensors, also in shards (its own name or that of the index), or a torch file (also
+            with a fairseq, mmcv or detectron2 configuration inside): a tensor takes memory when it
+            is used, not before. Or the raw pickle of the official vision branch, or the folder of a
+            sharded checkpoint: these are read into memory.
 
     Returns:
         state dict on the CPU with the names of the file, and its metadata (empty if none), which
         has the configuration of a fairseq file as JSON under `official_cfg`.
 
     Raises:
-        CheckpointError: with one line naming the file, if it is missing, truncated, malicious, or
-            contains no weights.
+        CheckpointError: in one line, if it is missing, truncated, malicious or without weights.
     """
     path = Path(path)
     if path.suffix == ".safetensors" and not path.exists() and index_of(path).is_file():

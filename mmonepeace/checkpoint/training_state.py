@@ -22,12 +22,7 @@ Take = Callable[[Sequence[Tensor]], Tensor]
 
 
 def write_run(path: str | Path, content: dict[str, Any]) -> None:
-    """Write a file atomically.
-
-    Args:
-        path: file to write; it may replace another one.
-        content: tensors, numbers, strings and containers of them.
-    """
+    """Write tensors, numbers, strings and containers of them to a file, atomically."""
     with atomic_file(path) as temporary, temporary.open("wb") as file:
         torch.save(content, file)
 
@@ -35,11 +30,8 @@ def write_run(path: str | Path, content: dict[str, Any]) -> None:
 def commit(folder: str | Path, names: Sequence[str]) -> None:
     """Mark the files that all processes have written as the checkpoint, and remove older ones.
 
-    Until then the folder is what it was: incomplete, or the older checkpoint.
-
-    Args:
-        folder: where the files are.
-        names: of the files, in the order of the processes.
+    Their names are in the order of the processes. Until then the folder is what it was: incomplete,
+    or the older checkpoint.
     """
     folder = Path(folder)
     with atomic_file(folder / INDEX) as temporary:
@@ -73,14 +65,19 @@ def run_files(path: str | Path) -> list[Path]:
         names = [str(name) for name in json.loads((path / INDEX).read_bytes())["files"]]
     except (ValueError, KeyError, TypeError):
         raise CheckpointError(f"{INDEX} names no files; the checkpoint is damaged.") from None
-    for name in names:
-        if Path(name).name != name or "\\" in name or not name.endswith(".pth"):
-            raise CheckpointError(f"refused: {name!r} is not a torch file beside the index.")
-        if not (path / name).is_file():
-            raise CheckpointError(
-                f"{name} is missing. The work directory must be one that all machines share."
-            )
-    return [path / name for name in names]
+    return [find_beside(path / INDEX, name, ".pth") for name in names]
+
+
+def find_beside(index: Path, name: str, suffix: str) -> Path:
+    """File that an index names: refused unless it is in the same folder and has the suffix."""
+    if Path(name).name != name or "\\" in name or not name.endswith(suffix):
+        raise CheckpointError(f"refused: {name!r} is not a {suffix} file beside the index.")
+    if not (path := index.with_name(name)).is_file():
+        raise CheckpointError(
+            f"{name} is missing; it belongs beside {index.name}. A work directory must be one that "
+            "all machines share."
+        )
+    return path
 
 
 def join(parts: Sequence[Tensor]) -> Tensor:

@@ -51,18 +51,14 @@ def _dump_safetensors(weights: Mapping[str, Tensor], meta: dict[str, str], file:
                 f"{name}: safetensors files cannot contain {value.dtype}. Use .pth."
             )
         start, end = end, end + value.nbytes
-        header[name] = {
-            "dtype": _SAFETENSORS_DTYPES[value.dtype],
-            "shape": list(value.shape),
-            "data_offsets": [start, end],
-        }
+        dtype, shape = _SAFETENSORS_DTYPES[value.dtype], list(value.shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
     for name in order:
-        file.write(
-            weights[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
-        )
+        flat = weights[name].detach().cpu().contiguous().view(-1)
+        file.write(flat.view(torch.uint8).numpy().data)
 
 
 def _dump_torch(content: dict[str, Any], file: Any) -> None:
@@ -124,15 +120,13 @@ def _plan(
         raise CheckpointError(f"{path}: shards are safetensors files. Use .safetensors.")
     layout = meta.get("official_layout")
     if path.suffix in (".pth", ".pt"):
-        if not own and layout == "full":
+        if own or layout != "full":
+            key = "state_dict" if own or layout == "segmentation" else "model"
+            content = {key: _own_storage(weights), "meta": meta}
+        else:
             cfg = json.loads(meta.get("official_cfg", "null"))
-            return {
-                path: partial(
-                    _dump_torch, {"args": None, "cfg": cfg, "model": _own_storage(weights)}
-                )
-            }
-        key = "state_dict" if own or layout == "segmentation" else "model"
-        return {path: partial(_dump_torch, {key: _own_storage(weights), "meta": meta})}
+            content = {"args": None, "cfg": cfg, "model": _own_storage(weights)}
+        return {path: partial(_dump_torch, content)}
     if path.suffix == ".pkl" and not own and layout != "full":
         content = {"model": _own_storage(weights), "__author__": "ofa", "matching_heuristics": True}
         return {path: partial(_dump_pickle, content)}
@@ -150,12 +144,8 @@ def write(
 ) -> None:
     """Write weights atomically: `.safetensors`, `.pth` or `.pt` (torch), `.pkl` (official pickle).
 
-    Args:
-        path: file to write.
-        converted: weights and metadata.
-        shard_size: bytes of one safetensors file. Larger weights are split into
-            NAME-00001-of-0000N.safetensors and so on, with NAME.safetensors.index.json.
-        progress: called with the bytes written so far, and those of all tensors.
+    Weights of more than `shard_size` bytes are split into NAME-00001-of-0000N.safetensors and so on,
+    with NAME.safetensors.index.json. `progress` gets the bytes written so far and those to write.
 
     Raises:
         CheckpointError: for another suffix, or a full disk.
