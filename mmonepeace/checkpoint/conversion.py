@@ -46,7 +46,7 @@ _BACKBONE = ("adapters.", "layers.", "norms.", "vit_adapter.")
 
 
 def to_official_vision(converted: Conversion) -> Conversion:
-    """Our vision branch in the official layout it came from; from a full one, in the exported one."""
+    """Our vision branch in the official layout it came from; for a full one, in the exported."""
     return _to_layout(converted, converted.meta["official_layout"].replace("full", "vision"))
 
 

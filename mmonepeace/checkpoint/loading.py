@@ -94,10 +94,10 @@ def key_table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 def adapt_state_dict(
     weights: Mapping[str, Tensor], target: Mapping[str, Tensor]
 ) -> tuple[StateDict, LoadReport]:
-    """Adapt weights under our names to a model: copy shared RPB tables, resample what is on the grid.
+    """Adapt weights to a model: copy shared RPB tables to each block, resample positions and tables.
 
     Args:
-        weights: as `to_own` gives them.
+        weights: own names, as `to_own` gives them.
         target: the model's state dict; only names and shapes are read.
 
     Raises:

@@ -144,8 +144,8 @@ def write(
 ) -> None:
     """Write weights atomically: `.safetensors`, `.pth` or `.pt` (torch), `.pkl` (official pickle).
 
-    Weights of more than `shard_size` bytes are split into NAME-00001-of-0000N.safetensors and so on,
-    with NAME.safetensors.index.json. `progress` gets the bytes written so far and those to write.
+    Weights of more than `shard_size` bytes become NAME-00001-of-0000N.safetensors and so on, with
+    NAME.safetensors.index.json. `progress` gets the bytes written so far, and those of all tensors.
 
     Raises:
         CheckpointError: for another suffix, or a full disk.

@@ -15,15 +15,6 @@ from mmonepeace.datasets.transforms import (
 )
 
 __all__ = [
-    "BrokenSamplesHook",
-    "EndlessSampler",
-    "LabelledDataset",
-    "LoadAudio",
-    "LoadImage",
-    "MaskTokens",
-    "PackModalities",
-    "PairDataset",
-    "ShardDataset",
-    "Tokenize",
-    "Tokenizer",
-]
+    "BrokenSamplesHook", "EndlessSampler", "LabelledDataset", "LoadAudio", "LoadImage",
+    "MaskTokens", "PackModalities", "PairDataset", "ShardDataset", "Tokenize", "Tokenizer",
+]  # fmt: skip

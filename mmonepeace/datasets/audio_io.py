@@ -32,16 +32,15 @@ def load_audio(path: str | Path | bytes) -> np.ndarray:
     Raises:
         AudioError: if the file is missing, broken or empty, or has infinite or NaN samples.
     """
-    name = "audio in memory" if isinstance(path, bytes) else path
-    if not isinstance(path, bytes) and not Path(path).is_file():
+    in_memory = isinstance(path, bytes)
+    name, source = ("audio in memory", BytesIO(path)) if in_memory else (path, path)
+    if not in_memory and not Path(path).is_file():
         raise AudioError(f"{path}: no such file. Check the path and the data root.")
-    source = BytesIO(path) if isinstance(path, bytes) else path
     try:
         return to_mono_16k(*soundfile.read(source, dtype="float32", always_2d=True))
     except soundfile.SoundFileError as error:
-        raise AudioError(
-            f"{name} cannot be decoded: {error} Convert it to wav or flac, or leave it out."
-        ) from None
+        fix = "Convert it to wav or flac, or leave it out."
+        raise AudioError(f"{name} cannot be decoded: {error} {fix}") from None
     except AudioError as error:
         raise AudioError(f"{name}: {error}") from None
 
@@ -49,9 +48,7 @@ def load_audio(path: str | Path | bytes) -> np.ndarray:
 def to_mono_16k(samples: np.ndarray, rate: int) -> np.ndarray:
     """Mean over the channels, then the resampler of the official code (soxr, quality HQ).
 
-    Args:
-        samples: (S,) or (S, C), floats, or integers that use the full scale.
-        rate: their sample rate in Hz.
+    `samples` are (S,) or (S, C), floats, or integers that use the full scale; `rate` is in Hz.
 
     Returns:
         (ceil(S * 16000 / rate),) float32; bit for bit the input if it is mono float32 at 16 kHz.
@@ -80,10 +77,7 @@ def to_mono_16k(samples: np.ndarray, rate: int) -> np.ndarray:
 
 
 def standardise(wave: np.ndarray) -> np.ndarray:
-    """Zero mean and unit variance over the whole clip: a layer norm without parameters.
-
-    Silence stays silence.
-    """
+    """Zero mean and unit variance over the clip, a layer norm without weights; silence stays."""
     centred = wave.astype(np.float64)
     centred -= centred.mean()
     return (centred / math.sqrt(np.square(centred).mean() + LAYER_NORM_EPS)).astype(np.float32)
@@ -96,36 +90,29 @@ def fit_length(
 ) -> np.ndarray:
     """Keep the first `max_seconds` (all with None); repeat a short clip up to `min_seconds`."""
     if max_seconds is not None:
-        wave = wave[: _num_samples(max_seconds)]
-    shortest = _num_samples(min_seconds)
+        wave = wave[: round(max_seconds * SAMPLE_RATE)]
+    shortest = round(min_seconds * SAMPLE_RATE)
     return np.resize(wave, shortest) if len(wave) < shortest else wave
 
 
 def split_windows(
     wave: np.ndarray, window_seconds: float = MAX_AUDIO_SECONDS, hop_seconds: float = 7.5
 ) -> list[np.ndarray]:
-    """Cut a clip into windows of equal length that cover all of it.
+    """Cut a clip into windows that cover it, one every `hop_seconds`; the last ends with the clip.
 
-    Windows start every `hop_seconds`; the last one ends with the clip. A clip that fits into one
-    window is that window.
+    A clip that fits into one window is that window.
 
     Raises:
         ValueError: if a hop would leave a gap.
     """
-    window, hop = _num_samples(window_seconds), _num_samples(hop_seconds)
+    window, hop = round(window_seconds * SAMPLE_RATE), round(hop_seconds * SAMPLE_RATE)
     if not 0 < hop <= window:
         raise ValueError(
             f"hop_seconds {hop_seconds} must be above 0 and at most window_seconds "
             f"{window_seconds}, or parts of the clip are lost."
         )
     last = len(wave) - window
-    if last <= 0:
-        return [wave]
-    return [wave[start : start + window] for start in (*range(0, last, hop), last)]
-
-
-def _num_samples(seconds: float) -> int:
-    return round(seconds * SAMPLE_RATE)
+    return [wave[start : start + window] for start in (*range(0, last, hop), max(last, 0))]
 
 
 def _to_float(samples: np.ndarray) -> np.ndarray:

@@ -37,10 +37,8 @@ class TooManyBrokenError(RuntimeError):
 class BrokenSamples:
     """State of each sample of a data set, one byte each, in memory that workers share.
 
-    Args:
-        total: number of samples.
-        max_broken: fraction of the samples seen so far (of at least a thousand, or all) that may be
-            broken.
+    `max_broken` is the fraction of the samples seen so far (of at least a thousand, or all) that
+    may be broken.
 
     Raises:
         ValueError: for a fraction below 0 or not below 1.
@@ -78,12 +76,9 @@ class BrokenSamples:
         self._states[index] = 1
 
     def add(self, index: int, error: Exception, name: Callable[[int], str]) -> None:
-        """Note that a sample is broken, and log it the first time.
+        """Note that a sample is broken, by one of `SAMPLE_ERRORS`, and log it the first time.
 
-        Args:
-            index: of the sample.
-            error: one of `SAMPLE_ERRORS`.
-            name: index -> what a message calls the sample.
+        `name` gives what a message calls the sample of an index.
 
         Raises:
             TooManyBrokenError: if there are now too many.
@@ -106,10 +101,8 @@ class BrokenSamples:
 class BrokenSamplesHook(Hook):
     """Log the number of broken training samples as `broken`, and their kinds after training.
 
-    It counts those that all workers of all processes have met since the run started or resumed.
-
-    Args:
-        interval: iterations between counts.
+    Every `interval` iterations, it counts those that all workers of all processes have met since
+    the run started or resumed.
     """
 
     priority = "NORMAL"  # before LoggerHook
@@ -126,8 +119,7 @@ class BrokenSamplesHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Log the kinds."""
-        kinds = _gather_kinds(runner)
-        if kinds:
+        if kinds := _gather_kinds(runner):
             runner.logger.warning(f"{len(kinds)} broken samples were replaced: {_listed(kinds)}.")
 
 

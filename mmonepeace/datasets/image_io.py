@@ -52,14 +52,10 @@ def resize(
     keep_ratio: bool = False,
     multiple: int = PATCH_SIZE,
 ) -> Image.Image:
-    """Antialiased bicubic resizing.
+    """Antialiased bicubic resizing of an RGB image to `size`, a side or (height, width).
 
-    Args:
-        image: in RGB.
-        size: a side, or (height, width).
-        keep_ratio: False distorts to `size`, as the official code does. True keeps the ratio as
-            well as whole patches allow, in at most about as many of them as `size` has.
-        multiple: with `keep_ratio`, the sides are multiples of it.
+    It distorts, as the official code does. With `keep_ratio`, it keeps the ratio as well as sides
+    that are multiples of `multiple` allow, with at most about the area of `size`.
 
     Raises:
         ValueError: for a size below 1.

@@ -12,14 +12,8 @@ from mmonepeace.registry import DATASETS
 class LabelledDataset(PairDataset):
     """`PairDataset` whose text is the name of a class, for mmpretrain's classifiers.
 
-    A record has `img_path` and `gt_label`, the index of its class in `classes`.
-
-    Args:
-        ann_file: see `PairDataset`.
-        label: column of the class.
-        image: column of the path.
-        classes: names of the classes, in the order of their indices.
-        kwargs: see `PairDataset`; all but `columns`.
+    A record has `img_path`, from the column `image`, and `gt_label`, the index in `classes` of what
+    the column `label` has. `ann_file` and all other arguments but `columns` are of `PairDataset`.
 
     Raises:
         ManifestError: for a label that is not one of the classes.

@@ -18,13 +18,9 @@ class ManifestError(ValueError):
 def read_manifest(path: str | Path, columns: Mapping[str, str], complete: bool = True) -> list[Row]:
     """Read a .jsonl (one object per line), or else a tab-separated table (a header, no quoting).
 
-    Args:
-        path: the manifest.
-        columns: modality -> its column, such as `dict(image="image", text="caption")`.
-        complete: skip rows that lack a modality; False skips those that have none.
-
-    Returns:
-        modality -> value, for each row.
+    `columns` is modality -> its column, such as `dict(image="image", text="caption")`. A row is
+    modality -> value. Those that lack a modality are skipped; `complete=False` skips those without
+    any.
 
     Raises:
         ManifestError: if a modality is unknown, a column is missing, a line is not a JSON object, a

@@ -24,11 +24,8 @@ def keep_patches(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mask single patches; the joint view first masks those that the unimodal view shows.
 
-    Args:
-        rng: source of randomness.
-        patches: number of patches, CLS not counted.
-        ratio: fraction masked in the unimodal view, rounded down.
-        joint_ratio: the same for the joint view.
+    Of `patches`, CLS not counted, `ratio` are masked in the unimodal view and `joint_ratio` in the
+    joint one, rounded down.
 
     Returns:
         positions kept in the unimodal and in the joint view.
@@ -47,11 +44,8 @@ def keep_tokens(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mask whole words in the unimodal view, and tokens in the joint one, visible ones first.
 
-    Args:
-        rng: source of randomness.
-        is_word_start: (tokens,) bool, the end token not counted.
-        ratio: fraction of words masked in the unimodal view, rounded up.
-        joint_ratio: fraction of tokens masked in the joint view, rounded down.
+    `ratio` is the fraction of words, rounded up, and `joint_ratio` that of tokens, rounded down.
+    `is_word_start` is (tokens,) bool, without the end token.
 
     Returns:
         positions kept in the unimodal and in the joint view.
@@ -73,15 +67,8 @@ def keep_frames(
 ) -> np.ndarray:
     """Mask spans of frames, then single ones until exactly int(frames * ratio) are masked.
 
-    Args:
-        rng: source of randomness.
-        frames: number of frames, CLS not counted.
-        ratio: fraction masked, rounded down.
-        span: length of a span; those at the ends are truncated.
-        extra: added to `ratio` in the number of spans, because they overlap.
-
-    Returns:
-        positions kept.
+    CLS is not counted. A span has `span` frames, fewer at the ends. Spans overlap: `extra` is added
+    to `ratio` for their number.
     """
     mask = np.zeros(frames, dtype=bool)
     target = int(frames * ratio)

@@ -21,12 +21,8 @@ class EpochIndex(NamedTuple):
 class EndlessSampler(Sampler):
     """Epoch after epoch, each in a new order, distributed over the processes in turn.
 
-    MMEngine's `InfiniteSampler` with indices that have their epoch.
-
-    Args:
-        dataset: the data set.
-        shuffle: False keeps its order.
-        seed: of the orders, the same in all processes; None: they agree on one.
+    MMEngine's `InfiniteSampler` with indices that have their epoch. `shuffle=False` keeps the order
+    of the data set. `seed` is the same in all processes; with None, they agree on one.
     """
 
     def __init__(self, dataset: Sized, shuffle: bool = True, seed: int | None = None) -> None:

@@ -25,12 +25,8 @@ MEMBER_SUFFIXES = {
     "audio": ("flac", "wav", "ogg", "mp3"),
 }
 INDEX = "index.jsonl"  # beside shards; a line has the "shard", its "samples" and its "bytes"
-TAR_ERRORS = (
-    tarfile.TarError,
-    OSError,
-    EOFError,
-    ValueError,
-)  # of a file that is truncated or not a tar
+# Raised for a file that is truncated or not a tar.
+TAR_ERRORS = (tarfile.TarError, OSError, EOFError, ValueError)
 
 Members = Mapping[str, Any]  # suffix -> bytes, and `__key__`
 

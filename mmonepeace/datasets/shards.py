@@ -11,6 +11,7 @@ from mmengine.dataset import Compose
 from mmengine.dist import get_dist_info
 from torch.utils.data import IterableDataset, get_worker_info
 
+from mmonepeace.datasets import shard_io
 from mmonepeace.datasets.broken_samples import (
     SAMPLE_ERRORS,
     BrokenSamples,
@@ -18,13 +19,7 @@ from mmonepeace.datasets.broken_samples import (
     MissingError,
 )
 from mmonepeace.datasets.manifest import MODALITIES
-from mmonepeace.datasets.shard_io import (
-    MEMBER_SUFFIXES,
-    Members,
-    count_samples,
-    find_shards,
-    read_samples,
-)
+from mmonepeace.datasets.shard_io import MEMBER_SUFFIXES, Members
 from mmonepeace.registry import DATASETS
 
 # Modality -> key of its content in a record.
@@ -43,9 +38,7 @@ class ShardDataset(IterableDataset):
 
     A broken sample is replaced by the one that its stream would give a batch later; `broken.counts`
     has their numbers. A record has a `seed` for its random transforms: `seed` of the data set,
-    epoch and index of the sample.
-
-    In a config, the data loader has `sampler=None`.
+    epoch and index of the sample. In a config, the data loader has `sampler=None`.
 
     Args:
         shards: a folder, or paths with braces (`train-{000..012}.tar`) or wildcards, one or more.
@@ -95,8 +88,8 @@ class ShardDataset(IterableDataset):
         self.start = 0
         # Here, because a worker may not have the process group.
         self.rank, self.world_size = get_dist_info()
-        self.shards = find_shards(shards, data_root)
-        self.ends = np.cumsum(count_samples(self.shards))
+        self.shards = shard_io.find_shards(shards, data_root)
+        self.ends = np.cumsum(shard_io.count_samples(self.shards))
         self.total = int(self.ends[-1])
         self.stream_size = self.total // (streams * self.world_size)
         if not self.stream_size:
@@ -195,7 +188,7 @@ class ShardDataset(IterableDataset):
             if len(positions):
                 shard = shard_of[run[0]]
                 inside = indices[positions] - self._first_index(shard)
-                samples = read_samples(self.shards[shard], inside.tolist())
+                samples = shard_io.read_samples(self.shards[shard], inside.tolist())
                 yield from zip(positions.tolist(), samples, strict=True)
 
     def _prepare(self, epoch: int, index: int, members: Members | None) -> Any:

@@ -63,10 +63,9 @@ class Tokenizer:
 
     @classmethod
     def from_file(cls, path: str | Path) -> "Tokenizer":
-        """Read a `tokenizer.json`.
+        """Read a `tokenizer.json`, but for added tokens and post-processors.
 
-        Added tokens and post-processors of the file are ignored: they would match special tokens
-        inside a text, and `encode` appends the end token itself.
+        They would match special tokens inside a text; `encode` appends the end token itself.
 
         Raises:
             FileNotFoundError: if there is no such file.
@@ -98,22 +97,12 @@ class Tokenizer:
         Special tokens and the fillers of the official dictionary count as words.
         """
         tokens = map(self._bpe.id_to_token, range(self.vocab_size))
-        return torch.tensor(
-            [
-                i <= UNK_ID or token.startswith(SPACE) or bool(re.match(r"madeupword\d", token))
-                for i, token in enumerate(tokens)
-            ]
-        )
+        word_start = re.compile(rf"{SPACE}|madeupword\d")
+        starts = [i <= UNK_ID or bool(word_start.match(t)) for i, t in enumerate(tokens)]
+        return torch.tensor(starts)
 
     def encode(self, texts: Sequence[str], max_length: int = MAX_TEXT_TOKENS) -> list[list[int]]:
-        """Turn texts into ids, as the official inference code does.
-
-        Args:
-            texts: any strings, the empty one included.
-            max_length: tokens kept of each, the end token not counted.
-
-        Returns:
-            For each text at most `max_length` ids and the end token.
+        """Turn each text into at most `max_length` ids and the end token, as in the official code.
 
         Raises:
             TypeError: if `texts` is not a sequence of strings.
@@ -137,8 +126,7 @@ class Tokenizer:
 def clean_caption(text: str) -> str:
     """The clean-up of captions in the official data sets, in addition to that of `encode`.
 
-    Lower-case; no leading punctuation; one space for a tab and for each run of whitespace; none at
-    either end.
+    Lower-case, no leading punctuation, one space for a tab or a run of spaces, none at the ends.
     """
     text = re.sub(r"\s{2,}|\t", " ", text.lower().lstrip(",.!?*#:;~"))
     return text.rstrip("\n").strip(" ")
@@ -155,10 +143,7 @@ def build_official(
         encoder_path: `encoder.json`, GPT-2's token to id.
 
     Raises:
-        ValueError: if the files do not belong together.
-
-    Warns:
-        UserWarning: if a file is not the official one.
+        ValueError: if the files do not belong together. A UserWarning if one is not official.
 
     Source: the official dictionary is the one of RoBERTa without its mask token.
     """
@@ -177,9 +162,8 @@ def build_official(
         raise ValueError(f"{encoder_path} is not JSON: {error}") from None
     gpt2_tokens = {str(i): token for token, i in encoder.items()}
     vocab = {token: i for i, token in enumerate(SPECIAL_TOKENS)}
-    words = [
-        line.split()[0] for line in contents["dictionary"].decode().splitlines() if line.strip()
-    ]
+    lines = contents["dictionary"].decode().splitlines()
+    words = [line.split()[0] for line in lines if line.strip()]
     for i, word in enumerate(words, start=len(vocab)):
         if word.isdecimal() and word not in gpt2_tokens:
             raise ValueError(f"{dict_path} names GPT-2 id {word}, which {encoder_path} lacks.")
@@ -189,11 +173,9 @@ def build_official(
 
 
 def train(captions: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Train a vocabulary. The same captions, in any order, give the same one.
+    """Train a vocabulary of `vocab_size` ids, or fewer if the captions are few.
 
-    Args:
-        captions: training texts.
-        vocab_size: number of ids; few captions may give fewer.
+    The same captions, in any order, give the same one.
 
     Raises:
         ValueError: if there is no text, or `vocab_size` is too small for the special tokens and the
@@ -201,10 +183,8 @@ def train(captions: Iterable[str], vocab_size: int) -> Tokenizer:
     """
     smallest = len(SPECIAL_TOKENS) + len(ALPHABET)
     if vocab_size < smallest:
-        raise ValueError(
-            f"vocab_size {vocab_size} is too small: the special tokens and the bytes take "
-            f"{smallest}. Choose some thousands."
-        )
+        fix = f"the special tokens and the bytes take {smallest}. Choose some thousands."
+        raise ValueError(f"vocab_size {vocab_size} is too small: {fix}")
     texts = [_normalise(caption) for caption in captions if caption.strip()]
     if not texts:
         raise ValueError("there are no captions to train on.")
@@ -228,9 +208,8 @@ def _normalise(text: str) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"the text {text[:40]!r} has half of a surrogate pair at character {error.start}. "
-            'Fix it where it is read, e.g. text.encode("utf-16", "surrogatepass").decode("utf-16",'
-            ' "replace").'
+            f"the text {text[:40]!r} has half of a surrogate pair at character {error.start}. Fix "
+            "it with text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')."
         ) from None
     return " " + text.lower()
 
@@ -247,8 +226,7 @@ def _check_vocab(vocab: dict[str, int]) -> None:
     for i, token in enumerate(SPECIAL_TOKENS):
         if vocab.get(token) != i:
             raise ValueError(f"{token} must have id {i}, it has {vocab.get(token)}.")
-    lacking = set(ALPHABET) - set(vocab)
-    if lacking:
+    if lacking := set(ALPHABET) - set(vocab):
         raise ValueError(f"{len(lacking)} of the 256 bytes have no token: it is not byte-level.")
     if set(vocab.values()) != set(range(len(vocab))):
         raise ValueError(f"the ids of its {len(vocab)} tokens do not run from 0 without gaps.")
@@ -269,9 +247,6 @@ def _read(file: Any) -> tuple[dict[str, int], Merges]:
         raise ValueError("it does not split text as GPT-2 does (ByteLevel, no prefix space).")
     variants = ("dropout", "ignore_merges", "byte_fallback")
     variants += ("continuing_subword_prefix", "end_of_word_suffix")
-    unsupported = [name for name in variants if model.get(name)]
-    if unsupported:
-        raise ValueError(
-            f"its BPE model has {', '.join(unsupported)}, which mmonepeace does not support."
-        )
+    if unsupported := [name for name in variants if model.get(name)]:
+        raise ValueError(f"its BPE model has {', '.join(unsupported)}, which is not supported.")
     return model["vocab"], [_pair(rule) for rule in model["merges"]]

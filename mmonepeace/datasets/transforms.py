@@ -20,19 +20,11 @@ import torch
 from mmcv.transforms import BaseTransform
 from mmengine.structures import BaseDataElement
 
+from mmonepeace import spec
 from mmonepeace.datasets import audio_io, image_io, masking
 from mmonepeace.datasets.broken_samples import CaptionError
-from mmonepeace.datasets.masking import MASK_RATIOS
 from mmonepeace.datasets.tokenizer import Tokenizer, clean_caption
 from mmonepeace.registry import TRANSFORMS
-from mmonepeace.spec import (
-    MAX_AUDIO_SECONDS,
-    MAX_TEXT_TOKENS,
-    MIN_AUDIO_SECONDS,
-    PRETRAIN_IMG_SIZE,
-    num_audio_frames,
-    patch_grid,
-)
 
 Results = dict[str, Any]
 Keeps = dict[str, np.ndarray]
@@ -66,13 +58,12 @@ class LoadImage(BaseTransform):
         crop_scale: for training, crop a random rectangle with a fraction of the area between these
             limits; pretraining has (0.9, 1.0). None takes the whole image.
         crop_ratio: limits of its width divided by its height.
-        fast_jpeg: decode large JPEG files at a fraction of their size, see `image_io.to_rgb`;
-            pixels change a little.
+        fast_jpeg: decode large JPEG files at a fraction of their size; pixels change a little.
     """
 
     def __init__(
         self,
-        size: int | tuple[int, int] = PRETRAIN_IMG_SIZE,
+        size: int | tuple[int, int] = spec.PRETRAIN_IMG_SIZE,
         keep_ratio: bool = False,
         crop_scale: tuple[float, float] | None = None,
         crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
@@ -87,8 +78,7 @@ class LoadImage(BaseTransform):
         self.crop_scale = crop_scale
         self.crop_ratio = crop_ratio
         self.at_least = None
-        if fast_jpeg:
-            # The crop must be large enough.
+        if fast_jpeg:  # the smallest crop must be large enough
             fraction = min(1, crop_scale[0]) if crop_scale else 1
             self.at_least = math.ceil(image_io.fast_sides(size) / math.sqrt(fraction))
 
@@ -138,14 +128,14 @@ class Tokenize(BaseTransform):
     Args:
         tokenizer: a `tokenizer.json`, or a tokenizer.
         max_length: tokens kept, the end token not counted.
-        cleaning: "hub", as the official inference code, or "dataset", with the clean-up of captions
-            of the official data sets too; a caption of which nothing is left is broken.
+        cleaning: "hub", as the official inference code, or "dataset", with `clean_caption` too; a
+            caption of which nothing is left is broken.
     """
 
     def __init__(
         self,
         tokenizer: str | Path | Tokenizer,
-        max_length: int = MAX_TEXT_TOKENS,
+        max_length: int = spec.MAX_TEXT_TOKENS,
         cleaning: Literal["hub", "dataset"] = "hub",
     ) -> None:
         if cleaning not in ("hub", "dataset"):
@@ -157,10 +147,8 @@ class Tokenize(BaseTransform):
     def transform(self, results: Results) -> Results:
         """Add `inputs["text"]`."""
         text = _first(results, "text")
-        if self.cleaning == "dataset":
-            text = clean_caption(text)
-            if not text:
-                raise CaptionError(f"nothing is left of the caption {results['text']!r}.")
+        if self.cleaning == "dataset" and not (text := clean_caption(text)):
+            raise CaptionError(f"nothing is left of the caption {results['text']!r}.")
         try:
             (ids,) = self.tokenizer.encode([text], self.max_length)
         except ValueError as error:
@@ -186,8 +174,8 @@ class LoadAudio(BaseTransform):
 
     def __init__(
         self,
-        max_seconds: float | None = MAX_AUDIO_SECONDS,
-        min_seconds: float = MIN_AUDIO_SECONDS,
+        max_seconds: float | None = spec.MAX_AUDIO_SECONDS,
+        min_seconds: float = spec.MIN_AUDIO_SECONDS,
     ) -> None:
         self.max_seconds = max_seconds
         self.min_seconds = min_seconds
@@ -224,14 +212,13 @@ class MaskTokens(BaseTransform):
         tokenizer: str | Path | Tokenizer,
         ratios: Mapping[str, float] | None = None,
     ) -> None:
-        if stage not in MASK_RATIOS:
-            raise ValueError(f"stage is {stage!r}; choose one of {', '.join(MASK_RATIOS)}.")
-        defaults = MASK_RATIOS[stage]
+        if stage not in masking.MASK_RATIOS:
+            raise ValueError(f"stage is {stage!r}; choose one of {', '.join(masking.MASK_RATIOS)}.")
+        defaults = masking.MASK_RATIOS[stage]
         for name, ratio in (ratios or {}).items():
             if name not in defaults or not 0 <= ratio <= 1:
-                raise ValueError(
-                    f"ratios has {name}={ratio}, expected {', '.join(defaults)} in 0..1."
-                )
+                expected = f"expected {', '.join(defaults)} in 0..1"
+                raise ValueError(f"ratios has {name}={ratio}, {expected}.")
         self.is_word_start = _load_tokenizer(tokenizer).is_word_start
         self.ratios = {**defaults, **(ratios or {})}
         self.views = {"vl": self._image_and_text, "al": self._audio_and_text}[stage]
@@ -247,14 +234,14 @@ class MaskTokens(BaseTransform):
         return results
 
     def _image_and_text(self, rng: np.random.Generator, inputs: Results) -> tuple[Keeps, Keeps]:
-        patches = math.prod(patch_grid(*_first(inputs, "image").shape[-2:]))
+        patches = math.prod(spec.patch_grid(*_first(inputs, "image").shape[-2:]))
         starts, ratios = self._word_starts(inputs), self.ratios
         text = masking.keep_tokens(rng, starts, ratios["text"], ratios["joint_text"])
         image = masking.keep_patches(rng, patches, ratios["image"], ratios["joint_image"])
         return {"text": text[0], "image": image[0]}, {"text": text[1], "image": image[1]}
 
     def _audio_and_text(self, rng: np.random.Generator, inputs: Results) -> tuple[Keeps, Keeps]:
-        frames = num_audio_frames(len(_first(inputs, "audio")))
+        frames = spec.num_audio_frames(len(_first(inputs, "audio")))
         unimodal = {"audio": masking.keep_frames(rng, frames, self.ratios["audio"])}
         joint = {
             "text": masking.keep_words(rng, self._word_starts(inputs), self.ratios["joint_text"]),
@@ -268,12 +255,9 @@ class MaskTokens(BaseTransform):
 
 @TRANSFORMS.register_module()
 class PackModalities(BaseTransform):
-    """End of a pipeline: the inputs, and a data sample with all else that a model or metric needs.
+    """End of a pipeline: the inputs, the `keeps` of `MaskTokens`, and a data sample.
 
-    The `keeps` of `MaskTokens` are passed on.
-
-    Args:
-        meta_keys: entries of the record that become meta information, if it has them.
+    The meta information of the sample is `meta_keys` of the record, as far as it has them.
     """
 
     def __init__(
@@ -288,7 +272,5 @@ class PackModalities(BaseTransform):
                 "PackModalities found no inputs. Put LoadImage, Tokenize or LoadAudio before it."
             )
         meta = {key: results[key] for key in self.meta_keys if key in results}
-        packed = {"inputs": results["inputs"], "data_samples": BaseDataElement(metainfo=meta)}
-        if "keeps" in results:
-            packed["keeps"] = results["keeps"]
-        return packed
+        packed = {key: results[key] for key in ("inputs", "keeps") if key in results}
+        return {**packed, "data_samples": BaseDataElement(metainfo=meta)}

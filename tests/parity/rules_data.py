@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmonepeace.datasets import audio_io, image_io, masking
+from mmonepeace.datasets.masking import MASK_RATIOS
 from mmonepeace.datasets.tokenizer import Tokenizer, build_official, clean_caption
-from mmonepeace.datasets.transforms import MASK_RATIOS
 from mmonepeace.models.preprocessor import MultimodalDataPreprocessor
 from mmonepeace.spec import num_audio_frames
 
