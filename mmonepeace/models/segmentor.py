@@ -19,7 +19,7 @@ from mmseg.models import SegDataPreProcessor as MMSegDataPreProcessor
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from mmonepeace.models.sliding_window import BandResizer, SlidingWindow
+from mmonepeace.models.sliding_window import BandResizer, SlidingWindow, check_option
 from mmonepeace.models.widths import fill_widths
 from mmonepeace.registry import MODELS
 from mmonepeace.spec import IMAGE_MEAN, IMAGE_STD
@@ -186,16 +186,9 @@ class EncoderDecoder(MMSegEncoderDecoder):
             **{field.name: cfg[field.name] for field in fields(SlidingWindow) if field.name in cfg}
         )
         dtype, limit = cfg.get("accumulate_dtype", "float32"), cfg.get("max_logits_gb", 2)
-        if dtype not in _DTYPES:
-            raise ValueError(
-                f"accumulate_dtype is {dtype!r}, it should be one of {', '.join(_DTYPES)}. Set "
-                "test_cfg.accumulate_dtype."
-            )
-        if not isinstance(limit, (int, float)) or not limit >= 0:
-            raise ValueError(
-                f"max_logits_gb is {limit!r}, it should be a number of GB, or 0 to keep no logits. "
-                "Set test_cfg.max_logits_gb."
-            )
+        check_option("accumulate_dtype", dtype, dtype in _DTYPES, f"one of {', '.join(_DTYPES)}")
+        valid = isinstance(limit, (int, float)) and limit >= 0
+        check_option("max_logits_gb", limit, valid, "a number of GB, or 0 to keep no logits")
         return window, _DTYPES[dtype], limit * _GB
 
     def _bands(

@@ -6,7 +6,7 @@ Shapes: N images, C channels of the result, H rows, W columns.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +52,12 @@ def window_weights(starts: list[int], window: int, blend: Literal["mean", "smoot
     return (shape / total[pixels]).float()
 
 
+def check_option(name: str, value: Any, valid: bool, expected: str) -> None:
+    """Raise a `ValueError` if an option of `test_cfg` is not valid."""
+    if not valid:
+        raise ValueError(f"{name} is {value!r}, it should be {expected}. Set test_cfg.{name}.")
+
+
 @dataclass(frozen=True)
 class SlidingWindow:
     """A window that slides over images, and how its results are combined.
@@ -77,37 +83,25 @@ class SlidingWindow:
     def __post_init__(self) -> None:
         for name in ("crop_size", "stride"):
             pair = getattr(self, name)
-            if (
-                not isinstance(pair, (tuple, list))
-                or len(pair) != 2
-                or not all(isinstance(side, int) and side > 0 for side in pair)
-            ):
-                raise ValueError(
-                    f"{name} is {pair!r}, it should be (height, width), two positive integers. "
-                    f"Set test_cfg.{name}, such as (512, 512)."
-                )
+            valid = isinstance(pair, (tuple, list)) and len(pair) == 2
+            valid = valid and all(isinstance(side, int) and side > 0 for side in pair)
+            check_option(
+                name, pair, valid, "(height, width), two positive integers such as (512, 512)"
+            )
         if any(step > side for step, side in zip(self.stride, self.crop_size, strict=True)):
             raise ValueError(
                 f"stride {tuple(self.stride)} is larger than crop_size {tuple(self.crop_size)}: "
                 "pixels between the windows would have no result. Set test_cfg.stride to at most "
                 "the crop_size; two thirds of it are usual."
             )
-        if not isinstance(self.crop_batch, int) or self.crop_batch < 1:
-            raise ValueError(
-                f"crop_batch is {self.crop_batch!r}, it should be a positive integer. Set "
-                "test_cfg.crop_batch to the number of crops that fit into memory, such as 4."
-            )
-        if self.blend not in ("mean", "smooth"):
-            raise ValueError(
-                f"blend is {self.blend!r}, it should be 'mean' or 'smooth'. Set test_cfg.blend."
-            )
+        valid = isinstance(self.crop_batch, int) and self.crop_batch > 0
+        fit = "a positive integer, the number of crops that fit into memory, such as 4"
+        check_option("crop_batch", self.crop_batch, valid, fit)
+        check_option("blend", self.blend, self.blend in ("mean", "smooth"), "'mean' or 'smooth'")
         try:
             torch.device(self.accumulate_device or "cpu")
         except (RuntimeError, TypeError):
-            raise ValueError(
-                f"accumulate_device is {self.accumulate_device!r}, it should be a torch device. "
-                "Set test_cfg.accumulate_device to 'cpu' or 'cuda', or leave it out."
-            ) from None
+            check_option("accumulate_device", self.accumulate_device, False, "a torch device")
 
     @torch.no_grad()
     def bands(
