@@ -14,6 +14,9 @@ MMCV := $(shell grep -h '^onedl-mmcv==' requirements/lock-base.txt)
 WHEEL_KEY := $(shell grep -hE '^(torch|onedl-mmcv|setuptools|ninja)=' requirements/lock-*.txt | sha256sum | cut -c1-12)
 WHEELS := $(CACHE)/wheels-$(WHEEL_KEY)
 
+# Processes of `make test`, each with one thread.
+WORKERS ?= 2
+
 DEMO := configs/tiny/onepeace-tiny_upernet_emoji-128.py
 DEMO_DATA := data/emoji_scenes
 PAIRS := data/pretrain_demo
@@ -102,8 +105,9 @@ lint: env-full
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
+# A file of tests stays in one process, which builds what its tests share.
 test: lint
-	$(PY) -m pytest
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 clean:
 	rm -rf work_dirs/demo $(DEMO_DATA) $(PRETRAINED) $(PAIRS) work_dirs/det_demo $(DET_DATA)

@@ -34,9 +34,9 @@ PEAK_OPERATIONS = _TIMES * 2 * _SIDE**3
 PEERS = ("timm", "mmseg", "transformers")
 
 
-def matrix_product(dtype: torch.dtype, device: str) -> Run:
+def matrix_product(dtype: torch.dtype, device: str, side: int = _SIDE) -> Run:
     """The run that the peak is measured with: long, since other processes may use the machine."""
-    a = torch.randn(_SIDE, _SIDE, device=device).to(dtype)
+    a = torch.randn(side, side, device=device).to(dtype)
     return lambda: [a @ a for _ in range(_TIMES)]
 
 
@@ -49,7 +49,7 @@ def measure(workload: Workload, args: argparse.Namespace) -> list[dict[str, Any]
     }
     dtypes = {found.dtype for found in built.values()}
     runs: dict[Any, Run] = {name: found.run for name, found in built.items()}
-    runs |= {dtype: matrix_product(dtype, args.device) for dtype in dtypes}
+    runs |= {dtype: matrix_product(dtype, args.device, args.peak_side) for dtype in dtypes}
     times: dict[Any, list[float]] = {key: [] for key in runs}
     for turn in range(args.rounds + 1):
         for key, run in runs.items():
@@ -59,7 +59,7 @@ def measure(workload: Workload, args: argparse.Namespace) -> list[dict[str, Any]
     rows = []
     for name, found in built.items():
         middle = statistics.median(times[name])
-        peak = PEAK_OPERATIONS / statistics.median(times[found.dtype])
+        peak = _TIMES * 2 * args.peak_side**3 / statistics.median(times[found.dtype])
         low, _, high = statistics.quantiles(times[name], n=4)
         operations = found.operations() if callable(found.operations) else found.operations
         speed = operations and operations / middle
@@ -115,8 +115,8 @@ def print_memory(name: str, way: str, args: argparse.Namespace) -> None:
 
 def print_peak(run: Run) -> None:
     """GB that a run holds at most, above what is there before it; Linux."""
-    before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    before = resident("VmHWM")
     run()
     print((resident("VmHWM") - before) / 1e9)
 
@@ -219,6 +219,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path, metavar="OUT")
     parser.add_argument("--plot", type=Path, metavar="OUT", help="draw the curves")
+    parser.add_argument("--peak-side", type=int, default=_SIDE, help=argparse.SUPPRESS)
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.manual_seed(0)

@@ -19,8 +19,8 @@ def make_coco(root: Path, train: int = 8, val: int = 4) -> Path:
         images, annotations = [], []
         for i in range(count):
             height, width = 90 + 10 * i, 150
-            picture = Image.fromarray(rng.integers(90, 150, (height, width, 3), np.uint8))
-            draw = ImageDraw.Draw(picture)
+            image = Image.fromarray(rng.integers(90, 150, (height, width, 3), np.uint8))
+            draw = ImageDraw.Draw(image)
             for column in range(3):  # one beside the other: none hides another
                 label = int(rng.integers(3))
                 w, h = (int(v) for v in rng.integers(24, 44, 2))
@@ -46,7 +46,7 @@ def make_coco(root: Path, train: int = 8, val: int = 4) -> Path:
                         segmentation=[polygon],
                     )
                 )
-            picture.save(root / split / f"{i}.png")
+            image.save(root / split / f"{i}.png")
             images.append(dict(id=i, file_name=f"{i}.png", width=width, height=height))
         categories = [dict(id=10 * (i + 1), name=name) for i, name in enumerate(CLASSES)]
         text = json.dumps(dict(images=images, annotations=annotations, categories=categories))

@@ -1,11 +1,32 @@
-"""What all tests share: seeds, a tiny architecture, a tiny data set, the skip rules."""
+"""What all tests use: seeds, a tiny architecture, a tiny data set, rules for skipping."""
 
+import multiprocessing
+import os
 from pathlib import Path
+
+# Before torch is imported: the models are too small for several threads, which would only compete
+# with those of tests that run at the same time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
 import torch
+import yapf.yapflib.yapf_api
 from PIL import Image
+
+multiprocessing.get_context("forkserver").set_forkserver_preload(["tests.preload"])
+
+
+def _parse(code: str, **_: object) -> tuple[str, bool]:
+    """In place of yapf, with which MMEngine formats a config each time it is shown or saved.
+
+    That takes a second, eight times in a run. Runs in a new interpreter still format.
+    """
+    compile(code, "config", "exec")
+    return code, False
+
+
+yapf.yapflib.yapf_api.FormatCode = _parse
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {"embed_dim": 32, "depth": 3, "num_heads": 2, "ffn_dim": 48}
@@ -34,7 +55,9 @@ def has_compiled_ops() -> bool:
     return True
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):  # of pytest-xdist: the longest files first
+        items.sort(key=lambda item: "journeys" not in item.path.parts)
     skips = {"gpu": (torch.cuda.is_available(), "needs a CUDA device")}
     if any(item.get_closest_marker("ops") for item in items):
         skips["ops"] = (has_compiled_ops(), "needs mmcv with compiled ops: make test")
@@ -51,7 +74,7 @@ def _fixed_seed():
 
 @pytest.fixture(scope="session")
 def seg_data(tmp_path_factory) -> Path:
-    """Twelve small pictures of coloured rectangles, nine classes, in mmsegmentation's layout."""
+    """Twelve small images of coloured rectangles, nine classes, in mmsegmentation's layout."""
     root = tmp_path_factory.mktemp("seg_data")
     rng = np.random.default_rng(0)
     colours = rng.integers(0, 255, (9, 3))

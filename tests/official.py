@@ -1,4 +1,4 @@
-"""Names and shapes of official models, and the rule that fills them for the golden numbers."""
+"""Names and shapes of official models, and the values that the golden tests fill them with."""
 
 from collections.abc import Iterable, Sequence
 
@@ -42,8 +42,8 @@ def blocks(prefix: str, modalities: Iterable[str], dim: int, ffn: int, depth: in
     shapes: Shapes = {}
     for i in range(depth):
         layer = f"{prefix}layers.{i}"
-        for part in ("q_proj", "v_proj", "out_proj"):
-            shapes |= _linear(f"{layer}.self_attn.{part}", dim, dim)
+        for name in ("q_proj", "v_proj", "out_proj"):
+            shapes |= _linear(f"{layer}.self_attn.{name}", dim, dim)
         shapes[f"{layer}.self_attn.k_proj.weight"] = (dim, dim)
         for norm in ("self_attn.ln", "self_attn_layer_norm", "final_layer_norm"):
             shapes |= _norm(f"{layer}.{norm}", dim)

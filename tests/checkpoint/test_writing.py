@@ -1,7 +1,5 @@
 import json
 import resource
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from mmonepeace.checkpoint import CheckpointError, Conversion
 from tests.checkpoint import official
 from tests.checkpoint.conftest import TOOL
 from tests.checkpoint.official import assert_same, vision_of_full
+from tests.processes import run_tool
 
 OWN = {"format": "mmonepeace", "official_layout": "full"}
 
@@ -138,11 +137,8 @@ def test_shards_that_cannot_be_renamed_are_removed(converted, tmp_path, monkeypa
 def test_a_full_disk_is_one_line_and_no_file(tmp_path, name):
     path = tmp_path / "full.pt"
     torch.save({"model": official.full()}, path)
-    command = [sys.executable, TOOL, path, tmp_path / name, "--to", "full"]
     limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (100_000, 100_000))
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, preexec_fn=limit
-    )  # fmt: skip
+    done = run_tool(TOOL, path, tmp_path / name, "--to", "full", prepare=limit, check=False)
     assert done.returncode == 2
     assert f"{name}: cannot be written" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

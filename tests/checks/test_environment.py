@@ -1,6 +1,5 @@
 """Without compiled operators everything that can work does, and what cannot names the command."""
 
-import subprocess
 import sys
 
 import pytest
@@ -9,6 +8,7 @@ from mmengine.config import Config
 from mmonepeace import checks
 from mmonepeace.checks import CheckError
 from tests.conftest import ROOT
+from tests.processes import run_tool
 
 DETECTION = ROOT / "configs/tiny/resnet18_faster-rcnn_bccd.py"
 SEGMENTATION = ROOT / "configs/tiny/onepeace-tiny_upernet_emoji-128.py"
@@ -70,17 +70,16 @@ def test_with_operators_a_detector_is_read():
     assert checks.read_config(DETECTION).model.type == "FasterRCNN"
 
 
+def forget_operators():
+    """In a process of its own."""
+    sys.modules |= {"mmcv.ops": None, "mmcv._ext": None}
+
+
 @pytest.mark.parametrize("tool", ["train.py", "test.py", "show_predictions.py", "doctor.py"])
-def test_tools_end_with_that_line(tool, tmp_path):
-    arguments = [str(DETECTION), *(["x.pth"] if tool in ("test.py", "show_predictions.py") else [])]
-    code = (
-        "import runpy, sys; sys.modules['mmcv._ext'] = None; "
-        f"sys.argv = {[tool, *arguments]}; runpy.run_path({str(ROOT / 'tools' / tool)!r}, "
-        "run_name='__main__')"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
-    )
+def test_tools_end_with_that_line(tool, tmp_path, monkeypatch):
+    arguments = [DETECTION, *(["x.pth"] if tool in ("test.py", "show_predictions.py") else [])]
+    monkeypatch.chdir(tmp_path)
+    done = run_tool(tool, *arguments, prepare=forget_operators, check=False)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: FasterRCNN needs ")
     assert "make env-full" in done.stderr

@@ -1,6 +1,4 @@
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -24,7 +22,7 @@ from mmonepeace.datasets.tokenizer import train
 from mmonepeace.datasets.transforms import _crop_box, generator
 from mmonepeace.models.preprocessor import MultimodalDataPreprocessor
 from mmonepeace.spec import num_audio_frames
-from tests.conftest import ROOT
+from tests.processes import run_tool
 
 
 @pytest.fixture(scope="module")
@@ -281,8 +279,10 @@ def test_workers_give_what_the_main_process_gives(files):
 
 
 def test_forking_after_encoding_prints_nothing(files):
-    code = (
-        "import sys\n"
+    program = files / "program.py"
+    program.write_text(
+        "import sys, warnings\n"
+        "warnings.simplefilter('ignore')\n"
         "from torch.utils.data import DataLoader\n"
         "from mmonepeace.datasets import Tokenize\n"
         "t = Tokenize(sys.argv[1])\n"
@@ -292,6 +292,5 @@ def test_forking_after_encoding_prints_nothing(files):
         "                  collate_fn=t)\n"
         "print(sum('inputs' in row for row in rows))\n"
     )
-    command = [sys.executable, "-W", "ignore", "-c", code, str(files / "tokenizer.json")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    done = run_tool(program, files / "tokenizer.json")
     assert (done.stdout, done.stderr) == ("4\n", "")

@@ -9,7 +9,6 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.structures import BaseDataElement
 from torch import distributed as dist
-from torch import multiprocessing as mp
 
 from mmonepeace.engine import BFloat16OptimWrapper, EndlessTrainLoop
 from mmonepeace.engine.accumulation import accumulated_step
@@ -18,6 +17,7 @@ from mmonepeace.models import OnePeacePretrainer, OnePeaceRetriever
 from mmonepeace.models.pretrainer import STAGES
 from mmonepeace.spec import EOS_ID, num_audio_frames
 from tests.conftest import randomise
+from tests.processes import spawn
 
 ARCH = dict(embed_dim=16, depth=2, num_heads=2, ffn_dim=24)
 MODALITIES = dict(
@@ -314,7 +314,7 @@ def _count_and_average(synchronised, bucket):
 def two_processes(tmp_path_factory):
     """Name of a case -> gradients of one of two processes."""
     folder = tmp_path_factory.mktemp("two_processes")
-    mp.spawn(_rank, (str(folder),), nprocs=2)
+    spawn(_rank, (str(folder),), 2)
     return {name: torch.load(folder / f"{name}.pt", weights_only=True) for name in CASES}
 
 

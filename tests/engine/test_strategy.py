@@ -7,13 +7,13 @@ from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.runner import set_random_seed
 from torch import distributed as dist
-from torch import multiprocessing as mp
 from torch.distributed.tensor import DTensor
 
 from mmonepeace import checks
 from mmonepeace.engine import BFloat16OptimWrapper, FSDP2Strategy, run_options
 from mmonepeace.engine.processes import exit_distributed
 from mmonepeace.registry import MODELS
+from tests.processes import spawn
 
 WORLD = 3  # does not divide most of the rows
 MODEL = dict(
@@ -122,7 +122,7 @@ def work(rank, folder):
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(work, (str(folder),), nprocs=WORLD)
+    spawn(work, (str(folder),), WORLD)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(WORLD)]
 
 

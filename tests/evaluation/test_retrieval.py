@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 from mmengine.structures import BaseDataElement
 from torch import distributed as dist
-from torch import multiprocessing as mp
 
 from mmonepeace.engine.processes import exit_distributed
 from mmonepeace.evaluation import RecallAtK
 from mmonepeace.evaluation.retrieval import chance, rank
+from tests.processes import spawn
 
 
 def unit(*shape):
@@ -143,7 +143,7 @@ def _two_ranks(process, folder):
 
 
 def test_two_processes_find_what_one_finds(tmp_path):
-    mp.spawn(_two_ranks, (str(tmp_path),), nprocs=2)
+    spawn(_two_ranks, (str(tmp_path),), 2)
     expected = evaluate(_some_pairs())
     for process in range(2):
         assert torch.load(tmp_path / f"{process}.pt", weights_only=True) == expected

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmonepeace import checkpoint
 from tests.coco_data import CLASSES, COLOURS, make_coco
 from tests.conftest import ROOT
-from tests.journeys.test_segmentation import losses, run
+from tests.journeys.test_segmentation import assert_curves_and_drawings, losses
+from tests.processes import run_tool
 
 pytestmark = pytest.mark.ops
 ONLY_BOXES = pytest.mark.parametrize("recipe", ["boxes"], indirect=True)
@@ -67,39 +69,40 @@ def recipe(request, tmp_path_factory):
 def trained(recipe, data, tmp_path_factory):
     """Work directory of ten steps, and what was printed."""
     work_dir = tmp_path_factory.mktemp("run") / "work"
-    return work_dir, run("train.py", recipe, "--data-root", data, "--work-dir", work_dir)
+    return work_dir, run_tool("train.py", recipe, "--data-root", data, "--work-dir", work_dir)
 
 
 def test_ten_steps_lower_the_loss_and_are_evaluated(trained, recipe):
     work_dir, done = trained
     assert len(losses(done)) == 10
-    # The sum may rise at first: boxes are learnt once some are told from the background.
+    # The sum may rise at first: boxes are learnt once some differ from the background.
     values = [float(x) for x in re.findall(r"loss_rpn_cls: ([0-9.]+)", done.stdout)]
     assert np.mean(values[-3:]) < np.mean(values[:3])
     for text in ("coco/bbox_mAP", "triangle", "Optimiser groups", "eta:"):
         assert text in done.stdout
     assert ("coco/segm_mAP" in done.stdout) == (recipe.stem == "masks")
-    assert list(work_dir.glob("*/vis_data/events.out.tfevents*"))
-    assert list(work_dir.glob("*/vis_data/vis_image/*.png"))
-    assert list(work_dir.glob("best_coco_bbox_mAP*.pth"))
+    assert_curves_and_drawings(work_dir, "bbox_mAP", drawings=4)
+    (best,) = work_dir.glob("best_coco_bbox_mAP*.pth")
+    weights, _ = checkpoint.read(best)
+    assert weights["roi_head.bbox_head.fc_cls.weight"].shape == (4, 64)  # and the background
 
 
 @ONLY_BOXES
 def test_the_same_seed_gives_the_same_losses_and_a_run_is_resumed(trained, recipe, data, tmp_path):
-    again = run(
+    again = run_tool(
         "train.py", recipe, "--data-root", data, "--work-dir", tmp_path,
         "--cfg-options", "train_cfg.max_iters=3", "train_cfg.val_interval=99",
     )  # fmt: skip
     assert losses(again) == pytest.approx(losses(trained[1])[:3], rel=1e-3)
-    resumed = run(
+    resumed = run_tool(
         "train.py", recipe, "--data-root", data, "--work-dir", tmp_path, "--resume",
         "--cfg-options", "train_cfg.max_iters=4", "train_cfg.val_interval=99",
     )  # fmt: skip
     assert len(losses(resumed)) == 1
 
 
-def test_evaluation_writes_pictures_and_results_in_cocos_layout(trained, recipe, data, tmp_path):
-    done = run(
+def test_evaluation_draws_and_writes_results_in_cocos_layout(trained, recipe, data, tmp_path):
+    done = run_tool(
         "test.py", recipe, trained[0], "--data-root", data, "--work-dir", tmp_path / "w",
         "--show-dir", tmp_path / "show", "--out", tmp_path / "out",
     )  # fmt: skip
@@ -117,7 +120,7 @@ def test_evaluation_writes_pictures_and_results_in_cocos_layout(trained, recipe,
 
 @ONLY_BOXES
 def test_scales_and_flips_are_merged(trained, recipe, data, tmp_path):
-    done = run(
+    done = run_tool(
         "test.py", recipe, trained[0], "--data-root", data, "--work-dir", tmp_path, "--tta",
         "--show-dir", tmp_path / "show",
     )  # fmt: skip
@@ -125,15 +128,15 @@ def test_scales_and_flips_are_merged(trained, recipe, data, tmp_path):
     assert len(list((tmp_path / "show").iterdir())) == 4
 
 
-def test_pictures_of_predictions(trained, recipe, data, tmp_path):
+def test_predictions_are_drawn(trained, recipe, data, tmp_path):
     out = tmp_path / "predictions.png"
-    run(
+    run_tool(
         "show_predictions.py", recipe, trained[0], "--num", 3, "--out", out, "--data-root", data,
         "--score-thr", 0.05,
     )  # fmt: skip
-    picture = np.array(Image.open(out).convert("RGB"))
-    assert picture.shape[0] > 500
-    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 100
+    pixels = np.array(Image.open(out).convert("RGB"))
+    assert pixels.shape[0] > 500
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100
 
 
 def test_mmdet_api_takes_any_size_and_lists(trained, recipe, tmp_path):
@@ -141,9 +144,9 @@ def test_mmdet_api_takes_any_size_and_lists(trained, recipe, tmp_path):
     from mmengine.config import Config
     from mmengine.runner import find_latest_checkpoint
 
-    checkpoint = find_latest_checkpoint(trained[0])
+    path = find_latest_checkpoint(trained[0])
     cfg = Config.fromfile(recipe)
-    model = init_detector(cfg, checkpoint, device="cpu")
+    model = init_detector(cfg, path, device="cpu")
     assert tuple(model.dataset_meta["classes"]) == CLASSES
     rng = np.random.default_rng(0)
     sizes = [(97, 513), (32, 32), (200, 150), (33, 47)]
@@ -160,10 +163,11 @@ def test_mmdet_api_takes_any_size_and_lists(trained, recipe, tmp_path):
     for i, image in enumerate(images):
         paths.append(str(tmp_path / f"{i}.png"))
         Image.fromarray(image).save(paths[-1])
-    inferencer = DetInferencer(str(recipe), checkpoint, device="cpu", show_progress=False)
+    inferencer = DetInferencer(str(recipe), path, device="cpu", show_progress=False)
     result = inferencer(paths, batch_size=3, out_dir=str(tmp_path / "out"))
     assert len(result["predictions"]) == len(paths)
-    assert len(list((tmp_path / "out/vis").iterdir())) == len(paths)
+    drawn = sorted((tmp_path / "out/vis").iterdir())
+    assert [Image.open(path).size[::-1] for path in drawn] == sizes
 
 
 @ONLY_BOXES
@@ -176,7 +180,7 @@ def test_mmdet_api_takes_any_size_and_lists(trained, recipe, tmp_path):
     ],
 )
 def test_mistakes_end_at_once_with_the_fix(recipe, data, tmp_path, arguments, says):
-    done = run(
+    done = run_tool(
         "train.py", recipe, "--data-root", data, *arguments, "--work-dir", tmp_path / "work",
         check=False,
     )  # fmt: skip

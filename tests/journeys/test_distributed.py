@@ -1,10 +1,8 @@
-"""Pretraining in two processes: however the model is spread, the result is that of one process."""
+"""Pretraining in two processes gives the result of one, however the model is sharded."""
 
-import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +23,7 @@ from tests.journeys.test_pretraining import (  # noqa: F401  (fixtures)
     pretrain,
     tool,
 )
+from tests.processes import ON_CPU, free_port, run_in_two
 
 pytestmark = pytest.mark.slow
 
@@ -36,8 +35,8 @@ CASES = [(stage, gather) for stage in ("vl", "al") for gather in ("full", "offic
 
 
 @DATA_SAMPLERS.register_module()
-class TwoHandsSampler(EndlessSampler):
-    """One process gets in each batch first what the first of two would get, then the second's."""
+class TwoRankSampler(EndlessSampler):
+    """In each batch of one process: the samples of rank 0 of two, then those of rank 1."""
 
     def __iter__(self):
         draws = super().__iter__()
@@ -57,62 +56,10 @@ def options(work_dir, *more, config=()):
     ]  # fmt: skip
 
 
-WORKER = """
-import json, os, runpy, sys
-import torch
-from mmonepeace.engine.processes import exit_distributed
-torch.set_num_threads(1)
-for port, arguments in json.loads(sys.argv[1]):
-    os.environ["MASTER_PORT"] = str(port)
-    sys.argv = arguments
-    if code := runpy.run_path(arguments[0])["main"]():
-        break
-    torch.distributed.destroy_process_group()
-exit_distributed(code)
-"""
-
-
-def environment(**more):
-    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **more}
-
-
-def free_port():
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def in_two(data):  # noqa: F811
-    """Run the tool in two processes: (stage, options), ... one after another."""
-
-    def run(*runs):
-        lines = [
-            (free_port(), [str(ROOT / "tools/pretrain.py"), *arguments(data, stage, *given)[1:]])
-            for stage, given in (
-                (stage, ["--launcher", "pytorch", *given]) for stage, given in runs
-            )
-        ]
-        command = [sys.executable, "-c", WORKER, json.dumps(lines)]
-        processes = [
-            subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
-                env=environment(
-                    RANK=str(i), LOCAL_RANK=str(i), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1"
-                ),
-            )
-            for i in range(2)
-        ]  # fmt: skip
-        try:
-            outputs = [process.communicate(timeout=900)[0] for process in processes]
-        finally:
-            for process in processes:
-                process.kill()
-        for process, output in zip(processes, outputs, strict=True):
-            assert process.returncode == 0, output[-4000:]
-        return outputs[0]
-
-    return run
+    """Run the tool in two processes."""
+    return lambda stage, given: run_in_two(*arguments(data, stage, *given))
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +71,7 @@ def in_one(pretrain):  # noqa: F811
             *config,
             f"train_dataloader.batch_size={2 * BATCH}",
             f"train_cfg.micro_batch_size={BATCH}",
-            "train_dataloader.sampler.type=mmonepeace.TwoHandsSampler",
+            "train_dataloader.sampler.type=mmonepeace.TwoRankSampler",
         )
         assert pretrain(stage, *options(work_dir, *more, config=config)) == 0
 
@@ -143,14 +90,12 @@ def runs(in_one, in_two, tmp_path_factory):
     for stage, gather in CASES:
         more, config = settings(stage, gather)
         in_one(stage, root / f"one/{stage}_{gather}", *more, config=config)
-    pairs = []
     for stage, gather in CASES:
         more, config = settings(stage, gather)
         for name, strategy in STRATEGY.items():
             work_dir = root / name / f"{stage}_{gather}"
-            pairs.append((stage, options(work_dir, *strategy, *more, config=config)))
-    pairs.append(("vl", options(root / "sharded/vl_full", *SHARDED, config=["model.gather=full"])))
-    in_two(*pairs)
+            in_two(stage, options(work_dir, *strategy, *more, config=config))
+    in_two("vl", options(root / "sharded/vl_full", *SHARDED, config=["model.gather=full"]))
     return root
 
 
@@ -192,7 +137,7 @@ def test_two_processes_learn_what_one_does(runs, strategy, stage, gather):
     assert_close(got / f"iter_{STEPS}.pth", expected / f"iter_{STEPS}.pth")
     first, last = (parameters(got / f"iter_{step}.pth") for step in (3, STEPS))
     moved = max((last[name] - first[name]).abs().max().item() for name in first)
-    assert moved > 1e-3  # else the comparison would say little
+    assert moved > 1e-3  # otherwise the comparison would prove little
 
 
 @pytest.mark.parametrize("gather", ["full", "official"])
@@ -220,8 +165,8 @@ def test_a_file_of_shards_is_laid_out_as_that_of_one_process(runs):
             return {key: layout(item) for key, item in value.items()}
         return value.shape if isinstance(value, torch.Tensor) else type(value)
 
-    for part in ("state_dict", "optimizer", "param_schedulers"):
-        assert layout(got[part]) == layout(expected[part])
+    for key in ("state_dict", "optimizer", "param_schedulers"):
+        assert layout(got[key]) == layout(expected[key])
     assert got.keys() == expected.keys()
 
 
@@ -239,7 +184,7 @@ def test_a_checkpoint_in_shards_holds_the_same(runs):
 
 
 def left_at(work_dir, source, step=3):
-    """A work directory as a run had left it after some steps."""
+    """A work directory as a run leaves it after some steps."""
     path = source / f"iter_{step}.pth"
     work_dir.mkdir()
     (shutil.copytree if path.is_dir() else shutil.copy)(path, work_dir / path.name)
@@ -256,11 +201,9 @@ def resumed(runs, in_two, tmp_path_factory):
         "sharded-ddp": ("sharded", STRATEGY["ddp"]),
         "one-fsdp2": ("one", STRATEGY["fsdp2"]),
     }
-    given = []
     for name, (source, strategy) in plan.items():
         work_dir = left_at(root / name, runs / source / "vl_full")
-        given.append(("vl", options(work_dir, *strategy, "--resume", config=["model.gather=full"])))
-    in_two(*given)
+        in_two("vl", options(work_dir, *strategy, "--resume", config=["model.gather=full"]))
     return root
 
 
@@ -269,19 +212,19 @@ def steps_after(work_dir, step=3):
 
 
 def test_shards_are_resumed_bit_for_bit(runs, resumed):
-    whole = runs / "sharded/vl_full"
-    assert steps_after(resumed / "sharded-sharded") == steps_after(whole)
-    assert_same(resumed / f"sharded-sharded/iter_{STEPS}.pth", whole / f"iter_{STEPS}.pth")
+    uninterrupted = runs / "sharded/vl_full"
+    assert steps_after(resumed / "sharded-sharded") == steps_after(uninterrupted)
+    assert_same(resumed / f"sharded-sharded/iter_{STEPS}.pth", uninterrupted / f"iter_{STEPS}.pth")
 
 
 @pytest.mark.parametrize("name", ["sharded-ddp", "one-fsdp2"])
-def test_another_strategy_goes_on_alike(runs, resumed, name):
+def test_another_strategy_resumes_alike(runs, resumed, name):
     assert_alike(steps_after(resumed / name), steps_after(runs / "one/vl_full"))
     assert_close(resumed / name / f"iter_{STEPS}.pth", runs / f"one/vl_full/iter_{STEPS}.pth")
 
 
 @pytest.mark.parametrize("source", ["sharded", "fsdp2", "ddp"])
-def test_one_process_goes_on_alike(runs, in_one, tmp_path, source):
+def test_one_process_resumes_alike(runs, in_one, tmp_path, source):
     work_dir = left_at(tmp_path / "work", runs / source / "vl_full")
     in_one("vl", work_dir, "--resume", config=["model.gather=full"])
     assert_alike(steps_after(work_dir), steps_after(runs / "one/vl_full"))
@@ -293,34 +236,31 @@ import os, signal
 from mmonepeace.engine import StepSeedHook
 seed = StepSeedHook.before_train_iter
 def seed_or_die(self, runner, *args, **kwargs):
-    if str(runner.iter) == os.environ.get("DIE_AT_STEP"):
+    if runner.iter == 5:
         os.kill(os.getpid(), signal.SIGKILL)
     seed(self, runner, *args, **kwargs)
 StepSeedHook.before_train_iter = seed_or_die
 """
 
 
-def test_a_killed_run_of_shards_goes_on_bit_for_bit(runs, data, tmp_path):  # noqa: F811
+def test_a_killed_run_of_shards_is_resumed_bit_for_bit(runs, in_two, data, tmp_path):  # noqa: F811
     (data / "dying.py").write_text(DYING)
     (data / "dies.py").write_text('_base_ = ["vl.py"]\ncustom_imports = dict(imports=["dying"])\n')
     given = options(tmp_path, *SHARDED, config=["model.gather=full"])
-
-    def run(*more, **variables):
-        _, config, *rest = arguments(data, "dies", *more, *given)
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        return subprocess.run(
-            [str(ROOT / "tools/dist_pretrain.sh"), config, "2", *rest], cwd=ROOT, text=True,
-            capture_output=True, check=False,
-            env=environment(
-                PATH=path, PYTHONPATH=str(data), PORT=str(free_port()), **variables
-            ),
-        )  # fmt: skip
-
-    killed = run(DIE_AT_STEP="5")
+    _, config, *rest = arguments(data, "dies", *given)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # of torchrun
+    python_path = f"{data}:{os.environ.get('PYTHONPATH', '')}"
+    killed = subprocess.run(
+        [str(ROOT / "tools/dist_pretrain.sh"), config, "2", *rest],
+        cwd=ROOT, text=True, capture_output=True, check=False,
+        env={
+            **os.environ, **ON_CPU, "PATH": path, "PYTHONPATH": python_path,
+            "PORT": str(free_port()),
+        },
+    )  # fmt: skip
     assert killed.returncode != 0
     assert max(logged(tmp_path)) == 5
     assert f"-{signal.SIGKILL}" in killed.stderr
-    done = run("--resume")
-    assert done.returncode == 0, done.stderr[-4000:]
+    in_two("vl", ["--resume", *given])
     assert logged(tmp_path) == logged(runs / "sharded/vl_full")
     assert_same(tmp_path / f"iter_{STEPS}.pth", runs / f"sharded/vl_full/iter_{STEPS}.pth")

@@ -5,7 +5,6 @@ import importlib.util
 import json
 import os
 import signal
-import subprocess
 import sys
 import tarfile
 
@@ -17,7 +16,9 @@ from PIL import Image
 
 from mmonepeace import checkpoint
 from mmonepeace.datasets import tokenizer
+from mmonepeace.engine import StepSeedHook
 from tests.conftest import ROOT
+from tests.processes import run_in_two, run_tool
 
 RECIPE = """
 _base_ = ["{root}/configs/tiny/onepeace-tiny_{base}.py"]
@@ -111,7 +112,7 @@ def arguments(data, stage, *options):
 
 
 def logged(work_dir):
-    """step -> losses, gradient norm and whatever else is no matter of time."""
+    """step -> losses, gradient norm and whatever else does not depend on time."""
     steps = {}
     for path in sorted(work_dir.glob("*/vis_data/scalars.json")):
         for line in path.read_text().splitlines():
@@ -151,48 +152,45 @@ def test_stage_one_lowers_the_loss_and_is_evaluated(stage_one):
         assert text in log
     assert "retrieval/image_to_text_R@1_chance: 6.2500" in log
     assert steps[12]["broken"] == 0
-    assert list(stage_one.glob("*/vis_data/events.out.tfevents*"))
-    pictures = {path.name for path in stage_one.glob("*/vis_data/vis_image/*.png")}
+    (events,) = stage_one.glob("*/vis_data/events.out.tfevents*")
+    assert b"loss_denoise_joint_image" in events.read_bytes()
+    drawings = {path.name for path in stage_one.glob("*/vis_data/vis_image/*.png")}
     names = ("retrieval_image_to_text", "retrieval_text_to_image")
-    assert pictures == {f"{name}_{step}.png" for name in names for step in (6, 12)}
+    assert drawings == {f"{name}_{step}.png" for name in names for step in (6, 12)}
 
 
-DIE_AT_STEP_10 = """
-import os, runpy, signal, sys
-import torch
-torch.set_num_threads(1)
-from mmonepeace.engine import StepSeedHook
-seed = StepSeedHook.before_train_iter
-def seed_or_die(self, runner, *args, **kwargs):
-    if runner.iter == 10:
-        os.kill(os.getpid(), signal.SIGKILL)
-    seed(self, runner, *args, **kwargs)
-StepSeedHook.before_train_iter = seed_or_die
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
+def die_at_step_10():
+    """In a process of its own: the next run ends there without a word."""
+    seed = StepSeedHook.before_train_iter
+
+    def seed_or_die(self, runner, *args, **kwargs):
+        if runner.iter == 10:
+            os.kill(os.getpid(), signal.SIGKILL)
+        seed(self, runner, *args, **kwargs)
+
+    StepSeedHook.before_train_iter = seed_or_die
 
 
 @pytest.fixture(scope="module")
 def killed(data, tmp_path_factory):
     """Work directory of the run of `stage_one`, killed in its eleventh step."""
     work_dir = tmp_path_factory.mktemp("killed")
-    tool = str(ROOT / "tools/pretrain.py")
-    code = DIE_AT_STEP_10.replace("sys.argv[0]", repr(tool))
-    command = [sys.executable, "-c", code, *arguments(data, "vl", "--work-dir", work_dir)[1:]]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    done = run_tool(
+        *arguments(data, "vl", "--work-dir", work_dir), prepare=die_at_step_10, check=False
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
     assert max(logged(work_dir)) == 10
     return work_dir
 
 
-def test_a_killed_run_goes_on_bit_for_bit(stage_one, killed, pretrain, capsys):
+def test_a_killed_run_is_resumed_bit_for_bit(stage_one, killed, pretrain, capsys):
     newest = killed / "iter_8.pth"
     newest.write_bytes(newest.read_bytes()[:-1000])  # and its newest checkpoint is damaged
     options = ["train_dataloader.num_workers=2"]  # which must not matter
     assert pretrain("vl", "--work-dir", killed, "--resume", "--cfg-options", *options) == 0
     out = capsys.readouterr().out
     assert "iter_8.pth is damaged" in out
-    assert "iter_6.pth" in out  # the evaluation at step 6 found a best one
+    assert "iter_6.pth" in out  # the best one, of the evaluation at step 6
     assert logged(killed) == logged(stage_one)
     expected, got = (parameters(w / "iter_12.pth") for w in (stage_one, killed))
     assert list(got) == list(expected)
@@ -236,43 +234,36 @@ def test_a_stream_of_shards_is_resumed_where_it_was(data, pretrain, tmp_path):
     for workers in (0, 2):
         (data / f"shards_{workers}.py").write_text(SHARDS.format(workers=workers))
     options = ["--cfg-options", "train_cfg.val_interval=99"]
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     assert pretrain("shards_2", "--work-dir", whole, *options, "train_cfg.max_iters=6") == 0
-    assert pretrain("shards_0", "--work-dir", parts, *options, "train_cfg.max_iters=4") == 0
+    assert pretrain("shards_0", "--work-dir", resumed, *options, "train_cfg.max_iters=4") == 0
     assert (
-        pretrain("shards_2", "--work-dir", parts, "--resume", *options, "train_cfg.max_iters=6")
+        pretrain("shards_2", "--work-dir", resumed, "--resume", *options, "train_cfg.max_iters=6")
         == 0
     )
     assert len(logged(whole)) == 6
-    assert logged(parts) == logged(whole)
+    assert logged(resumed) == logged(whole)
 
 
 @pytest.mark.slow
 def test_two_processes_are_resumed_bit_for_bit_too(data, tmp_path):
     def run(work_dir, steps, *options):
-        command = [
-            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-            str(ROOT / "tools/pretrain.py"), *arguments(data, "vl", *options)[1:],
-            "--launcher", "pytorch", "--work-dir", str(work_dir), "--cfg-options",
+        run_in_two(
+            *arguments(data, "vl", *options), "--work-dir", work_dir, "--cfg-options",
             f"train_cfg.max_iters={steps}", "train_cfg.val_interval=4",
-        ]  # fmt: skip
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        )  # fmt: skip
 
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     run(whole, 8)
-    run(parts, 4)
-    run(parts, 8, "--resume")
+    run(resumed, 4)
+    run(resumed, 8, "--resume")
     assert len(logged(whole)) == 8
-    assert logged(parts) == logged(whole)
-    expected, got = (parameters(w / "iter_8.pth") for w in (whole, parts))
+    assert logged(resumed) == logged(whole)
+    expected, got = (parameters(w / "iter_8.pth") for w in (whole, resumed))
     assert all(torch.equal(got[name], expected[name]) for name in expected)
 
 
-def test_stage_two_learns_sounds_and_leaves_the_rest_untouched(stage_one, pretrain, tmp_path):
+def test_stage_two_learns_audio_and_leaves_the_rest_untouched(stage_one, pretrain, tmp_path):
     start = stage_one / "iter_12.pth"
     assert pretrain("al", "--stage-one", start, "--work-dir", tmp_path) == 0
     steps = logged(tmp_path)
@@ -316,7 +307,7 @@ def test_dry_run_trains_nothing(pretrain, tmp_path, capsys):
         (["--data-root", "/nowhere"], "/nowhere/train.tsv"),
         (["--tokenizer", "/nowhere.json"], "tools/train_tokenizer.py"),
         (["--stage-one", "/no.pth"], "load_from=CKPT"),
-        (["--stage", "al"], "Take a recipe of that stage"),
+        (["--stage", "al"], "Use a recipe of that stage"),
         (["--resume", "/no.pth"], "--resume alone takes the newest"),
         (
             ["--cfg-options", "model.backbone.modalities.text.vocab_size=270"],
@@ -324,8 +315,8 @@ def test_dry_run_trains_nothing(pretrain, tmp_path, capsys):
         ),
         (["--cfg-options", "train_dataloader.dataset.columns.text=title"], "title"),
         (
-            ["--cfg-options", "val_dataloader.dataset.data_prefix.path=/pictures"],
-            "folder /pictures does not",
+            ["--cfg-options", "val_dataloader.dataset.data_prefix.path=/images"],
+            "folder /images does not",
         ),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",

@@ -2,7 +2,7 @@
 
 import os
 import re
-import socket
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ROOT
+from tests.processes import Done, free_port, run_tool
 
 SMALL_RECIPE = """
 _base_ = ["{root}/configs/tiny/onepeace-tiny_upernet_emoji-128.py"]
@@ -31,15 +32,18 @@ train_cfg = dict(max_iters=10, val_interval=10)
 """
 
 
-def run(tool, *arguments, check=True):
-    command = [sys.executable, str(ROOT / "tools" / tool), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if check:
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done
+def assert_curves_and_drawings(work_dir, metric, drawings):
+    """TensorBoard has the loss and a metric, and some images of the validation are drawn."""
+    (events,) = work_dir.glob("*/vis_data/events.out.tfevents*")
+    assert all(name.encode() in events.read_bytes() for name in ("loss", metric))
+    paths = list(work_dir.glob("*/vis_data/vis_image/*.png"))
+    assert len(paths) == drawings
+    for path in paths:
+        assert len(np.unique(np.array(Image.open(path)).reshape(-1, 3), axis=0)) > 100
 
 
 def losses(done):
+    """Of each step that was logged."""
     return [float(x) for x in re.findall(r"Iter\(train\).* loss: ([0-9.]+)", done.stdout)]
 
 
@@ -52,9 +56,13 @@ def recipe(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(recipe, seg_data, tmp_path_factory):
-    """Work directory of ten steps, and what was printed."""
+    """Work directory of ten steps, and what was printed; in a new interpreter, as a user does."""
     work_dir = tmp_path_factory.mktemp("run") / "work"
-    return work_dir, run("train.py", recipe, "--data-root", seg_data, "--work-dir", work_dir)
+    command = [sys.executable, ROOT / "tools/train.py", recipe]
+    command += ["--data-root", seg_data, "--work-dir", work_dir]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return work_dir, Done(done.returncode, done.stdout, done.stderr)
 
 
 def test_ten_steps_lower_the_loss_and_are_evaluated(trained):
@@ -65,12 +73,11 @@ def test_ten_steps_lower_the_loss_and_are_evaluated(trained):
     assert "eta:" in done.stdout
     for text in ("mIoU", "background", "Optimiser groups"):
         assert text in done.stdout
-    assert list(work_dir.glob("*/vis_data/events.out.tfevents*"))
-    assert list(work_dir.glob("*/vis_data/vis_image/*.png"))
+    assert_curves_and_drawings(work_dir, "mIoU", drawings=4)
 
 
 def test_the_same_seed_gives_the_same_losses(trained, recipe, seg_data, tmp_path):
-    again = run(
+    again = run_tool(
         "train.py", recipe, "--data-root", seg_data, "--work-dir", tmp_path,
         "--cfg-options", "train_cfg.max_iters=3", "train_cfg.val_interval=99",
     )  # fmt: skip
@@ -78,9 +85,10 @@ def test_the_same_seed_gives_the_same_losses(trained, recipe, seg_data, tmp_path
     assert losses(again) == pytest.approx(losses(trained[1])[:3], rel=1e-3)
 
 
-def test_resume_goes_on_where_it_was(trained, recipe, seg_data):
-    work_dir, _ = trained
-    done = run(
+def test_a_run_is_resumed_where_it_was(trained, recipe, seg_data, tmp_path):
+    work_dir = shutil.copytree(trained[0], tmp_path / "work")
+    (work_dir / "last_checkpoint").write_text(str(work_dir / "iter_10.pth"))
+    done = run_tool(
         "train.py", recipe, "--data-root", seg_data, "--work-dir", work_dir, "--resume",
         "--cfg-options", "train_cfg.max_iters=12", "train_cfg.val_interval=99",
     )  # fmt: skip
@@ -88,9 +96,9 @@ def test_resume_goes_on_where_it_was(trained, recipe, seg_data):
     assert "iter_10.pth" in done.stdout
 
 
-def test_evaluation_with_tta_pictures_and_label_maps(trained, recipe, seg_data, tmp_path):
+def test_evaluation_with_tta_draws_and_writes_label_maps(trained, recipe, seg_data, tmp_path):
     work_dir, _ = trained
-    done = run(
+    done = run_tool(
         "test.py", recipe, work_dir, "--data-root", seg_data, "--tta", "--work-dir", tmp_path / "w",
         "--show-dir", tmp_path / "show", "--out", tmp_path / "maps",
     )  # fmt: skip
@@ -103,14 +111,14 @@ def test_evaluation_with_tta_pictures_and_label_maps(trained, recipe, seg_data, 
         assert Image.open(path).size == size
 
 
-def test_pictures_of_predictions(trained, recipe, seg_data, tmp_path):
+def test_predictions_are_drawn(trained, recipe, seg_data, tmp_path):
     out = tmp_path / "predictions.png"
-    run(
+    run_tool(
         "show_predictions.py", recipe, trained[0], "--num", 3, "--out", out, "--data-root", seg_data
     )
-    picture = np.array(Image.open(out).convert("RGB"))
-    assert picture.shape[0] > 500
-    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 100
+    pixels = np.array(Image.open(out).convert("RGB"))
+    assert pixels.shape[0] > 500
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100
 
 
 def test_mmseg_api_takes_any_size_and_lists(trained, recipe, tmp_path):
@@ -125,9 +133,9 @@ def test_mmseg_api_takes_any_size_and_lists(trained, recipe, tmp_path):
     together = inference_model(model, images)
     assert [r.pred_sem_seg.shape for r in together] == sizes
     for image, result in zip(images, together, strict=True):
-        alone = inference_model(model, image)
+        single = inference_model(model, image)
         np.testing.assert_allclose(
-            alone.seg_logits.data.numpy(), result.seg_logits.data.numpy(), rtol=1e-3, atol=1e-4
+            single.seg_logits.data.numpy(), result.seg_logits.data.numpy(), rtol=1e-3, atol=1e-4
         )
     paths = []
     for i, image in enumerate(images):
@@ -136,7 +144,8 @@ def test_mmseg_api_takes_any_size_and_lists(trained, recipe, tmp_path):
     inferencer = MMSegInferencer(str(recipe), checkpoint, device="cpu")
     result = inferencer(paths, batch_size=3, show=False, out_dir=str(tmp_path / "out"))
     assert [p.shape for p in result["predictions"]] == sizes
-    assert len(list((tmp_path / "out/vis").iterdir())) == len(paths)
+    drawn = sorted((tmp_path / "out/vis").iterdir())
+    assert [Image.open(path).size[::-1] for path in drawn] == sizes
 
 
 @pytest.mark.parametrize(
@@ -157,7 +166,7 @@ def test_mmseg_api_takes_any_size_and_lists(trained, recipe, tmp_path):
 def test_other_ways_to_train(recipe, seg_data, tmp_path, options):
     if "--cfg-options" not in options:
         options = [*options, "--cfg-options"]
-    done = run(
+    done = run_tool(
         "train.py", recipe, "--data-root", seg_data, "--work-dir", tmp_path, *options,
         "train_cfg.max_iters=2", "train_cfg.val_interval=2",
     )  # fmt: skip
@@ -183,7 +192,7 @@ def test_template_for_own_data_trains_on_a_cpu(seg_data, tmp_path):
         template = template.replace(old, new)
     recipe = tmp_path / "mine.py"
     recipe.write_text(template)
-    done = run(
+    done = run_tool(
         "train.py", recipe, "--data-root", seg_data, "--work-dir", tmp_path / "work",
         "--cfg-options", "train_cfg.max_iters=1", "train_cfg.val_interval=9", "default_hooks.logger.interval=1",
     )  # fmt: skip
@@ -203,7 +212,7 @@ def test_pretrained_weights_of_the_official_layout_start_a_run(recipe, seg_data,
     official = to_official_vision(Conversion(small.state_dict(), {"official_layout": "vision"}))
     write(tmp_path / "vision.pkl", official)
     arguments = (recipe, "--data-root", seg_data, "--work-dir", tmp_path / "work")
-    done = run(
+    done = run_tool(
         "train.py", *arguments, "--checkpoint", tmp_path / "vision.pkl",
         "--cfg-options", "train_cfg.max_iters=1", "train_cfg.val_interval=9",
     )  # fmt: skip
@@ -224,7 +233,7 @@ def test_pretrained_weights_of_the_official_layout_start_a_run(recipe, seg_data,
 )  # fmt: skip
 def test_mistakes_end_at_once_with_the_fix(recipe, seg_data, tmp_path, arguments, says):
     filled = [a.format(recipe=recipe, data=seg_data) for a in arguments]
-    done = run("train.py", *filled, "--work-dir", tmp_path / "work", check=False)
+    done = run_tool("train.py", *filled, "--work-dir", tmp_path / "work", check=False)
     assert done.returncode == 2
     assert "error: " in done.stderr
     assert "Traceback" not in done.stderr
@@ -241,7 +250,7 @@ def test_a_checkpoint_with_other_classes_is_refused(trained, recipe, seg_data, t
     key = "decode_head.conv_seg.weight"
     weights[key] = weights[key][:5].clone()
     torch.save({"state_dict": weights}, tmp_path / "five.pth")
-    done = run(
+    done = run_tool(
         "test.py", recipe, tmp_path / "five.pth", "--data-root", seg_data,
         "--work-dir", tmp_path / "w", check=False,
     )  # fmt: skip
@@ -251,9 +260,6 @@ def test_a_checkpoint_with_other_classes_is_refused(trained, recipe, seg_data, t
 
 
 def test_two_processes_train_on_a_cpu(recipe, seg_data, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # of torchrun
     done = subprocess.run(
         ["bash", str(ROOT / "tools/dist_train.sh"), str(recipe), "2", "--data-root", str(seg_data),
@@ -261,7 +267,7 @@ def test_two_processes_train_on_a_cpu(recipe, seg_data, tmp_path):
          "train_cfg.val_interval=4", "train_dataloader.batch_size=2",
          "model.backbone.drop_path_rate=0.8"],
         capture_output=True, text=True, check=False,
-        env={**os.environ, "PATH": path, "PORT": str(port), "CUDA_VISIBLE_DEVICES": ""},
+        env={**os.environ, "PATH": path, "PORT": str(free_port()), "CUDA_VISIBLE_DEVICES": ""},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(losses(done)) == 4
@@ -269,6 +275,8 @@ def test_two_processes_train_on_a_cpu(recipe, seg_data, tmp_path):
 
 
 def test_dry_run_trains_nothing(recipe, seg_data, tmp_path):
-    done = run("train.py", recipe, "--data-root", seg_data, "--work-dir", tmp_path, "--dry-run")
+    done = run_tool(
+        "train.py", recipe, "--data-root", seg_data, "--work-dir", tmp_path, "--dry-run"
+    )
     assert "Nothing was trained" in done.stdout
     assert not losses(done)

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ROOT
-from tests.journeys.test_segmentation import losses, run
+from tests.journeys.test_segmentation import losses
+from tests.processes import run_tool
 
 TINY = "arch=dict(_delete_=True, embed_dim=32, depth=4, num_heads=2)"
 NINE = "classes=tuple('abcdefghi'), palette=[(i, i, i) for i in range(9)]"
@@ -16,7 +17,7 @@ default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=5))
 """
 RECIPES = {
     "vit-adapter_upernet_labelmefacade-256": f"""
-known = dict(avg_non_ignore=True)  # the pictures are small, and padded to the crop
+known = dict(avg_non_ignore=True)  # the images are small, and padded to the crop
 model = dict(
     backbone=dict({TINY}, spatial_dim=8),
     decode_head=dict(in_channels=[32] * 4, channels=16, num_classes=9, loss_decode=known),
@@ -40,7 +41,7 @@ test_dataloader = val_dataloader
 
 @pytest.fixture(scope="module")
 def groups(tmp_path_factory):
-    """Pictures of one colour each, which is their group."""
+    """Images of one colour each, which is their group."""
     root = tmp_path_factory.mktemp("groups")
     names = (
         "activities", "animals & nature", "food & drink", "objects", "people & body",
@@ -61,7 +62,7 @@ def groups(tmp_path_factory):
 def ten_steps(name, changes, data, tmp_path, *arguments):
     path = tmp_path / "recipe.py"
     path.write_text(f'_base_ = ["{ROOT}/configs/tiny/onepeace-tiny_{name}.py"]\n{changes}{QUICK}')
-    return path, run(
+    return path, run_tool(
         "train.py", path, "--data-root", data, "--work-dir", tmp_path / "work", *arguments
     )
 
@@ -85,7 +86,7 @@ def test_vit_adapter_with_mask2former_slides_over_any_size(seg_data, tmp_path):
     name = "vit-adapter_mask2former_emoji-128"
     path, done = ten_steps(name, RECIPES[name], seg_data, tmp_path)
     check(done, "mIoU")
-    tested = run(
+    tested = run_tool(
         "test.py", path, tmp_path / "work", "--data-root", seg_data, "--tta", "--work-dir",
         tmp_path / "tested",
     )  # fmt: skip
@@ -101,10 +102,15 @@ train_dataloader = dict(batch_size=16)
 """
     path, done = ten_steps("emoji-groups-64", changes, groups, tmp_path)
     check(done, "accuracy/top1")
-    tested = run("test.py", path, tmp_path / "work", "--data-root", groups, "--tta")
+    tested = run_tool(
+        "test.py", path, tmp_path / "work", "--data-root", groups, "--tta", "--work-dir",
+        tmp_path / "tested",
+    )  # fmt: skip
     assert "accuracy/top1" in tested.stdout
     lines = (groups / "val.tsv").read_text().replace("symbols", "signs")
     (groups / "val.tsv").write_text(lines)
-    failed = run("train.py", path, "--data-root", groups, check=False)
+    failed = run_tool(
+        "train.py", path, "--data-root", groups, "--work-dir", tmp_path / "failed", check=False
+    )
     assert failed.returncode == 2
     assert "signs is not among the 8 classes" in failed.stderr

@@ -2,10 +2,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import distributed as dist
-from torch import multiprocessing as mp
 
 from mmonepeace.engine.processes import exit_distributed
 from mmonepeace.models.losses import contrastive, denoising_contrastive
+from tests.processes import spawn
 
 
 def unit(*shape):
@@ -69,7 +69,7 @@ def _two_ranks(rank, folder, a, b, how):
 @pytest.mark.parametrize("how", ["official", "full"])
 def test_two_processes_are_one_with_the_whole_batch(how, tmp_path):
     a, b = unit(6, 5).detach(), unit(6, 5).detach()
-    mp.spawn(_two_ranks, (str(tmp_path), a, b, how), nprocs=2)
+    spawn(_two_ranks, (str(tmp_path), a, b, how), 2)
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     whole = [a.clone().requires_grad_(), b.clone().requires_grad_()]
     loss = contrastive(*whole, torch.tensor(5.0), how=how).loss

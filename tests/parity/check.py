@@ -103,8 +103,8 @@ def main() -> int:
             continue
         status, case = run_case(args.folder, name)
         by_status[status].append(name)
-        numbers = f"{case.error:10.2e}  atol {case.atol:.0e} rtol {case.rtol:.0e}" if case else ""
-        print(f"{name:42} {numbers:38} {status}")
+        measured = f"{case.error:10.2e}  atol {case.atol:.0e} rtol {case.rtol:.0e}" if case else ""
+        print(f"{name:42} {measured:38} {status}")
         for failure in (case.failures if case else [])[:5]:
             print(f"    {failure}")
     print(", ".join(f"{len(cases)} {status}" for status, cases in by_status.items()))

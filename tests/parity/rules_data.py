@@ -194,12 +194,12 @@ class _Draws:
         error = np.sqrt(2 * pooled * (1 - pooled).clip(0) / count)
         self.close(name, own, expected, error)
 
-    def ratios(self, name: str, parts: np.ndarray, wholes: np.ndarray, expected: Any) -> None:
-        """Sums of parts by sums of wholes, where those of one draw depend on each other."""
-        wholes = wholes.reshape(-1, *[1] * (parts.ndim - 1))
-        own = parts.sum(0) / wholes.sum()
-        rest = (parts - own * wholes).var(0) + 1 / self.count  # rare parts vary too
-        self.close(name, own, expected, np.sqrt(2 * rest / self.count) / wholes.mean())
+    def ratios(self, name: str, above: np.ndarray, below: np.ndarray, expected: Any) -> None:
+        """Ratios of sums over draws, where numerator and denominator of a draw are correlated."""
+        below = below.reshape(-1, *[1] * (above.ndim - 1))
+        own = above.sum(0) / below.sum()
+        rest = (above - own * below).var(0) + 1 / self.count  # rare values vary too
+        self.close(name, own, expected, np.sqrt(2 * rest / self.count) / below.mean())
 
     def close(self, name: str, own: Any, expected: Any, error: Any) -> None:
         off = np.abs(np.asarray(own) - expected)

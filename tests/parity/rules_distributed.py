@@ -45,6 +45,6 @@ def contrastive_gather(case: "Case") -> None:
     """Loss and gradients of each rank, which gathers the embeddings of all."""
     world = case.config["world_size"]
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_rank, (world, folder, case.inputs), nprocs=world)
+        mp.start_processes(_rank, (world, folder, case.inputs), world, start_method="forkserver")
         ranks = [load_file(Path(folder) / f"{rank}.safetensors") for rank in range(world)]
     case.compare_outputs({name: torch.stack([r[name] for r in ranks]) for name in ranks[0]})

@@ -1,4 +1,4 @@
-"""Parity rules of whole models: encoding, embeddings, heads, loading."""
+"""Parity rules of models: encoding, embeddings, heads, loading."""
 
 import math
 import re
@@ -217,7 +217,7 @@ def _head(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def head_classify(case: Case) -> None:
-    """The head alone, on stored features."""
+    """The head by itself, on stored features."""
     config = case.config
     arch = Arch(config["input_dim"], 1, config["num_heads"], config["input_dim"])
     head = ClassificationHead(arch, **_head(config)).eval()

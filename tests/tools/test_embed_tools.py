@@ -4,7 +4,6 @@ import json
 import os
 import runpy
 import signal
-import subprocess
 import sys
 import time
 
@@ -15,6 +14,7 @@ from mmonepeace.apis import Embedder, EmbeddingIndex
 from mmonepeace.evaluation import RecallAtK
 from tests.apis.conftest import TEXTS, write_data, write_model
 from tests.conftest import ROOT
+from tests.processes import Tool
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +72,12 @@ def test_a_killed_run_is_resumed(model, tmp_path, run):
     texts, out = tmp_path / "many.txt", tmp_path / "index.safetensors"
     texts.write_text("\n".join(f"text number {i}" for i in range(1500)))
     arguments = [model, "--texts", texts, "--out", out, "--batch-size", 1]
-    command = [sys.executable, ROOT / "tools/embed.py", *arguments, "--device", "cpu"]
     parts = tmp_path / "index.safetensors.parts"
-    with subprocess.Popen([*map(str, command)], stderr=subprocess.DEVNULL) as process:
-        while len(list(parts.glob("*.safetensors"))) < 2 and process.poll() is None:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+    tool = Tool("embed.py", *arguments, "--device", "cpu")
+    while len(list(parts.glob("*.safetensors"))) < 2 and tool.process.is_alive():
+        time.sleep(0.01)
+    tool.process.kill()
+    assert tool.wait().returncode == -signal.SIGKILL
     assert not out.exists()
     kept = sum(len(EmbeddingIndex.load(part).items) for part in parts.glob("*.safetensors"))
     assert 1 < kept < 1500

@@ -1,12 +1,12 @@
 import json
 import runpy
-import subprocess
 import sys
 
 import pytest
 
 from mmonepeace.datasets.tokenizer import ALPHABET, Tokenizer, train
 from tests.conftest import ROOT
+from tests.processes import run_tool
 
 CAPTIONS = ["A dog runs.", "the dog sleeps", "A cat and a dog"]
 
@@ -43,10 +43,7 @@ def conversion(folder):
 
 
 def test_converting_writes_one_file_and_warns_of_unofficial_ones(vocabulary):
-    tool, *arguments = map(str, conversion(vocabulary))
-    command = [sys.executable, str(ROOT / "tools" / tool), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    done = run_tool(*conversion(vocabulary))
     assert "260 ids" in done.stdout
     for name in ("dict.txt", "vocab.bpe", "encoder.json"):
         assert f"{name} is not the" in done.stderr

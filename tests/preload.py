@@ -1,0 +1,17 @@
+"""Imported by the server of `tests.processes` before it forks: what the tools import for seconds."""
+
+import importlib
+from contextlib import suppress
+
+for name in (
+    "tests.conftest",
+    "mmonepeace.apis",
+    "mmonepeace.checks",
+    "mmonepeace.engine",
+    "mmseg.apis",
+    "mmdet.apis",
+    "torch.utils.tensorboard",
+    "matplotlib.pyplot",
+):
+    with suppress(ImportError):  # mmdet needs compiled operators
+        importlib.import_module(name)
