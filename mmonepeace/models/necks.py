@@ -51,7 +51,7 @@ class SimpleFeaturePyramid(BaseModule):
     def __init__(self, in_channels: int, out_channels: int = PYRAMID_CHANNELS) -> None:
         super().__init__()
         dim = in_channels
-        scaled = (
+        scaled: tuple[tuple[list[nn.Module], int], ...] = (
             (
                 [
                     nn.ConvTranspose2d(dim, dim // 2, 2, 2),

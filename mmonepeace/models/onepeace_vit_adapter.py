@@ -96,7 +96,7 @@ def _groups(indexes: Sequence[Sequence[int]] | None, depth: int) -> list[tuple[i
     if indexes is None:
         cuts = [depth * i // 4 for i in range(5)]
         indexes = [(start, stop - 1) for start, stop in pairwise(cuts)]
-    groups = [tuple(group) for group in indexes]
+    groups = [(first, last) for first, last in indexes]
     blocks = [block for first, last in groups for block in range(first, last + 1)]
     if len(groups) != 4 or blocks != list(range(depth)) or any(a > b for a, b in groups):
         raise ValueError(

@@ -115,7 +115,7 @@ class EncoderDecoder(MMSegEncoderDecoder):
         ]
         if len(batches) == 1:
             return super().val_step(data)
-        results = {}
+        results: dict[int, SegDataSample] = {}
         for indices in batches:
             batch = {
                 key: None if values is None else [values[i] for i in indices]

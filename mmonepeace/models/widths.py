@@ -48,7 +48,7 @@ def fill_widths(config: Mapping[str, Any]) -> dict[str, Any]:
     for _, head in heads:
         if "pixel_decoder" in head:
             _fill_mask2former(head)
-    backbone, neck, roi_head = (config.get(name) for name in ("backbone", "neck", "roi_head"))
+    backbone, neck = config["backbone"], config.get("neck")
     cls = _class_of(backbone)
     if cls is None:
         return config
@@ -56,15 +56,14 @@ def fill_widths(config: Mapping[str, Any]) -> dict[str, Any]:
     if cls is OnePeace and "out_indices" not in backbone and _takes_four_maps(config):
         quarters = tuple(arch.depth * i // 4 - 1 for i in (1, 2, 3, 4))
         backbone["out_indices"] = _OUT_INDICES.get(arch.depth, quarters)
-    width, source = arch.embed_dim, "the backbone"
-    if neck:
-        width, source = _fill_neck(neck, width), "the neck"
+    width = _fill_neck(neck, arch.embed_dim) if neck else arch.embed_dim
+    source = "the neck" if neck else "the backbone"
     if width is None:
         return config
     for name, head in heads:
         _set_width(head, "in_channels", width, name, source, _num_maps(head))
-    if roi_head:
-        _fill_roi_head(roi_head, width, source)
+    if config.get("roi_head"):
+        _fill_roi_head(config["roi_head"], width, source)
     return config
 
 
