@@ -1,8 +1,8 @@
-"""Examine the data of a config before hours are spent on them: faults, their fixes, histograms.
+"""Examine the data of a config before training: faults, their fixes, histograms.
 
 Run:  python tools/doctor.py CONFIG [--data-root DIR] [--limit 500] [--json findings.json]
 
-Ends with 0 if there are no errors, 1 if there are, 2 if the config cannot be used.
+Exits with 0 if there are no errors, 1 if there are, 2 if the config cannot be used.
 """
 
 import argparse
@@ -29,13 +29,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("config")
     parser.add_argument("--data-root", help="folder of the data set, instead of the config's")
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="KEY=VALUE ...")
-    parser.add_argument("--limit", type=int, help="look at so many files of each split, at random")
+    parser.add_argument(
+        "--limit", type=int, help="read so many files of each split, drawn at random"
+    )
     parser.add_argument("--json", type=Path, help="write all findings here, for programs")
     return parser.parse_args()
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """The config with all options of the command line."""
+    """The config with the command-line options applied."""
     cfg = checks.read_config(args.config, builds_model=False)
     checks.apply_overrides(cfg, args.cfg_options)
     if args.data_root:

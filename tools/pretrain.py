@@ -1,4 +1,4 @@
-"""Pretrain on pairs: stage vl with images and texts, stage al with sounds and texts.
+"""Pretrain on pairs: stage vl on images and texts, stage al on audio and texts.
 
 Run:  python tools/pretrain.py configs/tiny/onepeace-tiny_vl_emoji-64.py --data-root DIR
       python tools/pretrain.py CONFIG_OF_STAGE_AL --stage-one work_dirs/VL/iter_200000.pth
@@ -30,32 +30,36 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config")
-    parser.add_argument("--stage", choices=["vl", "al"], help="of a recipe with all modalities")
-    parser.add_argument("--stage-one", metavar="CKPT", help="what stage al starts from")
+    parser.add_argument("--stage", choices=["vl", "al"], help="for a recipe with all modalities")
+    parser.add_argument("--stage-one", metavar="CKPT", help="checkpoint that stage al starts from")
     parser.add_argument("--work-dir", help="logs and checkpoints (work_dirs/CONFIG)")
     parser.add_argument("--data-root", help="folder of the data sets, instead of the config's")
     parser.add_argument("--tokenizer", metavar="JSON", help="instead of the config's")
     parser.add_argument(
-        "--resume", nargs="?", const="auto", help="go on from PATH, or from the newest checkpoint"
+        "--resume", nargs="?", const="auto", help="resume from PATH, or from the newest checkpoint"
     )
     parser.add_argument(
-        "--strategy", choices=["ddp", "fsdp2"], help="of several processes: copies, or shards"
+        "--strategy",
+        choices=["ddp", "fsdp2"],
+        help="with several processes: replicate or shard the model",
     )
-    parser.add_argument("--sharded", action="store_true", help="checkpoints in shards (fsdp2)")
+    parser.add_argument("--sharded", action="store_true", help="sharded checkpoints (fsdp2)")
     parser.add_argument("--bf16", action="store_true", help="bfloat16 mixed precision")
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="KEY=VALUE ...")
-    parser.add_argument("--dry-run", action="store_true", help="check and build all, train nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check and build everything, do not train"
+    )
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
     return parser.parse_args()
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """The config with all options of the command line."""
+    """The config with the command-line options applied."""
     cfg = checks.read_config(args.config)
     if cfg.get("runner_type") != "mmonepeace.PretrainRunner":
         raise checks.CheckError(
-            f"{args.config} is no recipe of pretraining. Train it with tools/train.py."
+            f"{args.config} is not a pretraining recipe. Train it with tools/train.py."
         )
     checks.apply_overrides(cfg, args.cfg_options)
     if args.stage:
@@ -74,12 +78,12 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.resume:
         run_options.set_resume(cfg, args.resume)
         if args.resume != "auto":
-            read_run(args.resume, list)  # refuses at once what is truncated or no run's
+            read_run(args.resume, list)  # refuses truncated files, and those that are not a run's
     return cfg
 
 
 def main() -> int:
-    """Pretrain, or say what hinders it."""
+    """Pretrain, or print what is wrong."""
     args = parse_args()
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     try:

@@ -30,8 +30,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--work-dir", help="logs (work_dirs/CONFIG)")
     parser.add_argument("--data-root", help="folder of the data set, instead of the config's")
     parser.add_argument("--tta", action="store_true", help="average over scales and flips")
-    parser.add_argument("--show-dir", help="write pictures of the predictions here")
-    parser.add_argument("--out", help="write what is predicted: PNG, or COCO's json")
+    parser.add_argument("--show-dir", help="draw the predictions into this folder")
+    parser.add_argument("--out", help="write the predictions here: PNG, or COCO's json")
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="KEY=VALUE ...")
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
@@ -39,7 +39,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """The config with all options of the command line."""
+    """The config with the command-line options applied."""
     cfg = checks.read_config(args.config)
     checks.apply_overrides(cfg, args.cfg_options)
     run_options.set_launcher(cfg, args.launcher)
@@ -48,11 +48,13 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg.load_from, cfg.resume = None, False
     if args.data_root:
         run_options.set_data_root(cfg, args.data_root)
-    # Drawing each picture takes longer than predicting it: only on demand.
+    # Drawing an image takes longer than predicting it: only on demand.
     cfg.default_hooks.pop("visualization", None)
     detection = checks.is_detection(cfg)
     if args.show_dir and detection:
-        folder = str(Path(args.show_dir).resolve())  # the hook puts others into the work directory
+        folder = str(
+            Path(args.show_dir).resolve()
+        )  # the hook joins relative paths with the work directory
         cfg.default_hooks.visualization = dict(
             type="DetVisualizationHook", draw=True, test_out_dir=folder
         )
@@ -71,7 +73,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def main() -> int:
-    """Evaluate, or say what hinders it."""
+    """Evaluate, or print what is wrong."""
     args = parse_args()
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     try:

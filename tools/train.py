@@ -30,20 +30,22 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--data-root", help="folder of the data set, instead of the config's")
     parser.add_argument("--checkpoint", help="pretrained weights of the backbone, any layout")
     parser.add_argument(
-        "--resume", nargs="?", const="auto", help="go on from PATH, or from the newest checkpoint"
+        "--resume", nargs="?", const="auto", help="resume from PATH, or from the newest checkpoint"
     )
     precision = parser.add_mutually_exclusive_group()
     precision.add_argument("--amp", action="store_true", help="float16 mixed precision (GPU)")
     precision.add_argument("--bf16", action="store_true", help="bfloat16 mixed precision")
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="KEY=VALUE ...")
-    parser.add_argument("--dry-run", action="store_true", help="check and build all, train nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check and build everything, do not train"
+    )
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
     return parser.parse_args()
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """The config with all options of the command line."""
+    """The config with the command-line options applied."""
     cfg = checks.read_config(args.config)
     checks.apply_overrides(cfg, args.cfg_options)
     run_options.set_launcher(cfg, args.launcher)
@@ -57,12 +59,12 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.resume:
         run_options.set_resume(cfg, args.resume)
         if args.resume != "auto":
-            read(args.resume)  # refuses what is hostile or truncated, before MMEngine loads it
+            read(args.resume)  # refuses unsafe or truncated files, before MMEngine loads them
     return cfg
 
 
 def main() -> int:
-    """Train, or say what hinders it."""
+    """Train, or print what is wrong."""
     args = parse_args()
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     try:

@@ -43,7 +43,7 @@ def build(stage="vl", drop_path_rate=0.0, denoising=True, with_cp=False, **optio
 
 
 def samples(stage="vl", number=6):
-    """A batch as it leaves the data loader; texts and sounds differ in length."""
+    """A batch as it leaves the data loader; texts and clips differ in length."""
     rng = np.random.default_rng(2)
 
     def keep(length, number):
@@ -125,7 +125,7 @@ def reference(model, data, sizes):
 
 
 def assert_equal(actual, expected, tolerance=1e-4):
-    """Equal up to a share of the largest entry of each tensor, and a tenth of it in any case."""
+    """Equal up to a fraction of the largest entry of each tensor, and a tenth of it in any case."""
     assert actual.keys() == expected.keys()
     for name, value in expected.items():
         value = value.detach()

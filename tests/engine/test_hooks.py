@@ -31,7 +31,7 @@ def data(tmp_path):
         soundfile.write(tmp_path / f"{i}.wav", rng.normal(size=9000 + 900 * i) / 9, 16_000)
         rows.append((f"{i}.png", caption, f"{i}.wav"))
     with open(tmp_path / "train.tsv", "w", newline="") as file:
-        csv.writer(file, delimiter="\t").writerows([("image", "caption", "sound"), *rows])
+        csv.writer(file, delimiter="\t").writerows([("image", "caption", "clip"), *rows])
     tokenizer.train(CAPTIONS, 300).save(tmp_path / "tokenizer.json")
     return tmp_path
 
@@ -60,7 +60,7 @@ def config(data, padding=None, **options):
                 type="mmonepeace.PairDataset",
                 data_root=str(data),
                 ann_file="train.tsv",
-                columns=dict(image="image", text="caption", audio="sound"),
+                columns=dict(image="image", text="caption", audio="clip"),
                 pipeline=[
                     dict(type="mmonepeace.LoadImage", size=32),
                     dict(type="mmonepeace.Tokenize", tokenizer=str(data / "tokenizer.json")),
@@ -104,7 +104,7 @@ def test_a_runner_trains_a_retriever_and_its_checkpoint_says_how(data, padding):
     np.testing.assert_allclose(embedder.encode_image(images), expected, atol=1e-5)
 
 
-def test_going_on_from_a_checkpoint_follows_its_padding(data):
+def test_starting_from_a_checkpoint_follows_its_padding(data):
     Runner(**config(data, "compat"), experiment_name="first").train()
     options = config(data, load_from=str(data / "run/iter_20.pth"))
     runner = Runner(**options, experiment_name="second")

@@ -45,7 +45,7 @@ def test_a_damaged_one_gives_way_to_the_one_before_it(run, damage):
     assert find_latest_valid_checkpoint(run) == str(run / "iter_10.pth")
 
 
-def test_if_all_are_damaged_nothing_begins_anew(run):
+def test_if_all_are_damaged_nothing_starts_from_scratch(run):
     before = {path: truncate(path) or path.read_bytes() for path in run.glob("iter_*.pth")}
     with pytest.raises(CheckError, match=r"iter_15\.pth, iter_10\.pth, iter_5\.pth.*--resume"):
         find_latest_valid_checkpoint(run)
@@ -138,7 +138,7 @@ def save(runner, folder, **options):
     runner.save_checkpoint(str(folder), "iter_7.pth", save_optimizer=False, **options)
 
 
-def test_a_checkpoint_has_its_name_only_when_it_is_whole(tmp_path, monkeypatch):
+def test_a_checkpoint_has_its_name_only_when_it_is_complete(tmp_path, monkeypatch):
     def write(content, file):
         file.write(b"half")
         assert not (tmp_path / "iter_7.pth").exists()

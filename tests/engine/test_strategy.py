@@ -163,9 +163,9 @@ def test_the_start_is_that_of_one_process(ranks, alone, dtype):
 @pytest.mark.slow
 def test_each_process_has_its_share(ranks, alone):
     total = sum(value.numel() for value in alone["float32"].start.values())
-    shares = [results["float32"]["numel"] for results in ranks]
-    assert sum(shares) == total - 1
-    assert max(shares) < 0.45 * total
+    sizes = [results["float32"]["numel"] for results in ranks]
+    assert sum(sizes) == total - 1
+    assert max(sizes) < 0.45 * total
     assert ranks[0]["float32"]["unsharded"] == ["logit_scale"]
 
 
