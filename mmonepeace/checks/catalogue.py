@@ -14,8 +14,8 @@ class Fault(NamedTuple):
             it where it depends on how far the fault goes.
         what: what is wrong, a sentence without its full stop; {fields} are filled in by the check.
         fix: what to do, with a command or a line of a config where there is one.
-        stops: whether tools refuse to start a run over it where it is an error: a run would crash,
-            or train on something other than the config says.
+        stops: whether tools refuse to start a run where it is an error: the run would crash, or
+            train on something other than the config says.
     """
 
     level: Level

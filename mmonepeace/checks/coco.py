@@ -74,9 +74,6 @@ def list_samples(split: Split) -> Files:
     return files
 
 
-# --------------------------------------------------------------------------------------- reading
-
-
 def _read(path: str, split: Split) -> Document | None:
     try:
         document = json.loads(Path(path).read_bytes())
@@ -198,9 +195,6 @@ def _check_categories(
     split.add("category-not-in-classes", skipped, of=len(listed))
     order = [entry["id"] for entry in categories if entry["name"] in classes]
     coco.classes = {number: i for i, number in enumerate(dict.fromkeys(order))}
-
-
-# --------------------------------------------------------------------------------- around a file
 
 
 def check_unlisted(files: Mapping[Split, Files]) -> None:

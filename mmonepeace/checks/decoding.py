@@ -205,9 +205,6 @@ def read_label_map(path: str) -> dict[str, Any]:
     }
 
 
-# ------------------------------------------------------------------------------------- decoding
-
-
 def _decode(path: str) -> tuple[bytes, Image.Image]:
     """The bytes of a file and its first frame.
 

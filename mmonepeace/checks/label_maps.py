@@ -66,9 +66,6 @@ def check_labels(
         _check_contents(split, counted, ignored)
 
 
-# ---------------------------------------------------------------------------------------- format
-
-
 def _check_formats(split: Split, maps: Sequence[LabelMap]) -> None:
     """Find label maps that are not maps of integers with 8 bits."""
 
@@ -134,9 +131,6 @@ def _check_palettes(split: Split, maps: Sequence[LabelMap]) -> None:
         if wrong and distinct and set(shown.values()) <= set(class_of):
             lines.append(f"{m.path}: {', '.join(wrong[:3])}")
     split.add("label-palette-order", lines)
-
-
-# ---------------------------------------------------------------------------------------- values
 
 
 def _are_misread(
@@ -243,9 +237,6 @@ def _check_contents(split: Split, pairs: Sequence[LabelledImage], ignored: int |
             alike.setdefault(pair.labels.digest, {})[pair.image.digest] = pair.labels.path
     copies = [" = ".join(paths.values()) for paths in alike.values() if len(paths) > 1]
     split.add("label-repeats", copies)
-
-
-# ------------------------------------------------------------------------------------ with images
 
 
 def check_sizes(split: Split, pairs: Sequence[LabelledImage]) -> None:

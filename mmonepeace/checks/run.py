@@ -27,19 +27,10 @@ from mmonepeace.checks.weights import check_tokenizers, check_weights
 _LABEL_SECONDS = 20.0  # to read label maps of a split before a run
 # With these, how often classes occur says nothing more.
 _MISREAD = (
-    "reduce-zero-label-forgotten",
-    "reduce-zero-label-wrong",
-    "reduce-zero-label-differs",
-    "label-255-is-a-class",
-    "label-palette-order",
-    "labels-constant",
-    "classes-differ",
-    "class-not-in-json",
-    "class-order",
-)
-
-
-# ----------------------------------------------------------------------------------------- quick
+    "reduce-zero-label-forgotten", "reduce-zero-label-wrong", "reduce-zero-label-differs",
+    "label-255-is-a-class", "label-palette-order", "labels-constant", "classes-differ",
+    "class-not-in-json", "class-order",
+)  # fmt: skip
 
 
 def check_run(cfg: Config) -> None:
@@ -86,9 +77,6 @@ def _advice(cfg: Config) -> str:
         demo = "make det-demo" if is_detection(cfg) else "make demo"
         lines.append(f"To see a complete run now, on a CPU and without your own data: {demo}")
     return "\n".join(lines)
-
-
-# ------------------------------------------------------------------------------------------ full
 
 
 def examine(cfg: Config, limit: int | None = None) -> Report:
@@ -161,9 +149,6 @@ def _jobs(split: Split) -> list[Job]:
     return jobs
 
 
-# ------------------------------------------------------------------------------------------ both
-
-
 def _list_samples(
     cfg: Config, splits: Sequence[Split], report: Report, quick: bool = False
 ) -> dict[Split, Any]:
@@ -213,9 +198,6 @@ def _check_labels(
     for split, some in label_pairs.items():
         label_maps.check_labels(split, some, values, segmentation.ignored_value(cfg))
     return label_pairs
-
-
-# --------------------------------------------------------------------------------------- dry run
 
 
 def dry_run(runner: Runner | FlexibleRunner) -> None:

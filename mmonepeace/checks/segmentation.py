@@ -15,10 +15,8 @@ from mmonepeace.checks.splits import DatasetInfo, Sample, Split
 IGNORED = 255  # what mmsegmentation gives to labels that reduce_zero_label or a subset removes
 # Transforms that fill in the ignored value, 255 by default.
 _FILLING = {
-    "RandomCrop": "ignore_index",
-    "RandomRotate": "seg_pad_val",
-    "RandomMosaic": "seg_pad_val",
-}
+    "RandomCrop": "ignore_index", "RandomRotate": "seg_pad_val", "RandomMosaic": "seg_pad_val",
+}  # fmt: skip
 
 
 def list_samples(split: Split) -> list[Sample]:
@@ -105,9 +103,6 @@ def _check_folders(info: DatasetInfo, samples: list[Sample], split: Split) -> No
             and Path(str(path.relative_to(labels))[: -len(map_suffix)]) not in stems
         ]
         split.add("label-without-image", lonely)
-
-
-# -------------------------------------------------------------------------------------- settings
 
 
 def ignored_value(cfg: Config) -> int | None:
