@@ -18,7 +18,7 @@ from mmonepeace.checks.report import CheckError
 _READ_KEYS = {*inspect.signature(Runner.__init__).parameters} - {"self", "data_preprocessor"} | {
     "activation_checkpointing", "compile", "tta_model", "tta_pipeline",
 }  # fmt: skip
-_OFLOADERS = {*inspect.signature(DataLoader).parameters, "num_batch_per_epoch"}
+_LOADER_KEYS = {*inspect.signature(DataLoader).parameters, "num_batch_per_epoch"}
 _REGISTRIES = (
     root.RUNNERS, root.STRATEGIES, root.DATA_SAMPLERS, root.MODELS, root.TASK_UTILS, root.DATASETS,
     root.TRANSFORMS, root.OPTIMIZERS, root.OPTIM_WRAPPERS, root.PARAM_SCHEDULERS, root.HOOKS,
@@ -35,7 +35,7 @@ _UNDECLARED = {
     "nms": {"iou_threshold", "sigma", "min_score", "method", "max_num", "class_agnostic"},
     "filter_cfg": {"filter_empty_gt", "min_size"},
     "data_prefix": {"path", "img"},
-    **dict.fromkeys(LOADERS, _OFLOADERS),
+    **dict.fromkeys(LOADERS, _LOADER_KEYS),
 }  # fmt: skip
 
 

@@ -79,14 +79,7 @@ class LayerDecayRule:
     def group(
         self, name: str, shape: Sequence[int], get_depth: GetDepth, in_norm: bool = False
     ) -> ParamGroup:
-        """The optimiser group of one parameter.
-
-        Args:
-            name: of the parameter in the model.
-            shape: of the parameter.
-            get_depth: gives the depth of a name.
-            in_norm: whether it belongs to a normalisation layer.
-        """
+        """The optimiser group of a parameter; `get_depth` gives the depth of a name."""
         depth, num_depths = get_depth(name)
         table = _TABLE.search(name)
         if self.preset == "official-multimodal" and table:
@@ -117,12 +110,8 @@ class LayerDecayRule:
 def numbered_depth(names: Iterable[str], prefix: str) -> GetDepth:
     """Depths for a backbone without `get_layer_depth`: its numbered blocks in order.
 
-    Args:
-        names: of all parameters.
-        prefix: of the backbone's parameters.
-
-    Returns:
-        parameters before the blocks get 0, block i gets i + 1, everything else the last depth.
+    Of the parameters `names`, those before the blocks get 0, block i gets i + 1, and everything else
+    the last depth; `prefix` is that of the backbone.
     """
     numbered = re.compile(
         rf"{re.escape(prefix)}(?:\w+\.)*?(?:layers|blocks|stages)\.\d+(?:\.blocks\.\d+)?"

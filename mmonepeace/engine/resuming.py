@@ -54,11 +54,9 @@ def write_folder(folder: Path, content: dict[str, Any]) -> None:
 
 
 def to_serializable(value: Any, store: Callable[[Tensor], Tensor | None]) -> Any:
-    """Convert to tensors, numbers, strings and containers of them: what is read without pickle.
+    """Tensors, numbers, strings and containers of them, which are read without pickle.
 
-    Args:
-        value: any part of a checkpoint.
-        store: gives what is written of a tensor; None leaves it out.
+    `store` gives what is written of a tensor; None leaves it out.
     """
     if isinstance(value, Tensor):
         return store(value)
@@ -84,12 +82,9 @@ def to_serializable(value: Any, store: Callable[[Tensor], Tensor | None]) -> Any
 
 
 def find_latest_valid_checkpoint(work_dir: str | Path) -> str | None:
-    """The newest checkpoint of a run that is not damaged; the same on all processes.
+    """The newest checkpoint of a run that is not damaged, or None; the same on all processes.
 
     Files that are newer than the run's `last_checkpoint` belong to an earlier run.
-
-    Returns:
-        its path; None if the run has none.
 
     Raises:
         CheckError: if all are damaged: starting from scratch would in time remove them.

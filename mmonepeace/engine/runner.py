@@ -124,10 +124,7 @@ class PretrainRunner(FlexibleRunner):
             )
 
     def load_checkpoint(self, filename: str, *_: Any, **__: Any) -> None:
-        """Load weights.
-
-        Args:
-            filename: any file with the model's own key names; read by `checkpoint.read`.
+        """Load weights from a file with the model's own key names.
 
         Raises:
             CheckpointError: if it cannot be read, or its parameters are not those of the model.
@@ -146,10 +143,7 @@ class PretrainRunner(FlexibleRunner):
             ) from None
 
     def resume(self, filename: str, *_: Any, **__: Any) -> None:
-        """Resume a run: weights, optimiser, schedules, logs, seed and step.
-
-        Args:
-            filename: checkpoint of a run, a file or a folder; read by `checkpoint.read_run`.
+        """Resume a run from a file or folder: weights, optimiser, schedules, logs, seed and step.
 
         Raises:
             CheckpointError: if it cannot be read or does not fit, or holds weights only.
@@ -194,15 +188,9 @@ class PretrainRunner(FlexibleRunner):
         meta: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        """Write a checkpoint: one file, whatever the strategy; or a folder of shards.
+        """Write a checkpoint to a folder of all machines: one file, or a folder of shards.
 
-        Args:
-            out_dir: a folder that all machines can write to.
-            filename: of the file or folder.
-            file_client_args: ignored.
-            save_optimizer: False leaves the optimiser's state out.
-            save_param_scheduler: False leaves the schedules out.
-            meta: epoch and step; the current ones by default.
+        Optimiser and schedules may be left out; `meta` has the current epoch and step by default.
         """
         shards = self._shards
         if not shards and not is_main_process():

@@ -199,16 +199,7 @@ class FSDP2Strategy(DDPStrategy):
 def clip_grad_norm(
     parameters: Sequence[nn.Parameter], max_norm: float, norm_type: float = 2.0
 ) -> Tensor:
-    """Clip gradients by their norm over all parameters, sharded or not.
-
-    Args:
-        parameters: with gradients.
-        max_norm: largest norm.
-        norm_type: finite exponent of the norm.
-
-    Returns:
-        the norm before clipping.
-    """
+    """Clip gradients by their norm over all parameters, sharded or not; returns the norm before."""
     sharded, unsharded = [], []
     for parameter in parameters:
         gradient = parameter.grad

@@ -63,12 +63,7 @@ class EndlessTrainLoop(IterBasedTrainLoop):
 
 
 class EndlessLoader:
-    """The batches of a data loader as one endless iterator.
-
-    Its length, which MMEngine needs, is that of an epoch.
-
-    Args:
-        loader: the data loader.
+    """The batches of a data loader as one endless iterator, with the length of an epoch.
 
     Raises:
         TypeError: if its stream cannot start anywhere.

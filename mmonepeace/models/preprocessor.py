@@ -21,7 +21,7 @@ Samples = Sequence[Tensor] | Tensor
 
 @MODELS.register_module()
 class MultimodalDataPreprocessor(BaseDataPreprocessor):
-    """Normalise images, pad texts and audio, stack whatever else there is.
+    """Normalise images, pad texts and audio, stack everything else.
 
     Args:
         image_mean: of RGB values in 0..1.
@@ -41,12 +41,11 @@ class MultimodalDataPreprocessor(BaseDataPreprocessor):
         self.image_std = torch.tensor(image_std, device="cpu").view(3, 1, 1)
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
-        """Make a batch of samples.
+        """Make a batch of samples; training makes no difference.
 
         Args:
             data: `inputs`, a dict with a list of tensors (or a batch of them) per modality, and
                 perhaps `data_samples` and `keeps`.
-            training: no difference.
 
         Returns:
             `data_samples` (None without) and `inputs`:
@@ -55,8 +54,7 @@ class MultimodalDataPreprocessor(BaseDataPreprocessor):
             audio: (B, S) waveforms padded with zeros, and (B, T) bool, True where a frame is
             padding;
             any other key: stacked.
-            Only where there are `keeps` (see `MaskTokens`), these too: view -> modality -> (B, P)
-            int64, -1 is padding.
+            `keeps` if there are any (see `MaskTokens`): view -> modality -> (B, P) int64, -1 is padding.
 
         Raises:
             TypeError: if images are not uint8.

@@ -141,12 +141,9 @@ class OnePeacePretrainer(OnePeaceRetriever):
             self.backbone.adapters["text"].embed_tokens.requires_grad_(True)
 
     def load_stage_one(self, path: str) -> checkpoint.LoadReport:
-        """Start the second stage from the first: everything but the parameters of the new modality.
+        """Start the second stage from a checkpoint of the first, official or ours.
 
-        The logit scale is reset.
-
-        Args:
-            path: checkpoint of stage one, official or ours.
+        All but the parameters of the new modality is loaded; the logit scale is reset.
         """
         new = self.stage.pair[1]
         names = (name.removeprefix("backbone.") for name in self.state_dict())
@@ -218,15 +215,12 @@ class OnePeacePretrainer(OnePeaceRetriever):
         features: Mapping[str, Any],
         complete: Mapping[str, Tokens] | None = None,
     ) -> list[dict[str, Tensor]]:
-        """Encode kept tokens and decode complete sequences, masked tokens included.
+        """Encode kept tokens and decode complete sequences: modality -> (B, L, D) for each view.
 
         Args:
             keeps: for each view, modality -> positions kept; its modalities are encoded jointly.
             features: of all these modalities, from `OnePeace.features`.
             complete: modality -> tokens of the unmasked input, if they are known already.
-
-        Returns:
-            for each view, modality -> (B, L, D).
         """
         backbone = self.backbone
         if complete is None:

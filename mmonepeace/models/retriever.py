@@ -77,14 +77,7 @@ class OnePeaceRetriever(BackboneModel):
         return self.logit_scale.exp()
 
     def project(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Project features into the common space.
-
-        Args:
-            features: modality -> (..., D) after the final norm, such as CLS or patches.
-
-        Returns:
-            modality -> (..., D) float32 of unit length.
-        """
+        """Features (..., D) after the final norm, such as CLS -> (..., D) float32 of unit length."""
         return {
             name: F.normalize(self.projections[name](x).float(), dim=-1)
             for name, x in features.items()
@@ -177,13 +170,8 @@ class OnePeaceRetriever(BackboneModel):
     ) -> tuple[dict[str, Tensor], GradCache]:
         """The loss of embeddings without gradient, and its gradient with respect to them.
 
-        Args:
-            embeddings: of the entire batch; see `contrastive_losses`.
-            scale: see `contrastive_losses`.
-            data_samples: see `contrastive_losses`.
-
-        Returns:
-            what `contrastive_losses` gives, without gradient; the gradient, for `forward(mode="loss")`.
+        Arguments are those of `contrastive_losses` for the entire batch. Returns what it gives,
+        without gradient, and the gradient, for `forward(mode="loss")`.
         """
         leaves = {name: x.detach().requires_grad_() for name, x in embeddings.items()}
         leaf_scale = scale.detach().requires_grad_()
