@@ -41,11 +41,12 @@ class MultimodalDataPreprocessor(BaseDataPreprocessor):
         self.image_std = torch.tensor(image_std, device="cpu").view(3, 1, 1)
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
-        """Make a batch of samples; training makes no difference.
+        """Make a batch of samples.
 
         Args:
             data: `inputs`, a dict with a list of tensors (or a batch of them) per modality, and
                 perhaps `data_samples` and `keeps`.
+            training: makes no difference.
 
         Returns:
             `data_samples` (None without) and `inputs`:
