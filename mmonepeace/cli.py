@@ -4,6 +4,7 @@ import os
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def add_query_options(parser: ArgumentParser) -> None:
             action="append",
             metavar=metavar,
             # One list for all of them keeps the order of the command line.
-            type=lambda value, modality=modality: (modality, value),
+            type=partial(lambda name, value: (name, value), modality),
             help="part of the query; may be repeated",
         )
 

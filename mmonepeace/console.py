@@ -19,7 +19,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]], align: str = "")
     drawn = PrettyTable(list(header), border=False, preserve_internal_border=False)
     drawn.left_padding_width, drawn.right_padding_width = 0, 2
     for name, side in zip(header, align.ljust(len(header), "l"), strict=True):
-        drawn.align[name] = side
+        drawn.align[name] = side  # type: ignore[assignment]  # a letter of "lcr"
     if sys.stdout.isatty():
         drawn.max_table_width = shutil.get_terminal_size().columns
     drawn.add_rows([[printable(str(cell)) for cell in row] for row in rows])

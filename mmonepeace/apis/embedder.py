@@ -84,7 +84,7 @@ class Embedder:
                 )
         self.reader = ItemReader(
             tokenizer=tokenizer,
-            image_size=image_size,
+            image_size=image_size or 0,
             keep_ratio=keep_ratio,
             fast_jpeg=fast_jpeg,
             windows=(window_seconds, hop_seconds or window_seconds / 2),

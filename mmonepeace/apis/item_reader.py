@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,7 +36,7 @@ class ItemReader:
     """Reads items, cuts them into pieces and collects pieces in batches."""
 
     tokenizer: Tokenizer | None  # None refuses texts
-    image_size: int | None  # side of the square that images are resized to, in pixels
+    image_size: int  # side of the square that images are resized to, in pixels; 0 without images
     keep_ratio: bool  # keep the aspect ratio, with about as many pixels
     fast_jpeg: bool  # decode large JPEG files at reduced size, see `image_io.to_rgb`
     windows: tuple[float, float]  # length and hop in seconds; longer audio clips are cut
@@ -157,7 +157,7 @@ def _read_ahead(
     pool: ThreadPoolExecutor, load: Callable[[Any], Any], items: Iterable[Any], ahead: int
 ) -> Iterator[Any]:
     """load(item) for each item, in order, at most `ahead` of them in memory."""
-    pending: deque = deque()
+    pending: deque[Future[Any]] = deque()
     for item in items:
         pending.append(pool.submit(load, item))
         if len(pending) > ahead:

@@ -22,7 +22,7 @@ DTYPES = {
 def to_dtype(dtype: str | torch.dtype) -> torch.dtype:
     """A key of `DTYPES`, or one of its values, as a torch dtype; another one is a ValueError."""
     known = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if known not in DTYPES.values():
+    if known is None or known not in DTYPES.values():
         raise ValueError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPES)}.")
     return known
 

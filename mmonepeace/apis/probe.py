@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ HELD_OUT = 0.2  # fraction of each class of the training items, to choose a sett
 class Kind(NamedTuple):
     """A kind of probe: its classifier, the name of its hyperparameter, and values to try."""
 
-    fit: Callable
+    fit: Callable[..., Any]
     setting: str
     settings: tuple[float, ...]
 
@@ -86,7 +86,7 @@ def probe_files(
     Raises:
         ValueError: see `check_splits`, `extract_features` and `probe`.
     """
-    pooled = "embedding" if modality in embedder.model.projections else "cls"
+    pooled: Feature = "embedding" if modality in embedder.model.projections else "cls"
     feature = feature or ("tokens" if kind == "attentive" else pooled)
     paths = [path for split in splits for path in split.paths]
     extracted, errors = extract_features(embedder, modality, paths, feature, cache)
@@ -142,8 +142,8 @@ def probe(
         kept, held = hold_out(y_N, options.seed)
         trained = fit(train.take(kept), y_N[kept], [train.take(held)], settings, options)
         predicted = [fitted.probabilities[0].argmax(1) for fitted in bar(trained)]
-        held_out = [float((prediction == y_N[held].numpy()).mean()) for prediction in predicted]
-        best = int(np.argmax(held_out))
+        accuracies = [float((guess == y_N[held].numpy()).mean()) for guess in predicted]
+        held_out, best = [*accuracies], int(np.argmax(accuracies))
     trained = fit(train, y_N, [features[name] for name in others], settings, options)
     trials = []
     for i, fitted in enumerate(bar(trained)):

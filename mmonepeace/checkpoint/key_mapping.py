@@ -148,7 +148,7 @@ def own_name(official: str) -> str | None:
     """Our name of a parameter in any of the official layouts; None if unknown."""
     if _BUFFER.fullmatch(official):
         return None
-    prefix = _OFFICIAL_PREFIX.match(official)
+    prefix: Any = _OFFICIAL_PREFIX.match(official)  # always matches, if only nothing
     key = official[prefix.end() :]
     name = _rename(_rename(key, _FROM_ALIAS) or key, _FROM_OFFICIAL)
     if name and prefix["decoder"]:

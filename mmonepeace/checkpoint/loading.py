@@ -222,10 +222,11 @@ def _load(
             "work directory has a copy), or list what may be missing in allow_missing."
         )
     state = OrderedDict((names[key], value) for key, value in weights.items())
-    state._metadata = {name: {_ADAPTED: True} for name, _ in model.named_modules()}
+    adapted = {name: {_ADAPTED: True} for name, _ in model.named_modules()}
+    state._metadata = adapted  # type: ignore[attr-defined]  # as `state_dict()` does
     # A model without storage takes the tensors of the file as they are.
     model.load_state_dict(state, strict=False, assign=any(v.is_meta for v in target.values()))
-    backbone = getattr(model, "backbone", model)
+    backbone: Any = getattr(model, "backbone", model)
     if hasattr(backbone, "adopt_metadata"):
         backbone.adopt_metadata(converted.meta)
     return report

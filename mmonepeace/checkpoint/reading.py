@@ -46,7 +46,7 @@ def _load_storage(data: bytes) -> Any:
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
-class _Memo(dict):
+class _Memo(dict[int, Any]):
     """Objects that a pickle may refer to again, without the bytes of tensors: held twice otherwise."""
 
     def __setitem__(self, index: int, value: Any) -> None:

@@ -107,7 +107,7 @@ def _plan(
         shards = _split(weights, shard_size) if shard_size else [weights]
         if len(shards) == 1:
             return {path: partial(_dump_safetensors, weights, meta)}
-        plan, shard_of = {}, {}
+        plan, shard_of = {}, dict[str, str]()
         for i, shard in enumerate(shards, 1):
             name = f"{path.stem}-{i:05}-of-{len(shards):05}.safetensors"
             plan[path.with_name(name)] = partial(_dump_safetensors, shard, meta)

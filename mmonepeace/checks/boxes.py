@@ -50,7 +50,7 @@ class Boxes:
     @cached_property
     def proper(self) -> np.ndarray:
         """(N,) bool, those whose width and height are positive."""
-        return (self.xywh[:, 2:] > 0).all(1)
+        return np.all(self.xywh[:, 2:] > 0, axis=1)
 
     @cached_property
     def outside(self) -> tuple[np.ndarray, np.ndarray]:
@@ -69,7 +69,7 @@ class Boxes:
             detail: what to say of an annotation besides.
         """
         lines = []
-        for i in np.flatnonzero(chosen):
+        for i in np.flatnonzero(chosen).tolist():
             entry = self.coco.annotations[i]
             extra = f", {detail(i)}" if detail else ""
             name = self.coco.file_name(entry)

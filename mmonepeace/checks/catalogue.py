@@ -26,7 +26,7 @@ class Fault(NamedTuple):
 
 # code: (level, or "stop" for an error that stops a run; what is wrong; how to fix it)
 # fmt: off
-_ENTRIES: dict[str, tuple[str, str, str]] = {
+_ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
     # data sets as a whole
     "dataset-not-covered": ("note", "{type} is not a table of samples: not checked",
         "nothing; its broken samples are counted and named during training."),

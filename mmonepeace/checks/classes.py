@@ -5,6 +5,7 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
+from mmonepeace.checks.catalogue import Level
 from mmonepeace.checks.heads import find_heads, head_classes
 from mmonepeace.checks.report import Report
 from mmonepeace.checks.splits import DatasetInfo, Split, palette_of
@@ -45,8 +46,7 @@ def _check_palette(info: DatasetInfo, report: Report) -> None:
         return
     known = type(info.built).METAINFO.get("classes") or ()
     if len(palette) not in (len(classes), len(known)):
-        sizes = {"colours": len(palette), "classes": len(classes)}
-        report.add("palette-length", "config", **sizes)
+        report.add("palette-length", "config", colours=len(palette), classes=len(classes))
     bad = [f"colour {i}: {colour}" for i, colour in enumerate(palette) if not _is_colour(colour)]
     report.add("palette-values", "config", bad)
     if bad:
@@ -86,8 +86,8 @@ def check_heads(model: ConfigDict, classes: Sequence[str], report: Report) -> No
     for path, head in find_heads(model):
         weights = head.get("class_weight")
         if isinstance(weights, (list, tuple)) and len(weights) not in (count, count + 1):
-            sizes = {"weights": len(weights), "classes": count}
-            report.add("class-weight-length", "config", path=path, **sizes)
+            numbers: dict[str, Any] = {"weights": len(weights), "classes": count}
+            report.add("class-weight-length", "config", path=path, **numbers)
 
 
 def check_occurrence(splits: Sequence[Split], report: Report) -> None:
@@ -99,11 +99,11 @@ def check_occurrence(splits: Sequence[Split], report: Report) -> None:
     }
     names = {b.label: b.name for some in bins.values() for b in some if b.label is not None}
     train = next((split for split in bins if split.startswith("train")), None)
-    learnt = present.get(train, set(names))
+    learnt = present[train] if train else set(names)
     anywhere = set().union(*present.values())
     sampled = any(split.left_out for split in splits if split.name == train)
     for split, labels in present.items():
-        level = "warning" if sampled else None
+        level: Level | None = "warning" if sampled else None
         report.add("class-only-in-val", split, _named(labels - learnt, names), level=level)
         # A class that occurs nowhere is reported once, for train.
         absent = set(names) - anywhere if split == train else learnt - labels

@@ -88,7 +88,7 @@ def _read(path: str, split: Split) -> Document | None:
         return None
     if split.name == "test":  # may be without
         document.setdefault("annotations", [])
-    problems, valid = [], {}
+    problems, valid = [], dict[str, list[Any]]()
     for name, keys in _NEEDED.items():
         entries = document.get(name)
         if not isinstance(entries, list):
@@ -106,7 +106,7 @@ def _read(path: str, split: Split) -> Document | None:
 
 def _is_right(key: str, entry: Any) -> bool:
     """Whether an entry has a value of the type of its key."""
-    value = entry.get(key) if isinstance(entry, dict) else None
+    value: Any = entry.get(key) if isinstance(entry, dict) else None
     if key in ("file_name", "name"):
         return isinstance(value, str) and bool(value)
     if key in ("width", "height"):

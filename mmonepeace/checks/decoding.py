@@ -195,8 +195,8 @@ def read_label_map(path: str) -> dict[str, Any]:
     else:
         unique = zip(*np.unique(whole, return_counts=True), strict=True)
         values = {int(value): int(count) for value, count in unique}
-    palette = image.getpalette() if image.mode == "P" else None
-    known = [v for v in values if palette and 3 * v + 3 <= len(palette)]
+    palette = (image.getpalette() or []) if image.mode == "P" else []
+    known = [v for v in values if 3 * v + 3 <= len(palette)]
     return {
         "values": values,
         "fractional": whole is not labels and not np.array_equal(whole, labels),

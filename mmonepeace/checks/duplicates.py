@@ -31,7 +31,7 @@ def check_duplicates(
 def _check_within(
     split: str, files: Sequence[FileInfo], labels: Mapping[str, Hashable], report: Report
 ) -> None:
-    same, contrary = [], []
+    same, contrary = list[str](), list[str]()
     for paths in _by_digest(files).values():
         if len(paths) > 1:
             kinds = {labels[path] for path in paths if path in labels}

@@ -22,7 +22,7 @@ class LabelCheckHook(Hook):
     the loss, on a GPU without naming anything.
     """
 
-    def _check(self, runner: Runner, data_batch: Batch, split: str) -> None:
+    def _check(self, runner: Runner, data_batch: Any, split: str) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         head = getattr(model, "decode_head", None)
         if head is None:

@@ -116,7 +116,8 @@ def _check_palettes(split: Split, maps: Sequence[LabelMap]) -> None:
     if lost:
         return
     dataset = split.datasets[0].built
-    class_of = {tuple(colour): i for i, colour in enumerate(dataset.metainfo.get("palette") or ())}
+    palette = dataset.metainfo.get("palette") or ()
+    class_of: dict[Any, int] = {tuple(colour): i for i, colour in enumerate(palette)}
     lines = []
     for m in maps:
         labels = {value - dataset.reduce_zero_label: value for value in m.values if value < IGNORED}
@@ -242,8 +243,8 @@ def _check_contents(split: Split, pairs: Sequence[LabelledImage], ignored: int |
 def check_sizes(split: Split, pairs: Sequence[LabelledImage]) -> None:
     """Check that label maps have the size of their images."""
     sizes: dict[str, list[str]] = {}
-    for pair in pairs:
-        size, image = pair.labels.size, pair.image
+    for labels, image in ((pair.labels, pair.image) for pair in pairs if pair.image):
+        size = labels.size
         code = "label-size-differs"
         if size == image.size:
             if image.orientation == 1 or image.stored_size != image.size:
@@ -251,7 +252,7 @@ def check_sizes(split: Split, pairs: Sequence[LabelledImage]) -> None:
             code = "label-perhaps-not-turned"
         elif size == image.stored_size:
             code = "label-not-turned"
-        line = f"{pair.labels.path}: {size[0]} x {size[1]}, image {image.size[0]} x {image.size[1]}"
+        line = f"{labels.path}: {size[0]} x {size[1]}, image {image.size[0]} x {image.size[1]}"
         sizes.setdefault(code, []).append(line)
     for code, lines in sizes.items():
         split.add(code, lines, of=len(pairs))
@@ -261,7 +262,7 @@ def histogram(split: Split, pairs: Sequence[LabelledImage], ignored: int | None)
     """How often each class occurs in the label maps of a split."""
     if not pairs:
         return Section(split.name, "no image with a label map that can be read")
-    widths, heights = zip(*(pair.image.size for pair in pairs), strict=True)
+    widths, heights = zip(*(pair.image.size for pair in pairs if pair.image), strict=True)
     summary = (
         f"{len(pairs):,} images with label maps, {min(widths)} to {max(widths)} pixels wide, "
         f"{min(heights)} to {max(heights)} high"
@@ -269,7 +270,7 @@ def histogram(split: Split, pairs: Sequence[LabelledImage], ignored: int | None)
     counted = [pair for pair in pairs if pair.labels.values]
     if not counted or not split.classes:
         return Section(split.name, summary)
-    pixels, images = Counter[int](), Counter[int]()
+    pixels, images = Counter[Any](), Counter[Any]()
     for pair in counted:
         pixels.update(pair.values)
         images.update(pair.values.keys())

@@ -11,13 +11,13 @@ from mmonepeace.checks.splits import Split
 
 def check_masks(split: Split, boxes: Boxes, with_mask: bool) -> None:
     """Check the masks of a COCO file against its images and boxes; `with_mask`: if they are loaded."""
-    masks = [entry.get("segmentation") for entry in boxes.coco.annotations]
+    masks: list[Any] = [entry.get("segmentation") for entry in boxes.coco.annotations]
     problems = ["" if not mask else _malformed(mask) for mask in masks]
     details = dict(enumerate(problems))
     broken = np.array([bool(problem) for problem in problems], bool)
     differ, far, apart = (np.zeros(len(masks), bool) for _ in range(3))
     most = 0.0
-    for i in np.flatnonzero(boxes.flags("segmentation") & ~broken):
+    for i in np.flatnonzero(boxes.flags("segmentation") & ~broken).tolist():
         mask, (width, height) = masks[i], boxes.sizes[i]
         if isinstance(mask, dict):
             counts = mask["counts"]
@@ -35,7 +35,7 @@ def check_masks(split: Split, boxes: Boxes, with_mask: bool) -> None:
         details[i] = f"mask from {low.round(1).tolist()} to {high.round(1).tolist()}"
 
     def add(code: str, chosen: np.ndarray, is_error: bool = False) -> None:
-        lines, level = boxes.lines(chosen, details.get), "error" if is_error else None
+        lines, level = boxes.lines(chosen, details.__getitem__), "error" if is_error else None
         split.add(code, lines, level=level, of=len(boxes))
 
     add("mask-malformed", broken, with_mask)

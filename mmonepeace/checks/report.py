@@ -103,7 +103,7 @@ class Report:
             return
         fault = CATALOGUE[code]
         what, fix = fault.what.format(**details), fix or fault.fix.format(**details)
-        numbers = {key: details[key] for key in ("share", "of") if key in details}
+        numbers: dict[str, float] = {key: details[key] for key in ("share", "of") if key in details}
         if places:
             numbers["count"] = len(places)
             total = f" of {numbers['of']:,}" if "of" in numbers else ""
@@ -161,7 +161,7 @@ def _draw(section: Section) -> str:
         return title
     table = PrettyTable(["", "class", section.unit, "images", "fraction"])
     for column, side in zip(table.field_names, "rlrrl", strict=True):
-        table.align[column] = side
+        table.align[column] = side  # type: ignore[assignment]  # a letter of "lcr"
     total = sum(row.amount for row in section.bins) or 1
     most = max(row.amount for row in section.bins) or 1
     for row in section.bins:

@@ -198,7 +198,7 @@ def _build(dataset_cfg: ConfigDict, name: str, report: Report) -> DatasetInfo | 
     except TypeError as error:
         raise CheckError(f"{name}: {kind}: {error}. Correct the config.") from None
     except Exception as error:  # noqa: BLE001  (data sets refuse data in many ways)
-        report.add("dataset-unusable", name, type=kind, error=error or type(error).__name__)
+        report.add("dataset-unusable", name, type=kind, error=str(error) or type(error).__name__)
         return None
     if not isinstance(built, BaseDataset):
         report.add("dataset-not-covered", name, type=kind)

@@ -14,7 +14,7 @@ def check_weights(cfg: Config, report: Report) -> None:
     """Check that the weights which a run starts from exist."""
 
     def is_missing(path: str | None) -> bool:
-        return bool(path) and not cfg.get("resume") and not Path(path).exists()
+        return not (not path or cfg.get("resume") or Path(path).exists())
 
     first, start = cfg.get("stage_one"), cfg.get("load_from")
     if first and cfg.model.get("stage") != "al":

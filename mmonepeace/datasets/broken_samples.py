@@ -26,7 +26,12 @@ class MissingError(ValueError):
     """A file, or a member of a shard, that does not exist."""
 
 
-KINDS = {MissingError: "missing", ImageError: "image", CaptionError: "text", AudioError: "audio"}
+KINDS: dict[type[Exception], str] = {
+    MissingError: "missing",
+    ImageError: "image",
+    CaptionError: "text",
+    AudioError: "audio",
+}
 SAMPLE_ERRORS = tuple(KINDS)  # what a data set catches
 
 

@@ -91,7 +91,7 @@ class PairDataset(BaseDataset):
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """Read the manifests."""
-        records = []
+        records: list[dict[str, Any]] = []
         for source in self.sources:
             path = Path(self.data_root or "") / source.path
             folder = Path(self.data_prefix.get("path", path.parent))
@@ -158,7 +158,7 @@ class PairDataset(BaseDataset):
 
 def _source(entry: str | Mapping[str, Any], columns: Mapping[str, str] | None) -> Source:
     """Parse an entry of `ann_file`; the columns of the data set are its default."""
-    fields = {"path": entry} if isinstance(entry, str) else dict(entry)
+    fields: dict[str, Any] = {"path": entry} if isinstance(entry, str) else dict(entry)
     unknown = set(fields) - set(Source._fields)
     if unknown or not isinstance(fields.get("path"), str):
         raise ValueError(

@@ -13,12 +13,12 @@ from mmonepeace.registry import DATA_SAMPLERS
 class EpochIndex(NamedTuple):
     """Index of a sample, and the epoch, on which its random transforms depend."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides the method of tuples
     epoch: int
 
 
 @DATA_SAMPLERS.register_module()
-class EndlessSampler(Sampler):
+class EndlessSampler(Sampler[EpochIndex]):
     """Epoch after epoch, each in a new order, distributed over the processes in turn.
 
     MMEngine's `InfiniteSampler` with indices that have their epoch. `shuffle=False` keeps the order

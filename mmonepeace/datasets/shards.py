@@ -27,7 +27,7 @@ CONTENT_KEYS = {"image": "img", "text": "text", "audio": "audio"}
 
 
 @DATASETS.register_module()
-class ShardDataset(IterableDataset):
+class ShardDataset(IterableDataset[dict[str, Any]]):
     """An endless stream of samples from shards; each process reads its own part of an epoch.
 
     Each epoch has the shards in a new order and divides their sequence of samples into runs of
@@ -62,7 +62,7 @@ class ShardDataset(IterableDataset):
         shards: str | Sequence[str],
         modalities: Sequence[str],
         batch_size: int,
-        pipeline: Sequence[dict[str, Any] | Callable] = (),
+        pipeline: Sequence[dict[str, Any] | Callable[..., Any]] = (),
         text_key: str | None = None,
         data_root: str = "",
         streams: int = 4,

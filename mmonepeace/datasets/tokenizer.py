@@ -96,7 +96,7 @@ class Tokenizer:
 
         Special tokens and the fillers of the official dictionary count as words.
         """
-        tokens = map(self._bpe.id_to_token, range(self.vocab_size))
+        tokens = (self._bpe.id_to_token(i) or "" for i in range(self.vocab_size))
         word_start = re.compile(rf"{SPACE}|madeupword\d")
         starts = [i <= UNK_ID or bool(word_start.match(t)) for i, t in enumerate(tokens)]
         return torch.tensor(starts)

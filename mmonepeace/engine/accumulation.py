@@ -12,13 +12,13 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
 
 def accumulated_step(
-    model: nn.Module, data: dict[str, Any], optim_wrapper: OptimWrapper, micro_batch_size: int
+    model: BaseModel, data: dict[str, Any], optim_wrapper: OptimWrapper, micro_batch_size: int
 ) -> dict[str, Tensor]:
     """One training step, as the model's `train_step`, over micro-batches.
 
@@ -106,7 +106,7 @@ def _seeded(seed: int, module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _synchronising(model: nn.Module, last: bool) -> Iterator[None]:
+def _synchronising(model: Any, last: bool) -> Iterator[None]:
     """Synchronise gradients between processes in the last backward pass only."""
     with ExitStack() as stack:
         if hasattr(model, "set_requires_gradient_sync"):  # `fully_shard`

@@ -46,7 +46,7 @@ class ThroughputHook(Hook):
         self.window_size = window_size
 
     def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Data = None, outputs: Data = None
+        self, runner: Runner, batch_idx: int, data_batch: dict[str, Any], outputs: Data = None
     ) -> None:
         """Log both."""
         seconds = runner.message_hub.get_scalar("train/time").mean(self.window_size)

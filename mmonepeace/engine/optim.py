@@ -142,7 +142,7 @@ def find_depth(model: nn.Module) -> GetDepth:
     return numbered_depth(names, prefix)
 
 
-def _depth_in(module: nn.Module, prefix: str, name: str) -> tuple[int, int]:
+def _depth_in(module: Any, prefix: str, name: str) -> tuple[int, int]:
     """Depth of a parameter of a model whose `module`, at `prefix`, gives the depths."""
     depth, num_depths = module.get_layer_depth(name, prefix)
     return (depth if name.startswith(prefix) else num_depths - 1), num_depths

@@ -13,7 +13,7 @@ import mmengine
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.logging import HistoryBuffer
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.runner import FlexibleRunner
 from torch import Tensor, nn
 
@@ -56,7 +56,7 @@ class PretrainRunner(FlexibleRunner):
         return runner
 
     @property
-    def bare_model(self) -> nn.Module:
+    def bare_model(self) -> BaseModel:
         """The model without the wrapper of data parallel training."""
         return self.model.module if is_model_wrapper(self.model) else self.model
 

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 import torch
 from mmengine._strategy import DDPStrategy
 from mmengine.device import get_device
+from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 from torch import distributed as dist
@@ -68,7 +69,7 @@ class FSDP2Strategy(DDPStrategy):
         self.device = get_device()
         self.mesh = init_device_mesh(self.device, (self.world_size,))
         self.skip_init = False  # set by the runner when a checkpoint provides all weights
-        self._initial: nn.Module | None = None
+        self._initial: BaseModel | None = None
 
     def build_model(self, model: dict[str, Any]) -> nn.Module:
         """Build the model on the meta device; on rank 0 also a full copy to initialise."""
@@ -90,7 +91,8 @@ class FSDP2Strategy(DDPStrategy):
                 "such a class, so all of it would be gathered at once. Name its blocks."
             )
         # Scalars cannot be sharded.
-        options = dict(mesh=self.mesh, ignored_params={p for p in model.parameters() if not p.ndim})
+        scalars = {p for p in model.parameters() if not p.ndim}
+        options: dict[str, Any] = dict(mesh=self.mesh, ignored_params=scalars)
         # On a CPU, unlike on a GPU, autocast leaves the inputs of LayerNorm in mixed dtypes.
         gathered = self.param_dtype if self.mesh.device_type == "cuda" else torch.float32
         policy = MixedPrecisionPolicy(
@@ -202,7 +204,7 @@ def clip_grad_norm(
     """Clip gradients by their norm over all parameters, sharded or not; returns the norm before."""
     sharded, unsharded = [], []
     for parameter in parameters:
-        gradient = parameter.grad
+        gradient: Any = parameter.grad
         is_sharded = isinstance(gradient, DTensor)
         (sharded if is_sharded else unsharded).append(
             gradient.to_local() if is_sharded else gradient
@@ -220,5 +222,6 @@ def clip_grad_norm(
 
 def _average_gradient(parameter: nn.Parameter) -> None:
     """Average the gradient of a parameter that is not sharded over the processes."""
-    dist.all_reduce(parameter.grad)
-    parameter.grad /= dist.get_world_size()
+    gradient: Any = parameter.grad
+    dist.all_reduce(gradient)
+    gradient /= dist.get_world_size()

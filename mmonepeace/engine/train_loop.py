@@ -69,27 +69,27 @@ class EndlessLoader:
         TypeError: if its stream cannot start anywhere.
     """
 
-    def __init__(self, loader: DataLoader) -> None:
+    def __init__(self, loader: DataLoader[Any]) -> None:
         is_stream = isinstance(loader.dataset, IterableDataset)
-        self.source = loader.dataset if is_stream else loader.sampler
+        self.source: Any = loader.dataset if is_stream else loader.sampler
         if not hasattr(self.source, "skip"):
             raise TypeError(
                 f"{type(self.source).__name__} cannot skip samples, so no run could be "
                 "resumed. Set train_dataloader.sampler.type to mmonepeace.EndlessSampler."
             )
-        self.dataset = loader.dataset
-        self.batch_size = loader.batch_size
+        self.dataset: Any = loader.dataset
+        self.batch_size = loader.batch_size or 1
         self.loader = loader
         self.batches: Iterator[Any] | None = None
 
     def __len__(self) -> int:
         # torch would take a stream with a length for a finite one.
         samples = getattr(self.dataset, "total", None) or len(self.dataset)
-        return math.ceil(samples / (self.loader.batch_size * get_world_size()))
+        return math.ceil(samples / (self.batch_size * get_world_size()))
 
     def skip_iter(self, number: int) -> None:
         """Start after this many batches; MMEngine's loop calls it."""
-        self.source.skip(number * self.loader.batch_size)
+        self.source.skip(number * self.batch_size)
 
     def close(self) -> None:
         """Stop the workers; garbage collection would wait 5 s for each one of an endless stream."""

@@ -137,7 +137,7 @@ def summarise(
 
 def items_of(sample: Mapping[str, Any]) -> dict[str, Item]:
     """Modality -> item of a data sample that has `embeddings`."""
-    embeddings = sample.get("embeddings")
+    embeddings: Any = sample.get("embeddings")
     return {name: (_identity(name, sample), x.cpu()) for name, x in embeddings.items()}
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.runner import Runner
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmonepeace.evaluation.prompt_ensemble import check_templates, embed_classes
 from mmonepeace.evaluation.retrieval import percentage, rank
@@ -61,7 +61,7 @@ class ZeroShotAccuracy(BaseMetric):
         self.class_CD: Tensor | None = None
 
     @torch.no_grad()
-    def embed_classes(self, model: nn.Module, dataset: Any) -> None:
+    def embed_classes(self, model: BaseModel, dataset: Any) -> None:
         """Embed the prompts of all classes.
 
         Args:

@@ -32,7 +32,7 @@ def legend_height(num_entries: int, width: float) -> float:
 def add_legend(figure: Figure, colours: Mapping[str, np.ndarray]) -> None:
     """Write names beside their RGB colours in 0..255, at the top of a figure."""
     handles = [
-        Patch(facecolor=np.array(colour) / 255, edgecolor="grey", label=name)
+        Patch(facecolor=(np.array(colour) / 255).tolist(), edgecolor="grey", label=name)
         for name, colour in colours.items()
     ]
     if handles:

@@ -26,7 +26,7 @@ class Instances(NamedTuple):
 
     def keep(self, which: np.ndarray) -> "Instances":
         """Select some of them by mask or index."""
-        return Instances(*(None if value is None else value[which] for value in self))
+        return Instances._make(None if value is None else value[which] for value in self)
 
 
 def true_instances(sample: dict[str, Any]) -> Instances:

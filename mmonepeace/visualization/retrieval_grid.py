@@ -127,9 +127,9 @@ def draw_direction(
         for tile, (item, cosine, matches) in zip(tiles, best, strict=False):
             identity = direction.items[item]
             _draw_item(tile, which[1], identity)
-            frame = dict(edgecolor=RIGHT, lw=3.5) if matches else dict(edgecolor=PALE, lw=1)
-            frame |= dict(fill=False, zorder=3, clip_on=False)
-            tile.add_patch(Rectangle((0, 0), TILE, TILE, **frame))
+            colour, width = (RIGHT, 3.5) if matches else (PALE, 1)
+            frame = Rectangle((0, 0), TILE, TILE, fill=False, edgecolor=colour, lw=width)
+            tile.add_patch(frame).set(zorder=3, clip_on=False)
             score = f"{cosine:.3f}".replace("-", "\u2212") + (" \u2713" if matches else "")
             caption = captions[which[1]].get(identity, "")
             _write_below(tile, score, caption, RIGHT if matches else SOFT)
@@ -187,14 +187,13 @@ def _write_title(grid: TileGrid, which: tuple[str, str], direction: Direction) -
 def _write_below(tile: Axes, line: str, caption: str, colour: str = SOFT) -> None:
     weight = "bold" if colour == RIGHT else "normal"
     tile.text(0, TILE + 0.17, line, size=8.5, color=colour, weight=weight)
-    options = dict(max_lines=CAPTION_LINES, placeholder=" \u2026")
-    short = textwrap.fill(caption, CAPTION_LETTERS, **options)
+    short = textwrap.fill(caption, CAPTION_LETTERS, max_lines=CAPTION_LINES, placeholder=" \u2026")
     tile.text(0, TILE + 0.23, short, size=7, color=SOFT, va="top", parse_math=False)
 
 
 def _draw_item(tile: Axes, modality: str, identity: Any) -> None:
     """Draw an item, or write what cannot be drawn."""
-    place = dict(extent=(0, TILE, TILE, 0), aspect="auto", zorder=2)
+    place: dict[str, Any] = dict(extent=(0, TILE, TILE, 0), aspect="auto", zorder=2)
     tile.add_patch(Rectangle((0, 0), TILE, TILE, facecolor=PAPER))
     try:
         if modality == "image" and Path(str(identity)).is_file():
@@ -229,7 +228,7 @@ def _write_text(tile: Axes, text: str) -> None:
         if longest <= letters and len(textwrap.wrap(text, letters)) <= lines:
             break
     short = textwrap.fill(text, letters, max_lines=lines, placeholder=" \u2026")
-    centred = dict(ha="center", va="center", parse_math=False)
+    centred: dict[str, Any] = dict(ha="center", va="center", parse_math=False)
     tile.text(TILE / 2, TILE / 2, short, size=size, color=INK, **centred)
 
 

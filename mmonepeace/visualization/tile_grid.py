@@ -41,7 +41,7 @@ class TileGrid:
         for tile in self.tiles.flat:
             tile.axis("off")
 
-    def add_colour_bar(self, image: ScalarMappable, label: str, **options: float) -> Colorbar:
+    def add_colour_bar(self, image: ScalarMappable, label: str, **options: Any) -> Colorbar:
         """Explain the colours of an image, on the right of all tiles."""
         bar = self.figure.colorbar(image, ax=list(self.tiles.flat), pad=0.015, **options)
         bar.set_label(label, fontsize=9)
