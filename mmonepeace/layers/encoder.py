@@ -275,7 +275,7 @@ class FusionEncoder(nn.ModuleList):
         are larger, and gradients are summed once.
         """
         if len(views) > 1 or views[0].pad_BL is not None:
-            kernels = [cpu_kernel("packed_tokens", view.x_BLD) for view in views]
+            kernels: list[Any] = [cpu_kernel("packed_tokens", view.x_BLD) for view in views]
             if all(kernels):
                 packed = kernels[0](views)
                 return packed.unpack(self.bind(packed)(packed.x_BLD, 0, len(self)))

@@ -55,7 +55,7 @@ def cpu_kernel(name: str, x: Tensor) -> Callable[..., Any] | None:
     kernel = CPU_KERNELS.get(name)
     if kernel is None or x.numel() < kernel.min_numel:
         return None
-    in_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    in_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
     applies = x.device.type == "cpu" and x.dtype == torch.float32 and not in_graph
     return kernel.function if applies else None
 
@@ -113,7 +113,7 @@ def attend(
     return out[..., :width]
 
 
-def check_backend(name: str) -> str:
+def check_backend(name: Backend) -> Backend:
     """Name of a backend, if there is one.
 
     Raises:

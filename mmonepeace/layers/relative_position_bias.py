@@ -4,8 +4,9 @@ Shapes: B batch, N table rows, H heads, L tokens (CLS first). A grid is (rows, c
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,13 +22,19 @@ class AttentionBias:
 
     Attributes:
         grid: rows and columns of the tokens after CLS, if the bias depends only on their
-            offsets; kernels may then work from a table of offsets. None: only `dense` is known.
+            offsets; kernels may then work from `table_NH`, see `GridBias`. None: only `dense` is
+            known.
         is_packed: whether it belongs to sequences that are concatenated along one batch item, see
             `cpu.packing`; such a bias is applied group by group.
     """
 
     grid: Grid | None
+    table_NH: Tensor  # these two with a grid
+    cls_token: bool
     is_packed = False
+    counts: Any  # these two if packed, see `PackedBias`
+    segments: Any
+    attend_groups: Callable[..., Tensor]
 
     def dense(self) -> Tensor | None:
         """(1 or B, H, L, L), or None if there is no bias."""

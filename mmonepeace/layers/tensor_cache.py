@@ -41,7 +41,7 @@ def byte_bounded_lru_cache(limit: int) -> Callable[[Make], Make]:
                 kept.move_to_end(args)
                 return kept[args]
 
-        cached.cache_clear = kept.clear
+        cached.cache_clear = kept.clear  # type: ignore[attr-defined]  # as in functools
         return cached
 
     return decorate

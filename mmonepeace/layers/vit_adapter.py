@@ -11,6 +11,7 @@ Source: arXiv 2205.08534, with the settings of the official ONE-PEACE segmentati
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -243,7 +244,7 @@ class ViTAdapter(nn.Module):
             ],
             1,
         )
-        call = (
+        call: Callable[..., Any] = (
             activation_checkpoint if self.with_cp else lambda function, *inputs: function(*inputs)
         )
         cls, x = x_BLD[:, :1], x_BLD[:, 1:]

@@ -3,6 +3,8 @@
 Shapes: B batch, h and w rows and columns, L = h * w, D width, H heads, d = D / H, n windows of a map.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -75,11 +77,13 @@ class GridAttention(SelfAttention):
         windows, pad = window_partition(x_BhwD, self.window)
         if pad is not None:
             pad = pad.repeat(len(x_BhwD), 1)[:, None, None]
-            bias = DenseBias(torch.where(pad, -torch.inf, bias.dense()))
-        return window_unpartition(self._attend(windows, bias), tuple(x_BhwD.shape[1:3]))
+            dense: Any = bias.dense()
+            bias = DenseBias(torch.where(pad, -torch.inf, dense))
+        grid = (x_BhwD.shape[1], x_BhwD.shape[2])
+        return window_unpartition(self._attend(windows, bias), grid)
 
     def _attend(self, x_BhwD: Tensor, bias: AttentionBias) -> Tensor:
-        grid = tuple(x_BhwD.shape[1:3])
+        grid = (x_BhwD.shape[1], x_BhwD.shape[2])
         q, k, v = self.project_qkv(x_BhwD.flatten(1, 2))
         scale = q.shape[-1] ** -0.5
         if self.rel_pos_h is not None:
@@ -98,7 +102,7 @@ class GridAttention(SelfAttention):
         kernels need.
         """
         q = q_BHLd.unflatten(2, grid)
-        tables = (self.rel_pos_h, self.rel_pos_w)
+        tables: tuple[Any, Any] = (self.rel_pos_h, self.rel_pos_w)
         logits = []
         for table, side, equation in zip(
             tables, grid, ("bnhwd,hkd->bnhwk", "bnhwd,wkd->bnhwk"), strict=True

@@ -91,7 +91,11 @@ class CascadeRoIHead(mmdet_models.CascadeRoIHead):
         return {"mask_preds": self.mask_head(features)}
 
     def mask_loss(
-        self, stage: int, x: tuple[Tensor], sampling_results: list, batch_gt_instances: list
+        self,
+        stage: int,
+        x: tuple[Tensor],
+        sampling_results: list[Any],
+        batch_gt_instances: list[Any],
     ) -> dict[str, Any]:
         """Loss of the mask head, of the first stage only."""
         if stage > 0:
@@ -106,8 +110,12 @@ class CascadeRoIHead(mmdet_models.CascadeRoIHead):
         )
 
     def predict_mask(
-        self, x: tuple[Tensor], batch_img_metas: list, results_list: list, rescale: bool = False
-    ) -> list:
+        self,
+        x: tuple[Tensor],
+        batch_img_metas: list[Any],
+        results_list: list[Any],
+        rescale: bool = False,
+    ) -> list[Any]:
         """Add masks to the boxes, and scores of the masks with `mask_rescoring`."""
         rois = bbox2roi([result.bboxes for result in results_list])
         if not len(rois):

@@ -121,7 +121,7 @@ def contrastive(
         losses.append(-(target_BN * logits_BN.log_softmax(1)).sum(1).mean())
         best = logits_BN.argmax(1, keepdim=True)
         accuracies.append(right_BN.gather(1, best).float().mean())
-    return ContrastiveResult(sum(losses) / 2, *accuracies)
+    return ContrastiveResult((losses[0] + losses[1]) / 2, *accuracies)
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,7 @@ class OnePeace(BaseModule):
     """
 
     allow_missing: tuple[str, ...] = ()
+    adapters: Any  # an nn.ModuleDict, whose values torch types as plain modules
 
     def __init__(
         self,
@@ -101,7 +102,7 @@ class OnePeace(BaseModule):
                 f"modalities are {tuple(modalities)}; choose one or more of {tuple(ADAPTERS)}, "
                 "each once."
             )
-        options = {name: {} for name in modalities} | dict(
+        options: dict[str, Any] = {name: {} for name in modalities} | dict(
             modalities if isinstance(modalities, Mapping) else {}
         )
         if "image" in options:
@@ -119,7 +120,7 @@ class OnePeace(BaseModule):
         num_tables = depth if rpb == "per_block" else 1
         self.adapters = nn.ModuleDict(
             {
-                name: adapter(name, self.arch, num_tables, **options[name])
+                name: adapter(name, self.arch, num_tables, **options[name])  # type: ignore[arg-type]
                 for name, adapter in ADAPTERS.items()
                 if name in options
             }

@@ -90,10 +90,10 @@ class MultimodalDataPreprocessor(BaseDataPreprocessor):
         return images.float().div_(255).sub_(mean).div_(std)
 
     def _texts(self, samples: Samples) -> Tensor:
-        return pad_sequence(samples, batch_first=True, padding_value=PAD_ID)
+        return pad_sequence(list(samples), batch_first=True, padding_value=PAD_ID)
 
     def _audio(self, samples: Samples) -> tuple[Tensor, Tensor]:
-        waves_BS = pad_sequence(samples, batch_first=True)
+        waves_BS = pad_sequence(list(samples), batch_first=True)
         frames = torch.tensor([num_audio_frames(len(wave)) for wave in samples])
         positions = torch.arange(num_audio_frames(waves_BS.shape[1]))
         pad_BT = positions >= frames[:, None]

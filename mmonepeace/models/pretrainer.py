@@ -156,19 +156,19 @@ class OnePeacePretrainer(OnePeaceRetriever):
         self,
         inputs: Mapping[str, Any],
         data_samples: Sequence[Any] | None = None,
-        keeps: Mapping[str, Mapping[str, Tensor]] | None = None,
         mode: Literal["tensor", "predict", "loss", "contrast"] = "tensor",
         contrast: GradCache | None = None,
+        keeps: Mapping[str, Mapping[str, Tensor]] | None = None,
     ) -> Any:
         """Losses of a step, or what a retriever gives.
 
         Args:
             inputs: modality -> input, see `OnePeace.embed`.
             data_samples: as for `OnePeaceRetriever`.
-            keeps: for "loss": "alone" and "joint" -> modality -> unmasked positions, (B, P) as
-                `Tokens.keep` takes them.
             mode: see `OnePeaceRetriever`.
             contrast: see `OnePeaceRetriever`; tokens are contrasted within these samples.
+            keeps: for "loss": "alone" and "joint" -> modality -> unmasked positions, (B, P) as
+                `Tokens.keep` takes them.
         """
         if mode == "contrast":
             # In the order of the loss below, so that the same masks of drop path are drawn.
@@ -191,7 +191,8 @@ class OnePeacePretrainer(OnePeaceRetriever):
             pair = Tokens.join([complete[name] for name in stage.pair])
             joint = backbone.encode(pair, skip_padding=True)
         views = [("alone", (name,)) for name in stage.unimodal_students] + [("joint", stage.pair)]
-        kept = [{name: keeps[view][name] for name in names} for view, names in views]
+        masks: Any = keeps  # given for "loss"
+        kept = [{name: masks[view][name] for name in names} for view, names in views]
         reconstructions = self.reconstruct(kept, features, complete)
         for (view, names), keep, students in zip(views, kept, reconstructions, strict=True):
             is_joint = view == "joint"

@@ -104,7 +104,7 @@ class OnePeaceRetriever(BackboneModel):
             modality -> (B, D) float32 of unit length, the data samples, or losses and accuracies
             by name: where `contrast` is given, "surrogate" instead, see there.
         """
-        embeddings = {}
+        embeddings: dict[str, Tensor] = {}
         for name, value in inputs.items():
             features = self.backbone.encode(self.backbone.embed({name: value}), skip_padding=True)
             embeddings |= self.project({name: features[name][:, 0]})

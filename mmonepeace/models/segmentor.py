@@ -94,7 +94,7 @@ class EncoderDecoder(MMSegEncoderDecoder):
         if self._slides():
             self._read_test_cfg()  # an error should not wait for the first image
 
-    def val_step(self, data: dict[str, Any]) -> list:
+    def val_step(self, data: dict[str, Any]) -> list[Any]:
         """Predict a batch whose images may differ in size.
 
         Args:
@@ -124,7 +124,7 @@ class EncoderDecoder(MMSegEncoderDecoder):
             results.update(zip(indices, super().val_step(batch), strict=True))
         return [results[i] for i in range(len(results))]
 
-    def test_step(self, data: dict[str, Any]) -> list:
+    def test_step(self, data: dict[str, Any]) -> list[Any]:
         """As `val_step`."""
         return self.val_step(data)
 

@@ -115,7 +115,9 @@ class AudioAdapter(Adapter):
         self.rpb = RelativePositionBias1D(num_buckets, arch.num_heads, num_tables)
 
     @staticmethod
-    def infer_options(shapes: Mapping[str, Sequence[int]], meta: Mapping[str, Any]) -> dict:
+    def infer_options(
+        shapes: Mapping[str, Sequence[int]], meta: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """Sizes of the layers, and the padding that the weights were trained with."""
         dim, group_dim, kernel = shapes["pos_conv.1.weight"]
         pos_pre_norm = "pos_conv.0.weight" in shapes

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmonepeace.layers.relative_position_bias import RelativePositionBias
 from mmonepeace.layers.resampling import Grid
 from mmonepeace.layers.tokens import BlockBias, Tokens, zero_padding
 from mmonepeace.spec import LAYER_NORM_EPS, Arch
@@ -29,6 +30,8 @@ class Adapter(nn.Module):
         arch: widths and variants.
         cls_token: whether CLS comes before the other tokens.
     """
+
+    rpb: RelativePositionBias
 
     def __init__(self, modality: str, arch: Arch, cls_token: bool = True) -> None:
         super().__init__()
@@ -58,7 +61,9 @@ class Adapter(nn.Module):
         """Follow the metadata of a checkpoint that is being loaded."""
 
     @staticmethod
-    def infer_options(shapes: Mapping[str, Sequence[int]], meta: Mapping[str, Any]) -> dict:
+    def infer_options(
+        shapes: Mapping[str, Sequence[int]], meta: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """Arguments of the constructor, read off a checkpoint; others keep their defaults.
 
         Args:

@@ -74,7 +74,9 @@ class TextAdapter(Adapter):
         )
 
     @staticmethod
-    def infer_options(shapes: Mapping[str, Sequence[int]], meta: Mapping[str, Any]) -> dict:
+    def infer_options(
+        shapes: Mapping[str, Sequence[int]], meta: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """Sizes of the vocabulary and of the tables."""
         return dict(
             vocab_size=shapes["embed_tokens.weight"][0],

@@ -51,7 +51,7 @@ def chunked_geglu(x: Tensor, *weights: Tensor | None) -> Tensor:
         out_ND = _ChunkedGeGLU.apply(x_ND, *weights)
     else:
         chunks = x_ND.chunk(max(1, len(x_ND) // _TOKENS))
-        out_ND = torch.cat([_forward(chunk, GatedWeights(*weights))[0] for chunk in chunks])
+        out_ND = torch.cat([_forward(chunk, GatedWeights._make(weights))[0] for chunk in chunks])
     return out_ND.view_as(x)
 
 
@@ -84,7 +84,7 @@ def _forward(x_ND: Tensor, weights: GatedWeights) -> tuple[Tensor, Tensor, Tenso
 class _ChunkedGeGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, *weights: Tensor | None) -> Tensor:
-        out, gate, up = _forward(x_ND, GatedWeights(*weights))
+        out, gate, up = _forward(x_ND, GatedWeights._make(weights))
         ctx.save_for_backward(x_ND, gate, up, *weights[:-1])
         return out
 

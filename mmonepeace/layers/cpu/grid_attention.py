@@ -34,7 +34,7 @@ _BLOCK_NUMBERS = 5 << 18  # logits in a block: few enough for the cache, many en
 _LN_2 = math.log(2)
 
 # Results of the block being computed and, while it is recomputed, those of the first pass.
-_kept: ContextVar[tuple[list, Iterator | None]] = ContextVar("_kept")
+_kept: ContextVar[tuple[list[Any], Iterator[Any] | None]] = ContextVar("_kept")
 
 
 class AttentionResultCache:
@@ -281,7 +281,8 @@ class _GridBiasAttention(torch.autograd.Function):
                 dk_.baddbmm_(dlogits.mT, queries)
                 if grads:
                     grads.add_gradient(part, rows, wide)
-        return dq, dk, dv, grads and grads.unfolded, grads and grads.cls
+        bias = (None, None) if grads is None else (grads.unfolded, grads.cls)
+        return dq, dk, dv, *bias
 
 
 def _of_heads(heads: slice, *tensors_BHLd: Tensor) -> list[Tensor]:
