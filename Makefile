@@ -30,8 +30,8 @@ help:
 	@echo "make demo             build a data set, fine-tune for segmentation on the CPU, draw predictions"
 	@echo "make pretrain-demo    pretrain both stages on the CPU, measure retrieval, draw a gallery"
 	@echo "make det-demo         compile mmcv's operators, train a detector with masks on the CPU, draw it"
-	@echo "make test             compile mmcv's operators, run the linter and all tests"
-	@echo "make lint             run the linter"
+	@echo "make test             compile mmcv's operators, run the linter, the type checker and all tests"
+	@echo "make lint             run the linter and the type checker"
 	@echo "make -s python        print the Python of the environment, which is created if it is missing"
 	@echo "make env-full         add what detection and the tests need to the environment"
 	@echo "make clean            remove what the demos wrote"
@@ -104,6 +104,7 @@ det-demo: env-full
 lint: env-full
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 
 # A file of tests stays in one process, which builds what its tests share.
 test: lint

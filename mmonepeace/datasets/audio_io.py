@@ -32,9 +32,8 @@ def load_audio(path: str | Path | bytes) -> np.ndarray:
     Raises:
         AudioError: if the file is missing, broken or empty, or has infinite or NaN samples.
     """
-    in_memory = isinstance(path, bytes)
-    name, source = ("audio in memory", BytesIO(path)) if in_memory else (path, path)
-    if not in_memory and not Path(path).is_file():
+    name, source = ("audio in memory", BytesIO(path)) if isinstance(path, bytes) else (path, path)
+    if not isinstance(path, bytes) and not Path(path).is_file():
         raise AudioError(f"{path}: no such file. Check the path and the data root.")
     try:
         return to_mono_16k(*soundfile.read(source, dtype="float32", always_2d=True))

@@ -272,5 +272,5 @@ class PackModalities(BaseTransform):
                 "PackModalities found no inputs. Put LoadImage, Tokenize or LoadAudio before it."
             )
         meta = {key: results[key] for key in self.meta_keys if key in results}
-        packed = {key: results[key] for key in ("inputs", "keeps") if key in results}
+        packed: Results = {key: results[key] for key in ("inputs", "keeps") if key in results}
         return {**packed, "data_samples": BaseDataElement(metainfo=meta)}
