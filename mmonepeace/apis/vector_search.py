@@ -33,8 +33,7 @@ def combine(*embeddings: Embeddings, weights: Sequence[float] | None = None) -> 
     weights = [1.0] * len(embeddings) if weights is None else list(weights)
     if len(weights) != len(embeddings) or not embeddings:
         raise ValueError(f"{len(embeddings)} embeddings with {len(weights)} weights.")
-    weighted = (torch.as_tensor(e) * w for e, w in zip(embeddings, weights, strict=True))
-    total = sum(weighted, torch.tensor(0))
+    total: Any = sum(torch.as_tensor(e) * w for e, w in zip(embeddings, weights, strict=True))
     if (total.norm(dim=-1) < 1e-6).any():
         raise ValueError(f"the embeddings cancel out with weights {weights}.")
     total = F.normalize(total, dim=-1)

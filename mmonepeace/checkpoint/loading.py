@@ -221,9 +221,8 @@ def _load(
             "the model are not in the file. Build the model with the config of the checkpoint (its "
             "work directory has a copy), or list what may be missing in allow_missing."
         )
-    state = OrderedDict((names[key], value) for key, value in weights.items())
-    adapted = {name: {_ADAPTED: True} for name, _ in model.named_modules()}
-    state._metadata = adapted  # type: ignore[attr-defined]  # as `state_dict()` does
+    state: Any = OrderedDict((names[key], value) for key, value in weights.items())
+    state._metadata = {name: {_ADAPTED: True} for name, _ in model.named_modules()}
     # A model without storage takes the tensors of the file as they are.
     model.load_state_dict(state, strict=False, assign=any(v.is_meta for v in target.values()))
     backbone: Any = getattr(model, "backbone", model)

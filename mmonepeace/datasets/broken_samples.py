@@ -26,12 +26,7 @@ class MissingError(ValueError):
     """A file, or a member of a shard, that does not exist."""
 
 
-KINDS: dict[type[Exception], str] = {
-    MissingError: "missing",
-    ImageError: "image",
-    CaptionError: "text",
-    AudioError: "audio",
-}
+KINDS = {MissingError: "missing", ImageError: "image", CaptionError: "text", AudioError: "audio"}
 SAMPLE_ERRORS = tuple(KINDS)  # what a data set catches
 
 
@@ -80,7 +75,7 @@ class BrokenSamples:
         """Note that a sample is not broken."""
         self._states[index] = 1
 
-    def add(self, index: int, error: Exception, name: Callable[[int], str]) -> None:
+    def add(self, index: int, error: ValueError, name: Callable[[int], str]) -> None:
         """Note that a sample is broken, by one of `SAMPLE_ERRORS`, and log it the first time.
 
         `name` gives what a message calls the sample of an index.

@@ -92,15 +92,14 @@ class FSDP2Strategy(DDPStrategy):
             )
         # Scalars cannot be sharded.
         scalars = {p for p in model.parameters() if not p.ndim}
-        options: dict[str, Any] = dict(mesh=self.mesh, ignored_params=scalars)
         # On a CPU, unlike on a GPU, autocast leaves the inputs of LayerNorm in mixed dtypes.
         gathered = self.param_dtype if self.mesh.device_type == "cuda" else torch.float32
         policy = MixedPrecisionPolicy(
             gathered, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
         for block in blocks:
-            fully_shard(block, mp_policy=policy, **options)
-        fully_shard(model, **options)
+            fully_shard(block, mesh=self.mesh, mp_policy=policy, ignored_params=scalars)
+        fully_shard(model, mesh=self.mesh, ignored_params=scalars)
         model.to_empty(device=self.device)
         model.data_preprocessor.to(self.device)
         if not self.skip_init:
@@ -202,7 +201,7 @@ def clip_grad_norm(
     parameters: Sequence[nn.Parameter], max_norm: float, norm_type: float = 2.0
 ) -> Tensor:
     """Clip gradients by their norm over all parameters, sharded or not; returns the norm before."""
-    sharded, unsharded = [], []
+    sharded, unsharded = list[Tensor](), list[Tensor]()
     for parameter in parameters:
         gradient: Any = parameter.grad
         is_sharded = isinstance(gradient, DTensor)
@@ -222,6 +221,5 @@ def clip_grad_norm(
 
 def _average_gradient(parameter: nn.Parameter) -> None:
     """Average the gradient of a parameter that is not sharded over the processes."""
-    gradient: Any = parameter.grad
-    dist.all_reduce(gradient)
-    gradient /= dist.get_world_size()
+    dist.all_reduce(parameter.grad)
+    parameter.grad /= dist.get_world_size()  # type: ignore[assignment, operator]  # not None

@@ -22,8 +22,7 @@ class AttentionBias:
 
     Attributes:
         grid: rows and columns of the tokens after CLS, if the bias depends only on their
-            offsets; kernels may then work from `table_NH`, see `GridBias`. None: only `dense` is
-            known.
+            offsets; kernels may then use its table, see `GridBias`. None: only `dense` is known.
         is_packed: whether it belongs to sequences that are concatenated along one batch item, see
             `cpu.packing`; such a bias is applied group by group.
     """

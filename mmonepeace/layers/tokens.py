@@ -6,7 +6,6 @@ Shapes: B batch, L tokens, P kept tokens, D width, H heads.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -125,8 +124,7 @@ def gather_tokens(x_BLD: Tensor, index_BP: Tensor) -> Tensor:
 
 def kept_bias(bias: BlockBias, keep_BP: Tensor, block: int, dtype: torch.dtype) -> DenseBias:
     """Rows and columns of a bias that broadcasts, (1, H, L, L), at kept positions: (B, H, P, P)."""
-    dense_1HLL: Any = bias(block, dtype).dense()
-    bias_HLL = dense_1HLL[0]
+    bias_HLL = bias(block, dtype).dense()[0]  # type: ignore[index]  # adapters have a bias
     return DenseBias(bias_HLL[:, keep_BP[:, :, None], keep_BP[:, None, :]].transpose(0, 1))
 
 

@@ -11,7 +11,6 @@ Source: arXiv 2205.08534, with the settings of the official ONE-PEACE segmentati
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -244,7 +243,7 @@ class ViTAdapter(nn.Module):
             ],
             1,
         )
-        call: Callable[..., Any] = (
+        call: Callable[..., Tensor] = (
             activation_checkpoint if self.with_cp else lambda function, *inputs: function(*inputs)
         )
         cls, x = x_BLD[:, :1], x_BLD[:, 1:]

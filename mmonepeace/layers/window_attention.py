@@ -3,8 +3,6 @@
 Shapes: B batch, h and w rows and columns, L = h * w, D width, H heads, d = D / H, n windows of a map.
 """
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -77,10 +75,8 @@ class GridAttention(SelfAttention):
         windows, pad = window_partition(x_BhwD, self.window)
         if pad is not None:
             pad = pad.repeat(len(x_BhwD), 1)[:, None, None]
-            dense: Any = bias.dense()
-            bias = DenseBias(torch.where(pad, -torch.inf, dense))
-        grid = (x_BhwD.shape[1], x_BhwD.shape[2])
-        return window_unpartition(self._attend(windows, bias), grid)
+            bias = DenseBias(torch.where(pad, -torch.inf, bias.dense()))  # type: ignore[arg-type]
+        return window_unpartition(self._attend(windows, bias), (x_BhwD.shape[1], x_BhwD.shape[2]))
 
     def _attend(self, x_BhwD: Tensor, bias: AttentionBias) -> Tensor:
         grid = (x_BhwD.shape[1], x_BhwD.shape[2])
@@ -102,14 +98,14 @@ class GridAttention(SelfAttention):
         kernels need.
         """
         q = q_BHLd.unflatten(2, grid)
-        tables: tuple[Any, Any] = (self.rel_pos_h, self.rel_pos_w)
+        tables = (self.rel_pos_h, self.rel_pos_w)
         logits = []
         for table, side, equation in zip(
             tables, grid, ("bnhwd,hkd->bnhwk", "bnhwd,wkd->bnhwk"), strict=True
         ):
             position = torch.arange(side, device=q.device)
             offsets = position[:, None] - position + side - 1
-            relative = resample_rel_pos(table, side)[offsets].to(q.dtype)
+            relative = resample_rel_pos(table, side)[offsets].to(q.dtype)  # type: ignore[arg-type]
             logits.append(torch.einsum(equation, q, relative))
         added = torch.cat(logits, -1).flatten(2, 3)
         rows, columns = (torch.eye(side, dtype=q.dtype, device=q.device) for side in grid)

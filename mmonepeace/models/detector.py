@@ -16,6 +16,8 @@ from mmonepeace.models.widths import fill_widths
 from mmonepeace.registry import MODELS
 from mmonepeace.spec import IMAGE_MEAN, IMAGE_STD
 
+Items = list[Any]  # of a batch, one per image
+
 
 @MODELS.register_module()
 class DetDataPreprocessor(mmdet_models.DetDataPreprocessor):
@@ -91,11 +93,7 @@ class CascadeRoIHead(mmdet_models.CascadeRoIHead):
         return {"mask_preds": self.mask_head(features)}
 
     def mask_loss(
-        self,
-        stage: int,
-        x: tuple[Tensor],
-        sampling_results: list[Any],
-        batch_gt_instances: list[Any],
+        self, stage: int, x: tuple[Tensor], sampling_results: Items, batch_gt_instances: Items
     ) -> dict[str, Any]:
         """Loss of the mask head, of the first stage only."""
         if stage > 0:
@@ -110,12 +108,8 @@ class CascadeRoIHead(mmdet_models.CascadeRoIHead):
         )
 
     def predict_mask(
-        self,
-        x: tuple[Tensor],
-        batch_img_metas: list[Any],
-        results_list: list[Any],
-        rescale: bool = False,
-    ) -> list[Any]:
+        self, x: tuple[Tensor], batch_img_metas: Items, results_list: Items, rescale: bool = False
+    ) -> Items:
         """Add masks to the boxes, and scores of the masks with `mask_rescoring`."""
         rois = bbox2roi([result.bboxes for result in results_list])
         if not len(rois):

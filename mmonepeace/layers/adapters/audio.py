@@ -4,7 +4,7 @@ Shapes: B clips, S samples, T frames, C channels, L = T + 1 tokens, P kept token
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmonepeace.layers.adapters.base import Adapter
+from mmonepeace.layers.adapters.base import Adapter, Shapes
 from mmonepeace.layers.kernels import cpu_kernel
 from mmonepeace.layers.relative_position_bias import RelativePositionBias1D
 from mmonepeace.layers.tokens import BlockBias, Tokens, gather_tokens, kept_bias, kept_positions
@@ -115,9 +115,7 @@ class AudioAdapter(Adapter):
         self.rpb = RelativePositionBias1D(num_buckets, arch.num_heads, num_tables)
 
     @staticmethod
-    def infer_options(
-        shapes: Mapping[str, Sequence[int]], meta: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def infer_options(shapes: Shapes, meta: Mapping[str, Any]) -> dict[str, Any]:
         """Sizes of the layers, and the padding that the weights were trained with."""
         dim, group_dim, kernel = shapes["pos_conv.1.weight"]
         pos_pre_norm = "pos_conv.0.weight" in shapes

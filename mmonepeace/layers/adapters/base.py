@@ -15,6 +15,8 @@ from mmonepeace.layers.resampling import Grid
 from mmonepeace.layers.tokens import BlockBias, Tokens, zero_padding
 from mmonepeace.spec import LAYER_NORM_EPS, Arch
 
+Shapes = Mapping[str, Sequence[int]]  # parameter -> its shape
+
 
 class Adapter(nn.Module):
     """Base of all adapters: CLS, optional embedding norm and type vector.
@@ -61,9 +63,7 @@ class Adapter(nn.Module):
         """Follow the metadata of a checkpoint that is being loaded."""
 
     @staticmethod
-    def infer_options(
-        shapes: Mapping[str, Sequence[int]], meta: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def infer_options(shapes: Shapes, meta: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments of the constructor, read off a checkpoint; others keep their defaults.
 
         Args:

@@ -3,14 +3,14 @@
 Shapes: B batch, T text tokens, L = T + 1 tokens, D width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmonepeace.layers.adapters.base import Adapter
+from mmonepeace.layers.adapters.base import Adapter, Shapes
 from mmonepeace.layers.relative_position_bias import RelativePositionBias1D
 from mmonepeace.layers.tokens import Tokens
 from mmonepeace.spec import PAD_ID, TEXT_POSITIONS, TEXT_RPB_BUCKETS, VOCAB_SIZE, Arch
@@ -74,9 +74,7 @@ class TextAdapter(Adapter):
         )
 
     @staticmethod
-    def infer_options(
-        shapes: Mapping[str, Sequence[int]], meta: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def infer_options(shapes: Shapes, meta: Mapping[str, Any]) -> dict[str, Any]:
         """Sizes of the vocabulary and of the tables."""
         return dict(
             vocab_size=shapes["embed_tokens.weight"][0],
