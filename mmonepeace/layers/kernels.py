@@ -55,7 +55,7 @@ def cpu_kernel(name: str, x: Tensor) -> Callable[..., Any] | None:
     kernel = CPU_KERNELS.get(name)
     if kernel is None or x.numel() < kernel.min_numel:
         return None
-    in_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+    in_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
     applies = x.device.type == "cpu" and x.dtype == torch.float32 and not in_graph
     return kernel.function if applies else None
 

@@ -73,7 +73,7 @@ class GridAttention(SelfAttention):
         if self.window is None:
             return self._attend(x_BhwD, bias)
         windows, pad = window_partition(x_BhwD, self.window)
-        if pad is not None:
+        if pad is not None:  # a window always has a dense bias
             pad = pad.repeat(len(x_BhwD), 1)[:, None, None]
             bias = DenseBias(torch.where(pad, -torch.inf, bias.dense()))  # type: ignore[arg-type]
         return window_unpartition(self._attend(windows, bias), (x_BhwD.shape[1], x_BhwD.shape[2]))
@@ -98,7 +98,7 @@ class GridAttention(SelfAttention):
         kernels need.
         """
         q = q_BHLd.unflatten(2, grid)
-        tables = (self.rel_pos_h, self.rel_pos_w)
+        tables = (self.rel_pos_h, self.rel_pos_w)  # without them this is not called
         logits = []
         for table, side, equation in zip(
             tables, grid, ("bnhwd,hkd->bnhwk", "bnhwd,wkd->bnhwk"), strict=True

@@ -121,7 +121,7 @@ class OnePeace(BaseModule):
         self.adapters = nn.ModuleDict(
             {
                 name: adapter(name, self.arch, num_tables, **options[name])  # type: ignore[arg-type]
-                for name, adapter in ADAPTERS.items()
+                for name, adapter in ADAPTERS.items()  # subclasses, which take num_tables
                 if name in options
             }
         )
