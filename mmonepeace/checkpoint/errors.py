@@ -31,6 +31,4 @@ def explain_broken_file(expected: str) -> Iterator[None]:
         raise
     except Exception as error:  # noqa: BLE001  (a broken file can fail in any way)
         reason = str(error).strip().split("\n")[0][:160] or type(error).__name__
-        raise CheckpointError(
-            f"cannot be read, it is truncated or not {expected} ({reason})."
-        ) from None
+        raise CheckpointError(f"cannot be read: truncated or not {expected} ({reason}).") from None

@@ -25,8 +25,7 @@ class _Shapes(dict[str, torch.Size]):
 
     def __missing__(self, name: str) -> torch.Size:
         raise CheckpointError(
-            f"{self.prefix}{name} is missing from the weights, so the configuration of their model "
-            "cannot be inferred. Is this a part of a checkpoint?"
+            f"{self.prefix}{name} is missing from the weights. Is this a part of a checkpoint?"
         )
 
     def have(self, start: str, end: str = "") -> bool:

@@ -214,15 +214,12 @@ def to_own(weights: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None)
     blocks = {int(k.split(".")[1]) for k in result.weights if k.startswith("layers.")}
     adapters = {k.split(".")[1] for k in result.weights if k.startswith("adapters.")}
     if not blocks or not adapters:
-        example = next(iter(weights))
         raise CheckpointError(
-            f"this is the checkpoint of another model: its keys look like {example!r}, ONE-PEACE "
-            "has image_adapter.*, and encoder.layers.* or fusion_model.layers.*."
+            f"this is the checkpoint of another model: its keys look like {next(iter(weights))!r}, "
+            "ONE-PEACE has image_adapter.*, and encoder.layers.* or fusion_model.layers.*."
         )
-    if blocks != set(range(len(blocks))):
-        raise CheckpointError(
-            f"blocks {sorted(set(range(max(blocks) + 1)) - blocks)} are missing from the file."
-        )
+    if absent := sorted(set(range(max(blocks) + 1)) - blocks):
+        raise CheckpointError(f"blocks {absent} are missing from the file.")
     facts = {"official_layout": "vision" if adapters == {"image"} else "full", **(meta or {})}
     if not own:
         facts |= _official_facts(weights)

@@ -59,19 +59,12 @@ _ADAPTED = "mmonepeace_adapted"
 
 @dataclass
 class LoadReport:
-    """What loading did; printed as a table.
+    """What loading did; printed as a table."""
 
-    Attributes:
-        missing: parameters of the model that the file lacks.
-        unused: keys of the file that the model lacks.
-        changed: key -> what was done to it (resampled, copied).
-        mismatched: key -> its two shapes, and the option of the model that decides.
-    """
-
-    missing: list[str] = field(default_factory=list)
-    unused: list[str] = field(default_factory=list)
-    changed: dict[str, str] = field(default_factory=dict)
-    mismatched: dict[str, str] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)  # parameters of the model the file lacks
+    unused: list[str] = field(default_factory=list)  # keys of the file that the model lacks
+    changed: dict[str, str] = field(default_factory=dict)  # key -> resampled, copied
+    mismatched: dict[str, str] = field(default_factory=dict)  # key -> shapes; option that decides
 
     def __str__(self) -> str:
         rows = [
@@ -178,8 +171,7 @@ def load_checkpoint(
             parameters that the file may lack.
 
     Raises:
-        CheckpointError: if the file cannot be used, lacks another parameter, or has one of another
-            shape.
+        CheckpointError: if the file cannot be used, or another parameter is missing or does not fit.
     """
     return _load(model, path, read_own(path), "backbone.", allow_missing)
 

@@ -55,12 +55,10 @@ def run_files(path: str | Path) -> list[Path]:
     path = Path(path)
     if path.is_file():
         return [path]
+    if not path.is_dir():
+        raise CheckpointError("no such file.")
     if not is_committed(path):
-        raise CheckpointError(
-            f"the folder has no {INDEX}: it is not a checkpoint, or incomplete. Use another one."
-            if path.is_dir()
-            else "no such file."
-        )
+        raise CheckpointError(f"the folder has no {INDEX}: incomplete, or not a checkpoint.")
     try:
         names = [str(name) for name in json.loads((path / INDEX).read_bytes())["files"]]
     except (ValueError, KeyError, TypeError):

@@ -47,9 +47,7 @@ def _dump_safetensors(weights: Mapping[str, Tensor], meta: dict[str, str], file:
     for name in order:
         value = weights[name]
         if value.dtype not in _SAFETENSORS_DTYPES:
-            raise CheckpointError(
-                f"{name}: safetensors files cannot contain {value.dtype}. Use .pth."
-            )
+            raise CheckpointError(f"{name}: safetensors has no {value.dtype}. Use .pth.")
         start, end = end, end + value.nbytes
         dtype, shape = _SAFETENSORS_DTYPES[value.dtype], list(value.shape)
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}

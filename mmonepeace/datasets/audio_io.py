@@ -64,8 +64,7 @@ def to_mono_16k(samples: np.ndarray, rate: int) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):  # checked in the next line
         wave = _to_float(samples)
         wave = wave.mean(1) if wave.ndim == 2 else wave
-    if not np.isfinite(wave).all():
-        bad = int((~np.isfinite(wave)).sum())
+    if bad := int((~np.isfinite(wave)).sum()):
         raise AudioError(f"{bad} of {wave.size} samples are infinite or NaN. Export it again.")
     if rate == SAMPLE_RATE:
         return wave

@@ -1,8 +1,8 @@
 """Masks of pretraining: ratios, and pure functions of a random generator.
 
 Pretraining masks a sample in two views: unimodal, each modality on its own, and joint. Each function
-returns the visible positions, sorted int64, as `Tokens.keep` takes them. Position 0 is CLS, which is
-never masked; the end token of a text is not either.
+returns the visible positions, sorted int64, as `Tokens.keep` takes them: of both views, unimodal
+first, or of one. Position 0 is CLS, which is never masked; the end token of a text is not either.
 
 Source of counts and ratios: arXiv 2305.11172 and the official data sets.
 """
@@ -26,9 +26,6 @@ def keep_patches(
 
     Of `patches`, CLS not counted, `ratio` are masked in the unimodal view and `joint_ratio` in the
     joint one, rounded down.
-
-    Returns:
-        positions kept in the unimodal and in the joint view.
     """
     unimodal = np.zeros(patches, dtype=bool)
     unimodal[rng.permutation(patches)[: int(patches * ratio)]] = True
@@ -46,9 +43,6 @@ def keep_tokens(
 
     `ratio` is the fraction of words, rounded up, and `joint_ratio` that of tokens, rounded down.
     `is_word_start` is (tokens,) bool, without the end token.
-
-    Returns:
-        positions kept in the unimodal and in the joint view.
     """
     unimodal = _mask_words(rng, is_word_start, ratio)
     joint = _mask_visible_first(rng, unimodal, int(len(unimodal) * joint_ratio))

@@ -21,15 +21,12 @@ PATH_KEYS = ("img_path", "audio_path")
 class Source(NamedTuple):
     """A manifest of a data set.
 
-    Attributes:
-        path: relative to the `data_root` of the data set.
-        columns: modality -> its column.
-        repeat: how often an epoch has each row. 2.5: twice, and every second row a third time; 0.1:
-            only every tenth row, always the same ones.
+    An epoch has each row `repeat` times. 2.5: twice, and every second row a third time; 0.1: only
+    every tenth row, always the same ones.
     """
 
-    path: str
-    columns: dict[str, str]
+    path: str  # relative to the `data_root` of the data set
+    columns: dict[str, str]  # modality -> its column
     repeat: float = 1
 
     def times(self, row: int) -> int:
@@ -45,9 +42,8 @@ class PairDataset(BaseDataset):
     is missing or cannot be decoded, a caption without words) is replaced by another, always the
     same one; in test mode it is an error. `broken.counts` has their numbers.
 
-    A record has a `seed` for its random transforms: `seed` of the data set, epoch and row. It is
-    the same in each worker and after resuming. The epoch comes from `EndlessSampler`; with other
-    samplers it is always 0, and a sample is transformed in the same way each time.
+    A record has a `seed` for its random transforms: `seed` of the data set, epoch and index. The
+    epoch comes from `EndlessSampler`; with others it is 0, and transforms do the same each time.
 
     Args:
         ann_file: a manifest or several, .jsonl or tab-separated, see `manifest.read_manifest`.
@@ -82,8 +78,8 @@ class PairDataset(BaseDataset):
             if set(source.columns) != set(self.columns):
                 raise ValueError(
                     f"ann_file: {source.path} has {', '.join(sorted(source.columns))}, but "
-                    f"{self.sources[0].path} has {', '.join(sorted(self.columns))}. A batch has "
-                    "the same modalities in each sample; name the same ones in all columns."
+                    f"{self.sources[0].path} has {', '.join(sorted(self.columns))}. Name the same "
+                    "modalities in all columns."
                 )
         self.seed = seed
         self.max_broken = max_broken
@@ -161,16 +157,12 @@ def _source(entry: str | Mapping[str, Any], columns: Mapping[str, str] | None) -
     fields: dict[str, Any] = {"path": entry} if isinstance(entry, str) else dict(entry)
     unknown = set(fields) - set(Source._fields)
     if unknown or not isinstance(fields.get("path"), str):
-        raise ValueError(
-            f"ann_file has the entry {fields}; expected a path or a dict of path, and optionally "
-            "columns and repeat."
-        )
+        expected = "a path or a dict of path, and optionally columns and repeat"
+        raise ValueError(f"ann_file has the entry {fields}; expected {expected}.")
     named = fields.get("columns") or columns
     if not named:
-        raise ValueError(
-            f"{fields['path']} has no columns. Name them, such as columns=dict(image='image', "
-            "text='caption'), for the data set or in this entry of ann_file."
-        )
+        example = "columns=dict(image='image', text='caption')"
+        raise ValueError(f"{fields['path']} has no columns. Name them, such as {example}.")
     repeat = fields.get("repeat", 1)
     if isinstance(repeat, bool) or not isinstance(repeat, int | float) or not 0 < repeat < math.inf:
         raise ValueError(f"{fields['path']} has repeat={repeat!r}, expected a number above 0.")

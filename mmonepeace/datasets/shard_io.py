@@ -50,9 +50,8 @@ def find_shards(shards: str | Sequence[str], data_root: str = "") -> list[Path]:
     return sorted(map(Path, matches))
 
 
-def count_samples(shards: Iterable[Path]) -> list[int]:
+def count_samples(shards: Sequence[Path]) -> list[int]:
     """Number of samples of each shard: from the index beside it, else from its tar headers."""
-    shards = list(shards)
     indexes = {folder: read_index(folder / INDEX) for folder in {path.parent for path in shards}}
     counts = []
     for path in shards:

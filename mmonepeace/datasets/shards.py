@@ -36,9 +36,8 @@ class ShardDataset(IterableDataset[dict[str, Any]]):
     of a process come from its streams in turn, so that neither their order nor their content
     depends on the number of workers. Every process always has a next batch.
 
-    A broken sample is replaced by the one that its stream would give a batch later; `broken.counts`
-    has their numbers. A record has a `seed` for its random transforms: `seed` of the data set,
-    epoch and index of the sample. In a config, the data loader has `sampler=None`.
+    A broken sample is replaced by the one that its stream would give a batch later. A record has a
+    `seed` as in `PairDataset`. In a config, the data loader has `sampler=None`.
 
     Args:
         shards: a folder, or paths with braces (`train-{000..012}.tar`) or wildcards, one or more.
@@ -109,10 +108,8 @@ class ShardDataset(IterableDataset[dict[str, Any]]):
             ValueError: if the number is not a multiple of the batch size.
         """
         if num_samples < 0 or num_samples % self.batch_size:
-            raise ValueError(
-                f"{num_samples} samples are not a multiple of the batch size {self.batch_size}: "
-                "cannot resume."
-            )
+            fault = f"{num_samples} samples are not a multiple of the batch size {self.batch_size}"
+            raise ValueError(f"{fault}: cannot resume.")
         self.start = num_samples // self.batch_size
 
     def __iter__(self) -> Iterator[Any]:

@@ -157,10 +157,9 @@ def build_official(
                 stacklevel=2,
             )
     try:
-        encoder = json.loads(contents["encoder"])
+        gpt2_tokens = {str(i): token for token, i in json.loads(contents["encoder"]).items()}
     except ValueError as error:
         raise ValueError(f"{encoder_path} is not JSON: {error}") from None
-    gpt2_tokens = {str(i): token for token, i in encoder.items()}
     vocab = {token: i for i, token in enumerate(SPECIAL_TOKENS)}
     lines = contents["dictionary"].decode().splitlines()
     words = [line.split()[0] for line in lines if line.strip()]

@@ -4,8 +4,7 @@ A record is a dict of raw values: `img_path` or `img`, `text`, `audio_path` or `
 reads its own and leaves it as it is; it adds a tensor to `results["inputs"]`, a dict with one entry
 per modality. `PackModalities` ends the pipeline.
 
-Random transforms draw from `generator(results, self)`. Our data sets give each record a `seed`:
-their own, the epoch and the index of the sample. So a sample is the same whichever worker prepares
+Random transforms draw from `generator(results, self)`: a sample is the same whichever worker reads
 it, also after resuming, and different in each epoch.
 """
 
@@ -39,7 +38,7 @@ def _first(results: Results, *keys: str) -> Any:
 
 
 def generator(results: Results, transform: BaseTransform) -> np.random.Generator:
-    """Random generator of one transform for one sample."""
+    """Random generator of one transform for one sample, from the `seed` that data sets give it."""
     if "seed" not in results:
         raise KeyError(
             f"{type(transform).__name__} is random, but the record has no seed. PairDataset and "
@@ -166,10 +165,7 @@ class LoadAudio(BaseTransform):
     """Decode and standardise an audio clip, to (S,) float32.
 
     The clip is a file, `audio_path`, or in memory, `audio`: (samples, rate) or the bytes of a file.
-
-    Args:
-        max_seconds: longer clips are truncated to it; None keeps all.
-        min_seconds: shorter clips are repeated up to it.
+    It is truncated to `max_seconds` (None keeps all), or repeated up to `min_seconds`.
     """
 
     def __init__(
