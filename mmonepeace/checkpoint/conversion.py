@@ -86,12 +86,8 @@ def _to_layout(
         buffers = {f"encoder.layers.{i}.rp_bucket": index for i in range(tables)}
     elif layout == "detection":
         buffers = {}
-    return _add_buffers(result, {f"{prefix}{name}": value for name, value in buffers.items()})
-
-
-def _add_buffers(result: Conversion, buffers: StateDict) -> Conversion:
     for name, value in buffers.items():
-        result.add("(computed)", name, value)
+        result.add("(computed)", f"{prefix}{name}", value)
     return result
 
 
@@ -144,7 +140,9 @@ def to_official_full(converted: Conversion) -> Conversion:
             buffers = {k: v.to(dtypes[k]) for k, v in buffers.items() if k in dtypes}
     except (ValueError, AttributeError, TypeError):
         raise CheckpointError("official_cfg or official_buffers of it is damaged.") from None
-    return _add_buffers(result, buffers)
+    for name, value in buffers.items():
+        result.add("(computed)", name, value)
+    return result
 
 
 def read_own(path: str | Path) -> Conversion:

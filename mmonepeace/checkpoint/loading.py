@@ -87,7 +87,7 @@ def key_table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 def adapt_state_dict(
     weights: Mapping[str, Tensor], target: Mapping[str, Tensor]
 ) -> tuple[StateDict, LoadReport]:
-    """Adapt weights to a model: copy shared RPB tables to each block, resample positions and tables.
+    """Adapt weights to a model: copy shared RPB tables to blocks, resample positions and tables.
 
     Args:
         weights: own names, as `to_own` gives them.
@@ -171,7 +171,7 @@ def load_checkpoint(
             parameters that the file may lack.
 
     Raises:
-        CheckpointError: if the file cannot be used, or another parameter is missing or does not fit.
+        CheckpointError: if the file cannot be used, lacks another parameter, or one does not fit.
     """
     return _load(model, path, read_own(path), "backbone.", allow_missing)
 

@@ -72,8 +72,7 @@ def find_beside(index: Path, name: str, suffix: str) -> Path:
         raise CheckpointError(f"refused: {name!r} is not a {suffix} file beside the index.")
     if not (path := index.with_name(name)).is_file():
         raise CheckpointError(
-            f"{name} is missing; it belongs beside {index.name}. A work directory must be one that "
-            "all machines share."
+            f"{name} is missing beside {index.name}. All machines of a run must share its folder."
         )
     return path
 

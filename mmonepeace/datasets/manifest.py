@@ -18,9 +18,8 @@ class ManifestError(ValueError):
 def read_manifest(path: str | Path, columns: Mapping[str, str], complete: bool = True) -> list[Row]:
     """Read a .jsonl (one object per line), or else a tab-separated table (a header, no quoting).
 
-    `columns` is modality -> its column, such as `dict(image="image", text="caption")`. A row is
-    modality -> value. Those that lack a modality are skipped; `complete=False` skips those without
-    any.
+    `columns` is modality -> its column, such as `dict(image="image", text="caption")`; a row of the
+    result, modality -> value. Rows that lack one (with `complete=False`: all of them) are skipped.
 
     Raises:
         ManifestError: if a modality is unknown, a column is missing, a line is not a JSON object, a

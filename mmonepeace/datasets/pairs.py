@@ -78,8 +78,7 @@ class PairDataset(BaseDataset):
             if set(source.columns) != set(self.columns):
                 raise ValueError(
                     f"ann_file: {source.path} has {', '.join(sorted(source.columns))}, but "
-                    f"{self.sources[0].path} has {', '.join(sorted(self.columns))}. Name the same "
-                    "modalities in all columns."
+                    f"{self.sources[0].path} has {', '.join(sorted(self.columns))}. Name the same."
                 )
         self.seed = seed
         self.max_broken = max_broken

@@ -88,7 +88,8 @@ class ShardDataset(IterableDataset[dict[str, Any]]):
         # Here, because a worker may not have the process group.
         self.rank, self.world_size = get_dist_info()
         self.shards = shard_io.find_shards(shards, data_root)
-        self.ends = np.cumsum(shard_io.count_samples(self.shards))
+        self.counts = np.array(shard_io.count_samples(self.shards))
+        self.ends = np.cumsum(self.counts)  # of the shards, among the samples of all
         self.total = int(self.ends[-1])
         self.stream_size = self.total // (streams * self.world_size)
         if not self.stream_size:
@@ -162,9 +163,8 @@ class ShardDataset(IterableDataset[dict[str, Any]]):
     def _indices(self, stream: int, epoch: int) -> np.ndarray:
         """Indices of the samples of a stream in an epoch, in the order of the shards."""
         rng = np.random.default_rng((self.seed, epoch))
-        counts = np.diff(self.ends, prepend=0)
-        order = rng.permutation(len(counts))
-        ends = np.cumsum(counts[order])  # of the shards in this order
+        order = rng.permutation(len(self.counts))
+        ends = np.cumsum(self.counts[order])  # of the shards in this order
         first = rng.integers(self.total) + self._global_stream(stream) * self.stream_size
         positions = (first + np.arange(self.stream_size)) % self.total
         shard = np.searchsorted(ends, positions, side="right")
@@ -184,7 +184,7 @@ class ShardDataset(IterableDataset[dict[str, Any]]):
             positions = run[wanted[run]]
             if len(positions):
                 shard = shard_of[run[0]]
-                inside = indices[positions] - self._first_index(shard)
+                inside = indices[positions] - (self.ends - self.counts)[shard]
                 samples = shard_io.read_samples(self.shards[shard], inside.tolist())
                 yield from zip(positions.tolist(), samples, strict=True)
 
@@ -227,10 +227,7 @@ class ShardDataset(IterableDataset[dict[str, Any]]):
 
     def _name(self, index: int) -> str:
         shard = int(np.searchsorted(self.ends, index, side="right"))
-        return f"{index - self._first_index(shard)} of {self.shards[shard]}"
-
-    def _first_index(self, shard: int) -> int:
-        return int(self.ends[shard - 1]) if shard else 0
+        return f"{index - (self.ends - self.counts)[shard]} of {self.shards[shard]}"
 
 
 def shuffle_in_buffer(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
