@@ -21,14 +21,7 @@ Items = list[Any]  # of a batch, one per image
 
 @MODELS.register_module()
 class DetDataPreprocessor(mmdet_models.DetDataPreprocessor):
-    """`mmdet.DetDataPreprocessor` whose defaults are the normalisation of the released models.
-
-    Args:
-        mean: of RGB values in 0..255.
-        std: the same.
-        bgr_to_rgb: whether images come as BGR, as mmcv reads them.
-        kwargs: see mmdet's.
-    """
+    """`mmdet.DetDataPreprocessor` whose defaults are the normalisation of the released models."""
 
     def __init__(
         self,

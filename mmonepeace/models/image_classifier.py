@@ -20,17 +20,9 @@ def image_classifier(
 ) -> BaseModel:
     """Build an `mmpretrain.ImageClassifier`, filling in what the config leaves out.
 
-    Args:
-        backbone: config, such as that of `OnePeace`.
-        head: config; `in_channels` follows the backbone.
-        neck: config.
-        train_cfg: see mmpretrain's.
-        data_preprocessor: config; by default it converts BGR to RGB, normalises with
-            `spec.IMAGE_MEAN` and `spec.IMAGE_STD` and takes `num_classes` from the head.
-        init_cfg: see mmpretrain's.
-
-    Raises:
-        ValueError: for a width that does not fit, see `fill_widths`.
+    All arguments are configs. `in_channels` of the head follow the backbone, see `fill_widths`. The
+    preprocessor by default converts BGR to RGB, normalises with `spec.IMAGE_MEAN` and
+    `spec.IMAGE_STD` and takes `num_classes` from the head.
     """
     normalisation = dict(mean=IMAGE_MEAN, std=IMAGE_STD, to_rgb=True)
     classes = {"num_classes": head["num_classes"]} if "num_classes" in head else {}

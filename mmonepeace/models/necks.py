@@ -50,21 +50,16 @@ class SimpleFeaturePyramid(BaseModule):
 
     def __init__(self, in_channels: int, out_channels: int = PYRAMID_CHANNELS) -> None:
         super().__init__()
-        dim = in_channels
-        scaled: tuple[tuple[list[nn.Module], int], ...] = (
-            (
-                [
-                    nn.ConvTranspose2d(dim, dim // 2, 2, 2),
-                    ChannelNorm(dim // 2, _EPS),
-                    nn.GELU(),
-                    nn.ConvTranspose2d(dim // 2, dim // 4, 2, 2),
-                ],
-                dim // 4,
-            ),
-            ([nn.ConvTranspose2d(dim, dim // 2, 2, 2)], dim // 2),
-            ([], dim),
-            ([nn.MaxPool2d(2, 2, ceil_mode=True)], dim),
-        )
+        dim, half, quarter = in_channels, in_channels // 2, in_channels // 4
+        four_times: list[nn.Module] = [
+            nn.ConvTranspose2d(dim, half, 2, 2),
+            ChannelNorm(half, _EPS),
+            nn.GELU(),
+            nn.ConvTranspose2d(half, quarter, 2, 2),
+        ]
+        twice, halved = nn.ConvTranspose2d(dim, half, 2, 2), nn.MaxPool2d(2, 2, ceil_mode=True)
+        scaled: tuple[tuple[list[nn.Module], int], ...]
+        scaled = ((four_times, quarter), ([twice], half), ([], dim), ([halved], dim))
         self.levels = nn.ModuleList(
             nn.Sequential(
                 *layers,

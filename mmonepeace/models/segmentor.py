@@ -48,14 +48,7 @@ class LabelsOnly(SegDataSample):
 
 @MODELS.register_module()
 class SegDataPreProcessor(MMSegDataPreProcessor):
-    """`mmseg.SegDataPreProcessor` whose defaults are the normalisation of the released models.
-
-    Args:
-        mean: of RGB values in 0..255.
-        std: the same.
-        bgr_to_rgb: whether images come as BGR, as mmcv reads them.
-        kwargs: see mmseg's.
-    """
+    """`mmseg.SegDataPreProcessor` whose defaults are the normalisation of the released models."""
 
     def __init__(
         self,
@@ -95,14 +88,7 @@ class EncoderDecoder(MMSegEncoderDecoder):
             self._read_test_cfg()  # an error should not wait for the first image
 
     def val_step(self, data: dict[str, Any]) -> list[Any]:
-        """Predict a batch whose images may differ in size.
-
-        Args:
-            data: `inputs`, images (3, H, W), and `data_samples`, one for each.
-
-        Returns:
-            predictions in the order of the inputs.
-        """
+        """Predictions of `inputs`, images (3, H, W) of any sizes, with their `data_samples`."""
         groups = defaultdict(list)
         for i, image in enumerate(data["inputs"]):
             groups[image.shape].append(i)
@@ -152,14 +138,9 @@ class EncoderDecoder(MMSegEncoderDecoder):
         ]
 
     def slide_inference(self, inputs: Tensor, batch_img_metas: list[dict[str, Any]]) -> Tensor:
-        """Logits of images through a sliding window, without gradients.
+        """Logits of images (N, 3, H, W) through a sliding window, without gradients.
 
-        Args:
-            inputs: (N, 3, H, W).
-            batch_img_metas: metadata of each image.
-
-        Returns:
-            (N, C, H, W) in `accumulate_dtype` on `accumulate_device`.
+        They are (N, C, H, W) in `accumulate_dtype` on `accumulate_device`.
         """
         window, dtype, _ = self._read_test_cfg()
         shape = (len(inputs), self.out_channels, *inputs.shape[2:])
@@ -178,9 +159,8 @@ class EncoderDecoder(MMSegEncoderDecoder):
         missing = [key for key in ("crop_size", "stride") if key not in cfg]
         if missing:
             raise ValueError(
-                f"test_cfg has mode='slide' and no {' and no '.join(missing)}. Set "
-                "test_cfg=dict(mode='slide', crop_size=(512, 512), stride=(341, 341)), or "
-                "mode='whole'."
+                f"test_cfg has mode='slide' and no {' and no '.join(missing)}. Set test_cfg=dict("
+                "mode='slide', crop_size=(512, 512), stride=(341, 341)), or mode='whole'."
             )
         window = SlidingWindow(
             **{field.name: cfg[field.name] for field in fields(SlidingWindow) if field.name in cfg}
@@ -210,9 +190,8 @@ class EncoderDecoder(MMSegEncoderDecoder):
         """Prediction of an image from its bands: `postprocess_result` without the full map."""
         window, dtype, limit = self._read_test_cfg()
         channels, (height, width), meta = self.out_channels, inputs.shape[2:], sample.metainfo
-        left, right, above, below = meta.get(
-            "img_padding_size", meta.get("padding_size", (0, 0, 0, 0))
-        )
+        padding = meta.get("img_padding_size", meta.get("padding_size", (0, 0, 0, 0)))
+        left, right, above, below = padding
         bottom = height - below
         flip = meta.get("flip_direction") if meta.get("flip") else None
         size = tuple(meta.get("ori_shape", (height, width)))[:2]

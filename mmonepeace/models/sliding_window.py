@@ -20,12 +20,7 @@ _SMOOTH_FLOOR = 1e-3
 def window_starts(length: int, window: int, stride: int) -> list[int]:
     """First pixels of the windows along a side; the last window is moved back to end with the side.
 
-    Args:
-        length: of the side, at least `window`.
-        window: length of a window.
-        stride: distance between windows.
-
-    Source: mmsegmentation's sliding window.
+    The side is at least as long as a window. Source: mmsegmentation's sliding window.
     """
     count = -(-(length - window) // stride) + 1
     return [min(i * stride, length - window) for i in range(count)]
@@ -71,7 +66,7 @@ class SlidingWindow:
         accumulate_device: where results are summed; None: the device of the images.
 
     Raises:
-        ValueError: naming the value and what it should be.
+        ValueError: for a value that is not valid.
     """
 
     crop_size: tuple[int, int]
@@ -163,9 +158,6 @@ class BandResizer:
         size: (height, width) of the full output.
         align_corners: as in `F.interpolate`.
         flip: direction, None for no flip. After a vertical one the output comes from the bottom.
-
-    Raises:
-        ValueError: for an unknown direction.
     """
 
     def __init__(
@@ -201,13 +193,9 @@ class BandResizer:
         self.last_row: Tensor | None = None
 
     def __call__(self, band: Tensor) -> tuple[slice, Tensor]:
-        """Resize the rows of the output that the next band completes.
+        """Take the next band, (C, rows, W), at least one row; return the rows that it completes.
 
-        Args:
-            band: (C, rows, W), the rows below the last band, at least one.
-
-        Returns:
-            the completed rows of the output, perhaps none, and their values.
+        These are rows of the output, perhaps none, and their values.
         """
         height = band.shape[1]
         if self.mirrored:

@@ -34,14 +34,8 @@ def fill_widths(config: Mapping[str, Any]) -> dict[str, Any]:
 
     With any backbone, what follows from `feat_channels` and the classes of a Mask2Former head.
 
-    Args:
-        config: constructor arguments of a segmentor, detector or classifier, as config dicts.
-
-    Returns:
-        the arguments; those with widths are copies.
-
-    Raises:
-        ValueError: for a width that does not fit.
+    `config` has the constructor arguments of a segmentor, detector or classifier, as config dicts;
+    those that come back with widths are copies. A ValueError says which width does not fit.
     """
     config = {key: deepcopy(v) if key in _FILLED else v for key, v in config.items()}
     heads = [(name, head) for name in _HEADS for head in _listed(config.get(name))]
