@@ -15,26 +15,15 @@ WORST_CLASSES, CONFUSIONS = 20, 10  # lines of a report
 
 
 class Evaluation(NamedTuple):
-    """How well predictions agree with labels; accuracies are fractions.
+    """How well predictions agree with labels; accuracies are fractions."""
 
-    Attributes:
-        top1: fraction of items whose most probable class is the label.
-        top5: fraction of items whose label is among the five most probable classes; None for up
-            to five classes.
-        mean: mean over the classes that occur of their top-1 accuracy.
-        chance: top-1 accuracy of a random guess.
-        majority: top-1 accuracy of always predicting the most frequent class.
-        classes: name -> (correct, total), for classes that occur.
-        confusions: (label, prediction, count), the most frequent first.
-    """
-
-    top1: float
-    top5: float | None
-    mean: float
-    chance: float
-    majority: float
-    classes: dict[str, tuple[int, int]]
-    confusions: list[tuple[str, str, int]]
+    top1: float  # items whose most probable class is the label
+    top5: float | None  # whose label is among the five most probable; None for up to five classes
+    mean: float  # mean over the classes that occur of their top-1 accuracy
+    chance: float  # top-1 accuracy of a random guess
+    majority: float  # top-1 accuracy of always predicting the most frequent class
+    classes: dict[str, tuple[int, int]]  # name -> (correct, total), for classes that occur
+    confusions: list[tuple[str, str, int]]  # (label, prediction, count), most frequent first
 
     def report(self) -> str:
         """A text with the accuracies, the worst classes and the most frequent confusions."""
@@ -79,6 +68,7 @@ def evaluate(
     ranked_NC = np.argsort(-probabilities, axis=1, kind="stable")
     predicted_N = ranked_NC[:, 0]
     correct_N = predicted_N == label_N
+    among_five_N = (ranked_NC[:, :5] == label_N[:, None]).any(1)
     totals = Counter(labels)
     per_class = {
         name: (int(correct_N[label_N == i].sum()), totals[name])
@@ -89,11 +79,7 @@ def evaluate(
     confusions = Counter((classes[label], classes[prediction]) for label, prediction in confused)
     return Evaluation(
         top1=float(correct_N.mean()),
-        top5=(
-            float((ranked_NC[:, :5] == label_N[:, None]).any(1).mean())
-            if len(classes) > 5
-            else None
-        ),
+        top5=float(among_five_N.mean()) if len(classes) > 5 else None,
         mean=float(np.mean([correct / total for correct, total in per_class.values()])),
         chance=1 / len(classes),
         majority=max(totals.values()) / len(labels),

@@ -27,16 +27,7 @@ def check_templates(templates: Sequence[str]) -> None:
 def embed_classes(
     encode: Callable[[list[str]], Tensor], classes: Sequence[str], templates: Sequence[str]
 ) -> Tensor:
-    """Embed class names.
-
-    Args:
-        encode: C * T texts -> (C * T, D) embeddings.
-        classes: C names.
-        templates: T texts with `{}` for the name.
-
-    Returns:
-        (C, D) of unit length.
-    """
+    """(C, D) embeddings of class names, of unit length; `encode` embeds C * T texts."""
     prompts = [template.replace("{}", name) for name in classes for template in templates]
     mean_CD = encode(prompts).unflatten(0, (len(classes), len(templates))).mean(1)
     return F.normalize(mean_CD, dim=1)

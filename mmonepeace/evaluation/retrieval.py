@@ -63,18 +63,12 @@ class RecallAtK(BaseMetric):
 class Direction:
     """Queries of one modality, a gallery of another one, and which items match which queries.
 
-    Args:
-        pairs: a query and a matching item, at least one pair. Equal identities are one query, or
-            one item.
-        max_similarities: how many are in memory at once.
+    Made from at least one pair of a query and a matching item; equal identities are one of them.
 
     Attributes:
-        queries: identities of the queries.
-        items: identities of the gallery.
-        query_QD: embeddings of the queries.
-        item_GD: embeddings of the gallery.
-        query_P: index of the query of each matching pair.
-        item_P: index of the item of each matching pair.
+        queries, items: identities of the queries and of the gallery.
+        query_QD, item_GD: their embeddings.
+        query_P, item_P: indices of the query and of the item of each matching pair.
         rank_Q: rank of the best match of each query, from 0; see `rank`.
     """
 
@@ -107,9 +101,7 @@ def find_directions(
 ) -> dict[tuple[str, str], Direction]:
     """(Modality of the queries, modality of the gallery) -> direction, for all pairs that occur.
 
-    Args:
-        samples: modality -> item; the items of a sample match each other.
-        max_similarities: how many are in memory at once.
+    Samples are modality -> item; the items of a sample match each other.
     """
     directions = {}
     names = dict.fromkeys(name for sample in samples for name in sample)
@@ -148,17 +140,10 @@ def rank(
     item_P: Tensor,
     max_similarities: int = MAX_SIMILARITIES,
 ) -> Tensor:
-    """Number of items that do not match but are at least as similar as the best match.
+    """(Q,) number of items that do not match but are at least as similar as the best match.
 
-    Args:
-        query_QD: unit vectors.
-        item_GD: unit vectors.
-        query_P: index of the query of each matching pair; every query has one.
-        item_P: index of its item.
-        max_similarities: how many are in memory at once.
-
-    Returns:
-        (Q,) int64, 0 is the best.
+    Embeddings are of unit length. `query_P` and `item_P` are the indices of the query and the item
+    of each matching pair; every query has one. `max_similarities` are in memory at once.
     """
     rows = max(max_similarities // len(item_GD), 1)
     ranks = []

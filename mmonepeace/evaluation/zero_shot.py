@@ -62,11 +62,9 @@ class ZeroShotAccuracy(BaseMetric):
 
     @torch.no_grad()
     def embed_classes(self, model: BaseModel, dataset: Any) -> None:
-        """Embed the prompts of all classes.
+        """Embed the prompts of all classes with an `OnePeaceRetriever` in evaluation mode.
 
-        Args:
-            model: an `OnePeaceRetriever` in evaluation mode.
-            dataset: that of the evaluation; only used if `classes` is None.
+        The data set of the evaluation is only used if `classes` is None.
         """
 
         def encode(prompts: list[str]) -> Tensor:
@@ -118,18 +116,12 @@ class ZeroShotAccuracy(BaseMetric):
 class ClassPromptHook(Hook):
     """Embed the classes of each `ZeroShotAccuracy` when an evaluation begins."""
 
-    def before_val_epoch(self, runner: Runner) -> None:
-        """Embed them with the current weights."""
-        _embed_classes(runner, runner.val_loop)
-
-    def before_test_epoch(self, runner: Runner) -> None:
-        """Embed them with the current weights."""
-        _embed_classes(runner, runner.test_loop)
-
-
-def _embed_classes(runner: Runner, loop: Any) -> None:
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    model.eval()
-    for metric in loop.evaluator.metrics:
-        if isinstance(metric, ZeroShotAccuracy):
-            metric.embed_classes(model, loop.dataloader.dataset)
+    def _before_epoch(self, runner: Runner, mode: str = "train") -> None:
+        if mode == "train":
+            return
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model.eval()
+        loop = runner.val_loop if mode == "val" else runner.test_loop
+        for metric in loop.evaluator.metrics:
+            if isinstance(metric, ZeroShotAccuracy):
+                metric.embed_classes(model, loop.dataloader.dataset)

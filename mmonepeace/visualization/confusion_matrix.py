@@ -21,9 +21,7 @@ NAME_LENGTH = 24
 def confusion_matrix(evaluation: Evaluation, classes: Sequence[str]) -> np.ndarray:
     """(C, C) fractions of each true class (row) that were predicted as each class (column).
 
-    Args:
-        evaluation: from `evaluate`.
-        classes: C names. The row of a class that does not occur is NaN.
+    The row of a class that does not occur is NaN.
     """
     index = {name: i for i, name in enumerate(classes)}
     count_CC = np.zeros((len(classes), len(classes)))
@@ -38,12 +36,9 @@ def confusion_matrix(evaluation: Evaluation, classes: Sequence[str]) -> np.ndarr
 def draw_confusions(
     path: str | Path, panels: Sequence[tuple[str, Evaluation]], classes: Sequence[str]
 ) -> None:
-    """Draw confusion matrices side by side, in per cent of each true class.
+    """Draw the confusion matrices of titled evaluations side by side, in per cent of a true class.
 
-    Args:
-        path: file to write, such as a .png.
-        panels: title and evaluation of each.
-        classes: names of all classes, in the order of rows and columns.
+    `path` is an image file to write; classes are all names, in the order of rows and columns.
     """
     side = float(np.clip(CELL_INCHES * len(classes), *SIDE_INCHES))
     size = (len(panels) * (side + 0.6) + MARGIN_INCHES, side + MARGIN_INCHES)

@@ -7,6 +7,7 @@ what is embedded in it, and linked audio files.
 import base64
 import io
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from html import escape
@@ -50,21 +51,15 @@ def write_gallery(
     results: Sequence[Entry],
     facts: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a page that shows a query and its results.
+    """Write a page that shows the parts of a query and its results, best first.
 
     Images are embedded as thumbnails and audio files as they are, except for long ones; file names
-    link to the files, relative to the page. The card of a file that cannot be read says why.
-
-    Args:
-        path: the page.
-        query: its parts.
-        results: best first.
-        facts: for the footer, such as `dict(checkpoint="onepeace.safetensors")`.
+    link to the files, relative to the page. The card of a file that cannot be read says why. Facts
+    go into the footer, such as `dict(checkpoint="onepeace.safetensors")`.
     """
     path = Path(path)
     folder = path.resolve().parent
     best = max((entry.number for entry in results), default=0.0)
-    present = list(dict.fromkeys(entry.modality for entry in results))
     now = datetime.now().astimezone()
     lines = [f"<span>{escape(k)} <b>{escape(v)}</b></span>" for k, v in (facts or {}).items()]
     # Values go in as they are: each is markup made below, or escaped.
@@ -72,7 +67,7 @@ def write_gallery(
     html = page.substitute(
         title=escape(" ".join(_spoken(part, i) for i, part in enumerate(query))),
         query="".join(_part(part, i, len(query), folder) for i, part in enumerate(query)),
-        filters=_filters(present, results) if len(present) > 1 else "",
+        filters=_filters(results),
         count=f"{len(results)} match{'' if len(results) == 1 else 'es'}",
         results="".join(_card(rank, e, best, folder) for rank, e in enumerate(results, 1)),
         facts="".join(lines),
@@ -81,9 +76,6 @@ def write_gallery(
     path.parent.mkdir(parents=True, exist_ok=True)
     # Bytes in names that are not UTF-8 become question marks; their links keep the bytes.
     path.write_text(html, encoding="utf-8", errors="replace")
-
-
-# ------------------------------------------------------------------------------- query and results
 
 
 def _spoken(part: Entry, position: int) -> str:
@@ -121,19 +113,17 @@ def _name(entry: Entry, folder: Path) -> str:
     return f'<a class="name" href="{_link(Path(entry.content), folder)}" title="{full}">{name}</a>'
 
 
-def _filters(present: Sequence[str], results: Sequence[Entry]) -> str:
+def _filters(results: Sequence[Entry]) -> str:
     """Radio buttons; the style sheet does the rest, without a script."""
-    counts = {"all": len(results)}
-    counts |= {name: sum(e.modality == name for e in results) for name in present}
+    counts = Counter(entry.modality for entry in results)
+    if len(counts) < 2:
+        return ""
     buttons = "".join(
         f'<label><input type="radio" name="show" id="show-{name}"'
         f"{' checked' if name == 'all' else ''}><span>{name} <small>{count}</small></span></label>"
-        for name, count in counts.items()
+        for name, count in {"all": len(results), **counts}.items()
     )
     return f'<fieldset class="filters"><legend>Show</legend>{buttons}</fieldset>'
-
-
-# ------------------------------------------------------------------------------------- modalities
 
 
 def _draw(entry: Entry, folder: Path) -> str:

@@ -20,15 +20,10 @@ OUTLIERS = 0.5  # per cent of the pixels at each end that get the colour of the 
 def draw_heat_maps(
     path: str | Path, image: image_io.ImageInput, maps_QHW: np.ndarray, titles: Sequence[str]
 ) -> None:
-    """Draw the image, and a heat map over a grey copy of it for each query.
+    """Draw the image, and a heat map over a grey copy of it for each query, in an image file.
 
-    All maps have one colour scale, so that they can be compared.
-
-    Args:
-        path: file to write, such as a .png.
-        image: see `Embedder.encode_image`.
-        maps_QHW: from `Embedder.heat_maps`.
-        titles: one for each query; long ones are wrapped.
+    The maps, from `Embedder.heat_maps`, have one colour scale, so that they can be compared. Each
+    has a title; long ones are wrapped.
     """
     rgb = image_io.to_rgb(image)
     names = [image.name if isinstance(image, Path) else "image", *titles]

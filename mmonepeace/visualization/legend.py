@@ -14,9 +14,7 @@ COLUMN_INCHES, LINE_INCHES = 1.9, 0.25
 def class_colours(palette: Any, num_classes: int) -> np.ndarray:
     """(num_classes, 3) colours in 0..255: those of a data set's palette, or hues if it is too short.
 
-    Args:
-        palette: list of RGB colours; anything else, such as "random" or None, is no palette.
-        num_classes: number of colours.
+    A palette is a list of RGB colours; "random" or None count as none.
     """
     if isinstance(palette, (list, tuple, np.ndarray)) and len(palette) >= num_classes:
         return np.array(palette[:num_classes], np.uint8)

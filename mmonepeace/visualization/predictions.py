@@ -18,8 +18,7 @@ MASK_OPACITY = 0.5
 class Instances(NamedTuple):
     """Boxes in an image, and their masks if there are any."""
 
-    boxes_N4: np.ndarray
-    """Left, upper, right and lower edge in pixels."""
+    boxes_N4: np.ndarray  # left, upper, right and lower edge in pixels
     labels_N: np.ndarray
     scores_N: np.ndarray | None = None
     masks_NHW: np.ndarray | None = None
@@ -51,11 +50,8 @@ def draw_label_maps(
 ) -> Figure:
     """Draw image | ground truth | prediction in each row.
 
-    Args:
-        rows: name, image (H, W, 3), true labels (H, W) and predicted labels (H, W).
-        classes: their names.
-        colours: from `class_colours`.
-        ignore_index: a label that counts as neither right nor wrong.
+    Rows are name, image (H, W, 3), true labels (H, W) and predicted labels (H, W). Classes have
+    colours from `class_colours`. True labels of `ignore_index` count as neither right nor wrong.
     """
     legend = dict(zip(classes, colours, strict=True))
     grid = _make_grid(len(rows), 3, rows[0][1].shape, legend)
@@ -75,10 +71,8 @@ def draw_instances(
 ) -> Figure:
     """Draw image with true boxes | image with predicted boxes, their masks and scores in each row.
 
-    Args:
-        rows: name, image (H, W, 3), ground truth and prediction.
-        classes: their names; the legend has those that occur.
-        colours: from `class_colours`.
+    Rows are name, image (H, W, 3), ground truth and prediction. Classes have colours from
+    `class_colours`; the legend has those that occur.
     """
     labels = np.concatenate([instances.labels_N for row in rows for instances in row[2:]])
     legend = {classes[i]: colours[i] for i in np.unique(labels).astype(int)}

@@ -54,10 +54,8 @@ class RetrievalGalleryHook(Hook):
     def __init__(
         self, num_queries: int = 6, num_results: int = 5, max_samples: int = 2000, seed: int = 0
     ) -> None:
-        self.num_queries = num_queries
-        self.num_results = num_results
+        self.options = num_queries, num_results, seed
         self.max_samples = max_samples
-        self.seed = seed
         self.samples: list[dict[str, Item]] = []
 
     def before_val_epoch(self, runner: Runner) -> None:
@@ -76,9 +74,8 @@ class RetrievalGalleryHook(Hook):
         """Draw each direction."""
         directions = find_directions(self.samples)
         self.samples = []
-        options = self.num_queries, self.num_results, self.seed
         for a, b in directions:
-            image = draw_direction(directions, (a, b), *options)
+            image = draw_direction(directions, (a, b), *self.options)
             # Without a slash: the name becomes that of a file.
             runner.visualizer.add_image(f"retrieval_{a}_to_{b}", image, runner.iter)
 
@@ -93,15 +90,8 @@ def draw_direction(
     """Draw a row for each of some queries: itself, then the most similar items, best first.
 
     Items that match have a green frame and a tick. Images and audio clips have the first text that
-    they are paired with under them.
-
-    Args:
-        directions: from `find_directions`. Identities of images and audio clips are paths; what is
-            not a file is written instead of drawn.
-        which: the direction to draw.
-        num_queries: number of rows.
-        num_results: items in a row.
-        seed: of the choice of queries.
+    they are paired with under them. Their identities are paths; what is not a file is written
+    instead of drawn. The other arguments are those of `RetrievalGalleryHook`.
 
     Returns:
         (H, W, 3) uint8. Images of equally many results have the same width.
@@ -165,8 +155,7 @@ def _captions(to_text: Direction | None) -> dict[Any, str]:
     """Identity -> the first text that it is paired with."""
     captions: dict[Any, str] = {}
     if to_text is not None:
-        pairs = zip(to_text.query_P.tolist(), to_text.item_P.tolist(), strict=True)
-        for query, item in pairs:
+        for query, item in zip(to_text.query_P.tolist(), to_text.item_P.tolist(), strict=True):
             captions.setdefault(to_text.queries[query], to_text.items[item])
     return captions
 
@@ -233,14 +222,10 @@ def _write_text(tile: Axes, text: str) -> None:
 
 
 def spectrogram(wave: np.ndarray) -> np.ndarray:
-    """Loudness of an audio clip over time and pitch, for drawing.
+    """Loudness of an audio clip (S,) at 16 kHz over time and pitch, for drawing.
 
-    Args:
-        wave: (S,) at 16 kHz.
-
-    Returns:
-        (96, T) in 0..1: from 8 kHz, in the first row, down to 60 Hz, in equal steps of pitch; 1 is
-        its loudest place, 0 is 60 dB less.
+    (96, T) in 0..1: from 8 kHz, in the first row, down to 60 Hz, in equal steps of pitch; 1 is its
+    loudest place, 0 is 60 dB less.
     """
     padded = np.pad(wave, WINDOW // 2)
     hop = max(len(wave) // FRAMES, 1)

@@ -12,19 +12,10 @@ from matplotlib.figure import Figure
 
 
 class TileGrid:
-    """A white figure with a grid of tiles, which are matplotlib axes without ticks.
+    """A white figure with a (rows, columns) array of tiles, matplotlib axes without ticks.
 
-    Args:
-        rows: of tiles.
-        columns: of tiles.
-        size: (width, height) of the figure in inches.
-        dpi: pixels per inch.
-        layout: of matplotlib; None puts the tiles where `spacing` says.
-        spacing: of matplotlib's `GridSpec`: `left`, `wspace` and others.
-
-    Attributes:
-        figure: the figure.
-        tiles: (rows, columns) array of axes.
+    `size` is (width, height) in inches. Without a layout of matplotlib, tiles are where `spacing`
+    puts them, the options of matplotlib's `GridSpec`.
     """
 
     def __init__(
