@@ -31,9 +31,8 @@ def add_model_options(parser: ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=positive, default=32)
     parser.add_argument("--image-size", type=positive, help="pixels; default: the model's own")
     parser.add_argument("--keep-ratio", action="store_true", help="keep the aspect ratio")
-    parser.add_argument(
-        "--fast-jpeg", action="store_true", help="decode large JPEG files at reduced size"
-    )
+    help = "decode large JPEG files at reduced size"
+    parser.add_argument("--fast-jpeg", action="store_true", help=help)
 
 
 QUERY = {"text": "TEXT", "image": "FILE", "audio": "FILE"}
@@ -41,31 +40,18 @@ QUERY = {"text": "TEXT", "image": "FILE", "audio": "FILE"}
 
 def add_query_options(parser: ArgumentParser) -> None:
     """Add --text, --image and --audio, which may be repeated: `parts`, (modality, value) in order."""
+    # One list for all of them keeps the order of the command line.
+    shared: dict[str, Any] = dict(dest="parts", action="append", help="part of the query; may be repeated")
     for modality, metavar in QUERY.items():
-        parser.add_argument(
-            f"--{modality}",
-            dest="parts",
-            action="append",
-            metavar=metavar,
-            # One list for all of them keeps the order of the command line.
-            type=partial(lambda name, value: (name, value), modality),
-            help="part of the query; may be repeated",
-        )
+        pair = partial(lambda modality, value: (modality, value), modality)
+        parser.add_argument(f"--{modality}", metavar=metavar, type=pair, **shared)
 
 
 def build_embedder(path: str | Path, args: Namespace, **options: Any) -> Embedder:
     """Build the embedder of a checkpoint file with the options of `add_model_options`."""
-    return Embedder.from_checkpoint(
-        path,
-        tokenizer=args.tokenizer,
-        device=args.device,
-        dtype=args.dtype,
-        batch_size=args.batch_size,
-        image_size=args.image_size,
-        keep_ratio=args.keep_ratio,
-        fast_jpeg=args.fast_jpeg,
-        **options,
-    )
+    names = "tokenizer", "device", "dtype", "batch_size", "image_size", "keep_ratio", "fast_jpeg"
+    options |= {name: getattr(args, name) for name in names}
+    return Embedder.from_checkpoint(path, **options)
 
 
 def device(text: str) -> str:

@@ -9,10 +9,7 @@ from typing import Any
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]], align: str = "") -> str:
     """A text table without lines.
 
-    Args:
-        header: names of the columns.
-        rows: cells.
-        align: a letter for each of the first columns, such as "rrl"; the others are left-aligned.
+    `align` has a letter for each of the first columns, such as "rrl"; others are left-aligned.
     """
     from prettytable import PrettyTable
 

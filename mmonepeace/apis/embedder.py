@@ -7,7 +7,7 @@ h x w patches.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -37,8 +37,7 @@ class Embedder:
         image_size: side of the square that images are resized to, in pixels; None takes that of
             the model's position embeddings.
         keep_ratio: keep the aspect ratio, with about as many pixels.
-        fast_jpeg: decode large JPEG files at reduced size, see `image_io.to_rgb`; pixels, and so
-            embeddings, change a little.
+        fast_jpeg: decode large JPEG files at reduced size, which changes embeddings a little.
         batch_size: pieces in one forward pass.
         window_seconds: longer audio clips are cut into windows of this length, at most 20.48; None
             takes that of the clips which the model was trained on, 15 for the released ones.
@@ -106,18 +105,16 @@ class Embedder:
         """Build the model that a file describes.
 
         Args:
-            path: a checkpoint of any official or own layout: sizes and branches are inferred from
-                its weights. Or a config (.py) whose `model` is an `OnePeaceRetriever` with its
-                checkpoint in `init_cfg` or `load_from`.
+            path: a checkpoint of any layout, whose sizes and branches are inferred; or a config
+                (.py) of an `OnePeaceRetriever` with its checkpoint in `init_cfg` or `load_from`.
             device: by default a GPU if there is one.
-            dtype: "fp32", "bf16", "fp16", or a torch dtype, of weights and activations.
+            dtype: of weights and activations: "fp32", "bf16", "fp16", or a torch dtype.
             tokenizer: file or object; by default `tokenizer.json` beside the checkpoint.
             projections: False also takes a file without projections, for `encode_features` alone.
             options: see `Embedder`.
 
         Raises:
-            mmonepeace.checkpoint.CheckpointError: if the file cannot be used, or has no
-                projections.
+            CheckpointError: if the file cannot be used, or has no projections.
             ValueError: for an unknown dtype.
         """
         dtype = to_dtype(dtype)
@@ -129,8 +126,6 @@ class Embedder:
         options.setdefault("fingerprint", fingerprint_of(model.state_dict()))
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return cls(model.to(device, dtype), tokenizer, **options)
-
-    # ---------------------------------------------------------------------------- embeddings
 
     similarity = staticmethod(similarity)
     combine = staticmethod(combine)
@@ -171,17 +166,11 @@ class Embedder:
     def encode_audio(
         self, clips: Iterable[AudioLike], errors: dict[int, str] | None = None
     ) -> Embeddings:
-        """Embed audio clips of any length.
+        """Embed audio clips of any length, with errors and results as in `encode_image`.
 
-        A clip longer than a window is cut into overlapping windows, the last of which ends with
-        the clip; its embedding is the mean of theirs, scaled to unit length.
-
-        Args:
-            clips: paths, or pairs of samples (S,) or (S, channels) and their rate in Hz.
-            errors: as in `encode_image`.
-
-        Returns:
-            (N, D) float32 of unit length.
+        Clips are paths, or pairs of samples (S,) or (S, channels) and their rate in Hz. One longer
+        than a window is cut into overlapping windows, the last of which ends with the clip; its
+        embedding is the mean of theirs, scaled to unit length.
         """
         return self.encode("audio", clips, errors)
 
@@ -194,13 +183,8 @@ class Embedder:
         were trained with such joint encodings, but not to compare them by cosine: for search,
         `combine` of separate embeddings is what the paper does.
 
-        Args:
-            errors: as in `encode_image`.
-            modalities: two or more of text, image, audio, as the other methods take them, all of
-                one length. Of a long audio clip, the first window is taken.
-
-        Returns:
-            (N, D) float32 of unit length.
+        Modalities are two or more of text, image and audio, all of one length; items, errors and
+        results are as in their own methods. Of a long audio clip, the first window is taken.
         """
         return self._encode(modalities, errors)
 
@@ -219,36 +203,27 @@ class Embedder:
             pooling: "cls" takes the CLS token, "mean" the mean of all other tokens, "tokens" all
                 of these: patches, frames, subwords. Of a long audio clip, "cls" and "mean" are the
                 mean over its windows, "tokens" are those of all windows, concatenated.
-            errors: as in `encode_image`.
+            errors: as in `encode_image`. An unknown pooling also is a ValueError.
 
         Returns:
             for each item (D,), or (T, D) of "tokens", float32 on the CPU; None for items that
             cannot be read.
-
-        Raises:
-            ValueError: if an item cannot be read, the model has no such branch, or the pooling is
-                unknown.
         """
         if pooling not in get_args(Pooling):
             raise ValueError(f"pooling is {pooling!r}; choose one of {get_args(Pooling)}.")
         pieces = defaultdict(list)
         rows = self._rows({modality: items})
-        for owners, inputs in self._batches(rows, errors):
+        for owners, inputs in self.reader.batches(rows, errors, self.progress):
             for owner, piece in zip(owners, self._pool(inputs, pooling), strict=True):
                 pieces[owner].append(piece)
         join = torch.cat if pooling == "tokens" else lambda windows: torch.stack(windows).mean(0)
         return [join(pieces[i]) if i in pieces else None for i in range(len(rows))]
 
     def heat_maps(self, image: image_io.ImageInput, queries: Embeddings) -> Embeddings:
-        """How similar each place of an image is to each query.
+        """(Q, H, W) cosines of each place of an image with queries (Q, D) of any modality.
 
-        Args:
-            image: see `encode_image`; it is resized to about `image_size` squared pixels, with its
-                aspect ratio.
-            queries: (Q, D) embeddings of any modality.
-
-        Returns:
-            (Q, H, W) cosines of the projected patches with the queries, at the image's own size.
+        The image is one of those that `encode_image` takes. Its patches are projected after it is
+        resized to about `image_size` squared pixels, with its aspect ratio; maps have its own size.
         """
         rgb = image_io.to_rgb(image)
         resized = image_io.resize(rgb, self.reader.image_size, keep_ratio=True)
@@ -258,15 +233,9 @@ class Embedder:
             patches = self.model.project({"image": features[0, 1:]})["image"]
             cosines = torch.as_tensor(queries).to(patches) @ patches.t()
             grid = patch_grid(*pixels["image"].shape[-2:])
-            maps = F.interpolate(
-                cosines.unflatten(1, grid)[None],
-                size=(rgb.height, rgb.width),
-                mode="bicubic",
-                align_corners=False,
-            )
+            maps = cosines.unflatten(1, grid)[None]
+            maps = F.interpolate(maps, (rgb.height, rgb.width), mode="bicubic")
         return self._to_output(maps[0])
-
-    # ------------------------------------------------------------------------- batches
 
     def _encode(
         self, modalities: Mapping[str, Iterable[Any]], errors: dict[int, str] | None
@@ -279,26 +248,18 @@ class Embedder:
             )
         sums = torch.zeros(len(rows), self.model.backbone.arch.embed_dim)
         failed = torch.ones(len(rows), dtype=torch.bool)
-        for owners, inputs in self._batches(rows, errors):
+        for owners, inputs in self.reader.batches(rows, errors, self.progress):
             sums.index_add_(0, torch.tensor(owners), self._forward(inputs).cpu())
             failed[owners] = False
         return self._to_output(F.normalize(sums, dim=1).masked_fill(failed[:, None], torch.nan))
 
     def _rows(self, modalities: Mapping[str, Iterable[Any]]) -> list[dict[str, Any]]:
         """Modality -> value, for each item."""
+        known = tuple(self.model.backbone.adapters)
         for name in modalities:
-            if name not in self.model.backbone.adapters:
-                raise ValueError(
-                    f"the model has no {name} branch, only {tuple(self.model.backbone.adapters)}."
-                )
+            if name not in known:
+                raise ValueError(f"the model has no {name} branch, only {known}.")
         return as_rows(modalities)
-
-    def _batches(
-        self, rows: list[dict[str, Any]], errors: dict[int, str] | None
-    ) -> Iterator[tuple[list[int], dict[str, Any]]]:
-        """Inputs of the model, and the item of each piece."""
-        for owners, inputs in self.reader.batches(rows, errors, self.progress):
-            yield owners, self._batch(inputs)
 
     def _batch(self, inputs: Mapping[str, list[Tensor]]) -> dict[str, Any]:
         """Inputs of the model, on its device, in its dtype."""
@@ -314,18 +275,19 @@ class Embedder:
         return {name: to(value) for name, value in batch.items()}
 
     @torch.inference_mode()
-    def _forward(self, inputs: dict[str, Any]) -> Tensor:
+    def _forward(self, inputs: Mapping[str, list[Tensor]]) -> Tensor:
         """(B, D) of unit length."""
-        if len(inputs) == 1:
-            return next(iter(self.model(inputs).values()))
-        features = self.model.backbone.encode(self.model.backbone.embed(inputs))
+        batch = self._batch(inputs)
+        if len(batch) == 1:
+            return next(iter(self.model(batch).values()))
+        features = self.model.backbone.encode(self.model.backbone.embed(batch))
         projected = self.model.project({name: x[:, 0] for name, x in features.items()})
         return F.normalize(torch.stack(list(projected.values())).mean(0), dim=1)
 
     @torch.inference_mode()
-    def _pool(self, inputs: dict[str, Any], pooling: Pooling) -> list[Tensor]:
+    def _pool(self, inputs: Mapping[str, list[Tensor]], pooling: Pooling) -> list[Tensor]:
         """(D,) of each piece, or its real tokens (T, D)."""
-        tokens = self.model.backbone.embed(inputs)
+        tokens = self.model.backbone.embed(self._batch(inputs))
         (x_BLD,) = self.model.backbone.encode(tokens, skip_padding=True).values()
         if pooling == "cls":
             return list(x_BLD[:, 0].float().cpu())
@@ -335,8 +297,7 @@ class Embedder:
         if pooling == "mean":
             total = x_BTD.masked_fill(pad_BT[..., None], 0).sum(1)
             return list((total / (~pad_BT).sum(1, keepdim=True)).cpu())
-        real = zip(x_BTD.cpu(), ~pad_BT.cpu(), strict=True)
-        return [x_TD[kept_T] for x_TD, kept_T in real]
+        return [x_TD[~pad_T] for x_TD, pad_T in zip(x_BTD.cpu(), pad_BT.cpu(), strict=True)]
 
     def _to_output(self, result: Tensor) -> Embeddings:
         result = result.float().cpu()

@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
@@ -71,21 +70,17 @@ class Features:
 
     def sequences(self, items: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens of some items: (B, T, D) float32, and (B, T), True where they are padding."""
-        where = self.where[items].tolist()
-        tokens = [self.shards[shard][first : first + count] for shard, first, count in where]
+        where = self.where[items]
+        tokens = [self.shards[i][first : first + count] for i, first, count in where.tolist()]
         x_BTD = pad_sequence(tokens, batch_first=True).float()
-        lengths = torch.tensor([count for _, _, count in where])
-        return x_BTD, torch.arange(x_BTD.shape[1]) >= lengths[:, None]
+        return x_BTD, torch.arange(x_BTD.shape[1]) >= where[:, 2:]
 
 
 class FeatureCache:
-    """Features of items by key, in the shards of a folder.
+    """Features of items by key, in the shards of a folder, which may be missing.
 
-    Args:
-        folder: may be missing.
-        read: the shard of a file; a ValueError if it cannot be read.
-        write: writes a shard to a file.
-        errors: takes file -> reason for shards that cannot be read. None raises at the first.
+    `read` raises a ValueError for a file that it cannot read. `errors` takes file -> reason for
+    these; None raises at the first.
     """
 
     def __init__(
@@ -139,9 +134,9 @@ class FeatureCache:
             computed = _compute(embedder, modality, feature, chunk, errors)
             if computed:
                 rows = list(computed.values())
-                shard = list(computed), torch.cat(rows), np.array([len(x) for x in rows])
+                lengths = np.array([len(x) for x in rows])
                 file = self._folder / f"{time.time_ns()}-{os.getpid()}.safetensors"
-                self._write(file, shard)
+                self._write(file, (list(computed), torch.cat(rows), lengths))
                 self.add(self._read(file))  # of the file: memory holds only what is used
             yield len(chunk)
             start += count
@@ -156,26 +151,21 @@ def extract_features(
     feature: Feature,
     cache: str | Path,
 ) -> tuple[Features, dict[str, str]]:
-    """Features of files; those that the cache has are not computed again.
+    """Features of image or audio files; those that the cache has are not computed again.
 
     A feature is identified by the path of its file from `cache`, its size and modification time,
     the weights, and the settings that it depends on.
 
-    Args:
-        embedder: the model.
-        modality: image or audio.
-        paths: files.
-        feature: "embedding", or a pooling of `Embedder.encode_features`. Tokens are stored in half
-            precision; so that they cannot exceed its range, each is scaled to mean 0 and variance
-            1, as the LayerNorm of whatever reads them would do.
-        cache: folder, for any number of models, features and data sets.
+    The cache is a folder for any number of models, features and data sets. The feature is
+    "embedding", or a pooling of `Embedder.encode_features`. Tokens are stored in half precision; so
+    that they cannot exceed its range, each is scaled to mean 0 and variance 1, as the LayerNorm of
+    whatever reads them would do.
 
     Returns:
         the features of the files that can be read, in their order; path -> reason for the others.
 
     Raises:
-        ValueError: if the model has no such branch or no projections, or a file of the cache is
-            damaged.
+        ValueError: if the model lacks that branch or projections, or a file of the cache is damaged.
         OSError: if the cache cannot be written.
     """
     settings = embedder_settings(embedder)
@@ -208,20 +198,17 @@ def embedder_settings(embedder: Embedder) -> dict[str, str]:
         "tokenizer_fingerprint": "",
     }
     if reader.tokenizer:
-        with TemporaryDirectory() as folder:
-            file = Path(folder, "tokenizer.json")
-            reader.tokenizer.save(file)
-            values["tokenizer_fingerprint"] = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+        content = reader.tokenizer.to_json().encode()
+        values["tokenizer_fingerprint"] = hashlib.sha256(content).hexdigest()[:16]
     return {name: str(value) for name, value in values.items()}
 
 
 def item_keys(
     modality: str, values: Iterable[str | Path], folder: Path, errors: dict[str, str]
 ) -> dict[str, str]:
-    """Path or text -> its key, the JSON of an item of an index.
+    """Path or text -> its key, the JSON of an item of an index, with paths from a resolved folder.
 
-    Paths in keys are relative to `folder`, which is resolved. Missing files are added to `errors`,
-    path -> reason.
+    Missing files are added to `errors`, path -> reason.
     """
     keys = {}
     for value in map(str, values):
@@ -290,6 +277,5 @@ def _read_shard(path: Path) -> Shard:
             keys = json.loads(file.get_tensor("items").numpy().tobytes())
             return keys, file.get_tensor("features"), file.get_tensor("lengths").numpy()
     except (OSError, SafetensorError, ValueError) as error:
-        raise ValueError(
-            f"{path} is damaged: {error}. Delete it; what it held is computed again."
-        ) from None
+        reason = f"{path} is damaged: {error}"
+        raise ValueError(f"{reason}. Delete it; what it held is computed again.") from None

@@ -50,11 +50,7 @@ class EmbeddingIndex:
             raise ValueError(f"{len(self.embeddings)} embeddings for {len(self.items)} items.")
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file atomically.
-
-        Raises:
-            OSError: if the disk is full or the folder cannot be written to.
-        """
+        """Write a safetensors file atomically; an OSError says if that is impossible."""
         # A tensor: the header, where metadata go, is limited to 100 MB.
         items = np.frombuffer(json.dumps(self.items).encode(), np.uint8)
         tensors = {"embeddings": np.ascontiguousarray(self.embeddings), "items": items}
@@ -62,11 +58,7 @@ class EmbeddingIndex:
 
     @classmethod
     def load(cls, path: str | Path) -> "EmbeddingIndex":
-        """Read a file that `save` wrote.
-
-        Raises:
-            ValueError: if it is missing or not such a file.
-        """
+        """Read a file that `save` wrote; a ValueError says if it is missing or not such a file."""
         try:
             with safe_open(str(path), "numpy") as file:
                 meta = file.metadata() or {}
@@ -75,9 +67,8 @@ class EmbeddingIndex:
                 items = json.loads(file.get_tensor("items").tobytes())
                 return cls(file.get_tensor("embeddings"), items, meta, Path(path).resolve().parent)
         except (OSError, SafetensorError) as error:
-            raise ValueError(
-                f"{path} cannot be read as an index: {error}. Make one with tools/embed.py."
-            ) from None
+            reason = f"{path} cannot be read as an index: {error}"
+            raise ValueError(f"{reason}. Make one with tools/embed.py.") from None
 
     def content(self, item: dict[str, Any]) -> str | Path:
         """The text of an item, or the path of its file."""
@@ -183,14 +174,9 @@ def embedder_of(
 ) -> Embedder:
     """The model that made an index, for queries to it.
 
-    Args:
-        index: from `build_index`.
-        checkpoint: its path now; None takes the recorded one.
-        tokenizer: None takes the recorded one, or `tokenizer.json` beside the checkpoint.
-        device: see `Embedder.from_checkpoint`.
-
-    Raises:
-        ValueError: if the checkpoint is gone, or is another one.
+    Paths are those of now; None takes the recorded ones, or `tokenizer.json` beside the checkpoint.
+    For the device see `Embedder.from_checkpoint`. A ValueError says if the checkpoint is gone, or
+    is another one.
     """
     meta = index.meta
     path = Path(checkpoint or meta.get("checkpoint", ""))

@@ -51,13 +51,8 @@ class ItemReader:
     ) -> Iterator[Batch]:
         """Batches of pieces of all items that can be read; those of an item are in order.
 
-        Args:
-            rows: items, modality -> value, all of the same modalities.
-            errors: takes index -> reason for what cannot be read. None raises at the first one.
-            progress: show a progress bar; None shows one for more than four batches.
-
-        Raises:
-            ValueError: if an item cannot be read.
+        Rows are items, modality -> value, all of the same modalities. For `errors` and `progress`,
+        and the ValueError for an item that cannot be read, see `Embedder`.
         """
         pieces: list[_Piece] = []
         quiet = len(rows) <= 4 * self.batch_size if progress is None else not progress
@@ -65,7 +60,7 @@ class ItemReader:
             ThreadPoolExecutor(READERS) as pool,
             tqdm(total=len(rows), desc="+".join(rows[0]) if rows else "", disable=quiet) as bar,
         ):
-            for i, loaded in enumerate(_read_ahead(pool, self._load, rows, 2 * READERS)):
+            for i, loaded in enumerate(_read_ahead(pool, self._load, rows)):
                 if isinstance(loaded, ValueError):
                     if errors is None:
                         raise loaded
@@ -80,9 +75,11 @@ class ItemReader:
 
     def _batched(self, pieces: list[_Piece]) -> Iterator[Batch]:
         """Batches of pieces that do not influence each other."""
+        same_shape = {"image", "audio"} if self.equal_length_audio else {"image"}
         groups = defaultdict(list)
         for piece in pieces:
-            groups[self._group(piece.inputs)].append(piece)
+            shapes = tuple(x.shape for name, x in piece.inputs.items() if name in same_shape)
+            groups[shapes].append(piece)
         for members in groups.values():
             # Neighbours of similar length need little padding.
             members.sort(key=lambda piece: sum(x.numel() for x in piece.inputs.values()))
@@ -90,12 +87,6 @@ class ItemReader:
                 batch = members[start : start + self.batch_size]
                 inputs = {name: [p.inputs[name] for p in batch] for name in batch[0].inputs}
                 yield [piece.item for piece in batch], inputs
-
-    def _group(self, inputs: Mapping[str, Tensor]) -> tuple[Any, ...]:
-        """What pieces of one batch must have in common."""
-        image_shape = inputs["image"].shape if "image" in inputs else ()
-        audio = self.equal_length_audio and "audio" in inputs
-        return (*image_shape, len(inputs["audio"]) if audio else None)
 
     def _load(self, item: Mapping[str, Any]) -> list[dict[str, Tensor]] | ValueError:
         """The pieces of an item, or why it has none."""
@@ -134,11 +125,7 @@ class ItemReader:
 
 
 def as_rows(modalities: Mapping[str, Iterable[Any]]) -> list[dict[str, Any]]:
-    """Items, modality -> value, from columns of values.
-
-    Raises:
-        ValueError: if a column is a single item, or they have different numbers of items.
-    """
+    """Items, modality -> value, from lists of equal length, or else a ValueError."""
     columns: dict[str, list[Any]] = {}
     for name, values in modalities.items():
         array = isinstance(values, np.ndarray | Tensor) and values.ndim < 4
@@ -149,18 +136,17 @@ def as_rows(modalities: Mapping[str, Iterable[Any]]) -> list[dict[str, Any]]:
     counts = {name: len(values) for name, values in columns.items()}
     if len(set(counts.values())) != 1:
         raise ValueError(f"modalities have different numbers of items: {counts}.")
-    rows = zip(*columns.values(), strict=True)
-    return [dict(zip(columns, row, strict=True)) for row in rows]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _read_ahead(
-    pool: ThreadPoolExecutor, load: Callable[[Any], Any], items: Iterable[Any], ahead: int
+    pool: ThreadPoolExecutor, load: Callable[[Any], Any], items: Iterable[Any]
 ) -> Iterator[Any]:
-    """load(item) for each item, in order, at most `ahead` of them in memory."""
+    """load(item) for each item, in order, with few of them in memory."""
     pending: deque[Future[Any]] = deque()
     for item in items:
         pending.append(pool.submit(load, item))
-        if len(pending) > ahead:
+        if len(pending) > 2 * READERS:
             yield pending.popleft().result()
     while pending:
         yield pending.popleft().result()

@@ -28,18 +28,11 @@ def to_dtype(dtype: str | torch.dtype) -> torch.dtype:
 
 
 def load_retriever(path: Path, projections: bool) -> tuple[OnePeaceRetriever, Path]:
-    """Build the model that a checkpoint or a config describes.
+    """Build the model that a checkpoint or a config describes, see `Embedder.from_checkpoint`.
 
-    Args:
-        path: see `Embedder.from_checkpoint`.
-        projections: whether the checkpoint must have projections.
-
-    Returns:
-        the model with its weights, and the path of its checkpoint.
-
-    Raises:
-        mmonepeace.checkpoint.CheckpointError: if the file cannot be used, or has no projections.
-        ValueError: if a config has no retriever, or names no checkpoint.
+    Returns the model with its weights, and the path of its checkpoint. Raises a CheckpointError if
+    the file cannot be used, or lacks `projections` that are wanted, and a ValueError if a config
+    has no retriever, or names no checkpoint.
     """
     if path.suffix == ".py":
         return _from_config(path)

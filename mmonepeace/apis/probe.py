@@ -69,22 +69,11 @@ def probe_files(
     epochs: int | None = None,
     seed: int = 0,
 ) -> Probed:
-    """Probe the features of labelled files.
+    """Probe the features of labelled files: of "train", then of the splits to evaluate on.
 
-    Args:
-        embedder: the model; it may lack projections.
-        modality: image or audio.
-        kind: a key of `KINDS`.
-        splits: "train" first, then those to evaluate on.
-        cache: see `extract_features`.
-        feature: None takes tokens for "attentive", and for the others the embedding, or CLS if
-            there are no projections.
-        settings: see `probe`.
-        epochs: see `Options`.
-        seed: see `Options`.
-
-    Raises:
-        ValueError: see `check_splits`, `extract_features` and `probe`.
+    None as the feature takes tokens for "attentive", and for other kinds the embedding, or CLS if
+    the model has no projections. See `extract_features` for the cache, `probe` for kinds and
+    settings, `Options` for epochs and the seed, and all of these and `check_splits` for errors.
     """
     pooled: Feature = "embedding" if modality in embedder.model.projections else "cls"
     feature = feature or ("tokens" if kind == "attentive" else pooled)
@@ -111,15 +100,9 @@ def probe(
 ) -> list[Trial]:
     """Fit a probe to "train" with each setting, choose one there, and evaluate on the others.
 
-    Args:
-        kind: a key of `KINDS`.
-        features: split -> features; tokens for "attentive", pooled ones for the others.
-        labels: split -> names of classes, all of which occur in "train".
-        settings: None takes those of the kind. Values of k above N are left out.
-        options: see `Options`.
-
-    Returns:
-        a trial for each setting, the smallest first.
+    Features and labels are those of splits, all of whose classes occur in "train"; "attentive"
+    takes tokens, other kinds pooled features. By default the settings are those in `KINDS`; values
+    of k above N are left out. Returns a trial for each setting, the smallest first.
 
     Raises:
         ValueError: for a value of k that is not an integer, or if there are several settings, but
@@ -156,10 +139,9 @@ def probe(
 
 
 def hold_out(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Split N items into those to fit on, and about a fifth of each class to choose a setting on.
+    """Indices of items to fit on, and of about a fifth of each class to choose a setting on.
 
-    Returns the indices of both; each class has at least one item to fit on. Raises a ValueError if
-    each class has only one item.
+    Each class has at least one item to fit on; if it is the only one of each, a ValueError says so.
     """
     generator = torch.Generator().manual_seed(seed)
     mask = torch.zeros(len(labels), dtype=torch.bool)

@@ -3,16 +3,16 @@
 Each `fit_*` function is a generator over the values of one hyperparameter, its settings. It takes
 
     train: features of the training items; tokens for attention pooling, pooled ones for the others,
-    labels: (N,) their classes, from 0 on,
+    y_N: their classes, from 0 on,
     queries: sets of features to classify,
     settings: values to try, one after the other,
-    options: what all settings share.
+    options: see `Options`.
 
 Shapes: N training items, B of them, Q queries, T tokens, D width, C classes, H learned queries.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -55,17 +55,11 @@ class Fitted(NamedTuple):
 
 
 def fit_knn(
-    train: Features,
-    labels: Tensor,
-    queries: Sequence[Features],
-    settings: Sequence[float],
-    options: Options,
+    train: Features, y_N: Tensor, queries: list[Features], settings: list[float], options: Options
 ) -> Iterator[Fitted]:
     """Exact k-NN by cosine: neighbours vote for their classes, weighted with exp(cosine / 0.07).
 
-    The settings are values of k; above N they are N.
-
-    Source: arXiv 1805.01978 and 2104.14294.
+    The settings are values of k; above N they are N. Source: arXiv 1805.01978 and 2104.14294.
     """
     vectors = F.normalize(train.vectors()).numpy()
     neighbours = []
@@ -77,18 +71,14 @@ def fit_knn(
         probabilities = []
         for cosines_QK, items_QK in neighbours:
             weights_QK = (cosines_QK[:, :k].double() / TEMPERATURE).softmax(1)
-            votes_QC = weights_QK.new_zeros(len(weights_QK), int(labels.max()) + 1)
-            votes_QC.scatter_add_(1, labels[items_QK[:, :k]], weights_QK)
+            votes_QC = weights_QK.new_zeros(len(weights_QK), int(y_N.max()) + 1)
+            votes_QC.scatter_add_(1, y_N[items_QK[:, :k]], weights_QK)
             probabilities.append(votes_QC.numpy())
         yield Fitted(k, probabilities)
 
 
 def fit_linear(
-    train: Features,
-    labels: Tensor,
-    queries: Sequence[Features],
-    settings: Sequence[float],
-    options: Options,
+    train: Features, y_N: Tensor, queries: list[Features], settings: list[float], options: Options
 ) -> Iterator[Fitted]:
     """Logistic regression on standardised features: the minimum of mean loss + |W|^2 / (2 C N).
 
@@ -98,14 +88,14 @@ def fit_linear(
     The settings are values of C. Ascending ones are fastest, as each starts from the last solution.
     """
     x_ND = train.vectors().to(options.device, torch.float64)
-    y_N = labels.to(options.device)
+    y_N = y_N.to(options.device)
     mean, std = x_ND.mean(0), x_ND.std(0, correction=0)
     std = std.clamp_min(float(std.max()) * 1e-6 or 1.0)  # rounding is not a signal
     x_ND = (x_ND - mean) / std
     curvature, axes_DD = torch.linalg.eigh(x_ND.T @ x_ND / len(y_N))
     x_ND = x_ND @ axes_DD
     sets = [(features.vectors().to(x_ND) - mean) / std @ axes_DD for features in queries]
-    num_classes = int(labels.max()) + 1
+    num_classes = int(y_N.max()) + 1
     weight_DC = x_ND.new_zeros(x_ND.shape[1], num_classes)
     bias_C = x_ND.new_zeros(num_classes, requires_grad=True)
     for c in settings:
@@ -131,16 +121,9 @@ def fit_linear(
 
 
 def fit_attentive(
-    train: Features,
-    labels: Tensor,
-    queries: Sequence[Features],
-    settings: Sequence[float],
-    options: Options,
+    train: Features, y_N: Tensor, queries: list[Features], settings: list[float], options: Options
 ) -> Iterator[Fitted]:
-    """`AttentiveProbe` on tokens, trained by AdamW with warm-up and cosine decay.
-
-    The settings are learning rates.
-    """
+    """`AttentiveProbe` trained by AdamW with warm-up and cosine decay; settings: learning rates."""
     batches = math.ceil(len(train) / BATCH_SIZE)
     epochs = options.epochs or max(EPOCHS, math.ceil(MIN_STEPS / batches))
     steps = epochs * batches
@@ -156,7 +139,7 @@ def fit_attentive(
         generator = torch.Generator().manual_seed(options.seed)
         with torch.random.fork_rng():
             torch.manual_seed(options.seed)
-            probe = AttentiveProbe(train.embed_dim, options.num_heads, int(labels.max()) + 1)
+            probe = AttentiveProbe(train.embed_dim, options.num_heads, int(y_N.max()) + 1)
         probe.to(options.device)
         optimiser = torch.optim.AdamW(probe.parameters(), rate, weight_decay=WEIGHT_DECAY)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
@@ -166,7 +149,7 @@ def fit_attentive(
                 for items in order.tensor_split(batches):
                     logits = probe(*load(train, items))
                     optimiser.zero_grad()
-                    F.cross_entropy(logits, labels[items].to(options.device)).backward()
+                    F.cross_entropy(logits, y_N[items].to(options.device)).backward()
                     optimiser.step()
                     schedule.step()
                     bar.update()
@@ -185,11 +168,6 @@ class AttentiveProbe(nn.Module):
 
     Tokens have mean 0 and variance 1, as `extract_features` stores them. The gain and bias of a
     LayerNorm, and a projection of keys, would add nothing: queries and values absorb them.
-
-    Args:
-        embed_dim: width of the tokens.
-        num_heads: heads.
-        num_classes: outputs.
 
     Source: the efficient probing of arXiv 2506.10178, and the normalisation in front of the
     classifier of arXiv 2111.06377.

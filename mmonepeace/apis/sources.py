@@ -22,10 +22,7 @@ SUFFIXES = {
 def find_files(folder: str | Path, modality: str, errors: dict[str, str]) -> list[Path]:
     """The images or audio files in a folder and its subfolders, sorted, without hidden ones.
 
-    Args:
-        folder: where to look.
-        modality: a key of `SUFFIXES`.
-        errors: takes path -> reason for subfolders that cannot be entered.
+    `errors` takes path -> reason for subfolders that cannot be entered.
     """
     if not Path(folder).is_dir():
         raise ValueError(f"{folder} is not a folder.")
@@ -71,13 +68,9 @@ def read_rows(
 ) -> list[dict[str, str]]:
     """Rows of a .tsv or .jsonl whose texts, images and audio files belong together.
 
-    Args:
-        path: the table.
-        columns: modality -> its column, such as `dict(image="image", text="caption")`.
-        root: what paths of files are relative to; by default the table's folder.
-
-    Returns:
-        modality -> text or path, for each row that has any; empty cells are left out.
+    `columns` are modality -> column, such as `dict(image="image", text="caption")`. Paths of files
+    are relative to `root`, by default the table's folder. Returns modality -> text or path, for
+    each row that has any; empty cells are left out.
     """
     folder = Path(root or Path(path).parent)
     return [
@@ -89,19 +82,10 @@ def read_rows(
 def read_table(
     path: str | Path, path_column: str, label_column: str, root: str | Path | None = None
 ) -> tuple[str, list[str], list[str]]:
-    """Labelled files of a .tsv or .jsonl; rows that lack one of the two columns are left out.
+    """The modality of the files of a .tsv or .jsonl, their paths and their labels.
 
-    Args:
-        path: the table.
-        path_column: of paths relative to `root`.
-        label_column: of class names.
-        root: by default the table's folder.
-
-    Returns:
-        the modality of the files, their paths and their labels.
-
-    Raises:
-        ValueError: if the files are neither all images nor all audio.
+    Paths are relative to `root`, by default the table's folder. Rows that lack a path or a label
+    are left out. Raises a ValueError if the files are neither all images nor all audio.
     """
     columns = {"image": path_column, "text": label_column}  # or audio, as the suffixes will tell
     rows = read_manifest(path, columns)
@@ -126,8 +110,9 @@ class LabelledFiles(NamedTuple):
 
     def without(self, paths: Mapping[str, str]) -> "LabelledFiles":
         """Leave out files, such as those that cannot be read."""
-        rows = zip(self.paths, self.labels, strict=True)
-        return _labelled(self.name, [(path, label) for path, label in rows if path not in paths])
+        kept = [i for i, path in enumerate(self.paths) if path not in paths]
+        kept_paths, labels = ([values[i] for i in kept] for values in (self.paths, self.labels))
+        return LabelledFiles(self.name, kept_paths, labels)
 
 
 def read_labelled_files(
@@ -140,20 +125,14 @@ def read_labelled_files(
 ) -> LabelledFiles:
     """Labelled files of a table (.tsv, .jsonl), or of a folder with a folder for each class.
 
-    Args:
-        name: of the split.
-        source: the table, whose paths are in the column `modality`; or the folder.
-        modality: image or audio.
-        label: column of the labels; folders need none.
-        root: what paths of the table are relative to; by default its folder.
-        errors: takes path -> reason for subfolders that cannot be entered.
+    A table has paths in the column `modality`, relative to `root` or its own folder, and labels in
+    the column `label`. `name` is that of the split; `errors` is as in `find_files`.
     """
     source = Path(source)
     if source.is_dir():
         paths = find_files(source, modality, errors)
         labels = [path.relative_to(source).parts[0] for path in paths]
-        loose = [path for path in paths if path.parent == source]
-        if loose:
+        if loose := [path for path in paths if path.parent == source]:
             wanted = f"expected {source}/CLASS/FILE, or a table."
             raise ValueError(f"{loose[0]} is not in the folder of a class; {wanted}")
     elif label is None:
@@ -162,10 +141,7 @@ def read_labelled_files(
         actual, paths, labels = read_table(source, modality, label, root)
         if actual != modality:
             raise ValueError(f"{source}: column {modality} names {actual} files.")
-    return _labelled(name, sorted(zip(map(str, paths), labels, strict=True)))
-
-
-def _labelled(name: str, rows: Sequence[tuple[str, str]]) -> LabelledFiles:
+    rows = sorted(zip(map(str, paths), labels, strict=True))
     return LabelledFiles(name, [path for path, _ in rows], [label for _, label in rows])
 
 
@@ -174,9 +150,8 @@ def check_splits(
 ) -> list[str]:
     """The classes of the training items, sorted.
 
-    Raises:
-        ValueError: if a split is empty, for which `errors` of files that were left out may be the
-            reason, there is only one class, or another split has classes that `train` lacks.
+    Raises a ValueError if a split is empty, for which `errors` of files that were left out may be
+    the reason, there is only one class, or another split has classes that `train` lacks.
     """
     for split in (train, *others):
         if not split.paths:

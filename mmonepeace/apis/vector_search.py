@@ -23,12 +23,8 @@ def similarity(a: Embeddings, b: Embeddings) -> Embeddings:
 def combine(*embeddings: Embeddings, weights: Sequence[float] | None = None) -> Embeddings:
     """Combine several queries into one: the weighted sum of embeddings, scaled to unit length.
 
-    Args:
-        embeddings: each (D,) or (N, D), of any modality.
-        weights: one for each; a negative one steers away from its embedding. None is 1 for all.
-
-    Raises:
-        ValueError: if there are more or fewer weights, or everything cancels out.
+    Each is (D,) or (N, D), of any modality, with a weight of 1 by default; a negative one steers
+    away from it. Raises a ValueError if there are more or fewer weights, or everything cancels out.
     """
     weights = [1.0] * len(embeddings) if weights is None else list(weights)
     if len(weights) != len(embeddings) or not embeddings:
@@ -47,13 +43,10 @@ def search(query: Embeddings, index: Any, k: int = 5) -> tuple[np.ndarray, np.nd
         query: (Q, D) or (D,) of unit length.
         index: (N, D) of unit length, or an `EmbeddingIndex`; NaN rows come last, with a score of
             minus infinity.
-        k: number of results; fewer if there are fewer rows.
+        k: number of results, at least 1; fewer if there are fewer rows.
 
     Returns:
-        scores (Q, k), best first, and their rows (Q, k).
-
-    Raises:
-        ValueError: if k is below 1, or widths differ.
+        scores (Q, k), best first, and their rows (Q, k). A ValueError says if widths differ.
     """
     queries = torch.from_numpy(np.atleast_2d(np.asarray(query))).float()
     embeddings = np.asarray(getattr(index, "embeddings", index))

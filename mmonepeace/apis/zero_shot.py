@@ -54,14 +54,9 @@ class ZeroShotClassifier:
         self.class_embeddings = class_CD.numpy()
 
     def predict(self, items: Iterable[Any], errors: dict[int, str] | None = None) -> np.ndarray:
-        """Probabilities of the classes.
+        """(N, C) float32 probabilities of the classes, which are NaN for what cannot be read.
 
-        Args:
-            items: images or audio clips, see `Embedder`.
-            errors: see `Embedder.encode_image`.
-
-        Returns:
-            (N, C) float32; rows sum to 1, and are NaN for what cannot be read.
+        For items and errors see `Embedder.encode_image` and `Embedder.encode_audio`.
         """
         embeddings = np.asarray(self.embedder.encode(self.modality, items, errors))
         cosines = torch.as_tensor(embeddings @ self.class_embeddings.T)

@@ -83,7 +83,11 @@ class Tokenizer:
     def save(self, path: str | Path) -> None:
         """Write a `tokenizer.json` atomically."""
         with atomic_file(path, concurrent=True) as temporary:
-            temporary.write_text(self._bpe.to_str(pretty=True), encoding="utf-8")
+            temporary.write_text(self.to_json(), encoding="utf-8")
+
+    def to_json(self) -> str:
+        """The content of a `tokenizer.json`."""
+        return self._bpe.to_str(pretty=True)
 
     @property
     def vocab_size(self) -> int:

@@ -80,7 +80,7 @@ def test_a_long_clip_is_the_mean_of_its_windows(checkpoint_file):
     windows = audio_io.split_windows(audio_io.standardise(wave), 1.0, 0.5)
     assert len(windows) == 4
     # The windows as clips of their own would be standardised again.
-    inputs = embedder._batch({"audio": [torch.from_numpy(w) for w in windows]})
+    inputs = {"audio": [torch.from_numpy(w) for w in windows]}
     mean = embedder._forward(inputs).mean(0)
     expected = torch.nn.functional.normalize(mean, dim=0).numpy()
     found = embedder.encode_audio([(wave, 16000)])[0]

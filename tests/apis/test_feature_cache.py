@@ -7,19 +7,20 @@ import torch
 
 from mmonepeace.apis import Embedder
 from mmonepeace.apis.feature_cache import Features, extract_features
+from mmonepeace.apis.item_reader import ItemReader
 
 
 @pytest.fixture
 def computed(embedder, monkeypatch):
     """How many items went through the model."""
     counts = Counter()
-    batches = Embedder._batches
+    batches = ItemReader.batches
 
-    def counted(self, rows, errors):
+    def counted(self, rows, *options):
         counts["items"] += len(rows)
-        return batches(self, rows, errors)
+        return batches(self, rows, *options)
 
-    monkeypatch.setattr(Embedder, "_batches", counted)
+    monkeypatch.setattr(ItemReader, "batches", counted)
     return counts
 
 

@@ -10,7 +10,7 @@ import soundfile
 from PIL import Image
 
 from mmonepeace import checkpoint
-from mmonepeace.apis import Embedder
+from mmonepeace.apis.item_reader import ItemReader
 from tests.apis.conftest import write_model
 from tests.conftest import ROOT
 
@@ -65,13 +65,13 @@ def run(monkeypatch, capsys):
 @pytest.fixture
 def computed(monkeypatch):
     """Lists of the items that went to the model."""
-    calls, batches = [], Embedder._batches
+    calls, batches = [], ItemReader.batches
 
-    def noted(self, rows, errors):
+    def noted(self, rows, *options):
         calls.append(len(rows))
-        return batches(self, rows, errors)
+        return batches(self, rows, *options)
 
-    monkeypatch.setattr(Embedder, "_batches", noted)
+    monkeypatch.setattr(ItemReader, "batches", noted)
     return calls
 
 
