@@ -41,8 +41,7 @@ def search(query: Embeddings, index: Any, k: int = 5) -> tuple[np.ndarray, np.nd
 
     Args:
         query: (Q, D) or (D,) of unit length.
-        index: (N, D) of unit length, or an `EmbeddingIndex`; NaN rows come last, with a score of
-            minus infinity.
+        index: (N, D) of unit length, or an `EmbeddingIndex`; NaN rows score minus infinity.
         k: number of results, at least 1; fewer if there are fewer rows.
 
     Returns:
