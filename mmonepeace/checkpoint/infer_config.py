@@ -24,9 +24,7 @@ class _Shapes(dict[str, torch.Size]):
         )
 
     def __missing__(self, name: str) -> torch.Size:
-        raise CheckpointError(
-            f"{self.prefix}{name} is missing from the weights. Is this a part of a checkpoint?"
-        )
+        raise CheckpointError(f"{self.prefix}{name} is missing. Is this a part of a checkpoint?")
 
     def have(self, start: str, end: str = "") -> bool:
         return any(name.startswith(start) and name.endswith(end) for name in self)
