@@ -41,9 +41,8 @@ QUERY = {"text": "TEXT", "image": "FILE", "audio": "FILE"}
 def add_query_options(parser: ArgumentParser) -> None:
     """Add --text, --image and --audio, which may be repeated: `parts`, (modality, value) in order."""
     # One list for all of them keeps the order of the command line.
-    shared: dict[str, Any] = dict(
-        dest="parts", action="append", help="part of the query; may be repeated"
-    )
+    help = "part of the query; may be repeated"
+    shared: dict[str, Any] = dict(dest="parts", action="append", help=help)
     for modality, metavar in QUERY.items():
         pair = partial(lambda modality, value: (modality, value), modality)
         parser.add_argument(f"--{modality}", metavar=metavar, type=pair, **shared)
