@@ -9,18 +9,7 @@ from mmonepeace.evaluation import evaluate
 from mmonepeace.visualization import write_gallery
 
 __all__ = [
-    "Embedder",
-    "EmbeddingIndex",
-    "ZeroShotClassifier",
-    "build_index",
-    "combine",
-    "embedder_of",
-    "evaluate",
-    "find_files",
-    "read_rows",
-    "read_table",
-    "read_texts",
-    "search",
-    "similarity",
+    "Embedder", "EmbeddingIndex", "ZeroShotClassifier", "build_index", "combine", "embedder_of",
+    "evaluate", "find_files", "read_rows", "read_table", "read_texts", "search", "similarity",
     "write_gallery",
-]
+]  # fmt: skip

@@ -15,22 +15,8 @@ from mmonepeace.checks.run import check_data, check_run, dry_run, examine
 from mmonepeace.checks.weights import find_checkpoint
 
 __all__ = [
-    "CheckError",
-    "Finding",
-    "LabelCheckHook",
-    "Report",
-    "apply_overrides",
-    "check_data",
-    "check_heads",
-    "check_operators",
-    "check_run",
-    "dataset_configs",
-    "dry_run",
-    "examine",
-    "find_checkpoint",
-    "has_mask_head",
-    "is_detection",
-    "metric_configs",
-    "read_config",
+    "CheckError", "Finding", "LabelCheckHook", "Report", "apply_overrides", "check_data",
+    "check_heads", "check_operators", "check_run", "dataset_configs", "dry_run", "examine",
+    "find_checkpoint", "has_mask_head", "is_detection", "metric_configs", "read_config",
     "text_steps",
-]
+]  # fmt: skip

@@ -46,10 +46,7 @@ def _loads_masks(info: DatasetInfo) -> bool:
 
 
 def check_split(
-    split: Split,
-    files: Files,
-    images: Sequence[ImageInfo] = (),
-    quick: bool = False,
+    split: Split, files: Files, images: Sequence[ImageInfo] = (), quick: bool = False
 ) -> None:
     """Check boxes and masks of a split against each other and the images that were read.
 

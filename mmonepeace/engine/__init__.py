@@ -13,14 +13,7 @@ from mmonepeace.engine.strategy import FSDP2Strategy
 from mmonepeace.engine.train_loop import EndlessTrainLoop
 
 __all__ = [
-    "BFloat16OptimWrapper",
-    "CheckpointMetadataHook",
-    "EndlessTrainLoop",
-    "FSDP2Strategy",
-    "LabelCheckHook",
-    "LayerDecayOptimWrapperConstructor",
-    "MeanLogHook",
-    "PretrainRunner",
-    "StepSeedHook",
-    "ThroughputHook",
-]
+    "BFloat16OptimWrapper", "CheckpointMetadataHook", "EndlessTrainLoop", "FSDP2Strategy",
+    "LabelCheckHook", "LayerDecayOptimWrapperConstructor", "MeanLogHook", "PretrainRunner",
+    "StepSeedHook", "ThroughputHook",
+]  # fmt: skip

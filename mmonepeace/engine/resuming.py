@@ -11,13 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import (
-    barrier,
-    broadcast_object_list,
-    get_rank,
-    get_world_size,
-    is_main_process,
-)
+from mmengine.dist import barrier, broadcast_object_list, get_rank, get_world_size, is_main_process
 from mmengine.logging import HistoryBuffer, print_log
 from torch import Tensor
 

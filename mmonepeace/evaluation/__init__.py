@@ -8,12 +8,6 @@ from mmonepeace.evaluation.retrieval import Direction, RecallAtK, find_direction
 from mmonepeace.evaluation.zero_shot import ClassPromptHook, ZeroShotAccuracy
 
 __all__ = [
-    "ClassPromptHook",
-    "Direction",
-    "Evaluation",
-    "RecallAtK",
-    "ZeroShotAccuracy",
-    "evaluate",
-    "find_directions",
-    "summarise",
-]
+    "ClassPromptHook", "Direction", "Evaluation", "RecallAtK", "ZeroShotAccuracy", "evaluate",
+    "find_directions", "summarise",
+]  # fmt: skip

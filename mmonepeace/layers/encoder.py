@@ -18,11 +18,7 @@ from mmonepeace.spec import LAYER_NORM_EPS, Arch
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with sub-LN; keys have no bias.
-
-    Args:
-        arch: widths and variants.
-    """
+    """Multi-head self-attention with sub-LN; keys have no bias."""
 
     def __init__(self, arch: Arch) -> None:
         super().__init__()
@@ -58,11 +54,7 @@ class SelfAttention(nn.Module):
 
 
 class GeGLU(nn.Module):
-    """Gated FFN: down(norm(gelu(gate x) * up x)); GELU is the exact one.
-
-    Args:
-        arch: widths and variants.
-    """
+    """Gated FFN: down(norm(gelu(gate x) * up x)); GELU is the exact one."""
 
     def __init__(self, arch: Arch) -> None:
         super().__init__()

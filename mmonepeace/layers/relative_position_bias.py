@@ -166,9 +166,7 @@ def rpb_index_1d(num_buckets: int, length: int, device: torch.device | str = "cp
 class RelativePositionBias(nn.Module):
     """Learned bias between tokens: one table for all blocks, or one per block.
 
-    Args:
-        rows: rows of each table; a single one serves all blocks.
-        num_heads: attention heads.
+    `rows` has the rows of each table; a single one serves all blocks.
     """
 
     def __init__(self, rows: Sequence[int], num_heads: int) -> None:

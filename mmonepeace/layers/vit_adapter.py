@@ -26,13 +26,7 @@ Norm = Callable[[int], nn.Module]
 
 
 class SpatialPrior(nn.Module):
-    """The convolutional stem.
-
-    Args:
-        dim: width of the maps.
-        width: channels of its first convolutions.
-        norm: (channels) -> normalisation layer.
-    """
+    """The convolutional stem: `width` channels first, `dim` in the maps; `norm` as in `ViTAdapter`."""
 
     def __init__(self, dim: int, width: int, norm: Norm) -> None:
         super().__init__()
@@ -135,12 +129,7 @@ class Extractor(nn.Module):
 
 
 class Interaction(nn.Module):
-    """What happens around a group of blocks: an injector before, extractors after it.
-
-    Args:
-        injector: see `Injector`.
-        extractors: the first, and any that follow it at the end of the last group.
-    """
+    """An injector before a group of blocks, and one or more extractors after it."""
 
     def __init__(self, injector: Injector, *extractors: Extractor) -> None:
         super().__init__()
@@ -164,7 +153,7 @@ class ViTAdapter(nn.Module):
         norm: (channels) -> normalisation layer.
         spatial_dim: channels of the first convolutions.
         num_heads: of deformable attention.
-        num_points: of deformable attention, on each level.
+        num_points: on each level.
         value_ratio: width of its values, as a fraction of `dim`.
         ffn_ratio: width of the convolutional FFN, as a fraction of `dim`.
         drop_path_rate: of the convolutional FFN.

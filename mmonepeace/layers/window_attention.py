@@ -17,13 +17,8 @@ from mmonepeace.spec import Arch
 def window_partition(x_BhwD: Tensor, window: int) -> tuple[Tensor, Tensor | None]:
     """Split maps into square windows, padded at the right and bottom.
 
-    Args:
-        x_BhwD: maps.
-        window: side of a window.
-
-    Returns:
-        (B * n, window, window, D), and (n, window ** 2) True where a patch is padding, or None
-        if there is none.
+    Returns (B * n, window, window, D), and (n, window ** 2) True where a patch is padding, or None if
+    there is none.
     """
     batch, rows, columns, dim = x_BhwD.shape
     pad = (0, -columns % window, 0, -rows % window)

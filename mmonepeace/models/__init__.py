@@ -11,13 +11,7 @@ from mmonepeace.models.pretrainer import OnePeacePretrainer
 from mmonepeace.models.retriever import OnePeaceRetriever
 
 __all__ = [
-    "MultimodalDataPreprocessor",
-    "OnePeace",
-    "OnePeaceClassifier",
-    "OnePeacePretrainer",
-    "OnePeaceRetriever",
-    "OnePeaceViTAdapter",
-    "OnePeaceViTDet",
-    "SimpleFeaturePyramid",
+    "MultimodalDataPreprocessor", "OnePeace", "OnePeaceClassifier", "OnePeacePretrainer",
+    "OnePeaceRetriever", "OnePeaceViTAdapter", "OnePeaceViTDet", "SimpleFeaturePyramid",
     "image_classifier",
-]
+]  # fmt: skip

@@ -8,12 +8,6 @@ from mmonepeace.visualization.predictions import draw_instances, draw_label_maps
 from mmonepeace.visualization.retrieval_grid import RetrievalGalleryHook, draw_direction
 
 __all__ = [
-    "RetrievalGalleryHook",
-    "class_colours",
-    "draw_confusions",
-    "draw_direction",
-    "draw_heat_maps",
-    "draw_instances",
-    "draw_label_maps",
-    "write_gallery",
-]
+    "RetrievalGalleryHook", "class_colours", "draw_confusions", "draw_direction", "draw_heat_maps",
+    "draw_instances", "draw_label_maps", "write_gallery",
+]  # fmt: skip
