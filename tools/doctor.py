@@ -30,7 +30,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--data-root", help="folder of the data set, instead of the config's")
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="KEY=VALUE ...")
     parser.add_argument(
-        "--limit", type=int, help="read so many files of each split, drawn at random"
+        "--limit", type=int, help="read this many files of each split, drawn at random"
     )
     parser.add_argument("--json", type=Path, help="write all findings here, for programs")
     return parser.parse_args()

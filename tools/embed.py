@@ -37,7 +37,7 @@ def parse() -> argparse.Namespace:
     add_model_options(parser)
     parser.add_argument("--images", type=Path, metavar="DIR", help="with its subfolders")
     parser.add_argument("--audios", type=Path, metavar="DIR", help="with its subfolders")
-    parser.add_argument("--texts", type=Path, metavar="FILE", help="one a line, or a .tsv")
+    parser.add_argument("--texts", type=Path, metavar="FILE", help="one per line, or a .tsv")
     parser.add_argument("--text-column", default="caption", help="of the .tsv")
     parser.add_argument("--out", type=Path, required=True, help="the index, a .safetensors")
     args = parser.parse_args()

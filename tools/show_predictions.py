@@ -57,7 +57,7 @@ def predict(cfg: Config, path: str, images: list[str], device: str) -> list[Any]
 
 
 def draw(cfg: Config, path: str, num: int, device: str, score_thr: float) -> Figure:
-    """Draw image | ground truth | prediction, or image with true boxes | with predicted boxes."""
+    """Draw image | ground truth | prediction, or image with ground-truth boxes | with predicted boxes."""
     samples, metainfo = load_samples(cfg, num)
     results = predict(cfg, path, [sample["img_path"] for sample in samples], device)
     colours = class_colours(metainfo.get("palette"), len(metainfo["classes"]))

@@ -53,7 +53,7 @@ def main() -> int:
     parser.add_argument("out", metavar="OUT", type=Path)
     parser.add_argument("--vocab-size", type=int, required=True)
     parser.add_argument(
-        "--column", default="caption", help="of a FILE without one (default: %(default)s)"
+        "--column", default="caption", help="of FILEs given without one (default: %(default)s)"
     )
     args = parser.parse_args()
     try:

@@ -43,7 +43,7 @@ _ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
         "metainfo=dict(classes=('first', 'second')); a single name needs its comma: ('cat',)."),
     "class-names-repeat": ("error", "names occur in classes more than once",
         "metainfo=dict(classes=(...)): each name once."),
-    "classes-differ": ("error", "the data sets of the config have different classes, or another order",
+    "classes-differ": ("error", "the data sets of the config differ in their classes or in the order of classes",
         "give all data sets of the config the same metainfo."),
     "palette-length": ("error", "the palette has {colours} colours for {classes} classes",
         "metainfo=dict(palette=[...]): one (red, green, blue) for each class, in their order."),
@@ -59,7 +59,7 @@ _ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
         "reduce_zero_label is not the same everywhere: label values mean different classes",
         "set reduce_zero_label to one value, in all data sets and in each LoadAnnotations."),
     "ignore-index-differs": ("error",
-        "the decode head ignores {ignored}, other parts of the config another value",
+        "the decode head ignores {ignored}, other parts of the config a different value",
         "use 255 everywhere: mmsegmentation pads with it by default."),
     "ignore-index-is-a-class": ("warning", "the decode head ignores {ignored}, which is a class index",
         "ignore_index=255 in the heads, unless that class is to be ignored."),
@@ -88,13 +88,13 @@ _ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
     "no-images": ("stop", "{error}",
         "correct data_root, data_prefix and img_suffix of the data set{hint}."),
     "file-missing": ("stop", "files are listed, but do not exist",
-        "put the files there, correct data_root and data_prefix, or take them off the list."),
+        "put the files there, correct data_root and data_prefix, or remove them from the list."),
     "file-listed-twice": ("warning", "files are listed more than once",
         "keep one line for each file."),
     "image-other-suffix": ("warning",
         "images are skipped: they do not end in {suffix}, or are broken links",
         "give them the suffix of the others, or move them away."),
-    "image-unlisted": ("warning", "images are in no COCO file and are skipped",
+    "image-unlisted": ("warning", "images are not listed in any COCO file and are skipped",
         "list them with their boxes, or move them away."),
     "image-without-label": ("stop", "images have no label map",
         "add the label maps, delete the images, or correct seg_map_path and seg_map_suffix."),
@@ -109,20 +109,20 @@ _ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
         "EXIF data are corrupt: readers differ in whether they rotate such images",
         "remove the EXIF data: exiftool -all= FILE"),
     "image-exif-turned": ("note", "images are rotated as their EXIF data say when they are read",
-        ("see that their labels fit the upright image, or rotate the files themselves: "
+        ("check that their labels fit the upright image, or rotate the files themselves: "
         "mogrify -auto-orient FILE")),
-    "image-channels": ("note", "images are not RGB with 8 bits; all are {counts}",
-        "nothing, if grey may become RGB, transparency be dropped, and 16 bits be cut to 8."),
+    "image-channels": ("note", "images are not 8-bit RGB; all are {counts}",
+        "nothing, if grey may become RGB, transparency be dropped, and 16 bits be reduced to 8."),
     "image-constant": ("warning", "images have a single colour",
         "look at them; delete failures with their labels."),
     "image-extreme-size": ("warning",
         "images have a side below {smallest} pixels, or one over {ratio} times the other",
         "look at them: are there thumbnails or strips among them by mistake?"),
     "image-small-for-crop": ("warning", ("images have less than a quarter of the width or height of "
-        "training crops, {width} x {height}: they become blurs, or specks in padding"),
+        "training crops, {width} x {height}: they become blurry, or tiny in a padded crop"),
         "leave them out, or lower crop_size of RandomCrop."),
     # copies
-    "duplicate-within-split": ("warning", "images or audio clips occur more than once, and count more",
+    "duplicate-within-split": ("warning", "images or audio clips occur more than once, and weigh more",
         "keep one of each."),
     "duplicate-label-conflict": ("error", "equal images have different labels: one of them is wrong",
         "keep the right one of each, delete the others with their labels."),
@@ -130,7 +130,7 @@ _ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
         "cannot judge what training has seen"), "delete them from one of the two splits."),
     "near-duplicate-across-splits": ("warning", ("images look nearly the same as one of train: "
         "validation cannot judge what training has seen"),
-        "look at the pairs; copies and frames of one film belong in the same split."),
+        "look at the pairs; copies and frames of one video belong in the same split."),
     "split-shares-files": ("error", ("files are those of train: validation cannot judge what training "
         "has seen"), "give each split its own data_prefix, or its own list in ann_file."),
     # label maps
@@ -138,12 +138,12 @@ _ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
         "get them again, or delete them with their images."),
     "label-not-single-channel": ("stop", ("label maps have several channels, {kind}, instead of one "
         "channel with the index of a class in each pixel"),
-        ("turn each colour into the index of its class, in one channel of 8 bits: "
+        ("convert each colour to the index of its class, in one channel of 8 bits: "
         "labels[(colours == palette[i]).all(-1)] = i, then Image.fromarray(labels).save(FILE)")),
     "label-lossy": ("stop", "label maps have a lossy format, which changes values at the borders",
         "make them again from their source as .png; converting these keeps the damage."),
     "label-depth": ("stop",
-        "label maps have more than 8 bits, which mmsegmentation cuts them to: {effect}",
+        "label maps have more than 8 bits, and mmsegmentation truncates them to 8: {effect}",
         ("save them with 8 bits: Image.fromarray(labels.astype('uint8')).save(FILE); divide first if "
         "they have a scale.")),
     "label-palette": ("note", "label maps have a palette: their values count, not their colours",
@@ -153,19 +153,19 @@ _ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
         "leave imdecode_backend out: Pillow reads their values."),
     "label-palette-order": ("error", ("the colours of label maps are those of the classes in another "
         "order, as if a program that sorts palettes had changed the values"),
-        "turn the colours into class indices: labels[(colours == palette[i]).all(-1)] = i"),
-    "label-size-differs": ("error", "label maps have another size than their image",
-        ("are they those of other images? Else scale them: "
+        "convert the colours to class indices: labels[(colours == palette[i]).all(-1)] = i"),
+    "label-size-differs": ("error", "label maps differ in size from their image",
+        ("do they belong to other images? Otherwise resize them: "
         "Image.open(LABEL).resize(image.size, Image.Resampling.NEAREST)")),
     "label-not-turned": ("error",
         "images are rotated as their EXIF data say, and their label maps are not",
         ("rotate the label maps as the images are, or remove the rotation of the images: "
         "exiftool -Orientation= FILE")),
     "label-perhaps-not-turned": ("warning", ("images are rotated as their EXIF data say, without a "
-        "change of size; whether their label maps are rotated too cannot be seen"),
+        "change of size; whether their label maps are rotated too cannot be determined"),
         "look at some; exiftool -Orientation= FILE leaves images as they are stored."),
     "label-outside-classes": ("stop", ("label maps have values outside the classes 0 to {last}"
-        "{reduced}: {values}; {ignored} is ignored"), ("{hint}correct the files (255 for what is of no "
+        "{reduced}: {values}; {ignored} is ignored"), ("{hint}correct the files (255 for pixels without a "
         "class), name the missing classes, or set reduce_zero_label=True if labels start at 1.")),
     "label-255-not-ignored": ("stop", "255 occurs, and the head ignores {ignored} instead",
         "ignore_index=255 in the heads (the default)."),
@@ -184,10 +184,10 @@ _ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
     "label-all-ignored": ("warning", "label maps are ignored entirely: nothing to learn",
         "label them, or delete them with their images."),
     "labels-constant": ("error", "every label map has a single class: {classes}",
-        "see whether the right files were written: Image.open(FILE).getextrema()"),
-    "label-constant": ("note", "label maps have a single class", "nothing, if so it is."),
+        "check whether the right files were written: Image.open(FILE).getextrema()"),
+    "label-constant": ("note", "label maps have a single class", "nothing, if that is correct."),
     "label-repeats": ("warning", "different images have exactly the same label map",
-        "see whether files were copied by mistake."),
+        "check whether files were copied by mistake."),
     # occurrence
     "class-absent-train": ("warning", "classes never occur: they cannot be learnt",
         "add images with them, or leave them out of classes and num_classes."),
@@ -218,12 +218,12 @@ _ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
         "correct category_id, or list the category."),
     "class-not-in-json": ("stop", ("classes are not categories of {path}, which has {categories}; the "
         "indices of the others shift"), "write metainfo.classes letter by letter as in the file."),
-    "class-order": ("stop", ("classes are in another order than the categories of {path}: mmdetection "
-        "numbers them in the file's order, so each gets the name of another"),
+    "class-order": ("stop", ("classes are not in the order of the categories of {path}: mmdetection "
+        "numbers them in the file's order, so each gets the name of another class"),
         "metainfo=dict(classes={classes})"),
     "category-not-in-classes": ("warning", "categories are not classes: their boxes are skipped",
         "name them in metainfo.classes and raise num_classes, if they are to be found."),
-    "image-size-differs": ("error", "images have another (width, height) than their COCO file says",
+    "image-size-differs": ("error", "images differ from the (width, height) in their COCO file",
         "correct width and height; if the files were scaled, the boxes must be too."),
     "image-without-boxes": ("note", "images have no box of a class; {use}",
         "nothing, if they show nothing."),
@@ -237,54 +237,54 @@ _ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
         "delete them, or write bbox as [x, y, width, height] in pixels."),
     "box-normalised": ("stop", "the boxes are fractions of the image, from 0 to 1, not pixels",
         "multiply x and width by the image's width, y and height by its height; area too."),
-    "box-xyxy": ("error", ("{share:.0%} of the boxes leave their images, and all would fit if bbox were "
+    "box-xyxy": ("error", ("{share:.0%} of the boxes extend beyond their images, and all would fit if bbox were "
         "two corners, [x1, y1, x2, y2]"),
         "write bbox as [x1, y1, x2 - x1, y2 - y1]; area is width * height."),
-    "box-centre": ("error", ("{share:.0%} of the boxes leave their images, and all would fit if bbox "
+    "box-centre": ("error", ("{share:.0%} of the boxes extend beyond their images, and all would fit if bbox "
         "were the centre, width and height"),
         "write bbox as [x - width / 2, y - height / 2, width, height]."),
-    "box-swapped": ("error", ("{share:.0%} of the boxes leave their images, and all would fit if bbox "
+    "box-swapped": ("error", ("{share:.0%} of the boxes extend beyond their images, and all would fit if bbox "
         "were [y, x, height, width]"), "write bbox as [x, y, width, height]."),
     "box-outside": ("error", "boxes are outside their images", "correct them, or delete them."),
     "box-leaves-image": ("warning",
-        "boxes leave their images, by up to {reach:.0f} pixels and {most:.0%} of their area",
+        "boxes extend beyond their images, by up to {reach:.0f} pixels and {most:.0%} of their area",
         ("clip them at the borders, so that x + width is at most the image's width and y + height its "
         "height; or are they [x1, y1, x2, y2]?")),
-    "box-tiny": ("warning", "boxes are narrower or lower than a pixel: mmdetection drops them",
+    "box-tiny": ("warning", "boxes are less than a pixel wide or high: mmdetection drops them",
         "delete them, or write them in pixels."),
     "box-repeats": ("warning", "boxes occur more than once", "keep one of each."),
-    "box-two-classes": ("warning", "boxes have several classes",
+    "box-two-classes": ("warning", "equal boxes have different classes",
         "keep the right one, unless one object covers the other."),
     "area-not-positive": ("error",
         "annotations have an area of 0 or below: mmdetection drops their boxes",
         "area = width * height, or that of the mask."),
-    "area-differs": ("warning", "area is far from width * height; scores by size go by it",
+    "area-differs": ("warning", "area is far from width * height; AP by object size depends on it",
         "area = width * height, or that of the mask."),
-    "iscrowd": ("note", "boxes are groups (iscrowd), which training ignores",
+    "iscrowd": ("note", "boxes are crowds (iscrowd), which training ignores",
         "nothing; iscrowd=0 for boxes of single objects."),
     "iscrowd-values": ("warning", "iscrowd is neither 0 nor 1",
-        "write 0, or 1 for a group that is to be ignored."),
+        "write 0, or 1 for a crowd that is to be ignored."),
     "annotation-ignored": ("note", "boxes have ignore=1, which training leaves out",
         "nothing; remove the key from boxes that are to be found."),
     # masks
     "mask-missing": ("stop",
         "LoadAnnotations(with_mask=True) needs masks, and annotations have no segmentation",
         "add them, or use a recipe without masks: with_mask=False, mask_head=None and metric=bbox."),
-    "mask-malformed": ("warning", "masks are neither polygons nor run lengths as COCO writes them",
+    "mask-malformed": ("warning", "masks are neither polygons nor run-length encodings in COCO's format",
         ("segmentation is [[x1, y1, x2, y2, x3, y3, ...], ...] or "
         "{{size: [height, width], counts: ...}}; delete what is neither.")),
-    "mask-size-differs": ("warning", "run-length masks have another size than their image",
+    "mask-size-differs": ("warning", "run-length masks differ in size from their image",
         "size is [height, width]; encode them again from the masks."),
-    "mask-outside": ("warning", "polygons leave their images",
-        "clip them at the borders; are they those of another size of the image?"),
+    "mask-outside": ("warning", "polygons extend beyond their images",
+        "clip them at the borders; were they drawn on the image at another size?"),
     "mask-box-differs": ("warning", "polygons overlap with their box by less than half",
         "make the box from the polygon, or correct the polygon."),
     # pairs
     "table-unusable": ("stop", "{error}", "correct ann_file and columns of the data set; a copy elsewhere: --data-root DIR."),
     "row-incomplete": ("warning",
-        "values are in rows that lack another column, and those rows are left out",
+        "rows with these values lack a value in another column and are left out",
         "fill in what is missing, or delete the rows."),
-    "caption-empty": ("error", "captions have nothing left when they are tokenised",
+    "caption-empty": ("error", "captions are empty after tokenisation",
         "write captions, or delete the rows."),
     "audio-unreadable": ("error", "audio clips cannot be read", "get them again, or delete their rows."),
 }
@@ -293,7 +293,7 @@ CATALOGUE: dict[str, Fault] = {
     code: Fault("error" if level == "stop" else level, what, fix, level == "stop")
     for code, (level, what, fix) in _ENTRIES.items()
 }
-# Faults after which it is said what a recipe needs.
+# Faults whose error also says what the recipe needs.
 NOT_FOUND = frozenset({
     "dataset-unusable", "file-missing", "folder-missing", "json-missing", "no-images",
     "table-unusable", "weights-missing",

@@ -148,7 +148,7 @@ def read_image(path: str) -> dict[str, Any]:
         orientation = tags.get(ExifTags.Base.Orientation, 1)
         upright = ImageOps.exif_transpose(image)
         if exif and not tags:
-            exif_error = "nothing of them can be read"
+            exif_error = "none of them can be read"
     except Exception as error:  # noqa: BLE001  (broken EXIF data fail in many ways)
         exif_error = str(error) or type(error).__name__
     exif_error = exif_error or next((m for m in _local.messages if "EXIF" in m), "")
@@ -221,7 +221,7 @@ def _decode(path: str) -> tuple[bytes, Image.Image]:
     image.load()
     # libjpeg fills in what is missing, for instance in a download that was padded with zeros.
     if image.format == "JPEG" and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
-        raise ValueError("the file has no end: it is truncated or partly overwritten")
+        raise ValueError("the end of the file is missing: it is truncated or partly overwritten")
     return content, image
 
 

@@ -63,7 +63,7 @@ def _check_between(
         [f"{path} = {file.path}" for path, file in pairs],
         level="warning" if black else None,
         of=total,
-        other=f"; {differ:,} of them have other labels there" * bool(differ),
+        other=f"; {differ:,} of them have different labels there" * bool(differ),
     )
     equal = {file.path for _, file in pairs}
     lines = _near_duplicates(train, [file for file in tested if file.path not in equal])

@@ -67,7 +67,7 @@ def check_images(split: Split, images: Sequence[ImageInfo]) -> list[ImageInfo]:
         [f"{i.path}: {i.mode}" for i in images if i.mode != "RGB"],
         counts=", ".join(f"{count:,} {mode}" for mode, count in modes.most_common()),
         level="error" if mixed else None,
-        fix="color_type='unchanged' of LoadImageFromFile leaves them so: take it out." * mixed,
+        fix="color_type='unchanged' of LoadImageFromFile keeps these modes: remove it." * mixed,
     )
     add("image-constant", [i.path for i in images if i.constant])
     _check_sizes(split, images)

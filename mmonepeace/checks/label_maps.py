@@ -201,8 +201,8 @@ def check_values(
     bad, hint = sorted(set().union(*outside.values())), ""
     if len(bad) > max(_SHOWN, classes):
         hint = (
-            "so many values look like blending: was something scaled with interpolation (use the "
-            "nearest), or once a JPEG? "
+            "so many values look like interpolation: were the label maps resized (use nearest), or "
+            "once saved as JPEG? "
         )
     elif len(outside) > max(1, _MANY * len(values)) and not reduced:
         hint = f"there are {bad[-1] + 1} classes and all need a name; else "

@@ -30,7 +30,7 @@ class Evaluation(NamedTuple):
         top5 = "" if self.top5 is None else f", top-5 {self.top5:.2%}"
         lines = [
             f"top-1 {self.top1:.2%}{top5}, mean over classes {self.mean:.2%}",
-            f"for comparison: a guess {self.chance:.2%}, the most frequent class {self.majority:.2%}",
+            f"for comparison: a random guess {self.chance:.2%}, the most frequent class {self.majority:.2%}",
         ]
         worst = sorted(self.classes.items(), key=lambda c: (c[1][0] / c[1][1], -c[1][1]))
         rows = [(name, f"{good / n:.1%}", good, n) for name, (good, n) in worst[:WORST_CLASSES]]

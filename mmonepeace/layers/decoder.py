@@ -32,7 +32,7 @@ class DecoderAdapter(nn.Module):
         if length > len(self.pos_embed):
             raise ValueError(
                 f"a sequence of {length} tokens exceeds the {len(self.pos_embed)} positions of the "
-                "decoder. Cut it where it is loaded."
+                "decoder. Truncate it where it is loaded."
             )
         return self.pos_embed[:length]
 

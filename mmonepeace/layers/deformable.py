@@ -109,8 +109,8 @@ class DeformableAttention(nn.Module):
         width = int(dim * value_ratio)
         if width % num_heads:
             raise ValueError(
-                f"deformable attention: values are {width} wide ({value_ratio} of {dim}), which "
-                f"{num_heads} heads do not divide. Choose another deform_ratio or deform_heads."
+                f"deformable attention: the width of the values, {width} ({value_ratio} of {dim}), is not "
+                f"a multiple of {num_heads} heads. Choose another deform_ratio or deform_heads."
             )
         self.shape = (num_heads, num_levels, num_points)
         count = math.prod(self.shape)
@@ -122,7 +122,7 @@ class DeformableAttention(nn.Module):
 
     @torch.no_grad()
     def _reset_parameters(self) -> None:
-        """Heads look in different directions, points further and further; all weigh the same."""
+        """Heads look in different directions, points at growing distances, with equal weights."""
         heads, levels, points = self.shape
         angles = torch.arange(heads) * (2 * math.pi / heads)
         directions = torch.stack([angles.cos(), angles.sin()], -1)

@@ -53,11 +53,11 @@ class OnePeace(BaseModule):
         out_type: of the image backbone: "featmap", maps; "avg_featmap", the mean of the patches;
             "cls_token". The final norm, if there is one, comes after the mean.
         final_norm: end with the LayerNorm of each modality. The exported vision branch has none.
-        drop_path_rate: of the last block, rising linearly from 0 at the first.
+        drop_path_rate: of the last block, increasing linearly from 0 at the first.
         layer_scale_init: initial LayerScale; None leaves it out. The released models began with
-            1e-6; when training from scratch, 0.1 starts faster, and 1 does in shallow models.
-        init_std: of the initial weights, a normal truncated at one sigma. The official one is
-            made for the released width; narrow models learn sooner from a larger one.
+            1e-6; when training from scratch, 0.1 learns faster at first, as does 1 in shallow models.
+        init_std: of the initial weights, a normal truncated at one std. The official value is
+            made for the released width; narrow models learn faster with a larger one.
         frozen_stages: -1 trains everything, 0 freezes the adapters, k the first k blocks too.
         with_cp: activation checkpointing: less memory, a fifth to a third more time.
         attention: what computes it, see `layers.kernels.attend`.
@@ -273,7 +273,7 @@ class OnePeace(BaseModule):
             tokens to encode.
 
         Raises:
-            ValueError: for a modality the model has not, or inputs its adapter refuses.
+            ValueError: for a modality that the model lacks, or inputs its adapter refuses.
         """
         return self.to_tokens(self.features(inputs), keep)
 
@@ -375,7 +375,7 @@ def as_arguments(value: Tensor | tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _resolve_indices(indices: int | Sequence[int], depth: int) -> tuple[int, ...]:
-    """Block indices counted from 0, rising."""
+    """Block indices counted from 0, ascending."""
     given = [indices] if isinstance(indices, int) else list(indices)
     resolved = [i + depth if i < 0 else i for i in given]
     if (
@@ -385,6 +385,6 @@ def _resolve_indices(indices: int | Sequence[int], depth: int) -> tuple[int, ...
         or resolved[0] < 0
     ):
         raise ValueError(
-            f"out_indices are {given}; expected rising block indices from 0 to {depth - 1}."
+            f"out_indices are {given}; expected ascending block indices from 0 to {depth - 1}."
         )
     return tuple(resolved)

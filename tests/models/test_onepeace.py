@@ -190,7 +190,7 @@ def test_layer_depth(rpb):
         ({"rpb": "per_layer"}, "per_block"),
         ({"img_size": 100}, "100"),
         ({"out_indices": (1, 7)}, "7"),
-        ({"out_indices": (2, 1)}, "rising"),
+        ({"out_indices": (2, 1)}, "ascending"),
         ({"frozen_stages": 9}, "9"),
     ],
 )

@@ -187,7 +187,7 @@ def test_zero_shot_of_a_table_is_measured(run, model, data):
     right = sum(line[1] == line[2] for line in lines)
     assert len(lines) == 3
     assert f"top-1 {right / 3:.2%}" in out
-    assert "a guess 50.00%, the most frequent class 66.67%" in out
+    assert "a random guess 50.00%, the most frequent class 66.67%" in out
     code, _, err = run("zero_shot.py", model, "--tsv", table, "--label-column", "gone")
     assert code == 2
     assert "no column gone; there is image, kind" in err

@@ -28,7 +28,7 @@ def run_converter(build: Callable[[], None]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a full disk, a folder that cannot be written
-        print(f"error: {error}. Fix it and run again: what is done is kept.", file=sys.stderr)
+        print(f"error: {error}. Fix it and run again: finished work is kept.", file=sys.stderr)
         return 2
     return 0
 
