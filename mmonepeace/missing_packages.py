@@ -1,4 +1,4 @@
-"""What a tool says when it is started with a Python that lacks the packages it needs."""
+"""The error of a tool that is started with a Python that lacks the packages it needs."""
 
 import sys
 from collections.abc import Iterator

@@ -220,7 +220,7 @@ class Embedder:
         return [join(pieces[i]) if i in pieces else None for i in range(len(rows))]
 
     def heat_maps(self, image: image_io.ImageInput, queries: Embeddings) -> Embeddings:
-        """(Q, H, W) cosines of each place of an image with queries (Q, D) of any modality.
+        """(Q, H, W) cosines of each position in an image with queries (Q, D) of any modality.
 
         The image is one of those that `encode_image` takes. Its patches are projected after it is
         resized to about `image_size` squared pixels, with its aspect ratio; maps have its own size.

@@ -167,7 +167,7 @@ def load_checkpoint(
         model: `OnePeace`, or a model that has one as `backbone`. On the meta device it gets the
             tensors of the file, in their dtype.
         path: see `read`.
-        allow_missing: regular expressions for the beginnings of the names, without `backbone.`, of
+        allow_missing: regular expressions that match the start of the names, less `backbone.`, of
             parameters that the file may lack.
 
     Raises:

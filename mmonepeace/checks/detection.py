@@ -1,4 +1,4 @@
-"""Detection: COCO files against the images, the model and the metrics of a config."""
+"""Detection: check that COCO files match the images, the model and the metrics of a config."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -176,7 +176,7 @@ def _draw(section: Section) -> str:
 
 
 def _fold(line: str) -> str:
-    """Fold a line between words; a line that names a place stays whole, to be copied."""
+    """Fold a line between words, but not a line with a path, so that it can be copied."""
     if line.startswith("    ") and not line.startswith("    fix:"):
         return line
     indent = " " * (len(line) - len(line.lstrip()) + 4)

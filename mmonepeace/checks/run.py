@@ -37,7 +37,7 @@ def check_run(cfg: Config) -> None:
     """Check weights, tokenizers and, quickly, the data that a run needs.
 
     Raises:
-        CheckError: naming what would stop the run or spoil it for certain.
+        CheckError: naming what would stop the run or certainly ruin it.
     """
     report = Report()
     check_weights(cfg, report)
@@ -49,7 +49,7 @@ def check_data(cfg: Config, loaders: Sequence[str] = LOADERS) -> None:
     """Check the data of some dataloaders quickly: all lists of files, some label maps, no images.
 
     Raises:
-        CheckError: naming what would stop a run or spoil it for certain.
+        CheckError: naming what would stop a run or certainly ruin it.
     """
     _check_quickly(cfg, loaders, Report())
 
@@ -84,7 +84,7 @@ def examine(cfg: Config, limit: int | None = None) -> Report:
 
     Args:
         cfg: the config.
-        limit: read so many files of a split, drawn at random; None reads all.
+        limit: read this many files of a split, drawn at random; None reads all.
 
     Returns:
         findings and histograms.

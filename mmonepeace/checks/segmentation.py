@@ -48,7 +48,7 @@ def list_samples(split: Split) -> list[Sample]:
 
 
 def _chosen(entries: list[Any], indices: int | Sequence[int] | None) -> list[Any]:
-    """The entries that a data set leaves of all."""
+    """The entries that a data set keeps."""
     if isinstance(indices, int):
         return entries[:indices] if indices >= 0 else entries[indices:]
     return entries if indices is None else [entries[i] for i in indices]

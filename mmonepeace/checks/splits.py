@@ -129,7 +129,7 @@ class Split:
         return next((step for info in self.datasets for step in info.steps(name)), ConfigDict())
 
     def draw(self, limit: int | None) -> None:
-        """Leave at most so many samples, drawn at random."""
+        """Keep at most this many samples, drawn at random."""
         total = len(self.samples)
         if limit is not None and total > limit:
             chosen = sorted(random.Random(0).sample(range(total), limit))

@@ -84,7 +84,7 @@ def _mask_words(rng: np.random.Generator, is_word_start: np.ndarray, ratio: floa
 
 
 def _mask_visible_first(rng: np.random.Generator, mask: np.ndarray, count: int) -> np.ndarray:
-    """Another mask with `count` entries, of what `mask` leaves visible as far as there is any."""
+    """Another mask with `count` entries: first what `mask` leaves visible, then the rest."""
     order = rng.permutation(len(mask))
     order = order[np.argsort(mask[order], kind="stable")]
     other = np.zeros_like(mask)

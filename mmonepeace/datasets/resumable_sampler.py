@@ -33,7 +33,7 @@ class EndlessSampler(Sampler[EpochIndex]):
         self.start = 0
 
     def skip(self, num_samples: int) -> None:
-        """Start after so many samples of this process; the training loop calls it to resume."""
+        """Start after this many samples of this process; the training loop calls it to resume."""
         self.start = num_samples
 
     def __iter__(self) -> Iterator[EpochIndex]:

@@ -70,7 +70,7 @@ def read_index(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def read_samples(path: Path, indices: Iterable[int]) -> Iterator[Members | None]:
-    """Samples of one shard by rising indices; None for each that a truncated shard lacks."""
+    """Samples of one shard by ascending indices; None for each that a truncated shard lacks."""
     tar = _import("webdataset.tariterators")
     wanted = deque(indices)
     try:

@@ -100,7 +100,7 @@ class ShardDataset(IterableDataset[dict[str, Any]]):
         self.broken = BrokenSamples(self.total, max_broken)
 
     def skip(self, num_samples: int) -> None:
-        """Start after so many samples of this process, to resume; call it before iterating.
+        """Start after this many samples of this process, to resume; call it before iterating.
 
         The rest is exactly that of the interrupted run if `streams`, `batch_size`, `seed`, the
         shards and the number of processes are the same.
@@ -177,7 +177,7 @@ class ShardDataset(IterableDataset[dict[str, Any]]):
     def _read(
         self, indices: np.ndarray, wanted: np.ndarray
     ) -> Iterator[tuple[int, Members | None]]:
-        """(position, members) of the wanted positions in `indices`; None behind a shard's end."""
+        """(position, members) of the wanted positions in `indices`; None past a shard's end."""
         shard_of = np.searchsorted(self.ends, indices, side="right")
         borders = np.flatnonzero((np.diff(shard_of) != 0) | (np.diff(indices) != 1)) + 1
         for run in np.split(np.arange(len(indices)), borders):

@@ -39,7 +39,7 @@ class FSDP2Strategy(DDPStrategy):
 
     Raises:
         RuntimeError: if the processes were not started by a launcher, or torch is too old.
-        ValueError: if `param_dtype` is neither of the two.
+        ValueError: if `param_dtype` is neither.
     """
 
     def __init__(

@@ -251,7 +251,7 @@ class FusionEncoder(nn.ModuleList):
 
         Args:
             tokens: embeddings of one or more modalities.
-            out_indices: blocks whose outputs (B, L, D) are returned, counted from 0, rising.
+            out_indices: blocks whose outputs (B, L, D) are returned, counted from 0, ascending.
         """
         run, x, start, outputs = self.bind(tokens), tokens.x_BLD, 0, []
         for index in out_indices:

@@ -73,7 +73,7 @@ def attend(
     Args:
         q_BHLd: queries.
         k_BHLd: keys.
-        v_BHLd: values; they may have another width than queries and keys.
+        v_BHLd: values; their width may differ from that of queries and keys.
         bias: of these tokens; it broadcasts, nothing is copied per sample.
         scale: None: 1 / sqrt(d).
         backend: what computes it; all give the same values and gradients.

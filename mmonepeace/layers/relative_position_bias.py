@@ -40,7 +40,7 @@ class AttentionBias:
         raise NotImplementedError
 
     def select(self, samples: Tensor) -> "AttentionBias":
-        """The bias of some samples, in rising order; itself, if it is the same for all."""
+        """The bias of some samples, in ascending order; itself, if it is the same for all."""
         return self
 
 

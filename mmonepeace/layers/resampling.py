@@ -72,7 +72,7 @@ def _geometric_coordinates(old: int, new: int) -> Tensor:
 
 
 def _spline_matrix(x: Tensor, u: Tensor) -> Tensor:
-    """(T, S) matrix that evaluates the not-a-knot cubic spline on S rising knots x at T points u.
+    """(T, S) matrix that evaluates the not-a-knot cubic spline on S ascending knots x at T points u.
 
     Fewer than four knots get the polynomial through all of them, which is what not-a-knot ends
     leave of a spline.

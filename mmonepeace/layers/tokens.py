@@ -47,7 +47,7 @@ class Tokens:
         """Only the tokens of one modality at the given positions, as if there were no others.
 
         Args:
-            keep_BP: (B, P) int64, positions in rising order, CLS (0) included; shorter rows end
+            keep_BP: (B, P) int64, positions in ascending order, CLS (0) included; shorter rows end
                 with -1, which becomes padding.
         """
         keep_BP, pad_BP = kept_positions(keep_BP)

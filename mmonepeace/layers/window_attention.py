@@ -15,7 +15,7 @@ from mmonepeace.spec import Arch
 
 
 def window_partition(x_BhwD: Tensor, window: int) -> tuple[Tensor, Tensor | None]:
-    """Split maps into square windows, padded at the right and bottom.
+    """Split maps into square windows, padded on the right and bottom.
 
     Returns (B * n, window, window, D), and (n, window ** 2) True where a patch is padding, or None if
     there is none.

@@ -65,7 +65,7 @@ class BackboneModel(BaseModel):
         """Finish `forward(mode="predict")`: put a value into each data sample.
 
         Raises:
-            ValueError: if the mode is another, or there are no data samples.
+            ValueError: if the mode is not "predict", or there are no data samples.
         """
         if mode != "predict" or data_samples is None:
             raise ValueError(

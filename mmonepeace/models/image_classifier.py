@@ -1,4 +1,4 @@
-"""mmpretrain's classifier around our backbone, met by name."""
+"""mmpretrain's classifier around our backbone, registered under its name."""
 
 from typing import Any
 

@@ -94,7 +94,7 @@ def contrastive(
     Args:
         a_BD: embeddings of one modality, unit length; every process has the same number.
         b_BD: those of the other.
-        scale: factor of the cosines (inverse temperature).
+        scale: logit scale (inverse temperature), multiplies the cosines.
         label_smoothing: weight of all other N - 1 samples, spread evenly.
         groups_B: integers; samples with the same one are positives of each other, as with
             equal captions. None: only the counterpart is.
@@ -176,7 +176,7 @@ def denoising_contrastive(
         teacher_BLD: targets of the unmasked input, without gradient.
         keep_BP: positions that were not masked, CLS included, -1 is padding.
         pad_BL: True where a token is padding, or None.
-        scale: factor of the cosines (inverse temperature).
+        scale: logit scale (inverse temperature), multiplies the cosines.
         label_smoothing: weight of all other tokens together.
         max_logits: entries of the (masked, all) matrix that exist at once; above it, chunks are
             recomputed in the backward pass, to the same result.

@@ -72,7 +72,7 @@ class OnePeaceViTAdapter(OnePeace):
         )
 
     def forward(self, images_B3HW: Tensor) -> tuple[Tensor, ...]:
-        """Feature maps of a batch of images, whose size may be any.
+        """Feature maps of a batch of images of any one size.
 
         Args:
             images_B3HW: (B, 3, H, W), RGB, normalised with `spec.IMAGE_MEAN`, `spec.IMAGE_STD`.

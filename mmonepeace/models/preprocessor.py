@@ -51,7 +51,7 @@ class MultimodalDataPreprocessor(BaseDataPreprocessor):
         Returns:
             `data_samples` (None without) and `inputs`:
             image: (B, 3, H, W) float32, normalised, from uint8;
-            text: (B, L) int64, padded at the right;
+            text: (B, L) int64, padded on the right;
             audio: (B, S) waveforms padded with zeros, and (B, T) bool, True where a frame is
             padding;
             any other key: stacked.

@@ -143,7 +143,7 @@ class OnePeacePretrainer(OnePeaceRetriever):
     def load_stage_one(self, path: str) -> checkpoint.LoadReport:
         """Start the second stage from a checkpoint of the first, official or ours.
 
-        All but the parameters of the new modality is loaded; the logit scale is reset.
+        All but the parameters of the new modality are loaded; the logit scale is reset.
         """
         new = self.stage.pair[1]
         names = (name.removeprefix("backbone.") for name in self.state_dict())

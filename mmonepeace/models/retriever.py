@@ -140,7 +140,7 @@ class OnePeaceRetriever(BackboneModel):
 
         Args:
             embeddings: modality -> (B, D) of unit length.
-            scale: exp(logit_scale), the factor of the cosines.
+            scale: exp(logit_scale), the inverse temperature.
             data_samples: with the `text` of each sample, where equal texts match.
 
         Returns:

@@ -1,4 +1,4 @@
-"""Heat maps: how similar each place of an image is to some queries."""
+"""Heat maps: how similar each position of an image is to some queries."""
 
 import math
 import textwrap

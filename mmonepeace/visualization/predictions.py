@@ -69,7 +69,7 @@ def draw_instances(
     classes: Sequence[str],
     colours: np.ndarray,
 ) -> Figure:
-    """Draw image with true boxes | image with predicted boxes, their masks and scores in each row.
+    """Draw image with ground-truth boxes | image with predicted boxes, their masks and scores in each row.
 
     Rows are name, image (H, W, 3), ground truth and prediction. Classes have colours from
     `class_colours`; the legend has those that occur.

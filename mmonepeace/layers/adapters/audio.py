@@ -153,7 +153,7 @@ class AudioAdapter(Adapter):
         """Turn waveforms into frames.
 
         Args:
-            waves_BS: (B, S) mono at 16 kHz, standardised, padded at the right with zeros.
+            waves_BS: (B, S) mono at 16 kHz, standardised, padded on the right with zeros.
             pad_BT: (B, T), T = `spec.num_audio_frames(S)`: True where a frame is padding.
 
         Returns:
@@ -191,7 +191,7 @@ class AudioAdapter(Adapter):
     def to_tokens(
         self, features: tuple[Tensor, Tensor | None], keep_BP: Tensor | None = None
     ) -> Tokens:
-        """Tokens of `features` at the positions `keep_BP`, which alone the convolutions see, or all."""
+        """Tokens of `features` at positions `keep_BP` (all that the convolutions see), or at every one."""
         x, pad_BT = features
         bias: BlockBias = partial(self.rpb, x.shape[1] + 1)
         if keep_BP is not None:

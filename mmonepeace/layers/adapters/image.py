@@ -99,7 +99,7 @@ class ImageAdapter(Adapter):
     def features(self, images_B3HW: Tensor, second: bool = False) -> Tokens:
         """Embed images of any one size.
 
-        Sides that are not a multiple of 16 are padded at the right and bottom with zeros, the
+        Sides that are not a multiple of 16 are padded on the right and bottom with zeros, the
         mean colour of a normalised image.
 
         Args:

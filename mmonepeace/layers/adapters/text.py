@@ -46,7 +46,7 @@ class TextAdapter(Adapter):
         """Embed token ids.
 
         Args:
-            ids_BT: (B, T) integers, each row closed with `spec.EOS_ID` and padded at the right
+            ids_BT: (B, T) integers, each row closed with `spec.EOS_ID` and padded on the right
                 with `spec.PAD_ID`.
 
         Returns:

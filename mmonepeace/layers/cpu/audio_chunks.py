@@ -22,7 +22,7 @@ def chunked_audio_features(
         features: (B, S) -> (B, T, D), convolutions and what works on single frames.
         waves_BS: waveforms.
         frames: T.
-        pad_BT: True where a frame is padding, at the right, which need not be computed and
+        pad_BT: True where a frame is padding, on the right, which need not be computed and
             becomes zero. None: compute all frames.
 
     Returns:

@@ -10,7 +10,7 @@ x" = C - 1 - x', that is T[y + y", x + x"], and the keys of one query are contig
 which take 2 / R times the memory of the bias. So the bias of entire rows of queries is a strided view
 of E, and its gradient is added to E in contiguous pieces: nothing is gathered or scattered over
 pairs of tokens. Queries are processed in blocks that fit into the cache; the backward pass
-recomputes the weights of a block from the log-sum-exp of its rows. Logits are to base 2, since exp2
+recomputes the weights of a block from the log-sum-exp of its rows. Logits are in base 2, since exp2
 is faster than exp; keys are padded to full cache lines, with zero weight.
 
 Shapes: B batch, L tokens (CLS first, if there is one; last among reversed ones), H heads, d width of
@@ -66,7 +66,7 @@ def grid_bias_attention(
 ) -> Tensor:
     """softmax(scale * q k^T + bias) v, (B, H, L, d) strided as (B, L, H, d).
 
-    Differentiable once, the bias included. Values may have another width than queries and keys;
+    Differentiable once, the bias included. Values may differ in width from queries and keys;
     without a scale it is 1 / sqrt(d).
     """
     scale = q_BHLd.shape[-1] ** -0.5 if scale is None else scale
@@ -208,7 +208,7 @@ class _Grid:
 
 
 class _GridBiasAttention(torch.autograd.Function):
-    """Queries in order, keys and values reversed, logits to base 2."""
+    """Queries in order, keys and values reversed, logits in base 2."""
 
     @staticmethod
     def forward(
