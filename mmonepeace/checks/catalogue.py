@@ -43,7 +43,7 @@ _ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
         "metainfo=dict(classes=('first', 'second')); a single name needs its comma: ('cat',)."),
     "class-names-repeat": ("error", "names occur in classes more than once",
         "metainfo=dict(classes=(...)): each name once."),
-    "classes-differ": ("error", "the data sets of the config differ in their classes or in the order of classes",
+    "classes-differ": ("error", "the data sets of the config differ in their classes or their order",
         "give all data sets of the config the same metainfo."),
     "palette-length": ("error", "the palette has {colours} colours for {classes} classes",
         "metainfo=dict(palette=[...]): one (red, green, blue) for each class, in their order."),
@@ -122,17 +122,17 @@ _ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
         "training crops, {width} x {height}: they become blurry, or tiny in a padded crop"),
         "leave them out, or lower crop_size of RandomCrop."),
     # copies
-    "duplicate-within-split": ("warning", "images or audio clips occur more than once, and weigh more",
+    "duplicate-within-split": ("warning", "images or audio clips occur more than once: they weigh more",
         "keep one of each."),
     "duplicate-label-conflict": ("error", "equal images have different labels: one of them is wrong",
         "keep the right one of each, delete the others with their labels."),
-    "duplicate-across-splits": ("error", ("images or audio clips equal one of train{other}: validation "
-        "cannot judge what training has seen"), "delete them from one of the two splits."),
+    "duplicate-across-splits": ("error", ("images or audio clips equal one of train{other}: scores on "
+        "data seen in training are inflated"), "delete them from one of the two splits."),
     "near-duplicate-across-splits": ("warning", ("images look nearly the same as one of train: "
-        "validation cannot judge what training has seen"),
+        "scores on data seen in training are inflated"),
         "look at the pairs; copies and frames of one video belong in the same split."),
-    "split-shares-files": ("error", ("files are those of train: validation cannot judge what training "
-        "has seen"), "give each split its own data_prefix, or its own list in ann_file."),
+    "split-shares-files": ("error", ("files are those of train: scores on data seen in training are "
+        "inflated"), "give each split its own data_prefix, or its own list in ann_file."),
     # label maps
     "label-unreadable": ("stop", "label maps cannot be read: they are truncated, empty or not images",
         "get them again, or delete them with their images."),
@@ -237,8 +237,8 @@ _ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
         "delete them, or write bbox as [x, y, width, height] in pixels."),
     "box-normalised": ("stop", "the boxes are fractions of the image, from 0 to 1, not pixels",
         "multiply x and width by the image's width, y and height by its height; area too."),
-    "box-xyxy": ("error", ("{share:.0%} of the boxes extend beyond their images, and all would fit if bbox were "
-        "two corners, [x1, y1, x2, y2]"),
+    "box-xyxy": ("error", ("{share:.0%} of the boxes extend beyond their images, and all would fit if bbox "
+        "were two corners, [x1, y1, x2, y2]"),
         "write bbox as [x1, y1, x2 - x1, y2 - y1]; area is width * height."),
     "box-centre": ("error", ("{share:.0%} of the boxes extend beyond their images, and all would fit if bbox "
         "were the centre, width and height"),

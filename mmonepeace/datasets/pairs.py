@@ -56,7 +56,7 @@ class PairDataset(BaseDataset):
         kwargs: of MMEngine's `BaseDataset`: data_root, pipeline, indices and others.
 
     Raises:
-        ValueError: if a manifest has no columns or modalities that differ from the first one, a modality
+        ValueError: if a manifest has no columns or not the modalities of the first one, a modality
             is unknown, a column is missing, or no row is left.
     """
 
