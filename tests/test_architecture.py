@@ -1,4 +1,4 @@
-"""The import rules of ARCHITECTURE.md: arrows point one way, and no files import in a circle."""
+"""The import rules of ARCHITECTURE.md: imports go one way, without cycles."""
 
 import ast
 from collections.abc import Iterable, Mapping
