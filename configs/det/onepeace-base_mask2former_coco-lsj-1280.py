@@ -13,7 +13,7 @@ _base_ = [
     "../_base_/det_runtime.py",
 ]
 model = dict(
-    # In testing too: positions are those of the square.
+    # At test time too: positions are those of the square.
     data_preprocessor=dict(pad_size_divisor=_base_.size[0]),
     backbone=dict(arch="base", img_size=_base_.size[0], drop_path_rate=0.1, with_cp=True),
 )

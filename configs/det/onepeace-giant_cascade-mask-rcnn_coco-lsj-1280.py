@@ -17,7 +17,7 @@ _base_ = [
     "../_base_/vision_branch.py",
 ]
 model = dict(
-    # In testing too: positions are those of the square.
+    # At test time too: positions are those of the square.
     data_preprocessor=dict(pad_size_divisor=_base_.size[0]),
     backbone=dict(
         arch="giant",

@@ -15,7 +15,7 @@ _base_ = [
 needs_data = "your images and label maps, laid out as the template's first lines say"
 classes = ("background", "thing")  # yours: names in the order of their indices
 palette = [(0, 0, 0), (255, 0, 0)]  # yours: a colour for each
-size = 256  # yours: training crops and the shorter side in tests, in pixels, a multiple of 16
+size = 256  # yours: training crops and the shorter side at test time, in pixels, a multiple of 16
 max_iters = 20000  # yours
 
 metainfo = dict(classes=classes, palette=palette)

@@ -5,7 +5,7 @@ Run:    python tools/train_tokenizer.py DIR/train.tsv data/gm_instruments/tokeni
         python tools/pretrain.py configs/tiny/onepeace-tiny_al_gm-instruments.py --data-root DIR
         With --stage-one CKPT --tokenizer JSON it starts from a first stage, with its tokenizer.
 Needs:  audio clips and their names in DIR/{train,val}.tsv, with columns audio and label
-Expect: on a sound bank that training does not see, with 151 names: audio-to-text R@1 of about 6 %
+Expect: on a sound bank not seen in training, with 151 names: audio-to-text R@1 of about 6 %
         (chance 0.7 %) and R@10 of about 42 % (6.6 %); about 5 minutes on 2 cores
 """
 

@@ -4,7 +4,7 @@ Run:    python tools/train.py configs/tiny/onepeace-tiny_emoji-groups-64.py --da
             [--checkpoint CKPT]
 Needs:  emoji in DIR/{train,val}.tsv with columns image and group; mmpretrain. CKPT is one of
         onepeace-tiny_vl_emoji-64.py; without one it starts from scratch
-Expect: 54.0 % top-1 on drawings by an artist that training does not see, from a checkpoint of 300
+Expect: 54.0 % top-1 on drawings by an artist not seen in training, from a checkpoint of 300
         steps; two minutes on one core
 """
 

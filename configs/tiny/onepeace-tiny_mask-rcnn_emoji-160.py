@@ -3,7 +3,7 @@
 Run:    make det-demo
 Needs:  mmdetection, mmcv with compiled ops; the data are made by
         tools/dataset_converters/emoji_objects.py
-Expect: AP 7.1 for boxes, 5.5 for masks, on drawings by an artist that training does not see; 20 minutes on one core
+Expect: AP 7.1 for boxes, 5.5 for masks, on drawings by an artist not seen in training; 20 minutes on one core
 """
 
 _base_ = [

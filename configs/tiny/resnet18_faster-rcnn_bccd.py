@@ -1,4 +1,4 @@
-"""The comparison: mmdet's Faster R-CNN with ResNet-18 from scratch, same data and budget.
+"""Baseline: mmdet's Faster R-CNN with ResNet-18 from scratch, same data and budget.
 
 Run:    python tools/train.py configs/tiny/resnet18_faster-rcnn_bccd.py --data-root DIR
 Needs:  mmdetection, mmcv with compiled ops; BCCD in DIR/{train,val,annotations}

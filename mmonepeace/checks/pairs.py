@@ -52,8 +52,8 @@ def check_tables(split: Split, tables: Tables) -> Section:
         total += len(rows)
         for name in names:
             complete = Counter(row[RECORD_KEYS[name]] for row in rows)
-            lonely = Counter(row[RECORD_KEYS[name]] for row in _rows(info, [name])) - complete
-            incomplete += [f"{name} {value}" for value in lonely]
+            unpaired = Counter(row[RECORD_KEYS[name]] for row in _rows(info, [name])) - complete
+            incomplete += [f"{name} {value}" for value in unpaired]
             files += len(complete) if name != "text" else 0
         texts = {row["text"]: _file_of(row) for row in rows if "text" in row}
         wordless += [f"{texts[text]}: {text!r}" for text in _wordless(info, texts)]

@@ -40,9 +40,9 @@ def list_samples(split: Split) -> list[Sample]:
     listed = split.samples
     check_missing(split)
     total = len(split.samples)
-    lonely = {s: Path(s.label) for s in split.samples if s.label and not Path(s.label).is_file()}
-    split.samples = [sample for sample in split.samples if sample not in lonely]
-    labels = zip(lonely, with_guesses(lonely.values()), strict=True)
+    unpaired = {s: Path(s.label) for s in split.samples if s.label and not Path(s.label).is_file()}
+    split.samples = [sample for sample in split.samples if sample not in unpaired]
+    labels = zip(unpaired, with_guesses(unpaired.values()), strict=True)
     split.add("image-without-label", [f"{s.path}: no {label}" for s, label in labels], of=total)
     return listed
 
@@ -96,13 +96,13 @@ def _check_folders(info: DatasetInfo, samples: list[Sample], split: Split) -> No
     split.add("image-other-suffix", map(str, others), suffix=suffix)
     if labels:
         stems = {path.relative_to(images).with_suffix("") for path in others}
-        lonely = [
+        unpaired = [
             str(path)
             for path in sorted(Path(labels).rglob(f"[!.]*{map_suffix}"))
             if path not in maps | known
             and Path(str(path.relative_to(labels))[: -len(map_suffix)]) not in stems
         ]
-        split.add("label-without-image", lonely)
+        split.add("label-without-image", unpaired)
 
 
 def ignored_value(cfg: Config) -> int | None:

@@ -20,7 +20,7 @@ from mmonepeace.layers.deformable import DeformableAttention
 from mmonepeace.layers.encoder import DropPath, activation_checkpoint
 from mmonepeace.layers.resampling import Grid
 
-_EPS = 1e-6  # of the LayerNorms; the encoder's is another
+_EPS = 1e-6  # of the LayerNorms; the encoder's differs
 _INJECTOR_INIT = 1e-6
 Norm = Callable[[int], nn.Module]
 

@@ -105,7 +105,7 @@ def _fill_roi_head(roi_head: Mapping[str, Any], width: int, source: str) -> None
     for name, extractor in extractors:
         _set_width(extractor, "out_channels", width, f"roi_head.{name}", source)
     if "shared_head" in roi_head or any(e.get("aggregation") == "concat" for _, e in extractors):
-        return  # the heads get another width
+        return  # the heads get a different width
     for name in ("bbox_head", "mask_head"):
         for head in _listed(roi_head.get(name)):
             _set_width(head, "in_channels", width, f"roi_head.{name}", source)

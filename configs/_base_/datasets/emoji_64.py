@@ -1,4 +1,4 @@
-"""Emoji and their names, images at 64 px; val is by artists that training does not see."""
+"""Emoji and their names, images at 64 px; val is by artists not seen in training."""
 
 data_root = "data/emoji"
 tokenizer = "data/emoji/tokenizer.json"
