@@ -6,7 +6,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from mmonepeace.checks.label_maps import check_values
+from mmonepeace.checks.label_values import check_values
 from mmonepeace.checks.report import Report
 from mmonepeace.checks.splits import Split
 from mmonepeace.registry import HOOKS

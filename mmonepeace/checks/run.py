@@ -6,7 +6,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.runner import FlexibleRunner, Runner
 
-from mmonepeace.checks import boxes, coco, detection, label_maps, pairs, segmentation
+from mmonepeace.checks import boxes, coco, detection, label_maps, label_values, pairs, segmentation
 from mmonepeace.checks.classes import check_classes, check_occurrence
 from mmonepeace.checks.config import LOADERS, is_detection
 from mmonepeace.checks.decoding import (
@@ -196,7 +196,7 @@ def _check_labels(
         for split, some in label_pairs.items()
     }
     for split, some in label_pairs.items():
-        label_maps.check_labels(split, some, values, segmentation.ignored_value(cfg))
+        label_values.check_labels(split, some, values, segmentation.ignored_value(cfg))
     return label_pairs
 
 

@@ -198,16 +198,9 @@ def resample_pos_embed(pos_ND: Tensor, new: Grid) -> Tensor:
 
 
 def resample_rel_pos(table_ND: Tensor, new: int) -> Tensor:
-    """Resize a table of relative positions along one axis to another side, linearly.
+    """Resize a table (2 * old - 1, D) of relative positions along one axis, linearly.
 
-    Args:
-        table_ND: (2 * old - 1, D).
-        new: side wanted.
-
-    Returns:
-        (2 * new - 1, D), same dtype. Differentiable.
-
-    Source: ViTDet.
+    Returns (2 * new - 1, D), same dtype. Differentiable. Source: ViTDet.
     """
     rows = 2 * new - 1
     if len(table_ND) == rows:

@@ -6,13 +6,15 @@ Shapes: B samples of this process, N of all processes, L tokens (CLS first), P k
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch import distributed as dist
 from torch.utils.checkpoint import checkpoint
+
+from mmonepeace.models.gather import Gather, gather, is_distributed
 
 
 class ContrastiveResult(NamedTuple):
@@ -21,49 +23,6 @@ class ContrastiveResult(NamedTuple):
     loss: Tensor
     a_to_b: Tensor
     b_to_a: Tensor
-
-
-Gather = Literal["official", "full"]
-
-
-class _GatherWithGradient(torch.autograd.Function):
-    """Rows of all processes; the gradient of each row is the sum of all processes' gradients."""
-
-    @staticmethod
-    def forward(_context: Any, x: Tensor) -> Tensor:
-        return _gathered(x)
-
-    @staticmethod
-    def backward(_context: Any, gradient: Tensor) -> Tensor:
-        gradient = gradient.contiguous()
-        dist.all_reduce(gradient)
-        return gradient.chunk(dist.get_world_size())[dist.get_rank()]
-
-
-def _is_distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()
-
-
-def _gathered(x: Tensor) -> Tensor:
-    everyone = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-    dist.all_gather(everyone, x.contiguous())
-    return torch.cat(everyone)
-
-
-def gather(x: Tensor, how: Gather = "official") -> Tensor:
-    """Rows of all processes, in the order of their ranks; each process has equally many.
-
-    Args:
-        x: rows of this process.
-        how: "official", without gradient, the own rows included; "full", with it. Averaged over
-            processes, as data parallel training does, the latter is the gradient of the loss over
-            the global batch.
-    """
-    if how == "official":
-        x = x.detach()
-    if not _is_distributed():
-        return x
-    return _GatherWithGradient.apply(x) if x.requires_grad else _gathered(x)
 
 
 def _in_full_precision(loss: Callable[..., Any]) -> Callable[..., Any]:
@@ -105,7 +64,7 @@ def contrastive(
     a_BD, b_BD, scale = a_BD.float(), b_BD.float(), scale.float()
     a_ND, b_ND = gather(a_BD, how), gather(b_BD, how)
     own = torch.arange(len(a_BD), device=a_BD.device)
-    if _is_distributed():
+    if is_distributed():
         own = own + dist.get_rank() * len(a_BD)
     if groups_B is None:
         right_BN = torch.zeros(len(a_BD), len(a_ND), dtype=torch.bool, device=a_BD.device)

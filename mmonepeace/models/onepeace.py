@@ -19,6 +19,7 @@ from mmonepeace.layers.encoder import FusionEncoder, SelfAttention, activation_c
 from mmonepeace.layers.kernels import Backend, check_backend
 from mmonepeace.layers.tokens import Tokens
 from mmonepeace.models.initialization import reset_weight
+from mmonepeace.models.layer_depth import layer_depth
 from mmonepeace.registry import MODELS
 from mmonepeace.spec import (
     INIT_STD,
@@ -234,25 +235,11 @@ class OnePeace(BaseModule):
         return self
 
     def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        """Depth of a parameter for layer-wise learning rate decay.
+        """(Depth, number of depths) of a parameter, see `layer_depth`.
 
-        Args:
-            param_name: full name of the parameter.
-            prefix: name of this backbone in the model, such as "backbone.".
-
-        Returns:
-            (depth, number of depths): 0 for adapters, i + 1 for block i and its own RPB table,
-            the last for everything after the blocks.
+        `prefix` is the name of this backbone in the model, such as "backbone.".
         """
-        name = param_name.removeprefix(prefix)
-        num_depths = self.arch.depth + 2
-        table = re.fullmatch(r"adapters\.\w+\.rpb\.tables\.(\d+)", name)
-        if table and self._decoupled:
-            return int(table[1]) + 1, num_depths
-        if name.startswith("adapters."):
-            return 0, num_depths
-        block = re.match(r"layers\.(\d+)\.", name)
-        return (int(block[1]) + 1 if block else num_depths - 1), num_depths
+        return layer_depth(param_name.removeprefix(prefix), self.arch.depth, self._decoupled)
 
     def embed(
         self,
@@ -309,15 +296,10 @@ class OnePeace(BaseModule):
         )
 
     def encode(self, tokens: Tokens, skip_padding: bool = False) -> dict[str, Tensor]:
-        """Run all blocks and the final norms.
+        """Run all blocks and the final norms: modality -> (B, L, D), CLS first.
 
-        Args:
-            tokens: what `embed` returns.
-            skip_padding: see `encode_views`. Without it, padded tokens are computed as in the
-                official code.
-
-        Returns:
-            modality -> (B, L, D), CLS first. Rows of padding are undefined.
+        Rows of padding are undefined. Without `skip_padding`, see `encode_views`, they are computed
+        as in the official code.
         """
         if skip_padding:
             return self.encode_views([tokens])[0]
@@ -335,10 +317,7 @@ class OnePeace(BaseModule):
         }
 
     def forward(self, images_B3HW: Tensor) -> tuple[Tensor, ...]:
-        """Feature maps of images of any one size.
-
-        Args:
-            images_B3HW: (B, 3, H, W), RGB, normalised with `spec.IMAGE_MEAN`, `spec.IMAGE_STD`.
+        """Feature maps of images of any one size, (B, 3, H, W) RGB, normalised as in `spec`.
 
         Returns:
             one (B, D, ceil(H / 16), ceil(W / 16)) for each of `out_indices`; (B, D) with another

@@ -72,13 +72,13 @@ class OnePeaceViTAdapter(OnePeace):
         )
 
     def forward(self, images_B3HW: Tensor) -> tuple[Tensor, ...]:
+<<<<<<< HEAD
         """Feature maps of a batch of images of any one size.
+=======
+        """Feature maps of images of any one size, (B, 3, H, W) RGB, normalised as in `spec`.
+>>>>>>> 7d820e3 (Gather across ranks, layer depth and label values have files of their own)
 
-        Args:
-            images_B3HW: (B, 3, H, W), RGB, normalised with `spec.IMAGE_MEAN`, `spec.IMAGE_STD`.
-
-        Returns:
-            (B, D, ceil(H / s), ceil(W / s)) for s = 4, 8, 16, 32.
+        Returns (B, D, ceil(H / s), ceil(W / s)) for s = 4, 8, 16, 32.
         """
         height, width = images_B3HW.shape[-2:]
         padded = F.pad(images_B3HW, (0, -width % _COARSEST, 0, -height % _COARSEST))

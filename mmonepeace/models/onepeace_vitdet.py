@@ -76,13 +76,13 @@ class OnePeaceViTDet(OnePeace):
         return GridAttention(self.arch, self.windows[block], side)
 
     def forward(self, images_B3HW: Tensor) -> tuple[Tensor, ...]:
+<<<<<<< HEAD
         """Feature maps of a batch of images of any one size.
+=======
+        """Feature maps of images of any one size, (B, 3, H, W) RGB, normalised as in `spec`.
+>>>>>>> 7d820e3 (Gather across ranks, layer depth and label values have files of their own)
 
-        Args:
-            images_B3HW: (B, 3, H, W), RGB, normalised with `spec.IMAGE_MEAN`, `spec.IMAGE_STD`.
-
-        Returns:
-            one (B, D, ceil(H / 16), ceil(W / 16)) for each of `out_indices`.
+        Returns one (B, D, ceil(H / 16), ceil(W / 16)) for each of `out_indices`.
         """
         tokens = self.adapters["image"](images_B3HW)
         maps = replace(

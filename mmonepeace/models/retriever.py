@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from mmonepeace import checkpoint
 from mmonepeace.models.base import BackboneModel
-from mmonepeace.models.losses import Gather, GradCache, contrastive
+from mmonepeace.models.gather import Gather
+from mmonepeace.models.losses import GradCache, contrastive
 from mmonepeace.registry import MODELS
 
 LOGIT_SCALE_INIT = math.log(1 / 0.07)
@@ -29,7 +30,7 @@ class OnePeaceRetriever(BackboneModel):
     Args:
         backbone: config of `OnePeace`, with `final_norm=True` for released weights.
         label_smoothing: of the contrastive loss.
-        gather: over processes, "official" without or "full" with gradient, see `losses.gather`.
+        gather: over processes, "official" without or "full" with gradient, see `gather.gather`.
         equal_texts_match: samples of a batch with equal texts are positives of each other. Small
             data sets need it; the official loss does not have it.
         data_preprocessor: config; by default `MultimodalDataPreprocessor`.
