@@ -76,11 +76,7 @@ class OnePeaceViTDet(OnePeace):
         return GridAttention(self.arch, self.windows[block], side)
 
     def forward(self, images_B3HW: Tensor) -> tuple[Tensor, ...]:
-<<<<<<< HEAD
-        """Feature maps of a batch of images of any one size.
-=======
         """Feature maps of images of any one size, (B, 3, H, W) RGB, normalised as in `spec`.
->>>>>>> 7d820e3 (Gather across ranks, layer depth and label values have files of their own)
 
         Returns one (B, D, ceil(H / 16), ceil(W / 16)) for each of `out_indices`.
         """

@@ -308,15 +308,15 @@ def test_dry_run_trains_nothing(pretrain, tmp_path, capsys):
         (["--tokenizer", "/nowhere.json"], "tools/train_tokenizer.py"),
         (["--stage-one", "/no.pth"], "load_from=CKPT"),
         (["--stage", "al"], "Use a recipe of that stage"),
-        (["--resume", "/no.pth"], "--resume alone takes the newest"),
+        (["--resume", "/no.pth"], "--resume without a path takes the newest"),
         (
             ["--cfg-options", "model.backbone.modalities.text.vocab_size=270"],
-            "vocab_size is 270. Set it to",
+            "vocab_size is 270.\n    fix: set it to",
         ),
         (["--cfg-options", "train_dataloader.dataset.columns.text=title"], "title"),
         (
             ["--cfg-options", "val_dataloader.dataset.data_prefix.path=/images"],
-            "folder /images does not",
+            "the folder /images (path of data_prefix) does not",
         ),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
