@@ -1,5 +1,6 @@
 """What all tests use: seeds, a tiny architecture, a tiny data set, rules for skipping."""
 
+import gc
 import multiprocessing
 import os
 from pathlib import Path
@@ -65,6 +66,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for marker, (available, reason) in skips.items():
             if item.get_closest_marker(marker) and not available:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # MMEngine collects garbage for each data set: not among all that is imported
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,6 @@
 """Imported by the server of `tests.processes` before it forks: what the tools import for seconds."""
 
+import gc
 import importlib
 from contextlib import suppress
 
@@ -15,3 +16,4 @@ for name in (
 ):
     with suppress(ImportError):  # mmdet needs compiled operators
         importlib.import_module(name)
+gc.freeze()  # MMEngine collects garbage for each data set: not among all these modules

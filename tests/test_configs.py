@@ -22,6 +22,9 @@ CONFIGS = ROOT / "configs"
 RECIPES = sorted(p for p in CONFIGS.rglob("*.py") if "_base_" not in p.parts)
 read = cache(Config.fromfile)  # for what only reads a config
 PRETRAINING = [p for p in RECIPES if "runner_type" in read(p)]
+TTA_MODELS = {
+    "mmseg": "SegTTAModel", "mmdet": "DetTTAModel", "mmpretrain": "AverageClsScoreTTA",
+}  # fmt: skip
 BASES = sorted((CONFIGS / "_base_").rglob("*.py"))
 
 
@@ -58,11 +61,11 @@ def test_recipe_loads_dumps_and_builds(path, tmp_path):
     if path.parent.name == "tiny" and hasattr(model.data_preprocessor, "mean"):
         mean, std = model.data_preprocessor.mean.flatten(), model.data_preprocessor.std.flatten()
         torch.testing.assert_close(torch.stack([mean, std]), torch.tensor([IMAGE_MEAN, IMAGE_STD]))
-    assert cfg.auto_scale_lr
-    assert cfg.randomness
+    assert cfg.auto_scale_lr.base_batch_size % cfg.train_dataloader.batch_size == 0
+    assert cfg.randomness.seed == (3407 if path in PRETRAINING else 0)
     if path in PRETRAINING:
         return
-    assert cfg.tta_model
+    assert cfg.tta_model.type == TTA_MODELS[cfg.default_scope]
     assert ("tta_pipeline" in cfg) != _has_masks(cfg)  # mmdet merges boxes, not masks
     if cfg.default_scope != "mmpretrain":
         report = checks.Report()

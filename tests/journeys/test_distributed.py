@@ -52,7 +52,9 @@ def options(work_dir, *more, config=()):
         "train_cfg.val_interval=99", f"train_dataloader.batch_size={BATCH}",
         "model.backbone.drop_path_rate=0", "default_hooks.checkpoint.interval=3",
         # AdamW makes noise of gradients that should be zero as large as any other update.
-        "optim_wrapper.optimizer.eps=1e-3", *config,
+        "optim_wrapper.optimizer.eps=1e-3",
+        # The drawings of RetrievalGalleryHook would take longer than the steps.
+        "custom_hooks.5.num_queries=1", "custom_hooks.5.num_results=1", *config,
     ]  # fmt: skip
 
 

@@ -20,17 +20,25 @@ RECIPES = {
 known = dict(avg_non_ignore=True)  # the images are small, and padded to the crop
 model = dict(
     backbone=dict({TINY}, spatial_dim=8),
-    decode_head=dict(in_channels=[32] * 4, channels=16, num_classes=9, loss_decode=known),
-    auxiliary_head=dict(in_channels=32, channels=16, num_classes=9, loss_decode=known),
+    decode_head=dict(channels=16, num_classes=9, loss_decode=known),
+    auxiliary_head=dict(channels=16, num_classes=9, loss_decode=known),
 )
 own = dict(img_suffix=".png", metainfo=dict({NINE}))
-train_dataloader = dict(num_workers=0, persistent_workers=False, dataset=own)
+train_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False, dataset=own)
 val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=own)
 test_dataloader = val_dataloader
 """,
     "vit-adapter_mask2former_emoji-128": f"""
 model = dict(
-    backbone=dict({TINY}, spatial_dim=8), decode_head=dict(in_channels=[32] * 4)
+    backbone=dict({TINY}, spatial_dim=8),
+    decode_head=dict(
+        feat_channels=64,
+        pixel_decoder=dict(
+            encoder=dict(num_layers=1, layer_cfg=dict(ffn_cfg=dict(feedforward_channels=64)))
+        ),
+        transformer_decoder=dict(layer_cfg=dict(ffn_cfg=dict(feedforward_channels=64))),
+        train_cfg=dict(num_points=256),
+    ),
 )
 train_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False)
 val_dataloader = dict(num_workers=0, persistent_workers=False)

@@ -121,10 +121,10 @@ def test_rescored_masks_are_ranked_by_box_and_mask():
     with torch.no_grad():
         (result, _) = model.test_step(batch())
     actual = result.pred_instances
-    assert len(actual)
     assert ((actual.mask_scores >= 0) & (actual.mask_scores <= actual.scores)).all()
     # A mask that covers something has a mean probability above one half.
     covers = actual.mask_scores > 0
+    assert covers.any()
     assert (actual.mask_scores[covers] > 0.5 * actual.scores[covers]).all()
     model.roi_head.test_cfg.mask_rescoring = False
     with torch.no_grad():

@@ -15,6 +15,7 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 
 from mmonepeace.models.segmentor import LabelsOnly
+from mmonepeace.models.sliding_window import BandResizer
 from tests.conftest import TINY, randomise
 
 CROP, STRIDE = (64, 48), (43, 32)
@@ -213,12 +214,18 @@ SITUATIONS = {
 }
 
 
-@pytest.mark.parametrize("chunk", [1, 2000, 10**9])
+@pytest.mark.parametrize("chunk", [1, 40_000, 10**9])  # bytes: one row, some, all
 @pytest.mark.parametrize("situation", SITUATIONS)
 def test_predictions_are_those_of_mmseg_and_labels_need_no_logits(
     segmentor, situation, chunk, monkeypatch
 ):
     monkeypatch.setattr("mmonepeace.models.segmentor._CHUNK_BYTES", chunk)
+    resize, rows_at_once = BandResizer.__call__, []
+    monkeypatch.setattr(
+        BandResizer,
+        "__call__",
+        lambda self, band: rows_at_once.append(band.shape[1]) or resize(self, band),
+    )
     images = torch.randn(2, 3, 107, 90)
     metas = [SITUATIONS[situation] | dict(img_path=f"{i}.png") for i in range(2)]
     expected = mmseg_predicts(segmentor, images, metas)
@@ -235,6 +242,7 @@ def test_predictions_are_those_of_mmseg_and_labels_need_no_logits(
         for one in (ours, bare):
             assert_same_labels(one.pred_sem_seg.data, logits)
         assert "seg_logits" not in bare
+    assert (max(rows_at_once) == 1) == (chunk == 1)
 
 
 @pytest.mark.parametrize("max_logits_gb", [0, 2])

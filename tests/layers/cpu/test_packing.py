@@ -57,6 +57,13 @@ def test_long_sequences_have_the_bias_of_their_tokens_alone(pad, monkeypatch):
         assert torch.equal(group.bias.dense(), whole[..., mask, :][..., mask])
 
 
+@pytest.mark.parametrize(("limit", "groups"), [(0, 4), (5**2 * 16, 1)])
+def test_short_sequences_are_one_padded_batch(limit, groups, monkeypatch):
+    monkeypatch.setattr(packing, "MAX_PADDED_WORK", limit)
+    tokens, _ = make("a", PADS["right"])
+    assert len(PackedTokens([tokens]).bias(1, torch.float32).groups) == groups
+
+
 def test_a_bias_of_a_grid_stays_one_where_nothing_is_padded():
     rpb = RelativePositionBias1D(4, 2, 1)
     tokens = Tokens(torch.randn(4, 5, 16), {"a": 5}, lambda *args: rpb(5, *args), True)
