@@ -29,10 +29,7 @@ _FENCE = re.compile(r"(\s*)```(\w*)\s*")
 # Commands of a block run in the order of the page; those of `python` in a process forked from one
 # that has already imported PyTorch, which takes a second instead of six.
 _PRELUDE = """python() { printf '%s\\0' "$@" > "$ARGUMENTS"; }\n"""
-_PROCESSES = get_context("forkserver")
-_PROCESSES.set_forkserver_preload(
-    ["torch", "mmengine.runner", "mmseg.apis", "mmonepeace.apis", "tests.doc_blocks"]
-)
+_PROCESSES = get_context("forkserver")  # tests/conftest.py says what its server imports
 
 
 @dataclass
