@@ -110,7 +110,7 @@ class DeformableAttention(nn.Module):
         if width % num_heads:
             raise ValueError(
                 f"deformable attention: the width of the values, {width} ({value_ratio} of {dim}), is not "
-                f"a multiple of {num_heads} heads. Choose another deform_ratio or deform_heads."
+                f"divisible by {num_heads} heads. Choose another deform_ratio or deform_heads."
             )
         self.shape = (num_heads, num_levels, num_points)
         count = math.prod(self.shape)

@@ -108,5 +108,5 @@ def test_heads_begin_with_all_directions_and_equal_weights():
 
 
 def test_heads_must_divide_the_values():
-    with pytest.raises(ValueError, match=r"8 wide .* 3 heads"):
+    with pytest.raises(ValueError, match=r"values, 8 .* 3 heads"):
         DeformableAttention(16, 3, 1, 4, 0.5)
