@@ -3,7 +3,8 @@
 from mmonepeace.datasets.broken_samples import BrokenSamplesHook
 from mmonepeace.datasets.labelled import LabelledDataset
 from mmonepeace.datasets.pairs import PairDataset
-from mmonepeace.datasets.resumable_sampler import EndlessSampler
+from mmonepeace.datasets.resumable_sampler import EndlessSampler, ResumableBatchSampler
+from mmonepeace.datasets.seeded_dataset import SeededDataset
 from mmonepeace.datasets.shards import ShardDataset
 from mmonepeace.datasets.tokenizer import Tokenizer
 from mmonepeace.datasets.transforms import (
@@ -16,5 +17,6 @@ from mmonepeace.datasets.transforms import (
 
 __all__ = [
     "BrokenSamplesHook", "EndlessSampler", "LabelledDataset", "LoadAudio", "LoadImage",
-    "MaskTokens", "PackModalities", "PairDataset", "ShardDataset", "Tokenize", "Tokenizer",
+    "MaskTokens", "PackModalities", "PairDataset", "ResumableBatchSampler", "SeededDataset",
+    "ShardDataset", "Tokenize", "Tokenizer",
 ]  # fmt: skip
