@@ -38,6 +38,7 @@ from mmonepeace.checkpoint.training_state import (
     join,
     read_run,
     run_files,
+    verify_run,
     write_run,
 )
 from mmonepeace.checkpoint.writing import write
@@ -47,5 +48,5 @@ __all__ = [
     "adapt_state_dict", "commit", "convert_file", "infer_config", "is_committed", "join",
     "key_table", "load_checkpoint", "load_model", "official_name", "own_name", "read", "read_own",
     "read_run", "run_files", "select_vision", "to_model", "to_official_full", "to_official_model",
-    "to_official_vision", "to_own", "write", "write_run",
+    "to_official_vision", "to_own", "verify_run", "write", "write_run",
 ]  # fmt: skip

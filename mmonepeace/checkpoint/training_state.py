@@ -5,7 +5,8 @@ too: a tensor is the concatenation of its parts, so any number of processes can 
 """
 
 import json
-from collections.abc import Callable, Sequence
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,40 @@ def read_run(path: str | Path, take: Take = join) -> dict[str, Any]:
             states = _merge([content["optimizer"]["state"] for content in contents], take)
             run["optimizer"] = run["optimizer"] | {"state": states}
         return run
+
+
+def verify_run(path: str | Path) -> None:
+    """Check that a checkpoint of a run is complete, undamaged and finite: all of it is read.
+
+    Raises:
+        CheckpointError: with one line that names the file and what is wrong with it.
+    """
+    with prefix_errors(path), explain_broken_file("a checkpoint of a training run"):
+        for name in run_files(path):
+            with zipfile.ZipFile(name) as file:
+                if (damaged := file.testzip()) is not None:
+                    raise CheckpointError(f"{damaged} does not match its checksum: damaged.")
+    run = read_run(path, join)
+    with prefix_errors(path):
+        refuse_non_finite(run["state_dict"])
+
+
+def refuse_non_finite(weights: Mapping[str, Tensor]) -> None:
+    """Raise a CheckpointError that names the tensors with NaN or infinite numbers, if there are any.
+
+    One pass at the speed of memory: a sum is finite only if all its terms are.
+    """
+    names = [
+        name
+        for name, value in weights.items()
+        if value.is_floating_point() and not value.sum().isfinite() and not value.isfinite().all()
+    ]
+    if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise CheckpointError(
+            f"{len(names)} of {len(weights)} tensors have NaN or infinite numbers: "
+            f"{', '.join(names[:3])}{more}. The run had diverged; use an earlier checkpoint."
+        )
 
 
 def _merge(values: Sequence[Any], take: Take) -> Any:

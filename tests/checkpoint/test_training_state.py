@@ -105,3 +105,33 @@ def test_a_file_with_anything_but_tensors_is_refused(tmp_path):
         checkpoint.read_run(tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match="no such file"):
         checkpoint.read_run(tmp_path / "y.pth")
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [(float("nan"), "1 of 2 tensors have NaN or infinite numbers: w"), (float("inf"), ": w")],
+)
+def test_weights_that_are_not_finite_are_not_valid(folder, value, says):
+    checkpoint.verify_run(folder)
+    bad = torch.full((5, 2), 1.0)
+    bad[3, 1] = value
+    checkpoint.write_run(folder / "y-0.pth", content(bad, True))
+    checkpoint.commit(folder, ["y-0.pth"])
+    with pytest.raises(CheckpointError, match=says):
+        checkpoint.verify_run(folder)
+
+
+def test_large_numbers_are_finite(tmp_path):
+    checkpoint.write_run(tmp_path / "x.pth", {"state_dict": {"w": torch.full((9,), 3e38)}})
+    checkpoint.verify_run(tmp_path / "x.pth")
+
+
+def test_a_changed_byte_of_a_tensor_is_noticed(tmp_path):
+    path = tmp_path / "x.pth"
+    checkpoint.write_run(path, {"state_dict": {"w": torch.full((999,), 0.3)}})
+    data = bytearray(path.read_bytes())
+    at = data.index(torch.full((999,), 0.3).numpy().tobytes())
+    data[at + 1000] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="does not match its checksum"):
+        checkpoint.verify_run(path)
