@@ -15,6 +15,7 @@ default_hooks = dict(
     ),
     sampler_seed=dict(type="DistSamplerSeedHook"),
     visualization=dict(type="SegVisualizationHook", draw=True, interval=100),
+    divergence=dict(type="mmonepeace.DivergenceHook", patience=3),
 )
 custom_hooks = [dict(type="mmonepeace.LabelCheckHook")]
 vis_backends = [dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")]

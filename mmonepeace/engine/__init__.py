@@ -1,6 +1,7 @@
 """Training: runner, loop, hooks, optimiser and strategy, registered in the MM registries."""
 
 from mmonepeace.checks import LabelCheckHook
+from mmonepeace.engine.divergence import DivergedError, DivergenceHook
 from mmonepeace.engine.hooks import (
     CheckpointMetadataHook,
     MeanLogHook,
@@ -13,7 +14,7 @@ from mmonepeace.engine.strategy import FSDP2Strategy
 from mmonepeace.engine.train_loop import EndlessTrainLoop
 
 __all__ = [
-    "BFloat16OptimWrapper", "CheckpointMetadataHook", "EndlessTrainLoop", "FSDP2Strategy",
-    "LabelCheckHook", "LayerDecayOptimWrapperConstructor", "MeanLogHook", "PretrainRunner",
-    "StepSeedHook", "ThroughputHook",
+    "BFloat16OptimWrapper", "CheckpointMetadataHook", "DivergedError", "DivergenceHook",
+    "EndlessTrainLoop", "FSDP2Strategy", "LabelCheckHook", "LayerDecayOptimWrapperConstructor",
+    "MeanLogHook", "PretrainRunner", "StepSeedHook", "ThroughputHook",
 ]  # fmt: skip

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mmonepeace import checkpoint
 from mmonepeace.checkpoint import CheckpointError
+from mmonepeace.engine.divergence import refuse_non_finite
 from mmonepeace.engine.resuming import (
     find_latest_valid_checkpoint,
     to_serializable,
@@ -191,7 +192,11 @@ class PretrainRunner(FlexibleRunner):
         """Write a checkpoint to a folder of all machines: one file, or a folder of shards.
 
         Optimiser and schedules may be left out; `meta` has the current epoch and step by default.
+
+        Raises:
+            DivergedError: if weights or optimiser state are not finite.
         """
+        refuse_non_finite(self, (meta or {}).get("iter", self.iter + 1))
         shards = self._shards
         if not shards and not is_main_process():
             return

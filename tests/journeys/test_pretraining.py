@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import json
 import os
+import re
 import signal
 import sys
 import tarfile
@@ -133,6 +134,15 @@ def stage_one(pretrain, tmp_path_factory):
     work_dir = tmp_path_factory.mktemp("vl")
     assert pretrain("vl", "--work-dir", work_dir) == 0
     return work_dir
+
+
+def test_a_diverging_run_ends_and_leaves_a_finite_checkpoint(pretrain, tmp_path, capsys):
+    options = ("optim_wrapper.optimizer.lr=1e6", "default_hooks.checkpoint.interval=1")
+    assert pretrain("vl", "--work-dir", tmp_path, "--cfg-options", *options) == 2
+    error = capsys.readouterr().err
+    (last,) = re.findall(r"the last checkpoint, with finite weights: (.*)", error)
+    assert all(value.isfinite().all() for value in parameters(last).values())
+    assert str(tmp_path) in last
 
 
 def test_stage_one_lowers_the_loss_and_is_evaluated(stage_one):
