@@ -1,6 +1,5 @@
 """What the command lines of embedding tools share: options, queries, errors."""
 
-import os
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable
@@ -12,9 +11,8 @@ import torch
 
 from mmonepeace.apis import Embedder
 from mmonepeace.apis.loading import DTYPES
-from mmonepeace.checkpoint import CheckpointError
-from mmonepeace.checks import CheckError
 from mmonepeace.console import printable
+from mmonepeace.exit_status import UserError, exit_status
 
 
 def make_parser(description: str | None) -> ArgumentParser:
@@ -71,22 +69,17 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def exit_code(run: Callable[[], None]) -> int:
-    """Run a tool: 0, or 2 after a line about an error that the user can fix."""
-    try:
-        run()
-        sys.stdout.flush()
-    except torch.OutOfMemoryError as error:
-        reason = str(error).split(".")[0]
-        print(f"error: {reason}. Try a smaller --batch-size or --dtype bf16.", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (CheckpointError, CheckError, ValueError, OSError) as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return 2
-    return 0
+def exit_code(run: Callable[[], None], **options: Any) -> int:
+    """Run a tool to its exit status, see `exit_status`; any wrong value or file is the user's."""
+
+    def explained() -> None:
+        try:
+            run()
+        except torch.OutOfMemoryError as error:
+            reason = str(error).split(".")[0]
+            raise UserError(f"{reason}. Try a smaller --batch-size or --dtype bf16.") from None
+
+    return exit_status(explained, ValueError, OSError, **options)
 
 
 def list_failed(reasons: Iterable[str]) -> None:

@@ -16,6 +16,7 @@ RULES = {
     "console": set(),
     "atomic_file": set(),
     "missing_packages": set(),
+    "exit_status": {"console"},
     "layers": {"spec"},
     "checkpoint": {
         "layers.adapters",
@@ -24,11 +25,12 @@ RULES = {
         "spec",
         "atomic_file",
         "console",
+        "exit_status",
     },
     "models": {"layers", "checkpoint", "registry", "spec"},
     "datasets": {"registry", "spec", "atomic_file"},
-    "checks": {"checkpoint", "datasets", "registry", "spec", "console"},
-    "engine": {"checkpoint", "checks", "registry"},
+    "checks": {"checkpoint", "datasets", "registry", "spec", "console", "exit_status"},
+    "engine": {"checkpoint", "checks", "registry", "exit_status"},
     "evaluation": {"datasets", "registry", "spec", "console"},
     "visualization": {"datasets", "evaluation", "registry", "spec"},
     "apis": {
@@ -42,7 +44,7 @@ RULES = {
         "console",
         "atomic_file",
     },
-    "cli": {"apis", "checkpoint", "checks", "console"},
+    "cli": {"apis", "checkpoint", "checks", "console", "exit_status"},
 }
 # Packages that only these files may import: the others refer to them by name, in configs.
 FOREIGN = {
@@ -60,6 +62,7 @@ TOOLS_MAY = {
     "datasets",
     "engine",
     "evaluation",
+    "exit_status",
     "missing_packages",
     "visualization",
 }

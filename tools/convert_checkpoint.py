@@ -29,7 +29,8 @@ with explain_missing_packages():
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
-    from mmonepeace.checkpoint import CheckpointError, Target, convert_file, key_table
+    from mmonepeace.checkpoint import Target, convert_file, key_table
+    from mmonepeace.exit_status import exit_status
 
 UNITS = {"MB": 10**6, "GB": 10**9}
 
@@ -42,7 +43,7 @@ def size(text: str) -> int:
     return int(float(match[1]) * UNITS[match[2]])
 
 
-def main() -> int:
+def run() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -56,18 +57,14 @@ def main() -> int:
     out = None if args.dry_run else args.out
     columns = (BarColumn(), DownloadColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
-    try:
-        with Progress(
-            *columns, console=console, transient=True, disable=not console.is_terminal
-        ) as bar:
-            task = bar.add_task("", total=None)
-            converted = convert_file(
-                args.source, out, args.to, args.shard_size,
-                lambda done, total: bar.update(task, completed=done, total=total),
-            )  # fmt: skip
-    except (CheckpointError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("", total=None)
+        converted = convert_file(
+            args.source, out, args.to, args.shard_size,
+            lambda done, total: bar.update(task, completed=done, total=total),
+        )  # fmt: skip
     rows = [(key, name or "-", why) for key, name, why in converted.rows]
     if args.dry_run:
         print(key_table(("in the file", "becomes", "left out because"), rows))
@@ -77,7 +74,11 @@ def main() -> int:
         f"{args.source} -> {out or '(nothing written)'}: "
         f"{len(converted.weights)} tensors, {count:,} parameters, {left_out} keys left out."
     )
-    return 0
+
+
+def main() -> int:
+    """Run to the exit status."""
+    return exit_status(run, OSError)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,10 @@ from mmonepeace.missing_packages import explain_missing_packages
 
 with explain_missing_packages():
     from mmonepeace.datasets.tokenizer import build_official
+    from mmonepeace.exit_status import exit_status
 
 
-def main() -> int:
+def run() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -25,14 +26,14 @@ def main() -> int:
     parser.add_argument("--encoder", required=True, type=Path, help="GPT-2's token to id")
     parser.add_argument("out", metavar="OUT", type=Path)
     args = parser.parse_args()
-    try:
-        tokenizer = build_official(args.dict, args.bpe, args.encoder)
-        tokenizer.save(args.out)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    tokenizer = build_official(args.dict, args.bpe, args.encoder)
+    tokenizer.save(args.out)
     print(f"{args.out}: {tokenizer.vocab_size} ids.")
-    return 0
+
+
+def main() -> int:
+    """Run to the exit status."""
+    return exit_status(run, ValueError, OSError)
 
 
 if __name__ == "__main__":

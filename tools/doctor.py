@@ -19,6 +19,7 @@ with explain_missing_packages():
 
     from mmonepeace import checks
     from mmonepeace.engine import run_options
+    from mmonepeace.exit_status import exit_status
 
 
 def parse_args() -> argparse.Namespace:
@@ -47,19 +48,20 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def main() -> int:
+def run() -> int:
     """Print the report."""
     args = parse_args()
-    try:
-        report = checks.examine(load_config(args), args.limit)
-    except checks.CheckError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    report = checks.examine(load_config(args), args.limit)
     print(report)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps({"config": args.config, **report.to_dict()}, indent=1))
     return 1 if report.of("error") else 0
+
+
+def main() -> int:
+    """Run to the exit status."""
+    return exit_status(run)
 
 
 if __name__ == "__main__":

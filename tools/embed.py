@@ -84,8 +84,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(exit_code(run))
-    except KeyboardInterrupt:
-        print("\nstopped: the same command resumes from here.", file=sys.stderr)
-        sys.exit(130)
+    sys.exit(exit_code(run, interrupted="stopped: the same command resumes from here."))

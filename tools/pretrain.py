@@ -19,9 +19,10 @@ with explain_missing_packages():
     from mmengine.config import Config, DictAction
 
     from mmonepeace import checks
-    from mmonepeace.checkpoint import CheckpointError, read_run
+    from mmonepeace.checkpoint import read_run
     from mmonepeace.engine import PretrainRunner, run_options
     from mmonepeace.engine.processes import exit_distributed
+    from mmonepeace.exit_status import exit_status
 
 
 def parse_args() -> argparse.Namespace:
@@ -82,22 +83,22 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def main() -> int:
-    """Pretrain, or print what is wrong."""
+def run() -> None:
+    """Pretrain."""
     args = parse_args()
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    try:
-        cfg = load_config(args)
-        checks.check_run(cfg)
-        runner = PretrainRunner.from_cfg(cfg)
-        if args.dry_run:
-            checks.dry_run(runner)
-        else:
-            runner.train()
-    except (CheckpointError, checks.CheckError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    cfg = load_config(args)
+    checks.check_run(cfg)
+    runner = PretrainRunner.from_cfg(cfg)
+    if args.dry_run:
+        checks.dry_run(runner)
+    else:
+        runner.train()
+
+
+def main() -> int:
+    """Run to the exit status."""
+    return exit_status(run)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ with explain_missing_packages():
     from mmengine.registry import DATASETS, MODELS, TRANSFORMS, init_default_scope
 
     from mmonepeace import checks
-    from mmonepeace.checkpoint import CheckpointError, load_model
+    from mmonepeace.checkpoint import load_model
     from mmonepeace.engine import run_options
+    from mmonepeace.exit_status import exit_status
     from mmonepeace.visualization import class_colours, draw_instances, draw_label_maps
     from mmonepeace.visualization.predictions import predicted_instances, true_instances
 
@@ -71,7 +72,7 @@ def draw(cfg: Config, path: str, num: int, device: str, score_thr: float) -> Fig
     return (draw_instances if detection else draw_label_maps)(rows, metainfo["classes"], colours)
 
 
-def main() -> int:
+def run() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config")
@@ -82,21 +83,21 @@ def main() -> int:
     parser.add_argument("--score-thr", type=float, default=0.3, help="lowest score of a box")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
-    try:
-        cfg = checks.read_config(args.config)
-        path = checks.find_checkpoint(args.checkpoint)
-        if args.data_root:
-            run_options.set_data_root(cfg, args.data_root)
-        checks.check_data(cfg, ("test_dataloader",))
-        init_default_scope(cfg.default_scope)
-        figure = draw(cfg, path, args.num, args.device, args.score_thr)
-    except (CheckpointError, checks.CheckError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    cfg = checks.read_config(args.config)
+    path = checks.find_checkpoint(args.checkpoint)
+    if args.data_root:
+        run_options.set_data_root(cfg, args.data_root)
+    checks.check_data(cfg, ("test_dataloader",))
+    init_default_scope(cfg.default_scope)
+    figure = draw(cfg, path, args.num, args.device, args.score_thr)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.out)
     print(f"predictions of {path} are drawn in {args.out}")
-    return 0
+
+
+def main() -> int:
+    """Run to the exit status."""
+    return exit_status(run)
 
 
 if __name__ == "__main__":

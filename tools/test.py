@@ -17,9 +17,10 @@ with explain_missing_packages():
     from mmengine.runner import Runner
 
     from mmonepeace import checks
-    from mmonepeace.checkpoint import CheckpointError, load_model
+    from mmonepeace.checkpoint import load_model
     from mmonepeace.engine import run_options
     from mmonepeace.engine.processes import exit_distributed
+    from mmonepeace.exit_status import exit_status
 
 
 def parse_args() -> argparse.Namespace:
@@ -72,24 +73,24 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def main() -> int:
-    """Evaluate, or print what is wrong."""
+def run() -> None:
+    """Evaluate."""
     args = parse_args()
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    try:
-        cfg = load_config(args)
-        path = checks.find_checkpoint(args.checkpoint)
-        checks.check_data(cfg, ("test_dataloader",))
-        if args.tta:
-            run_options.set_tta(cfg)
-        runner = Runner.from_cfg(cfg)
-        model = runner.model.module if args.launcher != "none" else runner.model
-        print(load_model(model.module if args.tta else model, path))
-        runner.test()
-    except (CheckpointError, checks.CheckError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    cfg = load_config(args)
+    path = checks.find_checkpoint(args.checkpoint)
+    checks.check_data(cfg, ("test_dataloader",))
+    if args.tta:
+        run_options.set_tta(cfg)
+    runner = Runner.from_cfg(cfg)
+    model = runner.model.module if args.launcher != "none" else runner.model
+    print(load_model(model.module if args.tta else model, path))
+    runner.test()
+
+
+def main() -> int:
+    """Run to the exit status."""
+    return exit_status(run)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,10 @@ with explain_missing_packages():
     from mmengine.runner import Runner
 
     from mmonepeace import checks
-    from mmonepeace.checkpoint import CheckpointError, read
+    from mmonepeace.checkpoint import read
     from mmonepeace.engine import run_options
     from mmonepeace.engine.processes import exit_distributed
+    from mmonepeace.exit_status import exit_status
 
 
 def parse_args() -> argparse.Namespace:
@@ -63,22 +64,22 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def main() -> int:
-    """Train, or print what is wrong."""
+def run() -> None:
+    """Train."""
     args = parse_args()
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    try:
-        cfg = load_config(args)
-        checks.check_run(cfg)
-        runner = Runner.from_cfg(cfg)
-        if args.dry_run:
-            checks.dry_run(runner)
-        else:
-            runner.train()
-    except (CheckpointError, checks.CheckError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    cfg = load_config(args)
+    checks.check_run(cfg)
+    runner = Runner.from_cfg(cfg)
+    if args.dry_run:
+        checks.dry_run(runner)
+    else:
+        runner.train()
+
+
+def main() -> int:
+    """Run to the exit status."""
+    return exit_status(run)
 
 
 if __name__ == "__main__":

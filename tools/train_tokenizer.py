@@ -20,6 +20,7 @@ from mmonepeace.missing_packages import explain_missing_packages
 
 with explain_missing_packages():
     from mmonepeace.datasets.tokenizer import train
+    from mmonepeace.exit_status import exit_status
 
 
 def read_captions(source: str, column: str) -> Iterator[str]:
@@ -44,7 +45,7 @@ def read_captions(source: str, column: str) -> Iterator[str]:
             yield fields[index]
 
 
-def main() -> int:
+def run() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -56,15 +57,15 @@ def main() -> int:
         "--column", default="caption", help="of FILEs given without one (default: %(default)s)"
     )
     args = parser.parse_args()
-    try:
-        captions = chain.from_iterable(read_captions(c, args.column) for c in args.captions)
-        tokenizer = train(captions, args.vocab_size)
-        tokenizer.save(args.out)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    captions = chain.from_iterable(read_captions(c, args.column) for c in args.captions)
+    tokenizer = train(captions, args.vocab_size)
+    tokenizer.save(args.out)
     print(f"{args.out}: {tokenizer.vocab_size} ids.")
-    return 0
+
+
+def main() -> int:
+    """Run to the exit status."""
+    return exit_status(run, ValueError, OSError)
 
 
 if __name__ == "__main__":

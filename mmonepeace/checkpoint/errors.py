@@ -6,10 +6,12 @@ from pathlib import Path
 
 from torch import Tensor
 
+from mmonepeace.exit_status import UserError
+
 StateDict = dict[str, Tensor]
 
 
-class CheckpointError(Exception):
+class CheckpointError(UserError):
     """A file that cannot be used, or weights that do not fit. The message is for the user."""
 
 

@@ -111,11 +111,13 @@ def read_files(jobs: Sequence[Job], seconds: float | None = None) -> dict[Job, A
         warnings.showwarning = collect
         results = pool.map(lambda job: job[0](job[1]), unique)
         progress = tqdm(results, "reading files", len(unique), leave=False, unit="file")
-        for job, record in zip(unique, progress, strict=True):
-            records[job] = record
-            if time.monotonic() > deadline:
-                pool.shutdown(cancel_futures=True)
-                break
+        try:
+            for job, record in zip(unique, progress, strict=True):
+                records[job] = record
+                if time.monotonic() > deadline:
+                    break
+        finally:  # a signal, too, does not wait for files that nobody will look at
+            pool.shutdown(cancel_futures=True)
     return records
 
 

@@ -9,13 +9,14 @@ from typing import Any
 from prettytable import PrettyTable
 
 from mmonepeace.checks.catalogue import CATALOGUE, LEVELS, NOT_FOUND, Level
+from mmonepeace.exit_status import UserError
 
 _NAMED: dict[Level, int] = {"error": 6, "warning": 4, "note": 1}  # places that are printed
 _BAR = 24  # characters of the longest bar
 _WIDTH = 100
 
 
-class CheckError(Exception):
+class CheckError(UserError):
     """A run that cannot succeed. The message is for the user and names the fix."""
 
 
