@@ -29,6 +29,7 @@ with explain_missing_packages():
         list_failed,
         make_parser,
     )
+    from mmonepeace.console import printable
 
 
 def parse() -> argparse.Namespace:
@@ -37,8 +38,8 @@ def parse() -> argparse.Namespace:
     add_model_options(parser)
     parser.add_argument("--images", type=Path, metavar="DIR", help="with its subfolders")
     parser.add_argument("--audios", type=Path, metavar="DIR", help="with its subfolders")
-    parser.add_argument("--texts", type=Path, metavar="FILE", help="one per line, or a .tsv")
-    parser.add_argument("--text-column", default="caption", help="of the .tsv")
+    parser.add_argument("--texts", type=Path, metavar="FILE", help="one per line, or a table")
+    parser.add_argument("--text-column", default="caption", help="of the table")
     parser.add_argument("--out", type=Path, required=True, help="the index, a .safetensors")
     args = parser.parse_args()
     if not (args.images or args.audios or args.texts):
@@ -73,7 +74,7 @@ def run() -> None:
     counts = {m: sum(i["modality"] == m for i in built.index.items) for m in sources}
     shown = ", ".join(f"{count:,} {m}" for m, count in counts.items())
     print(
-        f"{args.out}: {shown} items. {built.embedded:,} embedded, {built.kept:,} kept, "
+        f"{printable(str(args.out))}: {shown} items. {built.embedded:,} embedded, {built.kept:,} kept, "
         f"{built.dropped:,} no longer there and dropped, {len(failed):,} failed."
     )
     if built.outdated:

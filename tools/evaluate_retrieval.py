@@ -47,7 +47,9 @@ def parse() -> argparse.Namespace:
     parser = make_parser(__doc__)
     add_model_options(parser)
     each = dict(action="append", required=True)
-    parser.add_argument("--table", type=Path, help="a .tsv or .jsonl; may be repeated", **each)
+    parser.add_argument(
+        "--table", type=Path, help="a .tsv, .csv or .jsonl; may be repeated", **each
+    )
     columns = dict(nargs="+", metavar="MODALITY=COLUMN", **each)
     parser.add_argument("--columns", help="such as image=image text=caption; per table", **columns)
     parser.add_argument("--root", type=Path, help="of the tables' paths")

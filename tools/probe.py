@@ -5,7 +5,7 @@ Run:  python tools/probe.py CKPT --modality image --train train.tsv --val val.ts
       python tools/probe.py CKPT --modality audio --train DIR/train --val DIR/val \\
           --kind knn linear attentive --cache features --out results.csv --plot confusion.png
 
-A table (.tsv, .jsonl) has paths in the column `image` or `audio`, relative to --root, by default
+A table (.tsv, .csv, .jsonl) has paths in the column `image` or `audio`, relative to --root, by default
 its folder; a folder has one folder for each class. Settings are chosen on a fifth of train that is
 held out; then the probe is fitted to all of train. Accuracies are in per cent; chance is that of
 always predicting the most frequent class.

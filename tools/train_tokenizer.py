@@ -3,7 +3,7 @@
 Run:  python tools/train_tokenizer.py captions.txt tokenizer.json --vocab-size 8000
       python tools/train_tokenizer.py train.tsv sounds.tsv:label tokenizer.json --vocab-size 8000
 
-CAPTIONS is a text file with one caption per line, or a .tsv with a header and a column of captions.
+CAPTIONS is a text file with one caption per line, or a table (.tsv, .csv, .jsonl) with a column of them.
 List all texts that the model will read, in every stage: words that are not in the vocabulary are
 split into small pieces, and the second stage does not train their embeddings.
 """
@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mmonepeace.missing_packages import explain_missing_packages
 
 with explain_missing_packages():
+    from mmonepeace.datasets.manifest import TABLES, read_lines, read_manifest
     from mmonepeace.datasets.tokenizer import train
     from mmonepeace.exit_status import exit_status
 
@@ -27,22 +28,9 @@ def read_captions(source: str, column: str) -> Iterator[str]:
     """The captions of FILE, or of FILE:COLUMN."""
     if not Path(source).is_file():
         source, _, column = source.rpartition(":") if ":" in source else (source, "", column)
-    path = Path(source)
-    with path.open(encoding="utf-8") as file:
-        if path.suffix != ".tsv":
-            yield from file
-            return
-        header = next(file, "").rstrip("\n").split("\t")
-        if column not in header:
-            raise ValueError(f"{path} has no column {column!r}, only {header}. Name one: --column.")
-        index = header.index(column)
-        for number, line in enumerate(file, start=2):
-            fields = line.rstrip("\n").split("\t")
-            if len(fields) != len(header):
-                raise ValueError(
-                    f"{path}, line {number}: {len(fields)} fields, the header has {len(header)}."
-                )
-            yield fields[index]
+    if Path(source).suffix.lower() not in TABLES:
+        return read_lines(source)
+    return (row["text"] for row in read_manifest(source, {"text": column}))
 
 
 def run() -> None:

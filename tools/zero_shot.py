@@ -9,6 +9,7 @@ unless some are named.
 """
 
 import argparse
+import csv
 import sys
 from pathlib import Path
 
@@ -89,9 +90,12 @@ def run() -> None:
         print(table(header, rows))
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        lines = ("\t".join(map(printable, row)) for row in (header, *rows))
-        args.out.write_text("\n".join([*lines, ""]), encoding="utf-8")
-        print(f"\n{len(rows):,} predictions are in {args.out}")
+        # The bytes of a file name stay what they are, so that the table can be read back.
+        options = dict(encoding="utf-8", errors="surrogateescape", newline="")
+        with args.out.open("w", **options) as file:
+            writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+            writer.writerows([header, *rows])
+        print(f"\n{len(rows):,} predictions are in {printable(str(args.out))}")
     list_failed([*unread.values(), *errors.values()])
 
 

@@ -1,7 +1,7 @@
 """What users name: the files of folders, the texts of a file, the rows and labels of a table.
 
 Readers raise an OSError if there is no such file, and a ValueError if it is not UTF-8, lacks a
-column, or has nothing to read.
+column, or has nothing to read. For tables see `datasets.manifest`.
 """
 
 import os
@@ -9,9 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mmonepeace.datasets.manifest import read_manifest
-
-TABLES = (".tsv", ".jsonl")
+from mmonepeace.datasets.manifest import TABLES, read_lines, read_manifest
 
 SUFFIXES = {
     "image": {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm"},
@@ -48,15 +46,11 @@ def list_files(paths: Iterable[Path], modality: str, errors: dict[str, str]) -> 
 
 
 def read_texts(path: str | Path, column: str = "caption") -> list[str]:
-    """Distinct texts of a file in its order: its lines, or a column of a table (.tsv, .jsonl)."""
-    path = Path(path)
-    try:
-        if path.suffix.lower() in TABLES:
-            texts = [row["text"] for row in read_manifest(path, {"text": column})]
-        else:
-            texts = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}. Save it as UTF-8.") from None
+    """Distinct texts of a file in its order: its lines, or a column of a table."""
+    is_table = Path(path).suffix.lower() in TABLES
+    texts: Iterable[str] = read_lines(path)
+    if is_table:
+        texts = [row["text"] for row in read_manifest(path, {"text": column})]
     texts = list(dict.fromkeys(text.strip() for text in texts if text.strip()))
     if not texts:
         raise ValueError(f"{path} holds no text.")
@@ -66,7 +60,7 @@ def read_texts(path: str | Path, column: str = "caption") -> list[str]:
 def read_rows(
     path: str | Path, columns: Mapping[str, str], root: str | Path | None = None
 ) -> list[dict[str, str]]:
-    """Rows of a .tsv or .jsonl whose texts, images and audio files belong together.
+    """Rows of a table whose texts, images and audio files belong together.
 
     `columns` are modality -> column, such as `dict(image="image", text="caption")`. Paths of files
     are relative to `root`, by default the table's folder. Returns modality -> text or path, for
@@ -82,7 +76,7 @@ def read_rows(
 def read_table(
     path: str | Path, path_column: str, label_column: str, root: str | Path | None = None
 ) -> tuple[str, list[str], list[str]]:
-    """The modality of the files of a .tsv or .jsonl, their paths and their labels.
+    """The modality of the files of a table, their paths and their labels.
 
     Paths are relative to `root`, by default the table's folder. Rows that lack a path or a label
     are left out. Raises a ValueError if the files are neither all images nor all audio.
@@ -91,13 +85,16 @@ def read_table(
     rows = read_manifest(path, columns)
     folder = Path(root or Path(path).parent)
     paths, labels = [str(folder / r["image"]) for r in rows], [r["text"] for r in rows]
-    suffixes = {Path(p).suffix.lower() for p in paths}
-    for modality, known in SUFFIXES.items():
-        if suffixes <= known:
-            return modality, paths, labels
+    found: dict[str, str] = {}  # modality -> the first file of it
+    for file in paths:
+        for modality, known in SUFFIXES.items():
+            if Path(file).suffix.lower() in known:
+                found.setdefault(modality, file)
+    if len(found) == 1:
+        return next(iter(found)), paths, labels  # others may have an odd suffix
+    given = " and ".join(found.values()) or paths[0]
     raise ValueError(
-        f"{path}: files of column {path_column} end with {', '.join(sorted(suffixes)[:5])}; "
-        "expected images only, or audio files only."
+        f"{path}: column {path_column} names {given}; expected images only, or audio files only."
     )
 
 
@@ -123,7 +120,7 @@ def read_labelled_files(
     root: str | Path | None,
     errors: dict[str, str],
 ) -> LabelledFiles:
-    """Labelled files of a table (.tsv, .jsonl), or of a folder with a folder for each class.
+    """Labelled files of a table, or of a folder with a folder for each class.
 
     A table has paths in the column `modality`, relative to `root` or its own folder, and labels in
     the column `label`. `name` is that of the split; `errors` is as in `find_files`.

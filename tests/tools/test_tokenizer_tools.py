@@ -85,10 +85,10 @@ def test_training_from_a_file_equals_training_from_a_list(kind, run, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("id\ttext\n1\ta dog\n", "no column 'caption'"),
-        ("id\tcaption\n1\ta\tdog\n", "line 2: 3 fields, the header has 2"),
-        ("", "no column 'caption'"),
-        ("id\tcaption\n", "no captions"),
+        ("id\ttext\n1\ta dog\n", "no column caption"),
+        ("id\tcaption\n1\ta\tdog\n", "line 2 has 3 fields, the header has 2"),
+        ("", "no column caption"),
+        ("id\tcaption\n", "no row has caption"),
     ],
 )
 def test_training_names_what_is_wrong_with_the_file(content, message, run, tmp_path):

@@ -3,7 +3,7 @@
 Run:    python tools/dataset_converters/make_shards.py MANIFEST OUT --columns image=image text=caption
 Makes:  OUT/000000.tar, 000001.tar, ... and OUT/index.jsonl, which lists their content
 
-MANIFEST is a .tsv with a header or a .jsonl. Files are copied as they are; those that are missing
+MANIFEST is a table (.tsv, .csv, .jsonl). Files are copied as they are; those that are missing
 are left out, listed at the end, and make the exit code 1. Rows are shuffled, because reading only
 shuffles samples that are near each other. A stopped run can be resumed: a shard exists only when it
 is complete. The same command gives the same bytes.
