@@ -37,7 +37,7 @@ def test_the_modality_of_tables_is_detected(data):
         "audio", [str(data / "x.wav"), str(data / "y.flac")], ["dog", "cat"]
     )  # fmt: skip
     table.write_text("file\tkind\nx.wav\tdog\ny.png\tcat\n")
-    with pytest.raises(ValueError, match=r"column file names .*y\.png and .*x\.wav; expected ima"):
+    with pytest.raises(ValueError, match=r"column file names .*x\.wav and .*y\.png; expected ima"):
         read_table(table, "file", "kind")
     table.write_text("file\tkind\nx.wav\tdog\ny.txt\tcat\n")
     assert read_table(table, "file", "kind")[0] == "audio", "what the decoder says of y is enough"
