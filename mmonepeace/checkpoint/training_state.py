@@ -5,8 +5,7 @@ too: a tensor is the concatenation of its parts, so any number of processes can 
 """
 
 import json
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,29 @@ from torch import Tensor
 
 from mmonepeace.atomic_file import atomic_file
 from mmonepeace.checkpoint.errors import CheckpointError, explain_broken_file, prefix_errors
+from mmonepeace.checkpoint.integrity import (
+    CHECKSUMS,
+    check_tensors,
+    checksums,
+    hash_of_rest,
+    refuse_non_finite,
+    verify_checksums,
+)
+from mmonepeace.checkpoint.torch_files import read_torch, verify_archive
+from mmonepeace.checkpoint.unpickling import Inert, leaves_of, tensors_of
 
 INDEX = "index.json"  # names the files of a folder; without it, the folder is incomplete
 
 # Makes a tensor from its parts: one of a file, or the rows of each process.
-Take = Callable[[Sequence[Tensor]], Tensor]
+Take = Callable[[Sequence[Tensor]], Any]
 
 
 def write_run(path: str | Path, content: dict[str, Any]) -> None:
-    """Write tensors, numbers, strings and containers of them to a file, atomically."""
+    """Write tensors, numbers, strings and containers of them to a file, atomically.
+
+    With them go their checksums (1 GB takes 0.2 s with two processors), see `integrity`.
+    """
+    content = {**content, CHECKSUMS: checksums(content)}
     with atomic_file(path) as temporary, temporary.open("wb") as file:
         torch.save(content, file)
 
@@ -36,7 +49,8 @@ def commit(folder: str | Path, names: Sequence[str]) -> None:
     """
     folder = Path(folder)
     with atomic_file(folder / INDEX) as temporary:
-        temporary.write_text(json.dumps({"files": list(names)}))
+        index = {"files": list(names), "checksum": hash_of_rest(list(names))}
+        temporary.write_text(json.dumps(index))
     for path in folder.glob("*.pth"):
         if path.name not in names:
             path.unlink()
@@ -61,9 +75,12 @@ def run_files(path: str | Path) -> list[Path]:
     if not is_committed(path):
         raise CheckpointError(f"the folder has no {INDEX}: incomplete, or not a checkpoint.")
     try:
-        names = [str(name) for name in json.loads((path / INDEX).read_bytes())["files"]]
-    except (ValueError, KeyError, TypeError):
+        index = json.loads((path / INDEX).read_bytes())
+        names = [str(name) for name in index["files"]]
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise CheckpointError(f"{INDEX} names no files; the checkpoint is damaged.") from None
+    if index.get("checksum", expected := hash_of_rest(names)) != expected or not names:
+        raise CheckpointError(f"{INDEX} does not match its checksum: damaged.")
     return [find_beside(path / INDEX, name, ".pth") for name in names]
 
 
@@ -83,28 +100,42 @@ def join(parts: Sequence[Tensor]) -> Tensor:
     return parts[0].clone() if len(parts) == 1 else torch.cat(list(parts))
 
 
-def read_run(path: str | Path, take: Take = join) -> dict[str, Any]:
+def read_run(path: str | Path, take: Take = join, verify: bool = True) -> dict[str, Any]:
     """Read all that a run stored: weights, optimiser, schedules, logs.
 
     Args:
         path: a file or a folder. Files are mapped: what `take` leaves out is not read.
         take: for the tensors of weights and of the optimiser.
+        verify: compare everything with its checksums, at 2 GB/s for each processor or the speed of
+            the disk; False if it has been done.
 
     Raises:
-        CheckpointError: with one line naming the file, if it is missing or truncated, or contains
-            anything but tensors, numbers, strings and containers of them.
+        CheckpointError: with one line naming the file, if it is missing, truncated or damaged, or
+            contains anything but tensors, numbers, strings and containers of them.
     """
     with prefix_errors(path), explain_broken_file("a checkpoint of a training run"):
-        contents = [
-            torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-            for file in run_files(path)
-        ]
+        contents = [_read_part(file, verify) for file in run_files(path)]
         run = dict(contents[0])
         run["state_dict"] = _merge([content["state_dict"] for content in contents], take)
         if "optimizer" in run:
             states = _merge([content["optimizer"]["state"] for content in contents], take)
             run["optimizer"] = run["optimizer"] | {"state": states}
         return run
+
+
+def _read_part(path: Path, verify: bool) -> dict[str, Any]:
+    content = read_torch(path)
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise CheckpointError("it has no state_dict")
+    stored = content.pop(CHECKSUMS, None)
+    check_tensors(tensors_of(content))
+    if strange := next((k for k, v in leaves_of(content) if isinstance(v, Inert)), None):
+        raise CheckpointError(f"{strange} is of a class that is not read from files")
+    if verify and stored is None:
+        verify_archive(path)
+    elif verify:
+        verify_checksums(content, stored)
+    return content
 
 
 def verify_run(path: str | Path) -> None:
@@ -114,31 +145,10 @@ def verify_run(path: str | Path) -> None:
         CheckpointError: with one line that names the file and what is wrong with it.
     """
     with prefix_errors(path), explain_broken_file("a checkpoint of a training run"):
-        for name in run_files(path):
-            with zipfile.ZipFile(name) as file:
-                if (damaged := file.testzip()) is not None:
-                    raise CheckpointError(f"{damaged} does not match its checksum: damaged.")
-    run = read_run(path, join)
-    with prefix_errors(path):
-        refuse_non_finite(run["state_dict"])
-
-
-def refuse_non_finite(weights: Mapping[str, Tensor]) -> None:
-    """Raise a CheckpointError that names the tensors with NaN or infinite numbers, if there are any.
-
-    One pass at the speed of memory: a sum is finite only if all its terms are.
-    """
-    names = [
-        name
-        for name, value in weights.items()
-        if value.is_floating_point() and not value.sum().isfinite() and not value.isfinite().all()
-    ]
-    if names:
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        raise CheckpointError(
-            f"{len(names)} of {len(weights)} tensors have NaN or infinite numbers: "
-            f"{', '.join(names[:3])}{more}. The run had diverged; use an earlier checkpoint."
-        )
+        for file in run_files(path):
+            content = _read_part(file, verify=True)
+            refuse_non_finite(content["state_dict"])
+            refuse_non_finite(tensors_of({"optimizer": content.get("optimizer")}))
 
 
 def _merge(values: Sequence[Any], take: Take) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import zlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from mmonepeace.atomic_file import atomic_files
 from mmonepeace.checkpoint.errors import CheckpointError, StateDict
+from mmonepeace.checkpoint.integrity import CHECKSUMS, hash_of_rest
 from mmonepeace.checkpoint.key_mapping import Conversion
-from mmonepeace.checkpoint.reading import index_of
+from mmonepeace.checkpoint.reading import hash_of_index, index_of
 
 Progress = Callable[[int, int], None]  # bytes written so far, bytes of all tensors
 
@@ -25,7 +27,7 @@ _SAFETENSORS_DTYPES = {
 
 
 class _Counted:
-    """A file that reports how many bytes are written to it."""
+    """A file that reports how many bytes are appended to it."""
 
     def __init__(self, file: BinaryIO, report: Callable[[int], None]) -> None:
         self.file, self.report = file, report
@@ -35,14 +37,22 @@ class _Counted:
         self.report(count)
         return count
 
+    def overwrite(self, at: int, data: bytes) -> None:
+        self.file.seek(at)
+        self.file.write(data)
+
     def flush(self) -> None:
         self.file.flush()
 
 
-def _dump_safetensors(weights: Mapping[str, Tensor], meta: dict[str, str], file: Any) -> None:
-    """Write the safetensors format, which the library itself cannot do with a progress report."""
+def _dump_safetensors(weights: Mapping[str, Tensor], meta: dict[str, str], file: _Counted) -> None:
+    """Write the safetensors format, which the library itself cannot do with a progress report.
+
+    The metadata gets checksums. Those of the tensors are known, and replace zeros, once they are
+    written: each is read only once.
+    """
     order = sorted(weights, key=lambda name: (-weights[name].element_size(), name))
-    header: dict[str, Any] = {"__metadata__": meta}
+    entries: dict[str, Any] = {}
     end = 0
     for name in order:
         value = weights[name]
@@ -50,13 +60,23 @@ def _dump_safetensors(weights: Mapping[str, Tensor], meta: dict[str, str], file:
             raise CheckpointError(f"{name}: safetensors has no {value.dtype}. Use .pth.")
         start, end = end, end + value.nbytes
         dtype, shape = _SAFETENSORS_DTYPES[value.dtype], list(value.shape)
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    file.write(len(text).to_bytes(8, "little") + text)
+        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+    crcs = dict.fromkeys(order, "0" * 8)
+    checksums = {"tensors": crcs, "rest": hash_of_rest({"weights": weights, "meta": meta})}
+
+    def header() -> bytes:
+        text = {"__metadata__": {**meta, CHECKSUMS: json.dumps(checksums)}, **entries}
+        return json.dumps(text, separators=(",", ":")).encode()
+
+    size = len(header())
+    padding = -size % 8
+    file.write((size + padding).to_bytes(8, "little") + header() + b" " * padding)
     for name in order:
         flat = weights[name].detach().cpu().contiguous().view(-1)
-        file.write(flat.view(torch.uint8).numpy().data)
+        data = flat.view(torch.uint8).numpy().data
+        crcs[name] = f"{zlib.crc32(data):08x}"
+        file.write(data)
+    file.overwrite(8, header())
 
 
 def _dump_torch(content: dict[str, Any], file: Any) -> None:
@@ -111,7 +131,9 @@ def _plan(
             plan[path.with_name(name)] = partial(_dump_safetensors, shard, meta)
             shard_of |= dict.fromkeys(shard, name)
         total = sum(value.nbytes for value in weights.values())
-        index = {"metadata": {**meta, "total_size": total}, "weight_map": shard_of}
+        facts = {**meta, "total_size": total}
+        facts[CHECKSUMS] = hash_of_index(shard_of, facts)
+        index = {"metadata": facts, "weight_map": shard_of}
         text = json.dumps(index, indent=2).encode()
         return {**plan, index_of(path): lambda file: file.write(text)}
     if shard_size:

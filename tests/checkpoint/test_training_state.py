@@ -101,7 +101,7 @@ def test_a_damaged_folder_is_named_once_with_the_reason(folder, damage, says, re
 
 def test_a_file_with_anything_but_tensors_is_refused(tmp_path):
     torch.save({"state_dict": {}, "meta": tmp_path}, tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match="not a checkpoint of a training run"):
+    with pytest.raises(CheckpointError, match=r"meta is of a class that is not read"):
         checkpoint.read_run(tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match="no such file"):
         checkpoint.read_run(tmp_path / "y.pth")
@@ -133,5 +133,5 @@ def test_a_changed_byte_of_a_tensor_is_noticed(tmp_path):
     at = data.index(torch.full((999,), 0.3).numpy().tobytes())
     data[at + 1000] ^= 1
     path.write_bytes(data)
-    with pytest.raises(CheckpointError, match="does not match its checksum"):
+    with pytest.raises(CheckpointError, match=r"state_dict\.w: not the numbers that were written"):
         checkpoint.verify_run(path)
