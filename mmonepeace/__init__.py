@@ -9,3 +9,7 @@ if sys.version_info < (3, 10):  # noqa: UP036  (pip checks this too, a bare chec
         f"mmonepeace needs Python 3.10 or newer, this is {sys.version.split()[0]}. "
         "Create the environment with `make -s python`."
     )
+
+from mmonepeace import safe_reading
+
+safe_reading.install()

@@ -257,7 +257,9 @@ def _compute(
     computed = {}
     for i, ((key, value), x) in enumerate(zip(items, features, strict=True)):
         if i not in failed and not x.isfinite().all():
-            failed[i] = f"{value}: its {feature} is not finite. Use --dtype bf16 or fp32."
+            half = embedder.model.logit_scale.dtype == torch.float16
+            advice = " float16 ends at 65504: use --dtype bf16 or fp32." if half else ""
+            failed[i] = f"{value}: its {feature} is not finite.{advice}"
         if i not in failed:
             tokens = feature == "tokens"
             computed[key] = F.layer_norm(x, x.shape[1:]).half() if tokens else x[None]

@@ -36,6 +36,7 @@ def load_retriever(path: Path, projections: bool) -> tuple[OnePeaceRetriever, Pa
     """
     if path.suffix == ".py":
         return _from_config(path)
+    path = checkpoint.find(path)
     converted = checkpoint.read_own(path)
     projected = any(name.startswith("projections.") for name in converted.weights)
     if projections and not projected:
@@ -43,13 +44,14 @@ def load_retriever(path: Path, projections: bool) -> tuple[OnePeaceRetriever, Pa
             f"{path}: has no projections, so it gives no embeddings. Use a file of the pretrained "
             "or a retrieval model, not one of its vision branch."
         )
-    # On the meta device the tensors of the file become the weights: nothing is allocated twice.
-    with torch.device("meta"):
-        model = OnePeaceRetriever(checkpoint.infer_config(converted.weights, converted.meta))
+    with checkpoint.prefix_errors(path):
+        config = checkpoint.infer_config(converted.weights, converted.meta)
+        # On the meta device the tensors of the file become the weights: nothing is allocated twice.
+        with torch.device("meta"), checkpoint.explain_broken_file("a ONE-PEACE encoder"):
+            model = OnePeaceRetriever(config)
     if not projected:
         model.projections.clear()
-    del converted
-    model.load_checkpoint(str(path))
+    model.load_checkpoint(str(path), converted=converted)
     return model, path
 
 

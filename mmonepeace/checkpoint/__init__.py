@@ -13,8 +13,10 @@ from mmonepeace.checkpoint.conversion import (
     to_official_model,
     to_official_vision,
 )
-from mmonepeace.checkpoint.errors import CheckpointError
+from mmonepeace.checkpoint.errors import CheckpointError, explain_broken_file, prefix_errors
+from mmonepeace.checkpoint.finding import find
 from mmonepeace.checkpoint.infer_config import infer_config
+from mmonepeace.checkpoint.integrity import non_finite, refuse_non_finite
 from mmonepeace.checkpoint.key_mapping import (
     RECOMPUTED,
     Conversion,
@@ -31,7 +33,7 @@ from mmonepeace.checkpoint.loading import (
     load_checkpoint,
     load_model,
 )
-from mmonepeace.checkpoint.reading import read
+from mmonepeace.checkpoint.reading import read, read_content
 from mmonepeace.checkpoint.training_state import (
     commit,
     is_committed,
@@ -45,8 +47,9 @@ from mmonepeace.checkpoint.writing import write
 
 __all__ = [
     "RECOMPUTED", "CheckpointError", "Conversion", "LoadReport", "Target", "adapt_on_load",
-    "adapt_state_dict", "commit", "convert_file", "infer_config", "is_committed", "join",
-    "key_table", "load_checkpoint", "load_model", "official_name", "own_name", "read", "read_own",
-    "read_run", "run_files", "select_vision", "to_model", "to_official_full", "to_official_model",
-    "to_official_vision", "to_own", "verify_run", "write", "write_run",
+    "adapt_state_dict", "commit", "convert_file", "explain_broken_file", "find", "infer_config",
+    "is_committed", "join", "key_table", "load_checkpoint", "load_model",
+    "non_finite", "official_name", "own_name", "prefix_errors", "read", "read_content", "read_own",
+    "read_run", "refuse_non_finite", "run_files", "select_vision", "to_model", "to_official_full",
+    "to_official_model", "to_official_vision", "to_own", "verify_run", "write", "write_run",
 ]  # fmt: skip

@@ -6,10 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmonepeace.checkpoint.errors import CheckpointError, prefix_errors
+from mmonepeace.checkpoint.errors import CheckpointError, explain_broken_file, prefix_errors
 from mmonepeace.layers.adapters import ADAPTERS
 from mmonepeace.layers.resampling import rpb_side
 from mmonepeace.spec import LAYER_SCALE_INIT, PATCH_SIZE, PRETRAIN_IMG_SIZE
+
+_MAX_IMG_SIZE = 4096  # larger maps of relative positions would fill the memory of any machine
 
 
 class _Shapes(dict[str, torch.Size]):
@@ -22,6 +24,12 @@ class _Shapes(dict[str, torch.Size]):
             for name, value in weights.items()
             if name.startswith(prefix)
         )
+
+    def __getitem__(self, name: str) -> torch.Size:
+        shape = super().__getitem__(name)
+        if 0 in shape or not shape:
+            raise CheckpointError(f"{self.prefix}{name} has shape {tuple(shape)}; damaged.")
+        return shape
 
     def __missing__(self, name: str) -> torch.Size:
         raise CheckpointError(f"{self.prefix}{name} is missing. Is this a part of a checkpoint?")
@@ -43,6 +51,11 @@ def infer_config(
         CheckpointError: if a parameter that an argument follows from is missing, or the weights
             have a modality that is not in `layers.adapters.ADAPTERS`.
     """
+    with explain_broken_file("the weights of a ONE-PEACE encoder"):
+        return _infer(weights, meta)
+
+
+def _infer(weights: Mapping[str, Tensor], meta: Mapping[str, Any] | None) -> dict[str, Any]:
     shapes = _Shapes(weights)
     stored = {name.split(".")[1] for name in shapes if name.startswith("adapters.")}
     if not stored:
@@ -76,6 +89,8 @@ def infer_config(
         rows = shapes["adapters.image.rpb.tables.0"][0]
         with prefix_errors("adapters.image.rpb.tables.0"):
             img_size = PATCH_SIZE * rpb_side(rows)
+            if img_size > _MAX_IMG_SIZE:
+                raise CheckpointError(f"is of images of {img_size} pixels, not {_MAX_IMG_SIZE}.")
     return dict(
         arch=arch,
         modalities=modalities,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mmonepeace.checkpoint.errors import CheckpointError, StateDict
@@ -97,10 +98,11 @@ _ALIASES = (
     # With a LayerNorm before the positional convolutions.
     ("audio_adapter.embed_positions.1.{j}.0.{p}", "audio_adapter.embed_positions.{j}.0.{p}"),
 )
+_NUMBER = r"(?:0|[1-9][0-9]{0,2})"  # not 01, and not 999999999
 _FIELDS = {
     "m": "text|image|audio",
-    "i": r"\d+",
-    "j": r"\d+",
+    "i": _NUMBER,
+    "j": _NUMBER,
     "p": "weight|bias",
     "gamma": "gamma_[12]",
     "encoder": r"pixel_decoder\.encoder",
@@ -126,6 +128,7 @@ _OFFICIAL_PREFIX = re.compile(
 )
 # What encoder and decoder consist of; everything else is outside them.
 _BODY = re.compile(r"(adapters|(?P<fusion>layers|norms))\.")
+_WEIGHT_DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 # Own names, including those of modalities that the official code does not have.
 _OWN = re.compile(
     r"(decoder\.)?(adapters|layers|norms)\.|vit_adapter\."
@@ -183,7 +186,10 @@ class Conversion:
     rows: list[tuple[str, str | None, str]] = field(default_factory=list)
 
     def add(self, key: str, name: str, value: Tensor) -> None:
-        """Take a tensor over under a new name."""
+        """Take a tensor over under a new name; a CheckpointError if another one has it."""
+        if name in self.weights:
+            other = next(old for old, new, _ in self.rows if new == name)
+            raise CheckpointError(f"the keys {other} and {key} both mean {name}.")
         self.rows.append((key, name, ""))
         self.weights[name] = value
 
@@ -200,6 +206,7 @@ def to_own(weights: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None)
     """
     own = any(re.match(r"(backbone\.)?adapters\.\w+\.", key) for key in weights)
     result = Conversion({}, {"format": "mmonepeace"})
+    _check_numbers(weights)
     for key, value in weights.items():
         if own:
             name = re.sub(r"^backbone\.(?=(adapters|layers|norms|vit_adapter)\.)", "", key)
@@ -211,7 +218,8 @@ def to_own(weights: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None)
         else:
             reason = RECOMPUTED if _BUFFER.fullmatch(key) else "not part of the model"
             result.rows.append((key, None, reason))
-    blocks = {int(k.split(".")[1]) for k in result.weights if k.startswith("layers.")}
+    _check_kinds(result)
+    blocks = {int(k.split(".")[1]) for k in result.weights if re.match(r"layers\.\d", k)}
     adapters = {k.split(".")[1] for k in result.weights if k.startswith("adapters.")}
     if not blocks or not adapters:
         raise CheckpointError(
@@ -219,7 +227,8 @@ def to_own(weights: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None)
             "ONE-PEACE has image_adapter.*, and encoder.layers.* or fusion_model.layers.*."
         )
     if absent := sorted(set(range(max(blocks) + 1)) - blocks):
-        raise CheckpointError(f"blocks {absent} are missing from the file.")
+        named = f"{absent}" if len(absent) < 9 else f"{absent[0]} to {absent[-1]}"
+        raise CheckpointError(f"of {max(blocks) + 1} blocks, {named} are missing from the file.")
     facts = {"official_layout": "vision" if adapters == {"image"} else "full", **(meta or {})}
     if not own:
         facts |= _official_facts(weights)
@@ -228,6 +237,28 @@ def to_own(weights: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None)
     kept = ("official_", *(f"{modality}_" for modality in adapters))
     result.meta |= {key: str(value) for key, value in facts.items() if key.startswith(kept)}
     return result
+
+
+def _check_numbers(keys: Iterable[str]) -> None:
+    """Refuse keys whose block has no number that a model's block can have."""
+    for key in keys:
+        for number in re.findall(r"\blayers\.(-?\w+)", key):
+            if re.match(r"-?\d", number) and not re.fullmatch(_NUMBER, number):
+                raise CheckpointError(
+                    f"the key {key:.80} is of no block: expected layers.0 to layers.999."
+                )
+
+
+def _check_kinds(converted: Conversion) -> None:
+    """Refuse weights that are not numbers a model can be trained with."""
+    for name, value in converted.weights.items():
+        if value.is_complex() or (_BODY.match(name) and value.dtype not in _WEIGHT_DTYPES):
+            if name.endswith("num_batches_tracked"):
+                continue
+            raise CheckpointError(
+                f"{name} is {str(value.dtype).removeprefix('torch.')}; weights are float32, "
+                "float16, bfloat16 or float64."
+            )
 
 
 def _official_facts(weights: Mapping[str, Tensor]) -> dict[str, str]:

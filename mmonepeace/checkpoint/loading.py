@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mmonepeace.checkpoint.conversion import read_own, to_model
 from mmonepeace.checkpoint.errors import CheckpointError, StateDict, prefix_errors
+from mmonepeace.checkpoint.integrity import refuse_non_finite
 from mmonepeace.checkpoint.key_mapping import RECOMPUTED, Conversion, to_own
 from mmonepeace.checkpoint.reading import read
 from mmonepeace.console import table
@@ -113,6 +114,9 @@ def adapt_state_dict(
     report.unused = [name for name in adapted if name not in target]
     for name, parameter in target.items():
         value = adapted.get(name, parameter)
+        if value.is_floating_point() != parameter.is_floating_point():
+            report.mismatched[name] = f"{value.dtype} in the file, {parameter.dtype} in the model"
+            continue
         if value.shape == parameter.shape:
             continue
         resize = next((f for pattern, f in _RESIZE.items() if re.search(pattern, name)), None)
@@ -159,7 +163,10 @@ def adapt_on_load(
 
 
 def load_checkpoint(
-    model: nn.Module, path: str | Path, allow_missing: Sequence[str] = ()
+    model: nn.Module,
+    path: str | Path,
+    allow_missing: Sequence[str] = (),
+    converted: Conversion | None = None,
 ) -> LoadReport:
     """Load a checkpoint of any official or own layout into a backbone or a model around it.
 
@@ -169,11 +176,13 @@ def load_checkpoint(
         path: see `read`.
         allow_missing: regular expressions that match the start of the names, less `backbone.`, of
             parameters that the file may lack.
+        converted: what `read_own` gave for the path, if it has been read.
 
     Raises:
-        CheckpointError: if the file cannot be used, lacks another parameter, or one does not fit.
+        CheckpointError: if the file cannot be used, lacks another parameter, or one does not fit or
+            has NaN or infinite numbers.
     """
-    return _load(model, path, read_own(path), "backbone.", allow_missing)
+    return _load(model, path, converted or read_own(path), "backbone.", allow_missing)
 
 
 def load_model(model: nn.Module, path: str | Path) -> LoadReport:
@@ -182,7 +191,8 @@ def load_model(model: nn.Module, path: str | Path) -> LoadReport:
     The file may be one of the official segmentor, detector or classifier too.
 
     Raises:
-        CheckpointError: if the file cannot be used, lacks a parameter, or has one of another shape.
+        CheckpointError: if the file cannot be used, lacks a parameter, or has one of another shape
+            or with NaN or infinite numbers.
     """
     weights, meta = read(path)
     converted = Conversion(weights, meta)
@@ -213,11 +223,14 @@ def _load(
             "the model are not in the file. Build the model with the config of the checkpoint (its "
             "work directory has a copy), or list what may be missing in allow_missing."
         )
+    with prefix_errors(path):
+        refuse_non_finite(weights)
     state: Any = OrderedDict((names[key], value) for key, value in weights.items())
     state._metadata = {name: {_ADAPTED: True} for name, _ in model.named_modules()}
     # A model without storage takes the tensors of the file as they are.
     model.load_state_dict(state, strict=False, assign=any(v.is_meta for v in target.values()))
     backbone: Any = getattr(model, "backbone", model)
     if hasattr(backbone, "adopt_metadata"):
-        backbone.adopt_metadata(converted.meta)
+        with prefix_errors(path):
+            backbone.adopt_metadata(converted.meta)
     return report

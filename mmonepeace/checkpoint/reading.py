@@ -22,7 +22,7 @@ from mmonepeace.checkpoint.integrity import (
 )
 from mmonepeace.checkpoint.torch_files import read_torch, verify_archive
 from mmonepeace.checkpoint.training_state import find_beside, read_run
-from mmonepeace.checkpoint.unpickling import OtherTensor
+from mmonepeace.checkpoint.unpickling import OtherTensor, tensors_of
 
 _MAX_INDEX = 2**26  # bytes; the largest models of all have an index of 1 MB
 # What wrappers put in front of all names of a state dict: DataParallel, Lightning, torch.compile.
@@ -73,14 +73,17 @@ def hash_of_index(shard_of: Mapping[str, str], meta: Mapping[str, Any]) -> str:
     return hash_of_rest({"weight_map": shard_of, "metadata": meta})
 
 
-def _read_content(path: Path) -> Any:
-    """Content of a torch file or pickle whose checksums are right; without the checksums."""
+def _read_content(path: Path, verified: str = "") -> Any:
+    """Content of a torch file or pickle, less its checksums, which are right.
+
+    With checksums of ours, only those of tensors whose names begin with `verified` are computed.
+    """
     content = read_torch(path)
     if not isinstance(content, Mapping) or CHECKSUMS not in content:
         verify_archive(path)
         return content
     content = dict(content)
-    verify_checksums(content, content.pop(CHECKSUMS), "state_dict.")
+    verify_checksums(content, content.pop(CHECKSUMS), verified)
     return content
 
 
@@ -105,7 +108,7 @@ def _read_any(path: Path) -> tuple[Any, dict[str, Any]]:
         return _read_index(path)
     if is_safetensors(path):
         return _read_safetensors(path)
-    content = _read_content(path)
+    content = _read_content(path, "state_dict.")
     items = content.items() if isinstance(content, Mapping) else ()
     nested = {key: value for key, value in items if isinstance(value, Mapping)}
     meta = dict(nested.get("meta", {}))
@@ -115,7 +118,7 @@ def _read_any(path: Path) -> tuple[Any, dict[str, Any]]:
     return nested.get("model", nested.get("state_dict", content)), meta
 
 
-def read_content(path: Path) -> dict[str, Any]:
+def read_content(path: Path) -> Any:
     """Read all that a file of any format holds: for safetensors, `state_dict` and `meta`.
 
     Raises:
@@ -125,7 +128,9 @@ def read_content(path: Path) -> dict[str, Any]:
         if path.suffix == ".json" or is_safetensors(path):
             weights, meta = _read_any(path)
             return {"state_dict": weights, "meta": meta}
-        return _read_content(path)
+        content = _read_content(path)
+        check_tensors(tensors_of(content))
+        return content
 
 
 def read(path: str | Path) -> tuple[StateDict, dict[str, Any]]:

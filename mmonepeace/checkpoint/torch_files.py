@@ -87,8 +87,6 @@ class _Archive:
             infos = archive.infolist()
         if len({info.filename for info in infos}) < len(infos):
             raise CheckpointError("two parts of the archive have the same name.")
-        if any(info.compress_type or info.flag_bits & 1 for info in infos):
-            raise CheckpointError("its parts are compressed or encrypted: not a file of torch.")
         if sum(info.file_size for info in infos) > size:
             raise CheckpointError("its parts claim more bytes than the file has.")
         roots = [i.filename[:-9] for i in infos if i.filename.endswith("/data.pkl")]
@@ -102,6 +100,8 @@ class _Archive:
                 "refused: a TorchScript program, which would be run. Save a state dict instead: "
                 "torch.save(model.state_dict(), PATH). Nothing was executed."
             )
+        if any(info.compress_type or info.flag_bits & 1 for info in infos):
+            raise CheckpointError("its parts are compressed or encrypted: not a file of torch.")
         self.whole = torch.UntypedStorage.from_file(str(path), False, size)
 
     def data(self, info: zipfile.ZipInfo) -> torch.UntypedStorage:

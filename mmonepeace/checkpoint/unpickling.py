@@ -300,7 +300,8 @@ def resolve(content: Any) -> Any:
             raise CheckpointError(f"has more than {_MAX_ITEMS:,} entries; damaged or hostile.")
         result = value
         if isinstance(items, dict):
-            items.update(zip(items, (item for item, _ in pairs), strict=True))
+            for key, (item, _) in zip(list(items), pairs, strict=True):
+                items[key] = item
         elif isinstance(items, list):
             items[:] = [item for item, _ in pairs]
         elif type(items) is tuple:

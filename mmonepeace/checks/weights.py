@@ -1,34 +1,65 @@
 """What a run starts from: weights and tokenizers."""
 
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import TRANSFORMS
-from mmengine.runner import find_latest_checkpoint
 
+from mmonepeace import checkpoint
+from mmonepeace.checkpoint import CheckpointError
 from mmonepeace.checks.config import text_steps, type_name
-from mmonepeace.checks.report import CheckError, Report
+from mmonepeace.checks.report import Report
 
 
 def check_weights(cfg: Config, report: Report) -> None:
-    """Check that the weights which a run starts from exist."""
+    """Check that the weights which a run starts from exist, and read all of them once.
 
-    def is_missing(path: str | None) -> bool:
-        return not (not path or cfg.get("resume") or Path(path).exists())
-
+    That is every `checkpoint` of an `init_cfg`, `load_from` and `stage_one`, or instead of these the
+    checkpoint that is resumed. Reading costs a pass at the speed of the disk, and finds damages, NaN
+    and hostile files before anything is built. Addresses of the web are not looked at.
+    """
     first, start = cfg.get("stage_one"), cfg.get("load_from")
     if first and cfg.model.get("stage") != "al":
         report.add("stage-one-unused", "config", path=first)
-    elif is_missing(first):
-        report.add("stage-one-missing", "config", path=first)
-    if is_missing(start):
+    elif first and not cfg.get("resume"):
+        _check_file(first, report, "stage-one-missing")
+    if start:
         need = cfg.get("needs_weights", "the model that load_from names")
-        report.add("load-from-missing", "config", path=start, need=need)
-    init_cfg = (cfg.model.get("backbone") or {}).get("init_cfg")
-    path = init_cfg.get("checkpoint") if isinstance(init_cfg, dict) else None
-    if path and "://" not in path and not Path(path).is_file():
-        need = cfg.get("needs_weights", "the pretrained weights of the backbone")
-        report.add("weights-missing", "config", path=path, need=need)
+        _check_file(start, report, "load-from-missing", need=need)
+    for option, path in _pretrained(cfg.model).items():
+        if option == "model.backbone.init_cfg":
+            need = cfg.get("needs_weights", "the pretrained weights of the backbone")
+            _check_file(path, report, "weights-missing", need=need)
+        else:
+            _check_file(path, report, "init-missing", option=option)
+
+
+def _check_file(path: str, report: Report, missing: str, **facts: Any) -> None:
+    if "://" in path:
+        return
+    if not Path(path).exists():
+        report.add(missing, "config", path=path, **facts)
+        return
+    try:
+        weights, _ = checkpoint.read(path)
+        with checkpoint.prefix_errors(path):
+            checkpoint.refuse_non_finite(weights)
+    except CheckpointError as error:
+        report.add("weights-unusable", "config", error=str(error).rstrip("."))
+
+
+def _pretrained(node: Any, option: str = "model") -> dict[str, str]:
+    """Option of the config -> file, of all that parts of a model start from."""
+    paths: dict[str, str] = {}
+    if isinstance(node, list | tuple):
+        node = dict(enumerate(node))
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key in ("checkpoint", "pretrained") and isinstance(value, str):
+                paths[option] = value
+            paths |= _pretrained(value, f"{option}.{key}")
+    return paths
 
 
 def check_tokenizers(cfg: Config, report: Report) -> None:
@@ -50,12 +81,5 @@ def check_tokenizers(cfg: Config, report: Report) -> None:
 
 
 def find_checkpoint(path: str) -> str:
-    """A checkpoint file: the path itself, or the newest one of a work directory.
-
-    Raises:
-        CheckError: if there is none.
-    """
-    checkpoint = find_latest_checkpoint(path) if Path(path).is_dir() else path
-    if not checkpoint or not Path(checkpoint).is_file():
-        raise CheckError(f"checkpoint {path} does not exist. Train one: tools/train.py CONFIG")
-    return checkpoint
+    """The path of `checkpoint.find` as a string."""
+    return str(checkpoint.find(path))

@@ -53,10 +53,16 @@ class BackboneModel(BaseModel):
         self._is_init = True
 
     def load_checkpoint(
-        self, path: str, allow_missing: Sequence[str] = ()
+        self,
+        path: str,
+        allow_missing: Sequence[str] = (),
+        converted: checkpoint.Conversion | None = None,
     ) -> checkpoint.LoadReport:
-        """Load a checkpoint of the entire model or of its backbone, see `OnePeace`."""
-        return checkpoint.load_checkpoint(self, path, allow_missing)
+        """Load a checkpoint of the entire model or of its backbone, see `OnePeace`.
+
+        `converted` is what `checkpoint.read_own` gave for it, if it has been read.
+        """
+        return checkpoint.load_checkpoint(self, path, allow_missing, converted)
 
     @staticmethod
     def set_prediction(

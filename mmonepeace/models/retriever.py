@@ -59,10 +59,13 @@ class OnePeaceRetriever(BackboneModel):
         self.logit_scale = nn.Parameter(torch.tensor(LOGIT_SCALE_INIT))
 
     def load_checkpoint(
-        self, path: str, allow_missing: Sequence[str] = ()
+        self,
+        path: str,
+        allow_missing: Sequence[str] = (),
+        converted: checkpoint.Conversion | None = None,
     ) -> checkpoint.LoadReport:
         """Load a checkpoint; a released file may lack the logit scale. See `OnePeace`."""
-        report = super().load_checkpoint(path, ("logit_scale", *allow_missing))
+        report = super().load_checkpoint(path, ("logit_scale", *allow_missing), converted)
         if self.logit_scale.is_meta:
             self.logit_scale = nn.Parameter(torch.tensor(LOGIT_SCALE_INIT, device="cpu"))
         return report

@@ -131,7 +131,11 @@ def test_features_that_are_not_finite_are_left_out(embedder, images, tmp_path, m
     monkeypatch.setattr(Embedder, "encode_features", lambda *_: rows)
     found, errors = extract_features(embedder, "image", images, "cls", tmp_path / "cache")
     assert len(found) == 3
-    assert "its cls is not finite. Use --dtype bf16 or fp32" in errors[str(images[1])]
+    assert errors[str(images[1])] == f"{images[1]}: its cls is not finite."
+    scale = embedder.model.logit_scale
+    monkeypatch.setattr(scale, "data", scale.data.half())
+    _, errors = extract_features(embedder, "image", images, "cls", tmp_path / "half")
+    assert "not finite. float16 ends at 65504: use --dtype bf16 or fp32" in errors[str(images[1])]
 
 
 def test_a_damaged_shard_is_named(embedder, images, tmp_path):

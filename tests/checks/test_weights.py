@@ -1,8 +1,11 @@
 """What a run starts from: weights, the checkpoint of a first stage, tokenizers."""
 
 import json
+import os
+import pickle
 
 import pytest
+import torch
 from mmengine.config import Config
 
 from mmonepeace.checks.catalogue import CATALOGUE
@@ -12,6 +15,9 @@ from mmonepeace.datasets import tokenizer
 
 WEIGHTS = {
     "weights-missing": dict(model=dict(backbone=dict(init_cfg=dict(checkpoint="FILE")))),
+    "init-missing": dict(
+        model=dict(heads=[dict(init_cfg=dict(type="Pretrained", checkpoint="FILE"))])
+    ),
     "load-from-missing": dict(model={}, load_from="FILE"),
     "stage-one-missing": dict(model=dict(stage="al"), stage_one="FILE"),
     "stage-one-unused": dict(model=dict(stage="vl"), stage_one="FILE"),
@@ -46,12 +52,35 @@ def test_what_a_run_starts_from_must_exist_and_fit(code, tmp_path):
     assert "--" in finding.fix or "set it to " in finding.fix
 
 
-@pytest.mark.parametrize("code", ["weights-missing", "load-from-missing", "stage-one-missing"])
-def test_what_exists_is_no_finding(code, tmp_path):
-    (tmp_path / "file.pth").touch()
-    assert findings(WEIGHTS[code], tmp_path / "file.pth") == []
+MISSING = ["weights-missing", "init-missing", "load-from-missing", "stage-one-missing"]
 
 
-def test_a_resumed_run_needs_none_of_them(tmp_path):
-    options = dict(model=dict(stage="al"), stage_one="FILE", load_from="FILE", resume=True)
+@pytest.mark.parametrize("code", MISSING)
+def test_what_exists_is_read(code, tmp_path):
+    path = tmp_path / "file.pth"
+    torch.save({"w": torch.zeros(2)}, path)
+    assert findings(WEIGHTS[code], path) == []
+    torch.save({"w": torch.tensor([0, torch.nan])}, path)
+    (finding,) = findings(WEIGHTS[code], path)
+    assert finding.code == "weights-unusable"
+    assert "1 of 1 tensors have NaN or infinite numbers: w" in finding.what
+    path.write_bytes(pickle.dumps(Marker(str(tmp_path / "marker"))))
+    (finding,) = findings(WEIGHTS[code], path)
+    assert str(path) in finding.what
+    assert "Nothing was executed" in finding.what
+    assert not (tmp_path / "marker").exists()
+
+
+class Marker:
+    """Makes a folder when it is unpickled without care."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.makedirs, (self.path,)
+
+
+def test_a_resumed_run_needs_no_first_stage(tmp_path):
+    options = dict(model=dict(stage="al"), stage_one="FILE", resume=True)
     assert findings(options, tmp_path / "gone.pth") == []

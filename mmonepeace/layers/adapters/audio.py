@@ -28,6 +28,8 @@ from mmonepeace.spec import (
     num_audio_frames,
 )
 
+_MAX_CLIP_SECONDS = 3600.0  # in the metadata of a checkpoint
+
 
 class _ExtractorLayer(nn.Module):
     """One layer of the wav2vec 2.0 feature extractor, layer-norm mode, without bias."""
@@ -136,8 +138,16 @@ class AudioAdapter(Adapter):
     def adopt_metadata(self, meta: Mapping[str, Any]) -> None:
         """Use those of the checkpoint, unless others were chosen; another padding then warns."""
         if not self.clip_seconds_are_given:
-            self.clip_seconds = float(meta.get("audio_clip_seconds", self.clip_seconds))
+            stored = meta.get("audio_clip_seconds", self.clip_seconds)
+            try:
+                self.clip_seconds = float(stored)
+            except ValueError:
+                self.clip_seconds = 0.0
+            if not 0 < self.clip_seconds <= _MAX_CLIP_SECONDS:
+                raise ValueError(f"audio_clip_seconds is {stored!r}; expected a number of seconds.")
         stored = meta.get("audio_padding", self.padding)
+        if stored not in ("masked", "compat"):
+            raise ValueError(f"audio_padding is {stored!r}; expected 'masked' or 'compat'.")
         if not self.padding_is_given:
             self.padding = stored
         elif self.padding != stored:

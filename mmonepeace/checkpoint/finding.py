@@ -1,0 +1,51 @@
+"""Which checkpoint a user means who names a file or a folder."""
+
+import re
+from pathlib import Path
+
+from mmonepeace.checkpoint.errors import CheckpointError
+from mmonepeace.checkpoint.reading import index_of
+from mmonepeace.checkpoint.training_state import is_committed
+
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".pkl")
+_SHARD = re.compile(r".+-\d{5}-of-\d{5}\.safetensors")
+_STEP = re.compile(r"(iter|epoch)_(\d+)\.pth")
+
+
+def find(path: str | Path) -> Path:
+    """The checkpoint that a path names: itself, or the newest one of a work directory.
+
+    A folder may also be the sharded checkpoint of a run, or have one file of weights (or the index
+    of its shards) in it.
+
+    Raises:
+        CheckpointError: if there is none, or a folder has several that are not of one run.
+    """
+    path = Path(path)
+    if path.is_file() or is_committed(path) or index_of(path).is_file():
+        return path
+    if not path.is_dir():
+        kinds = ", ".join(_SUFFIXES)
+        raise CheckpointError(
+            f"{path}: no such file or folder. Name a checkpoint ({kinds}) or a folder with one."
+        )
+    if newest := _of_run(path):
+        return newest
+    indices = sorted(path.glob("*.safetensors.index.json"))
+    files = [p for p in sorted(path.iterdir()) if p.suffix in _SUFFIXES and p.is_file()]
+    found = indices + [p for p in files if not (indices and _SHARD.fullmatch(p.name))]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(p.name for p in found[:5])
+        raise CheckpointError(f"{path}: has {len(found)} checkpoints ({names}). Name one of them.")
+    raise CheckpointError(f"{path}: the folder has no checkpoint ({', '.join(_SUFFIXES)}).")
+
+
+def _of_run(folder: Path) -> Path | None:
+    steps = {
+        int(match[2]): path
+        for path in folder.iterdir()
+        if (match := _STEP.fullmatch(path.name)) and (path.is_file() or is_committed(path))
+    }
+    return steps[max(steps)] if steps else None
