@@ -72,8 +72,8 @@ class Boxes:
         for i in np.flatnonzero(chosen).tolist():
             entry = self.coco.annotations[i]
             extra = f", {detail(i)}" if detail else ""
-            name = self.coco.file_name(entry)
-            lines.append(f"{name}: annotation {entry['id']}: bbox {entry['bbox']}{extra}")
+            place = f"{self.coco.path}: annotation {entry['id']} of {self.coco.file_name(entry)}"
+            lines.append(f"{place}: bbox {entry['bbox']}{extra}")
         return lines
 
 
@@ -127,13 +127,17 @@ def check_boxes(split: Split, boxes: Boxes) -> bool:
         split.add(code, boxes.lines(chosen, detail), of=len(boxes), **options)
 
     annotations, proper = boxes.coco.annotations, boxes.proper
-    values = [a.get("iscrowd", 0) for a in annotations]
-    wrong = np.array([value not in (0, 1) for value in values], bool)
-    add("iscrowd-values", wrong, lambda i: f"iscrowd {values[i]!r}")
     for key, code in (("iscrowd", "iscrowd"), ("ignore", "annotation-ignored")):
-        flags = boxes.flags(key)
+        values = [a.get(key, 0) for a in annotations]
+        wrong = np.array([value not in (0, 1) for value in values], bool)
+        add("iscrowd-values", wrong, lambda i: f"{key} {values[i]!r}")  # noqa: B023  (called at once)
+        flags = boxes.flags(key) & ~wrong
         add(code, flags, level="error" if flags.all() else None)
-    add("box-no-area", ~proper)
+    if split.name != "train":
+        add("iscrowd-missing", np.array(["iscrowd" not in a for a in annotations], bool))
+    negative = np.any(boxes.xywh[:, 2:] < 0, axis=1)
+    add("box-negative", negative)
+    add("box-no-area", ~proper & ~negative)
     if _has_other_layout(split, boxes):
         return False
 

@@ -24,6 +24,9 @@ class Fault(NamedTuple):
     stops: bool
 
 
+_NUMBER_ANNOTATIONS = (
+    "number them from 1: for i, a in enumerate(coco['annotations'], 1): a['id'] = i"
+)
 # code: (level, or "stop" for an error that stops a run; what is wrong; how to fix it)
 # fmt: off
 _ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
@@ -206,19 +209,26 @@ _ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
     "json-keys": ("stop", "values are missing or not of COCO's types",
         ("images need id, file_name, width, height; annotations id, image_id, category_id, bbox "
         "[x, y, width, height], area; categories id, name.")),
-    "image-id-repeats": ("error", "ids of images occur more than once", "give each image its own id."),
-    "annotation-id-repeats": ("stop", "ids of annotations occur more than once",
-        "number the annotations again: mmdetection stops."),
+    "image-id-repeats": ("stop", "ids of images occur more than once: mmdetection skips all but one",
+        "give each image its own id."),
+    "annotation-id-zero": ("stop", ("the id of an annotation is 0, which pycocotools takes for 'none': a "
+        "prediction that finds it counts as wrong"), _NUMBER_ANNOTATIONS),
+    "annotation-id-text": ("stop",
+        "ids of annotations are texts: pycocotools, which computes AP, stops", _NUMBER_ANNOTATIONS),
+    "ids-of-two-types": ("stop", ("ids of {name} are partly texts, partly numbers: pycocotools, which "
+        "sorts them, stops"), "write all as whole numbers, here and where annotations refer to them."),
+    "annotation-id-repeats": ("stop", "ids of annotations occur more than once: mmdetection stops",
+        _NUMBER_ANNOTATIONS),
     "file-name-repeats": ("error", "images are listed under several ids, which separates their boxes",
         "keep one id for each file, with all its annotations."),
-    "category-repeats": ("error", "categories share an id or a name",
+    "category-repeats": ("stop", "categories share an id or a name",
         "one id for each name, one name for each id."),
-    "annotation-unknown-image": ("error",
+    "annotation-unknown-image": ("stop",
         "annotations name an image that is not listed; ids are such as {ids}",
-        "correct image_id, or list the image."),
-    "annotation-unknown-category": ("error",
+        "correct image_id, list the image, or delete the annotations."),
+    "annotation-unknown-category": ("stop",
         "annotations name a category that is not listed; ids are such as {ids}",
-        "correct category_id, or list the category."),
+        "correct category_id, list the category, or delete the annotations."),
     "class-not-in-json": ("stop", ("classes are not categories of {path}, which has {categories}; the "
         "indices of the others shift"), "write metainfo.classes letter by letter as in the file."),
     "class-order": ("stop", ("classes are not in the order of the categories of {path}: mmdetection "
@@ -236,7 +246,9 @@ _ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
     # boxes
     "box-malformed": ("stop", "boxes are not four finite numbers",
         "write bbox as [x, y, width, height] in pixels."),
-    "box-no-area": ("error", "boxes have no area: width or height is 0 or below",
+    "box-negative": ("stop", "boxes have a negative width or height",
+        "write bbox as [x, y, width, height] in pixels, x and y of the upper left corner."),
+    "box-no-area": ("error", "boxes have no area: width or height is 0",
         "delete them, or write bbox as [x, y, width, height] in pixels."),
     "box-normalised": ("stop", "the boxes are fractions of the image, from 0 to 1, not pixels",
         "multiply x and width by the image's width, y and height by its height; area too."),
@@ -265,18 +277,21 @@ _ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
         "area = width * height, or that of the mask."),
     "iscrowd": ("note", "boxes are crowds (iscrowd), which training ignores",
         "nothing; iscrowd=0 for boxes of single objects."),
-    "iscrowd-values": ("warning", "iscrowd is neither 0 nor 1",
+    "iscrowd-values": ("stop", "iscrowd or ignore is neither 0 nor 1",
         "write 0, or 1 for a crowd that is to be ignored."),
+    "iscrowd-missing": ("stop", "annotations have no iscrowd: pycocotools, which computes AP, stops",
+        "add 'iscrowd': 0: for a in coco['annotations']: a.setdefault('iscrowd', 0)"),
     "annotation-ignored": ("note", "boxes have ignore=1, which training leaves out",
         "nothing; remove the key from boxes that are to be found."),
     # masks
     "mask-missing": ("stop",
-        "LoadAnnotations(with_mask=True) needs masks, and annotations have no segmentation",
+        "LoadAnnotations(with_mask=True) or the metric needs masks; annotations have no segmentation",
         "add them, or use a recipe without masks: with_mask=False, mask_head=None and metric=bbox."),
-    "mask-malformed": ("warning", "masks are neither polygons nor run-length encodings in COCO's format",
+    "mask-malformed": ("stop", "masks are neither polygons nor run-length encodings in COCO's format",
         ("segmentation is [[x1, y1, x2, y2, x3, y3, ...], ...] or "
-        "{{size: [height, width], counts: ...}}; delete what is neither.")),
-    "mask-size-differs": ("warning", "run-length masks differ in size from their image",
+        "{{size: [height, width], counts: ...}}; counts of pycocotools are bytes: counts.decode(), not "
+        "str(counts).")),
+    "mask-size-differs": ("stop", "run-length masks differ in size from their image",
         "size is [height, width]; encode them again from the masks."),
     "mask-outside": ("warning", "polygons extend beyond their images",
         "clip them at the borders; were they drawn on the image at another size?"),

@@ -76,11 +76,12 @@ def list_samples(split: Split) -> Files:
 
 def _read(path: str, split: Split) -> Document | None:
     try:
-        document = json.loads(Path(path).read_bytes())
+        # Decoded as pycocotools does, which refuses a byte order mark and UTF-16.
+        document = json.loads(Path(path).read_text("utf-8"))
     except OSError as error:
         split.add("json-missing", error=error)
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         split.add("json-unreadable", path=path, error=error)
         return None
     if not isinstance(document, dict):
@@ -97,7 +98,8 @@ def _read(path: str, split: Split) -> Document | None:
         valid[name] = []
         for i, entry in enumerate(entries):
             wrong = [key for key in keys if not _is_right(key, entry)]
-            problems += [f"{path}: {name}[{i}]: {key} is {_shown(entry, key)}" for key in wrong]
+            place = f"{path}: {_named(name, i, entry)}"
+            problems += [f"{place}: {key} is {_shown(entry, key)}" for key in wrong]
             if not wrong:
                 valid[name].append(entry)
     split.add("json-keys", problems)
@@ -115,7 +117,21 @@ def _is_right(key: str, entry: Any) -> bool:
         return is_number(value)
     if key == "bbox":
         return isinstance(value, list)
-    return isinstance(value, str) or (is_number(value) and value == int(value))
+    return isinstance(value, str) or is_whole(value)
+
+
+def _named(name: str, index: int, entry: Any) -> str:
+    """What a message calls an entry: its place, and its id or file where it has one."""
+    known = entry if isinstance(entry, dict) else {}
+    told = [f"{key} {known[key]!r}"[:60] for key in ("id", "file_name") if key in known]
+    return f"{name}[{index}]" + f" ({', '.join(told)})" * bool(told)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether something is a whole number, such as an id: of any size, 3.0 included."""
+    if isinstance(value, float):
+        return value.is_integer()
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_number(value: Any) -> bool:
@@ -139,6 +155,7 @@ def _check_entries(info: DatasetInfo, document: Document, split: Split) -> Coco:
     ):
         ids = _repeated(entry["id"] for entry in document[name])
         split.add(code, [f"{path}: {name}: id {number!r}" for number in ids])
+    _check_ids(path, document, split)
     listed = {(entry["id"], entry["file_name"]) for entry in document["images"]}
     names = sorted(_repeated(name for _, name in listed))
     split.add("file-name-repeats", [f"{path}: {name}" for name in names])
@@ -167,6 +184,22 @@ def _check_entries(info: DatasetInfo, document: Document, split: Split) -> Coco:
         examples = ", ".join(map(repr, list(ids)[:3]))
         split.add(code, lines, of=coco.total, ids=examples)
     return coco
+
+
+def _check_ids(path: str, document: Document, split: Split) -> None:
+    """Find ids that pycocotools, which computes AP, cannot use."""
+    annotations = document["annotations"]
+    zero = [f"{path}: annotation 0 of image {a['image_id']!r}" for a in annotations if not a["id"]]
+    split.add("annotation-id-zero", zero)
+    texts = [f"{path}: annotation {a['id']!r}" for a in annotations if isinstance(a["id"], str)]
+    split.add("annotation-id-text", texts, of=len(annotations))
+    for name in ("images", "categories"):
+        by_type: dict[bool, list[Any]] = defaultdict(list)
+        for entry in document[name]:
+            by_type[isinstance(entry["id"], str)].append(entry["id"])
+        if len(by_type) == 2:
+            fewer = min(by_type.values(), key=len)
+            split.add("ids-of-two-types", [f"{path}: {name}: id {n!r}" for n in fewer], name=name)
 
 
 def _repeated(values: Iterable[Any]) -> list[Any]:

@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
 from mmonepeace.checks.boxes import Boxes, check_boxes, check_kept, check_repeats, image_sizes
 from mmonepeace.checks.coco import Files
 from mmonepeace.checks.config import metric_configs
 from mmonepeace.checks.decoding import ImageInfo
 from mmonepeace.checks.heads import has_mask_head
-from mmonepeace.checks.masks import check_masks
+from mmonepeace.checks.masks import check_fit, check_forms
 from mmonepeace.checks.report import Report
 from mmonepeace.checks.splits import DatasetInfo, Split
 
@@ -24,9 +24,7 @@ def check_settings(cfg: Config, files: Mapping[Split, Files], report: Report) ->
         if split.name == "train" and masks and not loaded:
             report.add("masks-not-loaded", "config")
     for evaluator, metric in metric_configs(cfg):
-        wanted = metric.get("metric") or []
-        wanted = [wanted] if isinstance(wanted, str) else wanted
-        if files and "roi_head" in model and not masks and "segm" in wanted:
+        if files and "roi_head" in model and not masks and "segm" in _wanted(metric):
             report.add("metric-without-masks", "config", evaluator=evaluator)
         name = evaluator.removesuffix("_evaluator")
         own = {
@@ -45,23 +43,37 @@ def _loads_masks(info: DatasetInfo) -> bool:
     return any(step.get("with_mask") for step in info.steps("LoadAnnotations"))
 
 
+def _wanted(metric: ConfigDict) -> Sequence[str]:
+    """What a metric compares, such as "segm"."""
+    wanted = metric.get("metric") or ()
+    return (wanted,) if isinstance(wanted, str) else wanted
+
+
 def check_split(
-    split: Split, files: Files, images: Sequence[ImageInfo] = (), quick: bool = False
+    cfg: Config,
+    split: Split,
+    files: Files,
+    images: Sequence[ImageInfo] = (),
+    quick: bool = False,
 ) -> None:
     """Check boxes and masks of a split against each other and the images that were read.
 
-    `quick` leaves out what takes long and stops no run: repeated boxes, the shape of masks.
+    `quick` leaves out what takes long and stops no run: repeated boxes, where masks are.
     """
     sizes = image_sizes(split, files, images)
+    compared = any(
+        evaluator.removesuffix("_evaluator") in split.name.split(" and ")
+        and "segm" in _wanted(metric)
+        for evaluator, metric in metric_configs(cfg)
+    )
     valid = []
     for info, coco in files.items():
-        boxes, with_mask = Boxes(coco, sizes[coco]), _loads_masks(info)
-        if with_mask:
-            split.add("mask-missing", boxes.lines(~boxes.flags("segmentation")), of=len(boxes))
+        boxes, needed = Boxes(coco, sizes[coco]), compared or _loads_masks(info)
+        usable = check_forms(split, boxes, needed)
         if check_boxes(split, boxes):
             valid.append(boxes)
             if not quick:
                 check_repeats(split, coco)
-                check_masks(split, boxes, with_mask)
+                check_fit(split, boxes, usable, needed)
     if files and len(valid) == len(files):
         check_kept(split, valid)

@@ -60,7 +60,7 @@ def _check_quickly(cfg: Config, loaders: Sequence[str], report: Report) -> None:
     records: dict[Job, Any] = {}
     for split in splits:
         if split.kind == "detection":
-            detection.check_split(split, lists[split], quick=True)
+            detection.check_split(cfg, split, lists[split], quick=True)
         elif split.step("LoadAnnotations") and "decode_head" in cfg.get("model", {}):
             jobs = [(read_label_map, s.label) for s in split.samples if s.label]
             read = read_files(jobs, _LABEL_SECONDS)
@@ -122,7 +122,7 @@ def examine(cfg: Config, limit: int | None = None) -> Report:
             section = label_maps.histogram(split, readable, ignored)
             labels |= {pair.sample.path: pair.labels.digest for pair in readable}
         elif split.kind == "detection":
-            detection.check_split(split, lists[split], images)
+            detection.check_split(cfg, split, lists[split], images)
             section = boxes.histogram(split, list(lists[split].values()))
             labels |= coco.contents(split, lists[split])
         elif split.kind == "pairs":

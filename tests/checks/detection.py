@@ -196,6 +196,42 @@ def an_annotation_id_twice(data):
     data.change("train", lambda d: d["annotations"][1].update(id=1))
 
 
+@det("annotation-id-zero")
+def annotations_counted_from_zero(data):
+    data.each_annotation(lambda a: a.update(id=a["id"] - 1))
+
+
+@det("annotation-id-text")
+def texts_as_ids(data):
+    data.change("val", first(lambda a: a.update(id="a1")))
+
+
+@det("ids-of-two-types")
+def a_text_among_the_ids_of_images(data):
+    def rename(document):
+        document["images"][0]["id"] = "first"
+        for annotation in document["annotations"][:4]:
+            annotation["image_id"] = "first"
+
+    data.change("train", rename)
+
+
+@det("json-unreadable")
+def a_byte_order_mark(data):
+    path = data.root / "train.json"
+    path.write_text("\ufeff" + path.read_text(), "utf-8")
+
+
+@det("json-unreadable")
+def brackets_without_end(data):
+    (data.root / "train.json").write_text("[" * 100_000)
+
+
+@det("json-keys", "annotation-unknown-image", "image-unlisted")
+def an_image_without_width(data):
+    data.change("train", lambda d: d["images"][0].pop("width"))
+
+
 @det("category-repeats")
 def a_category_id_twice(data):
     data.change("train", lambda d: d["categories"].append(dict(id=1, name="cat")))
@@ -282,7 +318,7 @@ def a_mask_head_without_masks(data):
     data.cfg.train_dataloader.dataset.pipeline[1].with_mask = False
 
 
-@det("metric-without-masks")
+@det("metric-without-masks", "mask-missing")
 def a_metric_of_masks_without_a_head(data):
     without_masks(data)
     data.cfg.val_evaluator.metric = ["bbox", "segm"]
@@ -328,7 +364,7 @@ def three_numbers(data):
     data.change("train", first(lambda a: a.update(bbox=[1, 2, 3])))
 
 
-@det("box-no-area")
+@det("box-negative")
 def negative_width(data):
     data.change("train", first(lambda a: a.update(bbox=[20, 20, -8, 10])))
 
@@ -423,9 +459,16 @@ def a_group(data):
     data.change("train", first(lambda a: a.update(iscrowd=1)))
 
 
-@det("iscrowd", "iscrowd-values")
-def a_number_of_things(data):
-    data.change("train", first(lambda a: a.update(iscrowd=5)))
+for _key, _value in (("iscrowd", 5), ("iscrowd", "false"), ("iscrowd", None), ("ignore", "0")):
+    DET[f"{_key} is {_value!r}"] = (
+        lambda data, change={_key: _value}: data.change("train", first(lambda a: a.update(change))),
+        {"iscrowd-values"},
+    )
+
+
+@det("iscrowd-missing")
+def no_iscrowd_to_evaluate_with(data):
+    data.each_annotation(lambda a: a.pop("iscrowd"))
 
 
 @det("annotation-ignored")
@@ -438,25 +481,36 @@ def no_masks(data):
     data.change("train", first(lambda a: a.pop("segmentation")))
 
 
-@det("mask-malformed")
-def two_points(data):
-    data.change("train", first(lambda a: a.update(segmentation=[[1, 2, 3, 4]])))
-
-
-@det("mask-malformed")
-def a_flat_list(data):
-    data.change("train", first(lambda a: a.update(segmentation=[1, 2, 3, 4, 5, 6])))
+# pycocotools crashes, hangs, reads beyond the text or takes another shape with each of these.
+_RUNS = [10, 20, SIZE[0] * SIZE[1] - 30]
+for _name, _mask in {
+    "two points": [[1, 2, 3, 4]],
+    "an odd number": [[1, 2, 3, 4, 5, 6, 7]],
+    "a flat list": [1, 2, 3, 4, 5, 6],
+    "pairs": [[[1, 2], [3, 4], [5, 6]]],
+    "a good and a bad polygon": [[1, 2, 9, 2, 9, 9], [1, 2]],
+    "texts": [["1", "2", "3", "4", "5", "6"]],
+    "not a number": [[1, 2, float("nan"), 4, 5, 6]],
+    "far away": [[1, 2, 1e9, 4, 5, 6]],
+    "a text": "1 2 3 4 5 6",
+    "run lengths of bytes": dict(size=[*SIZE], counts="b'0`1'"),
+    "run lengths that are cut": dict(size=[*SIZE], counts="0`"),
+    "run lengths that are too few": dict(size=[*SIZE], counts=[10, 20]),
+    "run lengths that go back": dict(size=[*SIZE], counts=[10, -20, 10]),
+    "run lengths as texts": dict(size=[*SIZE], counts=["10", "20"]),
+    "run lengths without a size": dict(counts=_RUNS),
+    "no run lengths": dict(size=[*SIZE]),
+    "run lengths in a list": [dict(size=[*SIZE], counts=_RUNS)],
+}.items():
+    DET[f"mask: {_name}"] = (
+        lambda data, mask=_mask: data.change("train", first(lambda a: a.update(segmentation=mask))),
+        {"mask-malformed"},
+    )
 
 
 @det("mask-size-differs")
 def run_lengths_of_another_size(data):
-    mask = dict(size=[SIZE[1], SIZE[0]], counts=[SIZE[0] * SIZE[1]])
-    data.change("train", first(lambda a: a.update(segmentation=mask)))
-
-
-@det("mask-size-differs")
-def run_lengths_that_are_too_few(data):
-    mask = dict(size=[*SIZE], counts=[10, 20])
+    mask = dict(size=[SIZE[1], SIZE[0]], counts=_RUNS)
     data.change("train", first(lambda a: a.update(segmentation=mask)))
 
 
