@@ -11,14 +11,18 @@ def atomic_file(path: str | Path, concurrent: bool = False) -> Iterator[Path]:
     """Give a temporary path that is renamed to `path` when the block ends without an error.
 
     Args:
-        path: file to write; an existing one stays until then.
+        path: file to write; an existing one stays until then. A device is written as it is.
         concurrent: other processes may write the same path at the same time; each has a temporary
             file of its own then. Otherwise the next run overwrites what a killed one left.
 
     Raises:
         OSError: if the file cannot be written, as on a full disk.
     """
-    with atomic_files([Path(path)], concurrent) as (temporary,):
+    path = Path(path)
+    if path.is_absolute() and path.parts[1:2] == ("dev",):  # /dev/stdout
+        yield path
+        return
+    with atomic_files([path], concurrent) as (temporary,):
         yield temporary
 
 
@@ -42,9 +46,16 @@ def atomic_files(paths: Sequence[Path], concurrent: bool = False) -> Iterator[li
         for temporary, path in zip(temporaries, paths, strict=True):
             temporary.replace(path)
             renamed.append(path)
-    except BaseException:
+    except BaseException as error:
         for path in renamed:
             path.unlink()
+        # torch.save hides a full disk or a signal behind the error of closing its archive.
+        hidden = error.__context__ if isinstance(error, RuntimeError) else None
+        cause = hidden or error
+        if isinstance(cause, OSError) and cause.errno is not None and cause.filename is None:
+            cause.filename = str(paths[-1])
+        if isinstance(hidden, OSError) or not isinstance(hidden, Exception | None):
+            raise hidden from None
         raise
     finally:
         for temporary in temporaries:

@@ -5,6 +5,7 @@ then ends with a checkpoint after its step. A second one ends the process at onc
 """
 
 import errno
+import logging
 import multiprocessing
 import os
 import signal
@@ -148,7 +149,7 @@ def exit_status(
         interrupted: what to say when a signal stops the tool.
     """
     try:
-        with watch_signals(interrupted):
+        with watch_signals(interrupted), _one_line_for_disk_errors():
             status = run() or 0
             sys.stdout.flush()
     except Interrupted as stop:
@@ -168,10 +169,43 @@ def exit_status(
     return status
 
 
+@contextmanager
+def _one_line_for_disk_errors() -> Iterator[None]:
+    """Say once that logs or curves cannot be written, in place of a traceback for every line."""
+    said = set[str]()
+
+    def say(error: BaseException | None) -> bool:
+        if not isinstance(error, OSError) or error.errno not in DISK_ERRORS:
+            return False
+        line = f"warning: logs are incomplete from here on: {describe(error)}"
+        if line not in said:
+            said.add(line)
+            print(line, file=sys.stderr)
+        return True
+
+    before, handle = threading.excepthook, logging.Handler.handleError
+
+    def in_thread(arguments: threading.ExceptHookArgs) -> None:
+        if not say(arguments.exc_value):
+            before(arguments)
+
+    def in_handler(self: logging.Handler, record: logging.LogRecord) -> None:
+        if not say(sys.exc_info()[1]):
+            handle(self, record)
+
+    threading.excepthook = in_thread
+    logging.Handler.handleError = in_handler  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+        logging.Handler.handleError = handle  # type: ignore[method-assign]
+
+
 def describe(error: Exception) -> str:
     """The text of an error, in plain words for one of the disk."""
     if isinstance(error, OSError) and (reason := DISK_ERRORS.get(error.errno or 0)):
         where = f": {error.filename}" if error.filename else ""
-        stayed = " Files that were complete have stayed." if "full" in reason else ""
+        stayed = " Make room; files that were complete have stayed." if "full" in reason else ""
         return f"{reason}{where} ({error.strerror}).{stayed}"
     return str(error)

@@ -34,7 +34,7 @@ RULES = {
     "checks": {"checkpoint", "datasets", "registry", "spec", "console", "exit_status"},
     "engine": {"checkpoint", "checks", "registry", "exit_status"},
     "evaluation": {"datasets", "registry", "spec", "console"},
-    "visualization": {"datasets", "evaluation", "registry", "spec"},
+    "visualization": {"datasets", "evaluation", "registry", "spec", "atomic_file"},
     "apis": {
         "models",
         "datasets",

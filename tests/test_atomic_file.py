@@ -1,4 +1,7 @@
+import errno
+
 import pytest
+import torch
 
 from mmonepeace.atomic_file import atomic_file, atomic_files
 
@@ -55,3 +58,35 @@ def test_an_old_index_never_names_new_files(tmp_path):
     with pytest.raises(OSError, match="b"):
         write_all()
     assert list(tmp_path.iterdir()) == [blocked]
+
+
+def test_a_full_disk_is_named_even_where_torch_hides_it(tmp_path):
+    (tmp_path / "file.pth").write_text("old")
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with (
+        pytest.raises(OSError, match="No space left") as error,
+        atomic_file(tmp_path / "file.pth") as temporary,
+        temporary.open("wb") as file,
+    ):
+        torch.save({"x": torch.zeros(9)}, Full(file, full))
+    assert error.value.filename == str(tmp_path / "file.pth")
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["old"]
+
+
+class Full:
+    """A file on a disk that is full."""
+
+    def __init__(self, file, error):
+        self.file, self.error = file, error
+
+    def write(self, data):
+        raise self.error
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+def test_a_device_is_written_as_it_is(capfd):
+    with atomic_file("/dev/stdout") as temporary:
+        temporary.write_text("x")
+    assert capfd.readouterr().out == "x"

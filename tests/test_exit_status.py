@@ -27,7 +27,7 @@ def test_a_tool_that_runs_to_its_end(returned, status):
         (ValueError("-1 is not a size"), "-1 is not a size"),
         (
             OSError(errno.ENOSPC, "No space left", "x/y.pth"),
-            "the disk is full: x/y.pth (No space left). Files that were complete have stayed.",
+            "the disk is full: x/y.pth (No space left). Make room; files that were complete have stayed.",
         ),
         (OSError(errno.EROFS, "Read-only"), "the file system is read-only (Read-only)."),
     ],

@@ -18,6 +18,7 @@ with explain_missing_packages():
     from mmengine.config import Config, DictAction
 
     from mmonepeace import checks
+    from mmonepeace.atomic_file import atomic_file
     from mmonepeace.engine import run_options
     from mmonepeace.exit_status import exit_status
 
@@ -55,7 +56,9 @@ def run() -> int:
     print(report)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps({"config": args.config, **report.to_dict()}, indent=1))
+        with atomic_file(args.json) as temporary:
+            content = {"config": args.config, **report.to_dict()}
+            temporary.write_text(json.dumps(content, indent=1))
     return 1 if report.of("error") else 0
 
 

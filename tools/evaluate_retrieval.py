@@ -26,6 +26,7 @@ with explain_missing_packages():
     from PIL import Image
 
     from mmonepeace.apis import Embedder, read_rows
+    from mmonepeace.atomic_file import atomic_file
     from mmonepeace.checks import find_checkpoint
     from mmonepeace.cli import (
         add_model_options,
@@ -121,14 +122,17 @@ def run() -> None:
         }
         args.out.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps({**facts, "sizes": sizes, "metrics": metrics}, indent=2)
-        args.out.write_text(text + "\n", encoding="utf-8")
+        with atomic_file(args.out) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
         print(f"the metrics are in {printable(str(args.out))}")
     if args.gallery:
         wanted = args.directions or [f"{a}_to_{b}" for a, b in directions]
         options = args.queries, args.results, args.seed
         drawn = [draw_direction(directions, tuple(w.split("_to_")), *options) for w in wanted]
         args.gallery.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.concatenate(drawn)).save(args.gallery)
+        with atomic_file(args.gallery) as temporary:
+            kind = Image.registered_extensions().get(args.gallery.suffix.lower(), "PNG")
+            Image.fromarray(np.concatenate(drawn)).save(temporary, kind)
         print(f"{len(drawn)} directions are drawn in {printable(str(args.gallery))}")
     list_failed(errors.values())
 

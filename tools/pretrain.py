@@ -21,7 +21,9 @@ with explain_missing_packages():
     from mmonepeace import checks
     from mmonepeace.checkpoint import read_run
     from mmonepeace.engine import PretrainRunner, run_options
+    from mmonepeace.engine.interruption import explain_disk_errors
     from mmonepeace.engine.processes import exit_distributed
+    from mmonepeace.engine.run_lock import hold_work_dir
     from mmonepeace.exit_status import exit_status
 
 
@@ -89,16 +91,16 @@ def run() -> None:
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     cfg = load_config(args)
     checks.check_run(cfg)
-    runner = PretrainRunner.from_cfg(cfg)
     if args.dry_run:
-        checks.dry_run(runner)
+        checks.dry_run(PretrainRunner.from_cfg(cfg))
     else:
-        runner.train()
+        with hold_work_dir(cfg.work_dir), explain_disk_errors(cfg.work_dir):
+            PretrainRunner.from_cfg(cfg).train()
 
 
 def main() -> int:
     """Run to the exit status."""
-    return exit_status(run)
+    return exit_status(run, interrupted="stopped before training began: no checkpoint was written.")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ with explain_missing_packages():
     from mmonepeace.apis.feature_cache import Feature
     from mmonepeace.apis.probe import KINDS, probe_files, to_row
     from mmonepeace.apis.sources import SUFFIXES, check_splits, read_labelled_files
+    from mmonepeace.atomic_file import atomic_file
     from mmonepeace.checks import find_checkpoint
     from mmonepeace.cli import (
         add_model_options,
@@ -106,7 +107,8 @@ def run() -> None:
                     name, best = list(trial.evaluations.items())[-1]
                     title = f"{kind}, {facts['setting']} {trial.setting:g}"
                     panels.append((f"{title}: {best.top1:.1%} of {name}", best))
-    with open(args.out, "w", encoding="utf-8", errors="replace", newline="") as file:
+    how = dict(encoding="utf-8", errors="replace", newline="")
+    with atomic_file(args.out) as temporary, temporary.open("w", **how) as file:
         writer = csv.DictWriter(file, records[0])
         writer.writeheader()
         writer.writerows(records)

@@ -20,6 +20,7 @@ with explain_missing_packages():
     from mmengine.registry import DATASETS, MODELS, TRANSFORMS, init_default_scope
 
     from mmonepeace import checks
+    from mmonepeace.atomic_file import atomic_file
     from mmonepeace.checkpoint import load_model
     from mmonepeace.engine import run_options
     from mmonepeace.exit_status import exit_status
@@ -91,7 +92,8 @@ def run() -> None:
     init_default_scope(cfg.default_scope)
     figure = draw(cfg, path, args.num, args.device, args.score_thr)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(args.out)
+    with atomic_file(args.out) as temporary:
+        figure.savefig(temporary, format=args.out.suffix[1:] or "png")
     print(f"predictions of {path} are drawn in {args.out}")
 
 

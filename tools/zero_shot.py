@@ -22,6 +22,7 @@ with explain_missing_packages():
 
     from mmonepeace.apis import ZeroShotClassifier, evaluate, read_table, read_texts
     from mmonepeace.apis.sources import list_files
+    from mmonepeace.atomic_file import atomic_file
     from mmonepeace.checks import find_checkpoint
     from mmonepeace.cli import (
         add_model_options,
@@ -92,7 +93,7 @@ def run() -> None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         # The bytes of a file name stay what they are, so that the table can be read back.
         options = dict(encoding="utf-8", errors="surrogateescape", newline="")
-        with args.out.open("w", **options) as file:
+        with atomic_file(args.out) as temporary, temporary.open("w", **options) as file:
             writer = csv.writer(file, delimiter="\t", lineterminator="\n")
             writer.writerows([header, *rows])
         print(f"\n{len(rows):,} predictions are in {printable(str(args.out))}")

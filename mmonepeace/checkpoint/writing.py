@@ -79,13 +79,6 @@ def _dump_safetensors(weights: Mapping[str, Tensor], meta: dict[str, str], file:
     file.overwrite(8, header())
 
 
-def _dump_torch(content: dict[str, Any], file: Any) -> None:
-    try:
-        torch.save(content, file)
-    except RuntimeError as error:  # closing the incomplete archive fails too, and hides why
-        raise (error.__context__ or error) from None
-
-
 def _dump_pickle(content: dict[str, Any], file: Any) -> None:
     pickler = pickle.Pickler(file)
     pickler.fast = True  # no memo: it would keep the bytes of every tensor
@@ -146,7 +139,7 @@ def _plan(
         else:
             cfg = json.loads(meta.get("official_cfg", "null"))
             content = {"args": None, "cfg": cfg, "model": _own_storage(weights)}
-        return {path: partial(_dump_torch, content)}
+        return {path: partial(torch.save, content)}
     if path.suffix == ".pkl" and not own and layout != "full":
         content = {"model": _own_storage(weights), "__author__": "ofa", "matching_heuristics": True}
         return {path: partial(_dump_pickle, content)}

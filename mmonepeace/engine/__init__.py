@@ -8,6 +8,7 @@ from mmonepeace.engine.hooks import (
     StepSeedHook,
     ThroughputHook,
 )
+from mmonepeace.engine.interruption import InterruptionHook
 from mmonepeace.engine.optim import BFloat16OptimWrapper, LayerDecayOptimWrapperConstructor
 from mmonepeace.engine.runner import PretrainRunner
 from mmonepeace.engine.strategy import FSDP2Strategy
@@ -15,6 +16,6 @@ from mmonepeace.engine.train_loop import EndlessTrainLoop
 
 __all__ = [
     "BFloat16OptimWrapper", "CheckpointMetadataHook", "DivergedError", "DivergenceHook",
-    "EndlessTrainLoop", "FSDP2Strategy", "LabelCheckHook", "LayerDecayOptimWrapperConstructor",
+    "EndlessTrainLoop", "FSDP2Strategy", "InterruptionHook", "LabelCheckHook", "LayerDecayOptimWrapperConstructor",
     "MeanLogHook", "PretrainRunner", "StepSeedHook", "ThroughputHook",
 ]  # fmt: skip

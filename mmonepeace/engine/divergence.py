@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from mmonepeace.checks import CheckError
+from mmonepeace.engine.interruption import newest_checkpoint
 from mmonepeace.registry import HOOKS
 
 SHOWN = 5  # files and parameters of a message
@@ -25,6 +25,8 @@ SHOWN = 5  # files and parameters of a message
 
 class DivergedError(CheckError):
     """A run whose loss, gradients or weights are not finite any more."""
+
+    on_all_ranks = True
 
 
 @dataclass(frozen=True)
@@ -241,10 +243,8 @@ def _some(names: Iterable[str]) -> str:
 
 
 def _checkpoint_line(runner: Runner) -> str:
-    note = Path(runner.work_dir, "last_checkpoint")
-    path = note.with_name(Path(note.read_text(errors="replace")).name) if note.is_file() else note
-    if path != note and path.exists():
-        return f"the last checkpoint, with finite weights: {path}"
+    if last := newest_checkpoint(runner.work_dir):
+        return f"the last checkpoint, with finite weights: {last}"
     return "no checkpoint had been written yet"
 
 

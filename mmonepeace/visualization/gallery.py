@@ -21,6 +21,7 @@ import numpy as np
 import soundfile
 from PIL import Image
 
+from mmonepeace.atomic_file import atomic_file
 from mmonepeace.datasets import audio_io, image_io
 from mmonepeace.spec import SAMPLE_RATE
 
@@ -75,7 +76,8 @@ def write_gallery(
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     # Bytes in names that are not UTF-8 become question marks; their links keep the bytes.
-    path.write_text(html, encoding="utf-8", errors="replace")
+    with atomic_file(path) as temporary:
+        temporary.write_text(html, encoding="utf-8", errors="replace")
 
 
 def _spoken(part: Entry, position: int) -> str:

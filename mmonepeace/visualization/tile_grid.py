@@ -10,6 +10,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 
+from mmonepeace.atomic_file import atomic_file
+
 
 class TileGrid:
     """A white figure with a (rows, columns) array of tiles, matplotlib axes without ticks.
@@ -41,8 +43,10 @@ class TileGrid:
 
     def save(self, path: str | Path, **options: Any) -> None:
         """Write an image file and the folders above it; options are those of `savefig`."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        self.figure.savefig(path, **options)
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as temporary:
+            self.figure.savefig(temporary, format=path.suffix[1:] or "png", **options)
 
     def to_array(self) -> np.ndarray:
         """The figure as (H, W, 3) uint8."""

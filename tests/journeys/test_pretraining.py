@@ -1,6 +1,7 @@
 """Both stages of pretraining from the command line, on a tiny model and tiny data."""
 
 import csv
+import errno
 import importlib.util
 import json
 import os
@@ -143,6 +144,27 @@ def test_a_diverging_run_ends_and_leaves_a_finite_checkpoint(pretrain, tmp_path,
     (last,) = re.findall(r"the last checkpoint, with finite weights: (.*)", error)
     assert all(value.isfinite().all() for value in parameters(last).values())
     assert str(tmp_path) in last
+
+
+def test_a_full_disk_ends_a_run_and_names_the_checkpoint_that_is_left(
+    pretrain, tmp_path, capsys, monkeypatch
+):
+    write = torch.save
+
+    def write_until_full(content, file):
+        if content["meta"]["iter"] == 6:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(content, file)
+
+    monkeypatch.setattr(torch, "save", write_until_full)
+    options = ("default_hooks.checkpoint.interval=2", "train_cfg.val_interval=99")
+    assert pretrain("vl", "--work-dir", tmp_path, "--cfg-options", *options) == 2
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error: ")]
+    assert f"the disk is full: {tmp_path / 'iter_6.pth'} (No space left on device)" in line
+    assert f"The last complete checkpoint: {tmp_path / 'iter_4.pth'}." in line
+    assert line.endswith("--resume")
+    assert {path.name for path in tmp_path.glob("*iter*")} == {"iter_2.pth", "iter_4.pth"}
+    assert not list(tmp_path.glob(".*.part"))
 
 
 def test_stage_one_lowers_the_loss_and_is_evaluated(stage_one):
