@@ -21,7 +21,7 @@ from tests.conftest import ROOT
 CONFIGS = ROOT / "configs"
 RECIPES = sorted(p for p in CONFIGS.rglob("*.py") if "_base_" not in p.parts)
 read = cache(Config.fromfile)  # for what only reads a config
-PRETRAINING = [p for p in RECIPES if "runner_type" in read(p)]
+PRETRAINING = [p for p in RECIPES if read(p).runner_type == "mmonepeace.PretrainRunner"]
 TTA_MODELS = {
     "mmseg": "SegTTAModel", "mmdet": "DetTTAModel", "mmpretrain": "AverageClsScoreTTA",
 }  # fmt: skip

@@ -14,11 +14,9 @@ from mmonepeace.missing_packages import explain_missing_packages
 
 with explain_missing_packages():
     from mmengine.config import Config, DictAction
-    from mmengine.runner import Runner
 
     from mmonepeace import checks
-    from mmonepeace.checkpoint import read
-    from mmonepeace.engine import run_options
+    from mmonepeace.engine import FinetuneRunner, run_options
     from mmonepeace.engine.interruption import explain_disk_errors
     from mmonepeace.engine.processes import exit_distributed
     from mmonepeace.engine.run_lock import hold_work_dir
@@ -50,6 +48,10 @@ def parse_args() -> argparse.Namespace:
 def load_config(args: argparse.Namespace) -> Config:
     """The config with the command-line options applied."""
     cfg = checks.read_config(args.config)
+    if cfg.get("runner_type") == "mmonepeace.PretrainRunner":
+        raise checks.CheckError(
+            f"{args.config} is a recipe of pretraining. Train it with tools/pretrain.py."
+        )
     checks.apply_overrides(cfg, args.cfg_options)
     run_options.set_launcher(cfg, args.launcher)
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{Path(args.config).stem}"
@@ -61,8 +63,6 @@ def load_config(args: argparse.Namespace) -> Config:
         run_options.set_precision(cfg, "bfloat16" if args.bf16 else "float16")
     if args.resume:
         run_options.set_resume(cfg, args.resume)
-        if args.resume != "auto":
-            read(args.resume)  # refuses unsafe or truncated files, before MMEngine loads them
     return cfg
 
 
@@ -73,10 +73,10 @@ def run() -> None:
     cfg = load_config(args)
     checks.check_run(cfg)
     if args.dry_run:
-        checks.dry_run(Runner.from_cfg(cfg))
+        checks.dry_run(FinetuneRunner.from_cfg(cfg))
     else:
         with hold_work_dir(cfg.work_dir), explain_disk_errors(cfg.work_dir):
-            Runner.from_cfg(cfg).train()
+            FinetuneRunner.from_cfg(cfg).train()
 
 
 def main() -> int:

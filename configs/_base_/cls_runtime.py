@@ -1,6 +1,7 @@
 """Runtime shared by recipes of image classification: logging, checkpoints, TTA."""
 
 default_scope = "mmpretrain"
+runner_type = "mmonepeace.FinetuneRunner"
 env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0),

@@ -1,6 +1,7 @@
 """Runtime shared by recipes of detection: logging, checkpoints, drawn predictions, TTA."""
 
 default_scope = "mmdet"
+runner_type = "mmonepeace.FinetuneRunner"
 env_cfg = dict(
     cudnn_benchmark=False,  # multi-scale training sees many shapes
     mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0),

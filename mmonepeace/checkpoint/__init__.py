@@ -43,13 +43,23 @@ from mmonepeace.checkpoint.training_state import (
     verify_run,
     write_run,
 )
+from mmonepeace.checkpoint.work_dir import (
+    checkpoints_of_run,
+    is_checkpoint_name,
+    read_note,
+    remove_checkpoint,
+    remove_leftovers,
+    write_note,
+)
 from mmonepeace.checkpoint.writing import write
 
 __all__ = [
     "RECOMPUTED", "CheckpointError", "Conversion", "LoadReport", "Target", "adapt_on_load",
-    "adapt_state_dict", "commit", "convert_file", "explain_broken_file", "find", "infer_config",
-    "is_committed", "join", "key_table", "load_checkpoint", "load_model",
-    "non_finite", "official_name", "own_name", "prefix_errors", "read", "read_content", "read_own",
-    "read_run", "refuse_non_finite", "run_files", "select_vision", "to_model", "to_official_full",
-    "to_official_model", "to_official_vision", "to_own", "verify_run", "write", "write_run",
+    "adapt_state_dict", "checkpoints_of_run", "commit", "convert_file", "explain_broken_file",
+    "find", "infer_config", "is_checkpoint_name", "is_committed", "join", "key_table",
+    "load_checkpoint", "load_model", "non_finite", "official_name", "own_name", "prefix_errors",
+    "read", "read_content", "read_note", "read_own", "read_run", "refuse_non_finite",
+    "remove_checkpoint", "remove_leftovers", "run_files", "select_vision", "to_model",
+    "to_official_full", "to_official_model", "to_official_vision", "to_own", "verify_run", "write",
+    "write_note", "write_run",
 ]  # fmt: skip

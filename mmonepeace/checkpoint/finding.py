@@ -6,10 +6,10 @@ from pathlib import Path
 from mmonepeace.checkpoint.errors import CheckpointError
 from mmonepeace.checkpoint.reading import index_of
 from mmonepeace.checkpoint.training_state import is_committed
+from mmonepeace.checkpoint.work_dir import checkpoints_of_run
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".pkl")
 _SHARD = re.compile(r".+-\d{5}-of-\d{5}\.safetensors")
-_STEP = re.compile(r"(iter|epoch)_(\d+)\.pth")
 
 
 def find(path: str | Path) -> Path:
@@ -29,8 +29,8 @@ def find(path: str | Path) -> Path:
         raise CheckpointError(
             f"{path}: no such file or folder. Name a checkpoint ({kinds}) or a folder with one."
         )
-    if newest := _of_run(path):
-        return newest
+    if of_run := checkpoints_of_run(path):
+        return of_run[0]
     indices = sorted(path.glob("*.safetensors.index.json"))
     files = [p for p in sorted(path.iterdir()) if p.suffix in _SUFFIXES and p.is_file()]
     found = indices + [p for p in files if not (indices and _SHARD.fullmatch(p.name))]
@@ -40,12 +40,3 @@ def find(path: str | Path) -> Path:
         names = ", ".join(p.name for p in found[:5])
         raise CheckpointError(f"{path}: has {len(found)} checkpoints ({names}). Name one of them.")
     raise CheckpointError(f"{path}: the folder has no checkpoint ({', '.join(_SUFFIXES)}).")
-
-
-def _of_run(folder: Path) -> Path | None:
-    steps = {
-        int(match[2]): path
-        for path in folder.iterdir()
-        if (match := _STEP.fullmatch(path.name)) and (path.is_file() or is_committed(path))
-    }
-    return steps[max(steps)] if steps else None

@@ -91,8 +91,8 @@ def _check_key(cfg: Config, key: str) -> None:
 
 def _read_keys(cfg: Config) -> set[str]:
     """Top-level keys that the runner of a config reads."""
-    if "runner_type" not in cfg:
-        return _READ_KEYS
+    if cfg.get("runner_type") != "mmonepeace.PretrainRunner":
+        return _READ_KEYS | {"runner_type"}
     # FlexibleRunner.from_cfg passes the others on, but not these.
     unread = {"data_preprocessor", "compile", "cfg"}
     return arguments({"type": cfg.runner_type}) - unread | {"runner_type"}
@@ -124,6 +124,10 @@ def arguments(node: Any) -> set[str]:
         if not callable(cls):
             continue
         for base in inspect.getmro(cls) if inspect.isclass(cls) else (cls,):
+            if inspect.isclass(base) and "__init__" not in vars(
+                base
+            ):  # takes what the next one does
+                continue
             parameters = inspect.signature(base).parameters.values()
             taken |= {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
             if all(p.kind is not p.VAR_KEYWORD for p in parameters):

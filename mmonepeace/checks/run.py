@@ -73,7 +73,7 @@ def _check_quickly(cfg: Config, loaders: Sequence[str], report: Report) -> None:
 def _advice(cfg: Config) -> str:
     """What a recipe needs, and how to see a run without it."""
     lines = [f"This recipe needs {cfg.needs_data}."] if cfg.get("needs_data") else []
-    if "runner_type" not in cfg:
+    if cfg.get("runner_type") != "mmonepeace.PretrainRunner":
         demo = "make det-demo" if is_detection(cfg) else "make demo"
         lines.append(f"To see a complete run now, on a CPU and without your own data: {demo}")
     return "\n".join(lines)

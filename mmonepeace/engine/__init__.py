@@ -1,6 +1,7 @@
 """Training: runner, loop, hooks, optimiser and strategy, registered in the MM registries."""
 
 from mmonepeace.checks import LabelCheckHook
+from mmonepeace.engine.checkpoint_hook import CheckpointHook
 from mmonepeace.engine.divergence import DivergedError, DivergenceHook
 from mmonepeace.engine.hooks import (
     CheckpointMetadataHook,
@@ -10,12 +11,13 @@ from mmonepeace.engine.hooks import (
 )
 from mmonepeace.engine.interruption import InterruptionHook
 from mmonepeace.engine.optim import BFloat16OptimWrapper, LayerDecayOptimWrapperConstructor
-from mmonepeace.engine.runner import PretrainRunner
+from mmonepeace.engine.runner import FinetuneRunner, PretrainRunner
 from mmonepeace.engine.strategy import FSDP2Strategy
-from mmonepeace.engine.train_loop import EndlessTrainLoop
+from mmonepeace.engine.train_loop import EndlessTrainLoop, EpochTrainLoop
 
 __all__ = [
-    "BFloat16OptimWrapper", "CheckpointMetadataHook", "DivergedError", "DivergenceHook",
-    "EndlessTrainLoop", "FSDP2Strategy", "InterruptionHook", "LabelCheckHook", "LayerDecayOptimWrapperConstructor",
-    "MeanLogHook", "PretrainRunner", "StepSeedHook", "ThroughputHook",
+    "BFloat16OptimWrapper", "CheckpointHook", "CheckpointMetadataHook", "DivergedError",
+    "DivergenceHook", "EndlessTrainLoop", "EpochTrainLoop", "FSDP2Strategy", "FinetuneRunner",
+    "InterruptionHook", "LabelCheckHook", "LayerDecayOptimWrapperConstructor", "MeanLogHook",
+    "PretrainRunner", "StepSeedHook", "ThroughputHook",
 ]  # fmt: skip

@@ -16,8 +16,8 @@ from mmengine.runner import Runner
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from mmonepeace.checkpoint import checkpoints_of_run
 from mmonepeace.checks import CheckError
-from mmonepeace.engine.interruption import newest_checkpoint
 from mmonepeace.registry import HOOKS
 
 SHOWN = 5  # files and parameters of a message
@@ -243,7 +243,7 @@ def _some(names: Iterable[str]) -> str:
 
 
 def _checkpoint_line(runner: Runner) -> str:
-    if last := newest_checkpoint(runner.work_dir):
+    if last := next(iter(checkpoints_of_run(runner.work_dir)), None):
         return f"the last checkpoint, with finite weights: {last}"
     return "no checkpoint had been written yet"
 

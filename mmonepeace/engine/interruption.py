@@ -15,6 +15,7 @@ from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmonepeace.checkpoint import checkpoints_of_run
 from mmonepeace.checks import CheckError
 from mmonepeace.exit_status import (
     DISK_ERRORS,
@@ -105,7 +106,7 @@ def explain_disk_errors(work_dir: str | Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
-        last = newest_checkpoint(work_dir)
+        last = next(iter(checkpoints_of_run(work_dir)), None)
         left = (
             f"The last complete checkpoint: {last}. Then"
             if last
@@ -114,15 +115,6 @@ def explain_disk_errors(work_dir: str | Path) -> Iterator[None]:
         raise CheckError(
             f"{describe(error)} {left} go on with: {resume_command(work_dir)}"
         ) from None
-
-
-def newest_checkpoint(work_dir: str | Path) -> Path | None:
-    """The checkpoint that a run wrote last, by its note in the work directory."""
-    note = Path(work_dir, "last_checkpoint")
-    if not note.is_file():
-        return None
-    path = note.with_name(Path(note.read_text(errors="replace").strip()).name)
-    return path if path != note and path.exists() else None
 
 
 class _IgnoreSignals:

@@ -1,11 +1,10 @@
 """Checkpoints of a training run: how they are written, and which one to resume from."""
 
 import logging
-import re
 import secrets
 import shutil
-import zipfile
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,6 @@ from torch import Tensor
 from mmonepeace import checkpoint
 from mmonepeace.checkpoint import CheckpointError
 from mmonepeace.checks import CheckError
-
-_STEP = re.compile(r"iter_(\d+)\.pth")
 
 
 def write_file(path: Path, content: dict[str, Any]) -> None:
@@ -75,13 +72,48 @@ def to_serializable(value: Any, store: Callable[[Tensor], Tensor | None]) -> Any
     )
 
 
+def leave_out_objects(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a dictionary's values that `to_serializable` takes; others are named in the log.
+
+    For what data sets and hooks of any library note: none of it is needed to resume.
+    """
+    kept = {}
+    for name, value in values.items():
+        try:
+            to_serializable(value, lambda tensor: tensor)
+        except TypeError:
+            _say_left_out(name)
+        else:
+            kept[name] = value
+    return kept
+
+
+@cache
+def _say_left_out(name: str) -> None:
+    text = f"checkpoints leave out {name}, which has more than tensors, numbers and strings."
+    print_log(text, "current")
+
+
+def verify(path: str | Path) -> None:
+    """Read all of a checkpoint, in the first process for all.
+
+    Raises:
+        CheckpointError: in all processes, if it is damaged, not finite, or none of a run.
+    """
+    reason = [_find_damage(Path(path)) if is_main_process() else None]
+    broadcast_object_list(reason)
+    if reason[0]:
+        raise CheckpointError(f"{path}: {reason[0]}")
+
+
 def find_latest_valid_checkpoint(work_dir: str | Path) -> str | None:
     """The newest checkpoint of a run that is not damaged, or None; the same on all processes.
 
-    Files that are newer than the run's `last_checkpoint` belong to an earlier run.
+    See `checkpoint.checkpoints_of_run`.
 
     Raises:
-        CheckError: if all are damaged: starting from scratch would in time remove them.
+        CheckError: if all are damaged, or none is left of those that `last_checkpoint` names:
+            starting from scratch would in time remove them.
     """
     result: list[str | None] = [None, None]
     if is_main_process():
@@ -95,39 +127,33 @@ def find_latest_valid_checkpoint(work_dir: str | Path) -> str | None:
 
 def _newest_valid(folder: Path) -> tuple[str | None, str | None]:
     """(path, None), (None, what is wrong), or (None, None) if there is no checkpoint."""
-    steps = {
-        int(match[1]): path
-        for path in folder.glob("iter_*.pth")
-        # A folder without an index was never completed.
-        if (match := _STEP.fullmatch(path.name))
-        and (path.is_file() or checkpoint.is_committed(path))
-    }
-    note = folder / "last_checkpoint"
-    named = _STEP.search(note.read_text()) if note.is_file() else None
-    last = int(named[1]) if named else max(steps, default=0)
-    paths = [steps[step] for step in sorted(steps, reverse=True) if step <= last]
+    paths = checkpoint.checkpoints_of_run(folder)
+    reasons = []
     for path in paths:
-        if _is_valid(path):
+        if (reason := _find_damage(path)) is None:
             return str(path), None
-        print_log(f"{path} is damaged; trying the one before it.", "current", logging.WARNING)
+        print_log(f"{path} is damaged: {reason}", "current", logging.WARNING)
+        reasons.append(f"{path.name} ({reason})")
     if paths:
-        names = ", ".join(path.name for path in paths)
         return None, (
-            f"all checkpoints in {folder} are damaged: {names}. Nothing was changed. Restore a "
-            "copy of one of them, or resume from another one: --resume PATH. To start from "
-            "scratch, move them away or choose another --work-dir."
+            f"all checkpoints in {paths[0].parent} are damaged: {', '.join(reasons)}. Nothing was "
+            "changed. Restore a copy of one of them, or resume from another one: --resume PATH. To "
+            "start from scratch, move them away or choose another --work-dir."
+        )
+    if noted := checkpoint.read_note(folder):
+        return None, (
+            f"last_checkpoint of {folder} names {noted}, but neither it nor another checkpoint is "
+            "there. Nothing was changed. Restore it, or resume from another one: --resume PATH. To "
+            "start from scratch, remove last_checkpoint or choose another --work-dir."
         )
     print_log(f"there is no checkpoint in {folder}; the run starts from scratch.", "current")
     return None, None
 
 
-def _is_valid(path: Path) -> bool:
-    """Whether all files of a checkpoint are complete and match their checksums."""
+def _find_damage(path: Path) -> str | None:
+    """Why a checkpoint cannot be resumed, or None."""
     try:
-        for name in checkpoint.run_files(path):
-            with zipfile.ZipFile(name) as file:
-                if file.testzip() is not None:
-                    return False
-    except (CheckpointError, zipfile.BadZipFile, OSError, EOFError):
-        return False
-    return True
+        checkpoint.verify_run(path)
+    except CheckpointError as error:
+        return str(error).removeprefix(f"{path}: ")
+    return None

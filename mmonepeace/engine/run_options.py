@@ -1,12 +1,12 @@
 """Command-line options that change how a recipe runs."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from mmengine.config import Config
-from mmengine.runner import find_latest_checkpoint
 
+from mmonepeace import checkpoint
 from mmonepeace.checks import (
     CheckError,
     dataset_configs,
@@ -146,9 +146,19 @@ def set_resume(cfg: Config, source: str) -> None:
         )
     cfg.resume = True
     cfg.load_from = None if source == "auto" else source
-    newest = find_latest_checkpoint(cfg.work_dir) if source == "auto" else source
-    if newest and cfg.model.get("backbone"):
-        cfg.model.backbone.init_cfg = None  # the checkpoint has all weights
+    if source != "auto" or checkpoint.checkpoints_of_run(cfg.work_dir):
+        _forget_init(cfg.model)  # the checkpoint has all weights
+
+
+def _forget_init(model: Any) -> None:
+    """Leave out the files that weights would be initialised from, at any depth."""
+    if isinstance(model, dict):
+        init = model.get("init_cfg")
+        if isinstance(init, dict) and init.get("type") == "Pretrained":
+            model["init_cfg"] = None
+    for value in model.values() if isinstance(model, dict) else model:
+        if isinstance(value, dict | list | tuple):
+            _forget_init(value)
 
 
 def set_tta(cfg: Config) -> None:
