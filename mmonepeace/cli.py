@@ -29,6 +29,8 @@ def add_model_options(parser: ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=positive, default=32)
     parser.add_argument("--image-size", type=positive, help="pixels; default: the model's own")
     parser.add_argument("--keep-ratio", action="store_true", help="keep the aspect ratio")
+    help = "what becomes of transparency: drop, as in training, or a colour that is put behind it"
+    parser.add_argument("--alpha", default="drop", metavar="COLOUR", help=help)
     help = "decode large JPEG files at reduced size"
     parser.add_argument("--fast-jpeg", action="store_true", help=help)
 
@@ -48,7 +50,8 @@ def add_query_options(parser: ArgumentParser) -> None:
 
 def build_embedder(path: str | Path, args: Namespace, **options: Any) -> Embedder:
     """Build the embedder of a checkpoint file with the options of `add_model_options`."""
-    names = "tokenizer", "device", "dtype", "batch_size", "image_size", "keep_ratio", "fast_jpeg"
+    names = ["tokenizer", "device", "dtype", "batch_size"]
+    names += ["image_size", "keep_ratio", "fast_jpeg", "alpha"]
     options |= {name: getattr(args, name) for name in names}
     return Embedder.from_checkpoint(path, **options)
 

@@ -30,11 +30,11 @@ RULES = {
         "exit_status",
     },
     "models": {"layers", "checkpoint", "registry", "spec"},
-    "datasets": {"registry", "spec", "atomic_file"},
+    "datasets": {"registry", "spec", "atomic_file", "console", "exit_status"},
     "checks": {"checkpoint", "datasets", "registry", "spec", "console", "exit_status"},
     "engine": {"checkpoint", "checks", "registry", "exit_status"},
     "evaluation": {"datasets", "registry", "spec", "console"},
-    "visualization": {"datasets", "evaluation", "registry", "spec", "atomic_file"},
+    "visualization": {"datasets", "evaluation", "registry", "spec", "console", "atomic_file"},
     "apis": {
         "models",
         "datasets",

@@ -38,6 +38,8 @@ class Embedder:
             the model's position embeddings.
         keep_ratio: keep the aspect ratio, with about as many pixels.
         fast_jpeg: decode large JPEG files at reduced size, which changes embeddings a little.
+        alpha: what becomes of transparency: "drop", as in training, shows the colours that
+            transparent pixels have, often black; a colour, such as "white", is put behind them.
         batch_size: pieces in one forward pass.
         window_seconds: longer audio clips are cut into windows of this length, at most 20.48; None
             takes that of the clips which the model was trained on, 15 for the released ones.
@@ -55,6 +57,7 @@ class Embedder:
         image_size: int | None = None,
         keep_ratio: bool = False,
         fast_jpeg: bool = False,
+        alpha: str = "drop",
         batch_size: int = 32,
         window_seconds: float | None = None,
         hop_seconds: float | None = None,
@@ -86,6 +89,7 @@ class Embedder:
             image_size=image_size or 0,
             keep_ratio=keep_ratio,
             fast_jpeg=fast_jpeg,
+            alpha=image_io.check_alpha(alpha),
             windows=(window_seconds, hop_seconds or window_seconds / 2),
             batch_size=batch_size,
             # With the official padding of audio, results depend on it.
@@ -225,7 +229,7 @@ class Embedder:
         The image is one of those that `encode_image` takes. Its patches are projected after it is
         resized to about `image_size` squared pixels, with its aspect ratio; maps have its own size.
         """
-        rgb = image_io.to_rgb(image)
+        rgb = image_io.to_rgb(image, alpha=self.reader.alpha)
         resized = image_io.resize(rgb, self.reader.image_size, keep_ratio=True)
         pixels = self._batch({"image": [image_io.to_tensor(resized)]})
         with torch.inference_mode():

@@ -25,13 +25,14 @@ from tqdm import tqdm
 
 from mmonepeace.apis.embedder import Embedder
 from mmonepeace.atomic_file import atomic_file
+from mmonepeace.datasets.sample_errors import reason
 
 Feature = Literal["embedding", "cls", "mean", "tokens"]
 FORMAT = "mmonepeace-features"
 # What the features of an item depend on, beside the item: keys of `embedder_settings`.
 SETTINGS = {
     "text": ("fingerprint", "dtype", "tokenizer_fingerprint"),
-    "image": ("fingerprint", "dtype", "image_size", "keep_ratio", "fast_jpeg"),
+    "image": ("fingerprint", "dtype", "image_size", "keep_ratio", "fast_jpeg", "alpha"),
     "audio": ("fingerprint", "dtype", "window_seconds", "hop_seconds"),
 }
 SHARD_SECONDS = 10.0  # of work, which is what a killed run loses
@@ -169,7 +170,9 @@ def extract_features(
         OSError: if the cache cannot be written.
     """
     settings = embedder_settings(embedder)
-    meta = {name: settings[name] for name in SETTINGS[modality]}
+    meta = {
+        name: settings[name] for name in SETTINGS[modality] if settings[name] or name != "alpha"
+    }
     meta |= embedder.model.backbone.metadata()
     meta |= {"format": FORMAT, "modality": modality, "feature": feature}
     digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()[:16]
@@ -193,6 +196,7 @@ def embedder_settings(embedder: Embedder) -> dict[str, str]:
         "image_size": reader.image_size or "",
         "keep_ratio": int(reader.keep_ratio),
         "fast_jpeg": int(reader.fast_jpeg),
+        "alpha": "" if reader.alpha == "drop" else reader.alpha,  # older files do not have it
         "window_seconds": reader.windows[0],
         "hop_seconds": reader.windows[1],
         "tokenizer_fingerprint": "",
@@ -220,8 +224,8 @@ def item_keys(
                 # Links among the files keep their names; links above them would break `..`.
                 path = Path(value).parent.resolve() / Path(value).name
                 stat = path.stat()
-            except OSError as error:
-                errors[value] = f"{value}: {error.strerror}"
+            except (OSError, ValueError) as error:  # ValueError: no name of a file
+                errors[value] = f"{value}: {reason(error)}"
                 continue
             with suppress(ValueError):  # another drive
                 path = Path(os.path.relpath(path, folder))
@@ -263,7 +267,7 @@ def _compute(
         if i not in failed:
             tokens = feature == "tokens"
             computed[key] = F.layer_norm(x, x.shape[1:]).half() if tokens else x[None]
-    errors |= {values[i]: reason for i, reason in failed.items()}
+    errors |= {values[i]: fault for i, fault in failed.items()}
     return computed
 
 
@@ -277,7 +281,10 @@ def _read_shard(path: Path) -> Shard:
     try:
         with safe_open(str(path), "pt") as file:
             keys = json.loads(file.get_tensor("items").numpy().tobytes())
-            return keys, file.get_tensor("features"), file.get_tensor("lengths").numpy()
-    except (OSError, SafetensorError, ValueError) as error:
-        reason = f"{path} is damaged: {error}"
-        raise ValueError(f"{reason}. Delete it; what it held is computed again.") from None
+            features, lengths = file.get_tensor("features"), file.get_tensor("lengths").numpy()
+        if features.ndim != 2 or len(keys) != len(lengths) or lengths.sum() != len(features):
+            raise ValueError("its items do not fit its features")
+        return keys, features, lengths
+    except (OSError, SafetensorError, ValueError, TypeError) as error:
+        fault = f"{path} is damaged: {error}"
+        raise ValueError(f"{fault}. Delete it; what it held is computed again.") from None

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
@@ -54,19 +55,23 @@ class EmbeddingIndex:
         # A tensor: the header, where metadata go, is limited to 100 MB.
         items = np.frombuffer(json.dumps(self.items).encode(), np.uint8)
         tensors = {"embeddings": np.ascontiguousarray(self.embeddings), "items": items}
-        save_tensors(Path(path), tensors, {**self.meta, "format": FORMAT})
+        meta = {k: _escape(v) for k, v in self.meta.items()}
+        save_tensors(Path(path), tensors, {**meta, "format": FORMAT})
 
     @classmethod
     def load(cls, path: str | Path) -> "EmbeddingIndex":
         """Read a file that `save` wrote; a ValueError says if it is missing or not such a file."""
         try:
             with safe_open(str(path), "numpy") as file:
-                meta = file.metadata() or {}
+                meta = {k: _unescape(v) for k, v in (file.metadata() or {}).items()}
                 if meta.pop("format", None) != FORMAT:
                     raise ValueError(f"{path}: is not an index. Make one with tools/embed.py.")
                 items = json.loads(file.get_tensor("items").tobytes())
-                return cls(file.get_tensor("embeddings"), items, meta, Path(path).resolve().parent)
-        except (OSError, SafetensorError) as error:
+                embeddings = file.get_tensor("embeddings")
+            if embeddings.ndim != 2 or not all(map(_is_item, items)):
+                raise ValueError(f"{path}: its items or embeddings are damaged. Make it again.")
+            return cls(embeddings, items, meta, Path(path).resolve().parent)
+        except (OSError, SafetensorError, UnicodeDecodeError, JSONDecodeError, TypeError) as error:
             reason = f"{path} cannot be read as an index: {error}"
             raise ValueError(f"{reason}. Make one with tools/embed.py.") from None
 
@@ -179,6 +184,13 @@ def embedder_of(
     is another one.
     """
     meta = index.meta
+    if lacks := sorted(
+        {"dtype", *SETTINGS["text"], *SETTINGS["image"], *SETTINGS["audio"]}
+        - {*meta, "alpha", "fast_jpeg"}
+    ):
+        raise ValueError(
+            f"the index does not say its {', '.join(lacks)}. Run tools/embed.py again."
+        )
     path = Path(checkpoint or meta.get("checkpoint", ""))
     if not path.is_file():
         raise ValueError(f"the index was made with {path}, which is gone. Name it: --checkpoint.")
@@ -190,6 +202,7 @@ def embedder_of(
         image_size=int(meta["image_size"] or 0) or None,
         keep_ratio=meta["keep_ratio"] == "1",
         fast_jpeg=meta.get("fast_jpeg") == "1",
+        alpha=meta.get("alpha") or "drop",
         window_seconds=float(meta["window_seconds"]),
         hop_seconds=float(meta["hop_seconds"]),
     )
@@ -205,10 +218,25 @@ def embedder_of(
 
 def _reusable(index: EmbeddingIndex, meta: Mapping[str, str]) -> Shard:
     """The items of an index whose modality has the same settings in `meta`."""
-    fits = {m: all(index.meta.get(n) == meta[n] for n in names) for m, names in SETTINGS.items()}
+    fits = {
+        m: all(index.meta.get(n, "") == meta[n] for n in names) for m, names in SETTINGS.items()
+    }
     rows = [i for i, item in enumerate(index.items) if fits[item["modality"]]]
     keys = [json.dumps(index.items[i]) for i in rows]
     return keys, torch.from_numpy(index.embeddings[rows]), np.ones(len(rows), int)
+
+
+def _escape(text: str) -> str:
+    """Metadata are UTF-8, the paths among them may not be."""
+    return text if text.isprintable() and not text.startswith('"') else json.dumps(text)
+
+
+def _unescape(text: str) -> str:
+    return str(json.loads(text)) if text.startswith('"') else text
+
+
+def _is_item(item: Any) -> bool:
+    return isinstance(item, dict) and item.get("modality") in SETTINGS and _name(item)[1] != ""
 
 
 def _name(item: dict[str, Any]) -> tuple[str, str]:

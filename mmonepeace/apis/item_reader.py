@@ -39,6 +39,7 @@ class ItemReader:
     image_size: int  # side of the square that images are resized to, in pixels; 0 without images
     keep_ratio: bool  # keep the aspect ratio, with about as many pixels
     fast_jpeg: bool  # decode large JPEG files at reduced size, see `image_io.to_rgb`
+    alpha: str  # what becomes of transparency, see `image_io.to_rgb`
     windows: tuple[float, float]  # length and hop in seconds; longer audio clips are cut
     batch_size: int  # pieces of a batch, at most
     equal_length_audio: bool  # a batch has audio clips of one length only
@@ -101,7 +102,7 @@ class ItemReader:
 
     def _load_image(self, image: image_io.ImageInput) -> list[Tensor]:
         at_least = image_io.fast_sides(self.image_size) if self.fast_jpeg else None
-        rgb = image_io.to_rgb(image, at_least)
+        rgb = image_io.to_rgb(image, at_least, self.alpha)
         return [image_io.to_tensor(image_io.resize(rgb, self.image_size, self.keep_ratio))]
 
     def _load_text(self, text: str) -> list[Tensor]:

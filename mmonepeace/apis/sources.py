@@ -22,7 +22,7 @@ def find_files(folder: str | Path, modality: str, errors: dict[str, str]) -> lis
 
     `errors` takes path -> reason for subfolders that cannot be entered.
     """
-    if not Path(folder).is_dir():
+    if not os.path.isdir(folder):
         raise ValueError(f"{folder} is not a folder.")
     files = []
 
@@ -41,7 +41,7 @@ def find_files(folder: str | Path, modality: str, errors: dict[str, str]) -> lis
 
 def list_files(paths: Iterable[Path], modality: str, errors: dict[str, str]) -> list[Path]:
     """Files as they are, and those of folders, see `find_files`."""
-    lists = (find_files(p, modality, errors) if p.is_dir() else [p] for p in paths)
+    lists = (find_files(p, modality, errors) if os.path.isdir(p) else [p] for p in paths)
     return [file for files in lists for file in files]
 
 
@@ -126,7 +126,7 @@ def read_labelled_files(
     the column `label`. `name` is that of the split; `errors` is as in `find_files`.
     """
     source = Path(source)
-    if source.is_dir():
+    if os.path.isdir(source):
         paths = find_files(source, modality, errors)
         labels = [path.relative_to(source).parts[0] for path in paths]
         if loose := [path for path in paths if path.parent == source]:

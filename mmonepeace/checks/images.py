@@ -1,5 +1,6 @@
 """Image files, whatever they are labelled with: do they exist, can they be read, what are they?"""
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -18,7 +19,7 @@ _SMALLEST, _LONGEST = 16, 10  # side, and ratio of the sides, beyond which a siz
 def check_missing(split: Split, tolerated: float = 0.0) -> None:
     """Take samples without their file out of a split; report them if they exceed a fraction."""
     total = len(split.samples)
-    missing = {sample for sample in split.samples if not Path(sample.path).is_file()}
+    missing = {sample for sample in split.samples if not os.path.isfile(sample.path)}
     paths = dict.fromkeys(Path(s.path) for s in split.samples if s in missing)
     split.samples = [sample for sample in split.samples if sample not in missing]
     if len(missing) > tolerated * total:
@@ -31,7 +32,7 @@ def with_guesses(paths: Iterable[Path]) -> list[str]:
 
 
 def _similar(path: Path) -> str:
-    stem, siblings = path.stem.lower(), path.parent.iterdir() if path.parent.is_dir() else ()
+    stem, siblings = path.stem.lower(), path.parent.iterdir() if os.path.isdir(path.parent) else ()
     names = {p.name.lower(): p.name for p in sorted(siblings) if p.is_file()}
     near = [n for n in names if n.startswith(stem) and not n[len(stem) : len(stem) + 1].isalnum()]
     near = near or get_close_matches(path.name.lower(), names, 1, 0.85)

@@ -5,6 +5,9 @@ A waveform has S samples, (S,). The official order: `load_audio`, `standardise` 
 """
 
 import math
+import os
+import warnings
+from collections.abc import Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -12,73 +15,149 @@ import numpy as np
 import soundfile
 import soxr
 
+from mmonepeace.datasets.sample_errors import AudioError, check_exists, decoding, reason
 from mmonepeace.spec import LAYER_NORM_EPS, MAX_AUDIO_SECONDS, MIN_AUDIO_SECONDS, SAMPLE_RATE
 
 MAX_CHANNELS = 1024  # more is an array of (channels, samples)
-
-
-class AudioError(ValueError):
-    """Audio that cannot be used. The message gives the file, the problem and the fix."""
+RATES = (1000, 1_000_000)  # Hz; what is outside is a damaged header, not a recording
+MAX_HOURS = 4  # takes 1.8 GB while it is read and standardised
+_BLOCK = 4096  # samples that are decoded at once: an error loses no more than that
+_STANDARDISED_AT_ONCE = 2**24  # samples
+_CANCELLED = 1e-6  # power of the mean, of that of the channels: -60 dB
 
 
 def load_audio(path: str | Path | bytes) -> np.ndarray:
     """Decode a file, or the bytes of one: wav, flac, ogg, mp3 and all else that libsndfile reads.
 
-    A truncated file gives the samples that it still has, if its format lets them be read.
+    A truncated or damaged file gives the samples before the damage. Where its format notices that,
+    as flac does, there is a warning with its name. What a header says of the length is not trusted.
 
     Returns:
         (S,) float32 at 16 kHz; integer samples are divided by their full scale.
 
     Raises:
-        AudioError: if the file is missing, broken or empty, or has infinite or NaN samples.
+        AudioError: if the file is missing, no audio, empty or longer than `MAX_HOURS`, its rate is
+            outside `RATES`, or samples are infinite or NaN.
     """
-    name, source = ("audio in memory", BytesIO(path)) if isinstance(path, bytes) else (path, path)
-    if not isinstance(path, bytes) and not Path(path).is_file():
-        raise AudioError(f"{path}: no such file. Check the path and the data root.")
+    source: BytesIO | bytes
+    if isinstance(path, bytes):
+        name, source = "audio in memory", BytesIO(path)
+    else:
+        check_exists(path, AudioError)
+        name, source = str(path), os.fsencode(path)  # the library refuses names beyond UTF-8
+    fix = "Convert it to wav or flac, or leave it out."
+    with decoding(AudioError, name, fix), _open(source) as file:
+        return _to_mono_16k(_decoded(file, name), file.samplerate, name)
+
+
+class _Stream(soundfile.SoundFile):
+    """A file that is read from its begin to its end: seeking fails where the length is unknown."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+def _open(source: BytesIO | bytes) -> _Stream:
     try:
-        return to_mono_16k(*soundfile.read(source, dtype="float32", always_2d=True))
-    except soundfile.SoundFileError as error:
+        return _Stream(source)
+    except soundfile.LibsndfileError as error:
+        said = error.error_string.rstrip(".")
         fix = "Convert it to wav or flac, or leave it out."
-        raise AudioError(f"{name} cannot be decoded: {error} {fix}") from None
-    except AudioError as error:
-        raise AudioError(f"{name}: {error}") from None
+        raise AudioError(f"it is not audio of a known format ({said}). {fix}") from None
+
+
+def _decoded(file: _Stream, name: object) -> Iterator[np.ndarray]:
+    """(samples, channels) blocks of a file, up to its end or the first that cannot be decoded."""
+    count = 0
+    file.seek(0)  # as soundfile.read does: the decoder of mp3 rounds differently without
+    while True:
+        try:
+            block = file.read(_BLOCK, dtype="float32", always_2d=True)
+        except soundfile.SoundFileError as error:
+            if not count:
+                raise
+            after = f"only the first {count / file.samplerate:.2f} s of it can be decoded"
+            warnings.warn(f"{name} is damaged: {after}: {reason(error)}", stacklevel=2)
+            return
+        if not len(block):
+            return
+        count += len(block)
+        yield block
 
 
 def to_mono_16k(samples: np.ndarray, rate: int) -> np.ndarray:
     """Mean over the channels, then the resampler of the official code (soxr, quality HQ).
 
     `samples` are (S,) or (S, C), floats, or integers that use the full scale; `rate` is in Hz.
+    Channels that cancel each other give a warning.
 
     Returns:
         (ceil(S * 16000 / rate),) float32; bit for bit the input if it is mono float32 at 16 kHz.
 
     Raises:
-        AudioError: for no samples, infinite or NaN samples, another shape, or a rate below 1.
+        AudioError: for no samples, infinite or NaN samples, another shape, more than `MAX_HOURS`,
+            or a rate outside `RATES`.
     """
     if samples.ndim not in (1, 2) or samples.shape[1:] > (MAX_CHANNELS,):
         raise AudioError(f"expected (samples,) or (samples, channels), got {samples.shape}.")
-    if samples.size == 0:
+    blocks = (samples[i : i + _BLOCK] for i in range(0, len(samples), _BLOCK))
+    return _to_mono_16k(blocks, rate, "a clip")
+
+
+def _to_mono_16k(blocks: Iterable[np.ndarray], rate: int, name: object) -> np.ndarray:
+    """`to_mono_16k` of blocks: no more than the result is ever in memory."""
+    low, high = RATES
+    if not low <= rate <= high:
+        raise AudioError(f"the sample rate is {rate} Hz, expected {low:,} to {high:,}.")
+    resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, "float32", "HQ")
+    parts: list[np.ndarray] = []
+    count, bad, mono_power, power = 0, 0, 0.0, 0.0
+    for block in blocks:
+        with np.errstate(over="ignore", invalid="ignore"):  # checked below
+            channels = _to_float(block)
+            wave = channels.mean(1) if channels.ndim == 2 else channels
+            if channels.ndim == 2 and channels.shape[1] > 1:
+                mono_power += float(np.square(wave, dtype=np.float64).sum())
+                power += float(np.square(channels, dtype=np.float64).sum() / channels.shape[1])
+        count += wave.size
+        if count > MAX_HOURS * 3600 * rate:
+            raise AudioError(f"it is longer than {MAX_HOURS} hours. Cut it into shorter parts.")
+        bad += int((~np.isfinite(wave)).sum())
+        if not bad:
+            parts.append(wave if rate == SAMPLE_RATE else resampler.resample_chunk(wave))
+    if not count:
         raise AudioError("it has no samples. Leave it out.")
-    if rate < 1:
-        raise AudioError(f"the sample rate is {rate} Hz, expected at least 1.")
-    with np.errstate(over="ignore", invalid="ignore"):  # checked in the next line
-        wave = _to_float(samples)
-        wave = wave.mean(1) if wave.ndim == 2 else wave
-    if bad := int((~np.isfinite(wave)).sum()):
-        raise AudioError(f"{bad} of {wave.size} samples are infinite or NaN. Export it again.")
+    if bad:
+        raise AudioError(f"{bad} of {count} samples are infinite or NaN. Export it again.")
+    if power and mono_power < _CANCELLED * power:
+        warnings.warn(
+            f"{name}: its channels cancel each other, so that their mean, which is all that the "
+            "model gets, is silent. Invert one of them, or keep one.",
+            stacklevel=3,
+        )
     if rate == SAMPLE_RATE:
-        return wave
-    resampled = soxr.resample(wave, rate, SAMPLE_RATE, quality="HQ")
+        return np.concatenate(parts)
+    parts.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+    resampled = np.concatenate(parts)
     # The library rounds the length, the official code takes the next integer above.
-    missing = -(-len(wave) * SAMPLE_RATE // rate) - len(resampled)
+    missing = -(-count * SAMPLE_RATE // rate) - len(resampled)
     return np.pad(resampled, (0, missing)) if missing > 0 else resampled[: len(resampled) + missing]
 
 
 def standardise(wave: np.ndarray) -> np.ndarray:
     """Zero mean and unit variance over the clip, a layer norm without weights; silence stays."""
-    centred = wave.astype(np.float64)
-    centred -= centred.mean()
-    return (centred / math.sqrt(np.square(centred).mean() + LAYER_NORM_EPS)).astype(np.float32)
+    # Long clips in parts: double precision takes twice the memory.
+    parts = [
+        wave[i : i + _STANDARDISED_AT_ONCE] for i in range(0, len(wave), _STANDARDISED_AT_ONCE)
+    ]
+    mean = sum(part.astype(np.float64).sum() for part in parts) / len(wave)
+    variance = sum(np.square(part - mean, dtype=np.float64).sum() for part in parts) / len(wave)
+    scale = math.sqrt(variance + LAYER_NORM_EPS)
+    result = np.empty(len(wave), np.float32)
+    for i, part in enumerate(parts):
+        start = i * _STANDARDISED_AT_ONCE
+        result[start : start + len(part)] = (part.astype(np.float64) - mean) / scale
+    return result
 
 
 def fit_length(

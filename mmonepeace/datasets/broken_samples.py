@@ -11,27 +11,21 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
-from mmonepeace.datasets.audio_io import AudioError
-from mmonepeace.datasets.image_io import ImageError
+from mmonepeace.console import printable
+from mmonepeace.datasets.sample_errors import KINDS, SampleError, reason
+from mmonepeace.exit_status import UserError
 from mmonepeace.registry import HOOKS
 
 MIN_SEEN = 1000  # samples; a fraction of fewer says little
+NONE_WORKS = 10  # samples that all fail in a way no file does: the pipeline is wrong
 
 
-class CaptionError(ValueError):
-    """A text that cannot be used. The message gives the problem and the fix."""
-
-
-class MissingError(ValueError):
-    """A file, or a member of a shard, that does not exist."""
-
-
-KINDS = {MissingError: "missing", ImageError: "image", CaptionError: "text", AudioError: "audio"}
-SAMPLE_ERRORS = tuple(KINDS)  # what a data set catches
-
-
-class TooManyBrokenError(RuntimeError):
+class TooManyBrokenError(UserError):
     """More broken samples than `max_broken` allows."""
+
+    def __init__(self, message: str) -> None:
+        # The message of a worker of a data loader is its whole traceback.
+        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
 
 
 class BrokenSamples:
@@ -58,10 +52,9 @@ class BrokenSamples:
     @property
     def kinds(self) -> dict[int, str]:
         """Index of each broken sample that a worker has met -> its kind."""
-        kinds = list(KINDS.values())
         broken = (self._states > 1).nonzero()[:, 0]
         states = self._states[broken].tolist()
-        return {i: kinds[state - 2] for i, state in zip(broken.tolist(), states, strict=True)}
+        return {i: KINDS[state - 2] for i, state in zip(broken.tolist(), states, strict=True)}
 
     @property
     def counts(self) -> dict[str, int]:
@@ -75,31 +68,40 @@ class BrokenSamples:
         """Note that a sample is not broken."""
         self._states[index] = 1
 
-    def add(self, index: int, error: ValueError, name: Callable[[int], str]) -> None:
-        """Note that a sample is broken, by one of `SAMPLE_ERRORS`, and log it the first time.
+    def add(self, index: int, error: Exception, name: Callable[[int], str]) -> None:
+        """Note that a sample is broken, whatever its pipeline raised, and log it the first time.
 
         `name` gives what a message calls the sample of an index.
 
         Raises:
-            TooManyBrokenError: if there are now too many.
+            TooManyBrokenError: if there are now too many, or none of the first samples has worked,
+                for a reason that is not in the files.
         """
         if index in self:
             return
-        self._states[index] = 2 + list(KINDS).index(type(error))
-        print_log(f"broken sample {name(index)}: {error}", "current", logging.WARNING)
+        kind, said = "other", reason(error)
+        if isinstance(error, SampleError):
+            kind, said = error.kind, str(error)
+        self._states[index] = 2 + KINDS.index(kind)
+        print_log(printable(f"broken sample {name(index)}: {said}"), "current", logging.WARNING)
         kinds, seen = self.kinds, self.seen
+        first = ", ".join(map(name, list(kinds)[:5]))
         if len(kinds) > self.max_broken * max(seen, min(len(self._states), MIN_SEEN)):
             raise TooManyBrokenError(
                 f"{len(kinds)} of {seen} samples seen are broken ({_listed(kinds)}), more than "
-                f"max_broken={self.max_broken} allows. The first: "
-                f"{', '.join(map(name, list(kinds)[:5]))}. Fix them, leave them out, or raise "
-                "max_broken."
+                f"max_broken={self.max_broken} allows. The first: {first}. The last error: {said} "
+                "Fix them, leave them out, or raise max_broken."
+            )
+        if seen >= NONE_WORKS and list(kinds.values()).count("other") == seen:
+            raise TooManyBrokenError(
+                f"all of the first {seen} samples fail: {said} The first: {first}. Correct the "
+                "pipeline, or its files."
             )
 
 
 @HOOKS.register_module()
 class BrokenSamplesHook(Hook):
-    """Log the number of broken training samples as `broken`, and their kinds after training.
+    """Log the number of broken training samples as `broken`, and kinds after training, val and test.
 
     Every `interval` iterations, it counts those that all workers of all processes have met since
     the run started or resumed.
@@ -113,19 +115,32 @@ class BrokenSamplesHook(Hook):
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Log the number at each interval."""
         if self.every_n_train_iters(runner, self.interval):
-            kinds = _gather_kinds(runner)
+            kinds = _gather_kinds(runner.train_dataloader)
             if kinds is not None:
                 runner.message_hub.update_scalar("train/broken", len(kinds))
 
     def after_train(self, runner: Runner) -> None:
         """Log the kinds."""
-        if kinds := _gather_kinds(runner):
-            runner.logger.warning(f"{len(kinds)} broken samples were replaced: {_listed(kinds)}.")
+        self._report(runner, runner.train_dataloader, "")
+
+    def after_val(self, runner: Runner) -> None:
+        """Log the kinds."""
+        self._report(runner, runner.val_dataloader, " of val")
+
+    def after_test(self, runner: Runner) -> None:
+        """Log the kinds."""
+        self._report(runner, runner.test_dataloader, " of test")
+
+    def _report(self, runner: Runner, loader: Any, where: str) -> None:
+        if kinds := _gather_kinds(loader):
+            runner.logger.warning(
+                f"{len(kinds)} broken samples{where} were replaced: {_listed(kinds)}."
+            )
 
 
-def _gather_kinds(runner: Runner) -> dict[int, str] | None:
+def _gather_kinds(loader: Any) -> dict[int, str] | None:
     """Index -> kind of the broken samples of all processes; None if the data set has no count."""
-    broken = getattr(runner.train_dataloader.dataset, "broken", None)
+    broken = getattr(loader.dataset, "broken", None)
     if broken is None:
         return None
     # Over several epochs, more than one process may meet the same sample.
@@ -135,7 +150,7 @@ def _gather_kinds(runner: Runner) -> dict[int, str] | None:
 def _count(kinds: Mapping[int, str]) -> dict[str, int]:
     """Kind -> number of samples, in the order of `KINDS`."""
     counts = Counter(kinds.values())
-    return {kind: counts[kind] for kind in KINDS.values() if kind in counts}
+    return {kind: counts[kind] for kind in KINDS if kind in counts}
 
 
 def _listed(kinds: Mapping[int, str]) -> str:

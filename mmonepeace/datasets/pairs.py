@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from mmengine.dataset import BaseDataset
 
-from mmonepeace.datasets.broken_samples import SAMPLE_ERRORS, BrokenSamples, MissingError
+from mmonepeace.datasets.broken_samples import BrokenSamples
 from mmonepeace.datasets.manifest import read_manifest
 from mmonepeace.datasets.resumable_sampler import EpochIndex
+from mmonepeace.datasets.sample_errors import SampleError, check_exists
 from mmonepeace.registry import DATASETS
 
 # Modality -> its key in a record.
@@ -39,8 +40,9 @@ class PairDataset(BaseDataset):
     """Samples listed in manifests of paths and texts.
 
     Rows that lack one of the columns are skipped. A sample that turns out to be broken (a file that
-    is missing or cannot be decoded, a caption without words) is replaced by another, always the
-    same one; in test mode it is an error. `broken.counts` has their numbers.
+    is missing or cannot be decoded, a caption without words, whatever else the pipeline raises) is
+    replaced by another, always the same one. `broken.counts` has their numbers. Metrics of ours
+    count that other sample once, by its `sample_idx`.
 
     A record has a `seed` for its random transforms: `seed` of the data set, epoch and index. The
     epoch comes from `EndlessSampler`; with others it is 0, and transforms do the same each time.
@@ -120,14 +122,12 @@ class PairDataset(BaseDataset):
         index, epoch = position if isinstance(position, tuple) else (position, 0)
         self.full_init()
         index = range(len(self))[index]  # as lists do: negative ones, IndexError
-        if self.test_mode:
-            return self._read(index, epoch)
         for candidate in self._candidates(index, epoch):
             if candidate in self.broken:
                 continue
             try:
                 sample = self._read(candidate, epoch)
-            except SAMPLE_ERRORS as error:
+            except Exception as error:  # noqa: BLE001  (decoders fail in many ways)
                 self.broken.add(candidate, error, self._name)
             else:
                 self.broken.add_usable(candidate)
@@ -142,9 +142,12 @@ class PairDataset(BaseDataset):
     def _read(self, index: int, epoch: int) -> Any:
         record = self.get_data_info(index)
         for key in PATH_KEYS:
-            if key in record and not Path(record[key]).is_file():
-                raise MissingError(f"{record[key]}: no such file. Check the path and data root.")
-        return self.pipeline(record | {"seed": (self.seed, epoch, index)})
+            if key in record:
+                check_exists(record[key])
+        sample = self.pipeline(record | {"seed": (self.seed, epoch, index)})
+        if sample is None:
+            raise SampleError("its pipeline leaves nothing of it.")
+        return sample
 
     def _name(self, index: int) -> str:
         record = self.get_data_info(index)

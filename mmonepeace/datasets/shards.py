@@ -12,13 +12,9 @@ from mmengine.dist import get_dist_info
 from torch.utils.data import IterableDataset, get_worker_info
 
 from mmonepeace.datasets import shard_io
-from mmonepeace.datasets.broken_samples import (
-    SAMPLE_ERRORS,
-    BrokenSamples,
-    CaptionError,
-    MissingError,
-)
+from mmonepeace.datasets.broken_samples import BrokenSamples
 from mmonepeace.datasets.manifest import MODALITIES
+from mmonepeace.datasets.sample_errors import CaptionError, MissingError
 from mmonepeace.datasets.shard_io import MEMBER_SUFFIXES, Members
 from mmonepeace.registry import DATASETS
 
@@ -200,7 +196,7 @@ class ShardDataset(IterableDataset[dict[str, Any]]):
             for modality in self.modalities:
                 record[CONTENT_KEYS[modality]] = self._value(modality, members)
             sample = self.pipeline(record)
-        except SAMPLE_ERRORS as error:
+        except Exception as error:  # noqa: BLE001  (decoders fail in many ways)
             self.broken.add(index, error, self._name)
             return None
         self.broken.add_usable(index)

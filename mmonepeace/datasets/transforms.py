@@ -21,7 +21,7 @@ from mmengine.structures import BaseDataElement
 
 from mmonepeace import spec
 from mmonepeace.datasets import audio_io, image_io, masking
-from mmonepeace.datasets.broken_samples import CaptionError
+from mmonepeace.datasets.sample_errors import CaptionError
 from mmonepeace.datasets.tokenizer import Tokenizer, clean_caption
 from mmonepeace.registry import TRANSFORMS
 
@@ -58,6 +58,7 @@ class LoadImage(BaseTransform):
             limits; pretraining has (0.9, 1.0). None takes the whole image.
         crop_ratio: limits of its width divided by its height.
         fast_jpeg: decode large JPEG files at a fraction of their size; pixels change a little.
+        alpha: what becomes of transparency, see `image_io.to_rgb`.
     """
 
     def __init__(
@@ -67,11 +68,13 @@ class LoadImage(BaseTransform):
         crop_scale: tuple[float, float] | None = None,
         crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
         fast_jpeg: bool = False,
+        alpha: str = "drop",
     ) -> None:
         for name, limits in (("crop_scale", crop_scale or (1, 1)), ("crop_ratio", crop_ratio)):
             low, high = limits
             if not 0 < low <= high:
                 raise ValueError(f"{name} is {limits}, expected 0 < low <= high.")
+        self.alpha = image_io.check_alpha(alpha)
         self.size = size
         self.keep_ratio = keep_ratio
         self.crop_scale = crop_scale
@@ -83,10 +86,11 @@ class LoadImage(BaseTransform):
 
     def transform(self, results: Results) -> Results:
         """Add `inputs["image"]`."""
-        image = image_io.to_rgb(_first(results, "img_path", "img"), self.at_least)
+        image = image_io.to_rgb(_first(results, "img_path", "img"), self.at_least, self.alpha)
         if self.crop_scale:
             rng = generator(results, self)
-            image = image.crop(_crop_box(rng, image.size, self.crop_scale, self.crop_ratio))
+            box = _crop_box(rng, image.size, self.crop_scale, self.crop_ratio)
+            image = image_io.crop(image, box)
         image = image_io.resize(image, self.size, self.keep_ratio)
         results.setdefault("inputs", {})["image"] = image_io.to_tensor(image)
         return results

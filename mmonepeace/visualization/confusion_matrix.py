@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mmonepeace.console import printable
 from mmonepeace.evaluation.classification import Evaluation
 from mmonepeace.visualization.tile_grid import TileGrid
 
@@ -43,7 +44,9 @@ def draw_confusions(
     side = float(np.clip(CELL_INCHES * len(classes), *SIDE_INCHES))
     size = (len(panels) * (side + 0.6) + MARGIN_INCHES, side + MARGIN_INCHES)
     grid = TileGrid(1, len(panels), size, dpi=130, layout="constrained")
-    names = [n if len(n) <= NAME_LENGTH else f"{n[: NAME_LENGTH - 1]}…" for n in classes]
+    names = [
+        n if len(n) <= NAME_LENGTH else f"{n[: NAME_LENGTH - 1]}…" for n in map(printable, classes)
+    ]
     ticks = range(len(classes)) if len(classes) <= MAX_NAMED else ()
     font = dict(fontsize=min(9.0, 60 * side / len(classes)), parse_math=False)
     for column, (tile, (title, evaluation)) in enumerate(zip(grid.tiles[0], panels, strict=True)):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mmonepeace.console import printable
 from mmonepeace.datasets import image_io
 from mmonepeace.visualization.tile_grid import TileGrid
 
@@ -27,7 +28,7 @@ def draw_heat_maps(
     """
     rgb = image_io.to_rgb(image)
     names = [image.name if isinstance(image, Path) else "image", *titles]
-    names = [textwrap.fill(n, 36, max_lines=3, placeholder=" …") for n in names]
+    names = [textwrap.fill(printable(n), 36, max_lines=3, placeholder=" …") for n in names]
     rows = math.ceil(len(names) / COLUMNS)
     columns = math.ceil(len(names) / rows)
     # Very wide and very high images get tiles of a ratio that leaves room for titles.

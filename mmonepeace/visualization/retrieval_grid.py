@@ -17,6 +17,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from PIL import Image
 
+from mmonepeace.console import printable
 from mmonepeace.datasets.audio_io import load_audio
 from mmonepeace.datasets.image_io import to_rgb
 from mmonepeace.evaluation.retrieval import Direction, Item, find_directions, items_of
@@ -176,7 +177,9 @@ def _write_title(grid: TileGrid, which: tuple[str, str], direction: Direction) -
 def _write_below(tile: Axes, line: str, caption: str, colour: str = SOFT) -> None:
     weight = "bold" if colour == RIGHT else "normal"
     tile.text(0, TILE + 0.17, line, size=8.5, color=colour, weight=weight)
-    short = textwrap.fill(caption, CAPTION_LETTERS, max_lines=CAPTION_LINES, placeholder=" \u2026")
+    short = textwrap.fill(
+        printable(caption), CAPTION_LETTERS, max_lines=CAPTION_LINES, placeholder=" \u2026"
+    )
     tile.text(0, TILE + 0.23, short, size=7, color=SOFT, va="top", parse_math=False)
 
 
@@ -210,6 +213,7 @@ def _fit(image: Image.Image) -> np.ndarray:
 
 
 def _write_text(tile: Axes, text: str) -> None:
+    text = printable(text)
     longest = max(map(len, text.split()), default=0)
     for size in TEXT_SIZES:
         # A letter is about 0.56 of its size wide, a line 1.2 of it high.

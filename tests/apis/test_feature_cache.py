@@ -119,7 +119,7 @@ def test_what_cannot_be_read_is_named_and_left_out(embedder, images, data, tmp_p
     paths = [images[0], data / "images/broken.png", data / "gone.png", images[1]]
     found, errors = extract_features(embedder, "image", paths, "embedding", tmp_path / "cache")
     assert list(errors) == [str(paths[2]), str(paths[1])]
-    assert "broken.png cannot be read as an image" in errors[str(paths[1])]
+    assert "broken.png: it is not an image of a known format" in errors[str(paths[1])]
     assert "gone.png: No such file" in errors[str(paths[2])]
     expected = embedder.encode_image([images[0], images[1]])
     np.testing.assert_allclose(found.vectors().numpy(), expected, atol=1e-5)

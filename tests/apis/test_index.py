@@ -156,9 +156,7 @@ def test_an_index_holds_what_embedding_gives(embedder, data):
         str(data / "audios/broken.wav"),
         str(data / "images/broken.png"),
     ]
-    assert all(
-        "Leave it out" in reason or "cannot be" in reason for reason in built.failed.values()
-    )
+    assert all("eave it out" in reason for reason in built.failed.values())
     assert index.meta["fingerprint"] == embedder.fingerprint
     assert (index.meta["checkpoint"], index.meta["dtype"]) == ("x", "float32")
     assert [p.name for p in (data / "out").iterdir()] == ["i.safetensors"]

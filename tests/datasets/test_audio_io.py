@@ -1,15 +1,18 @@
+import os
+
 import numpy as np
 import pytest
 import soundfile
 
+from mmonepeace.datasets import audio_io
 from mmonepeace.datasets.audio_io import (
-    AudioError,
     fit_length,
     load_audio,
     split_windows,
     standardise,
     to_mono_16k,
 )
+from mmonepeace.datasets.sample_errors import AudioError
 from mmonepeace.spec import SAMPLE_RATE
 
 
@@ -167,11 +170,108 @@ def test_errors_name_the_file(tmp_path):
         tmp_path / "none.wav": "no such file",
         tmp_path: "no such file",
         empty: "no samples",
-        text: "cannot be decoded",
+        text: "not audio of a known format",
         cut: "cannot be decoded",
         bad: "1 of 2 samples",
     }
     for path, message in expected.items():
+        with pytest.raises(AudioError, match=message) as caught:
+            load_audio(path)
+        assert str(path) in str(caught.value)
+
+
+def flac_of_unknown_length(path, wave, rate=48_000):
+    """As a program writes it that cannot go back to the header, such as to a pipe."""
+    soundfile.write(path, wave, rate)
+    content = bytearray(path.read_bytes())
+    content[21] &= 0xF0
+    content[22:26] = bytes(4)
+    path.write_bytes(content)
+    return path
+
+
+def test_a_length_that_a_header_does_not_tell_or_exaggerates_does_not_matter(tmp_path):
+    wave = noise(20_000)
+    soundfile.write(tmp_path / "a.flac", wave, 48_000)
+    expected = load_audio(tmp_path / "a.flac")
+    assert np.array_equal(load_audio(flac_of_unknown_length(tmp_path / "b.flac", wave)), expected)
+    soundfile.write(tmp_path / "c.wav", wave, 48_000)
+    content = bytearray((tmp_path / "c.wav").read_bytes())
+    for size in (2**31 - 1, 2**32 - 1):
+        content[40:44] = size.to_bytes(4, "little")
+        assert len(load_audio(bytes(content))) == len(expected)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_damaged_file_gives_what_comes_before_and_a_warning_with_its_name(known, tmp_path):
+    path = flac_of_unknown_length(tmp_path / "a.flac", noise(48_000), SAMPLE_RATE)
+    if known:
+        soundfile.write(path, noise(48_000), SAMPLE_RATE)
+    whole = load_audio(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.warns(UserWarning, match=r"a\.flac is damaged: only the first 1\.\d+ s of it can"):
+        part = load_audio(path)
+    assert 16_000 < len(part) < 32_000
+    assert np.array_equal(part, whole[: len(part)])
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(AudioError, match="cannot be decoded"):
+        load_audio(path)
+
+
+@pytest.mark.parametrize("rate", [1, 999, 1_000_001, 2**31 - 1])
+def test_rates_that_no_recording_has_are_refused(rate, tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise(4000), 8000)
+    content = bytearray(path.read_bytes())
+    content[24:28] = rate.to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(AudioError, match=rf"a\.wav: .*{rate} Hz, expected 1,000 to 1,000,000"):
+        load_audio(path)
+
+
+def test_clips_of_many_hours_are_refused(monkeypatch):
+    monkeypatch.setattr(audio_io, "MAX_HOURS", 1 / 3600)
+    assert len(to_mono_16k(noise(8000), 8000)) == SAMPLE_RATE
+    with pytest.raises(AudioError, match=r"longer than .* hours. Cut it"):
+        to_mono_16k(noise(8001), 8000)
+
+
+def test_channels_that_cancel_are_a_warning(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.stack([noise(9000), -noise(9000)], 1), SAMPLE_RATE)
+    with pytest.warns(UserWarning, match=r"a\.wav: its channels cancel each other"):
+        wave = load_audio(tmp_path / "a.wav")
+    assert np.abs(wave).max() < 1e-4
+    wave = noise(9000)
+    for other in (-0.9 * wave, 0 * wave):
+        assert to_mono_16k(np.stack([wave, other], 1), SAMPLE_RATE).any()
+    assert not to_mono_16k(np.zeros((9000, 2)), SAMPLE_RATE).any(), "silence is what it is"
+
+
+def test_blocks_change_nothing(monkeypatch):
+    wave = noise(50_000).reshape(-1, 2)
+    for rate in (16_000, 44_100, 8000):
+        with monkeypatch.context() as patch:
+            expected = to_mono_16k(wave, rate)
+            patch.setattr(audio_io, "_BLOCK", 777)
+            assert np.array_equal(to_mono_16k(wave, rate), expected)
+    monkeypatch.setattr(audio_io, "_STANDARDISED_AT_ONCE", 10_000)
+    parts = standardise(wave[:, 0])
+    monkeypatch.undo()
+    assert np.allclose(parts, standardise(wave[:, 0]), rtol=0, atol=1e-6)
+
+
+def test_odd_names_and_contents_are_named(tmp_path):
+    odd = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    soundfile.write(os.fsencode(odd), noise(9000), SAMPLE_RATE, format="WAV")
+    assert len(load_audio(odd)) == 9000
+    raw = tmp_path / "a.raw"
+    raw.write_bytes(bytes(1000))
+    long = tmp_path / f"{'x' * 300}.wav"
+    for path, message in (
+        (raw, "not audio|cannot be decoded"),
+        (long, "no such file"),
+        ("a\0b", "no such"),
+    ):
         with pytest.raises(AudioError, match=message) as caught:
             load_audio(path)
         assert str(path) in str(caught.value)

@@ -5,15 +5,12 @@ from mmengine.logging import MessageHub
 from torch.utils.data import DataLoader, Dataset
 
 from mmonepeace.datasets import broken_samples
-from mmonepeace.datasets.audio_io import AudioError
 from mmonepeace.datasets.broken_samples import (
     BrokenSamples,
     BrokenSamplesHook,
-    CaptionError,
-    MissingError,
     TooManyBrokenError,
 )
-from mmonepeace.datasets.image_io import ImageError
+from mmonepeace.datasets.sample_errors import AudioError, CaptionError, ImageError, MissingError
 
 
 @pytest.fixture
@@ -26,17 +23,19 @@ def messages(monkeypatch):
 def test_samples_are_counted_by_kind_and_named_once(messages):
     samples = BrokenSamples(100, 0.5)
     errors = [ImageError("cut"), AudioError("cut"), MissingError("gone"), CaptionError("empty")]
+    errors += [ImageError("cut too"), KeyError("img_path")]
     for _ in range(2):
-        for index, error in enumerate([*errors, ImageError("cut too")]):
+        for index, error in enumerate(errors):
             samples.add(index, error, "sample {}".format)
         samples.add_usable(50)
-    assert samples.counts == {"missing": 1, "image": 2, "text": 1, "audio": 1}
-    assert samples.seen == 6
-    assert 4 in samples
+    assert samples.counts == {"missing": 1, "image": 2, "text": 1, "audio": 1, "other": 1}
+    assert samples.seen == 7
+    assert 5 in samples
     assert 50 not in samples
     assert 99 not in samples
-    assert len(messages) == 5
+    assert len(messages) == 6
     assert messages[0] == "broken sample sample 0: cut"
+    assert messages[5] == "broken sample sample 5: KeyError: 'img_path'."
 
 
 def add_until_the_end(samples, usable=()):
@@ -96,6 +95,7 @@ def test_the_log_has_the_count_of_all_workers(workers, request):
     said = []
     runner = SimpleNamespace(
         train_dataloader=loader,
+        val_dataloader=loader,
         message_hub=MessageHub.get_instance(request.node.name),
         logger=SimpleNamespace(warning=said.append),
         iter=0,
@@ -110,7 +110,11 @@ def test_the_log_has_the_count_of_all_workers(workers, request):
     assert len(seen) == 6  # from the fifth of ten batches on
     assert seen[-1] == 8
     assert seen == sorted(seen)
-    assert said == ["8 broken samples were replaced: 4 missing, 4 image."]
+    hook.after_val(runner)
+    assert said == [
+        "8 broken samples were replaced: 4 missing, 4 image.",
+        "8 broken samples of val were replaced: 4 missing, 4 image.",
+    ]
 
 
 def test_data_sets_without_a_count_are_not_logged():

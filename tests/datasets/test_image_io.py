@@ -1,9 +1,16 @@
+import os
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
-from mmonepeace.datasets.image_io import ImageError, fast_sides, resize, to_rgb, to_tensor
+from mmonepeace.datasets import image_io, sample_errors
+from mmonepeace.datasets.image_io import fast_sides, resize, to_rgb, to_tensor
+from mmonepeace.datasets.sample_errors import ImageError
+from tests.conftest import ROOT
 
 
 def pixels(*shape):
@@ -92,13 +99,13 @@ def test_errors_name_the_file(tmp_path, monkeypatch):
     expected = {
         tmp_path / "none.png": "no such file",
         tmp_path: "no such file",
-        text: "cannot identify",
+        text: "not an image of a known format",
         cut: "truncated",
-        large: "exceeds limit",
+        large: "20.* 200 pixels, more than 100",
     }
     for path, message in expected.items():
         if path == large:
-            monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+            monkeypatch.setattr(image_io, "MAX_PIXELS", 100)
         with pytest.raises(ImageError, match=message) as caught:
             to_rgb(path)
         assert str(path) in str(caught.value)
@@ -161,3 +168,146 @@ def test_fast_decoding_changes_resized_pixels_a_little(tmp_path, rotated):
     assert fast.size == ((150, 250) if rotated else (250, 150))
     difference = to_tensor(resize(whole, 64)).float() - to_tensor(resize(fast, 64))
     assert difference.abs().mean() < 2
+
+
+def exif(*entries):
+    """EXIF data with entries (tag, type, count, four bytes of value)."""
+    body = b"".join(struct.pack("<HHI4s", tag, *entry) for tag, *entry in entries)
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + body + bytes(4)
+
+
+TURNED = (0x0112, 3, 1, b"\x06\0\0\0")
+EXIF = {
+    "whole": exif(TURNED),
+    "a width as text": exif((0x0100, 2, 3, b"48\0\0"), TURNED),
+    "orientation as text": exif((0x0112, 2, 2, b"6\0\0\0")),
+    "cut after it": exif(TURNED)[:-4],
+    "cut with others": exif(TURNED, (0x0110, 2, 40, b"\xff\xff\0\0"), (0x0131, 2, 9, b"zzzz"))[:-9],
+    "a fraction of nothing": exif((0x011A, 5, 1, b"\xf0\xff\0\0"), TURNED),
+    "big-endian": b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0",
+}
+BROKEN_EXIF = {
+    "cut before it": exif(TURNED)[:20],
+    "no number": exif((0x0112, 2, 2, b"x\0\0\0")),
+    "nine": exif((0x0112, 3, 1, b"\x09\0\0\0")),
+    "begins beyond its end": b"Exif\0\0II*\0\xff\xff\xff\xff",
+    "garbage": b"Exif\0\0garbage",
+}
+
+
+@pytest.mark.filterwarnings("ignore:Truncated|Corrupt|Tag data")
+@pytest.mark.parametrize("suffix", ["jpg", "webp", "png", "avif"])
+@pytest.mark.parametrize("name", [*EXIF, *BROKEN_EXIF])
+def test_images_are_read_whatever_their_exif_data_and_turned_if_they_tell(name, suffix, tmp_path):
+    path = tmp_path / f"a.{suffix}"
+    data = {**EXIF, **BROKEN_EXIF}[name]
+    image = Image.fromarray(pixels(40, 48, 3))
+    if suffix == "avif":
+        if not features.check("avif"):
+            pytest.skip("Pillow without AVIF")
+        # Pillow checks what it writes. Its orientation is stored beside the EXIF data too.
+        written = exif(TURNED).ljust(200, b"x")
+        image.save(path, exif=written)
+        data = data.removeprefix(b"Exif\0\0").ljust(194, b"\0")
+        path.write_bytes(path.read_bytes().replace(written[6:], data))
+    else:
+        image.save(path, exif=data)
+    turned = name in EXIF or suffix == "avif"
+    assert to_rgb(path).size == ((40, 48) if turned else (48, 40))
+
+
+def test_formats_that_are_programs_are_not_opened(tmp_path):
+    path = tmp_path / "photo.jpg"
+    Image.fromarray(pixels()).save(path, "EPS")
+    assert path.read_bytes().startswith(b"%!PS")
+    with pytest.raises(ImageError, match=r"photo\.jpg: it is not an image"):
+        to_rgb(path)
+
+
+def test_large_images_are_read_without_a_warning_and_larger_ones_refused(
+    tmp_path, monkeypatch, recwarn
+):
+    path = tmp_path / "a.png"
+    Image.fromarray(pixels(200, 200, 3)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30_000)  # Pillow warns of what has more
+    assert to_rgb(path).size == (200, 200)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)  # and refuses this
+    assert to_rgb(path).size == (200, 200)
+    assert Image.MAX_IMAGE_PIXELS == 10_000
+    assert not recwarn
+    header = bytearray(path.read_bytes())
+    header[16:24] = struct.pack(">II", 2**20, 2**20)
+    header[29:33] = struct.pack(">I", zlib.crc32(header[12:29]))
+    path.write_bytes(header)
+    with pytest.raises(ImageError, match=r"a\.png: it has 1,048,576 x 1,048,576 pixels, more than"):
+        to_rgb(path)
+
+
+def logo(mode="RGBA"):
+    """A ring drawn in the alpha channel alone."""
+    y, x = np.mgrid[-1:1:32j, -1:1:32j]
+    ring = np.uint8(255) * (np.abs(np.hypot(x, y) - 0.6) < 0.2)
+    image = Image.fromarray(np.dstack([np.zeros((32, 32, 3), np.uint8), ring]))
+    return image if mode == "RGBA" else image.convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
+def test_what_is_behind_transparency_is_a_choice(mode, tmp_path):
+    path = tmp_path / "logo.png"
+    (logo(mode) if mode != "PA" else logo("LA").convert("PA")).save(tmp_path / "logo.tif")
+    logo(mode if mode != "PA" else "LA").save(path)
+    white = np.asarray(to_rgb(path, alpha="white"))
+    assert np.array_equal(white[..., 0], 255 - np.asarray(logo())[..., 3])
+    assert np.array_equal(to_rgb(path, alpha="#808080"), np.minimum(white, 128))
+    if mode == "RGBA":
+        assert np.array_equal(to_rgb(np.asarray(logo()), alpha="white"), white)
+        palette = logo().quantize(4)
+        palette.save(path)
+        assert np.asarray(to_rgb(path, alpha="white"))[0, 0].tolist() == [255, 255, 255]
+    for alpha in ("whit", "", "drop "):
+        with pytest.raises(ValueError, match="expected 'drop', or a colour"):
+            image_io.check_alpha(alpha)
+
+
+def test_pictures_that_are_lost_with_their_transparency_are_named_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(sample_errors, "_said", set())
+    logo().save(tmp_path / "logo.png")
+    with pytest.warns(UserWarning, match=r"logo\.png is drawn in its transparency alone") as said:
+        assert not np.asarray(to_rgb(tmp_path / "logo.png")).any()
+    assert len(said) == 1
+    to_rgb(tmp_path / "logo.png")  # a second warning would be an error
+    monkeypatch.setattr(sample_errors, "_said", set())
+    Image.new("RGBA", (4, 4)).save(tmp_path / "empty.png")
+    to_rgb(tmp_path / "empty.png")  # nothing was there: no warning
+
+
+def test_odd_images_are_read(tmp_path):
+    frames = [Image.fromarray(pixels(20, 30, 3) // (i + 1)) for i in range(3)]
+    for suffix in ("gif", "webp", "tif", "png"):
+        path = tmp_path / f"frames.{suffix}"
+        frames[0].save(path, save_all=True, append_images=frames[1:], lossless=True)
+        first = np.asarray(to_rgb(path)).astype(int)
+        assert np.abs(first - np.asarray(frames[0])).mean() < (20 if suffix == "gif" else 1)
+    Image.fromarray(np.array([[0.0, np.nan]], np.float32)).save(tmp_path / "nan.tif")
+    with pytest.raises(ImageError, match=r"nan\.tif: float images have values in 0..1"):
+        to_rgb(tmp_path / "nan.tif")
+    odd = tmp_path / os.fsdecode(b"caf\xe9.png")
+    frames[0].save(odd)
+    assert to_rgb(odd).size == (30, 20)
+    for path in (tmp_path / f"{'x' * 300}.png", "a\0b.png"):
+        with pytest.raises(ImageError, match="no such file"):
+            to_rgb(path)
+
+
+CASES = ROOT.parent / "shared/cases/images"
+
+
+@pytest.mark.filterwarnings("ignore:Truncated|Corrupt|Tag data")
+@pytest.mark.skipif(not CASES.is_dir(), reason="the cases are not here")
+def test_all_images_of_the_reports_are_read_and_turned():
+    for path in CASES.iterdir():
+        if path.suffix == ".jpg":
+            turned = path.name.startswith(("turned", "ascii_orientation"))
+            assert to_rgb(path).size == ((40, 48) if turned else (48, 40)), path
+        else:
+            to_rgb(path)

@@ -9,7 +9,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from mmonepeace.datasets import EndlessSampler, PairDataset
-from mmonepeace.datasets.broken_samples import MissingError, TooManyBrokenError
+from mmonepeace.datasets.broken_samples import TooManyBrokenError
 from mmonepeace.datasets.resumable_sampler import EpochIndex
 from mmonepeace.datasets.tokenizer import train
 
@@ -194,9 +194,58 @@ def test_too_many_broken_samples_end_the_run(folder):
         [dataset[i] for i in range(COUNT)]
 
 
-def test_in_test_mode_a_broken_sample_is_an_error(folder):
-    with pytest.raises(MissingError, match=r"3\.png: no such file"):
-        pairs(folder, test_mode=True)[3]
+def test_broken_samples_are_replaced_in_test_mode_too(folder):
+    dataset = pairs(folder, test_mode=True)
+    assert dataset[3]["data_samples"].sample_idx not in BROKEN
+    assert dataset.broken.counts == {"missing": 1}
+
+
+def failing(faults):
+    """A transform that fails for some samples, as none of ours would."""
+
+    def fail(record):
+        if record["sample_idx"] in faults:
+            raise faults[record["sample_idx"]]
+        return record["sample_idx"]
+
+    return fail
+
+
+def test_whatever_a_pipeline_raises_is_a_broken_sample(folder):
+    faults = {
+        2: MemoryError(),
+        4: ZeroDivisionError("by zero"),
+        6: KeyError("img"),
+        8: RecursionError(),
+    }
+    dataset = PairDataset(
+        str(folder / "train.tsv"), {"text": "caption"}, pipeline=[failing(faults)], max_broken=0.2
+    )
+    assert not {dataset[i] for i in range(COUNT)} & set(faults)
+    assert dataset.broken.counts == {"other": 4}
+
+
+def test_a_pipeline_that_never_works_ends_the_run_at_once(folder):
+    faults = {i: KeyError("img") for i in range(COUNT)}
+    dataset = PairDataset(
+        str(folder / "train.tsv"), {"text": "caption"}, pipeline=[failing(faults)], max_broken=0.9
+    )
+    with pytest.raises(
+        TooManyBrokenError,
+        match=r"all of the first 10 samples fail: KeyError: 'img'.*Correct the pipeline",
+    ):
+        dataset[0]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_end_of_a_run_is_one_line_whichever_process_reads(folder, workers):
+    loader = DataLoader(
+        pairs(folder, max_broken=0.01), 8, num_workers=workers, collate_fn=pseudo_collate
+    )
+    with pytest.raises(TooManyBrokenError) as caught:
+        list(loader)
+    assert str(caught.value).startswith("1 of ")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_subset_counts_from_zero(folder):

@@ -7,10 +7,12 @@ import signal
 import sys
 import time
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from mmonepeace.apis import Embedder, EmbeddingIndex
+from mmonepeace.apis import Embedder, EmbeddingIndex, read_table
+from mmonepeace.datasets import sample_errors
 from mmonepeace.evaluation import RecallAtK
 from tests.apis.conftest import TEXTS, write_data, write_model
 from tests.conftest import ROOT
@@ -289,3 +291,83 @@ def test_mistakes_of_measuring_name_their_fix(run, model, triples, options, word
     code, _, err = run("evaluate_retrieval.py", model, "--table", triples, *options)
     assert code == 2
     assert words in err
+
+
+def test_file_names_that_are_not_utf8_come_back_from_every_file(run, model, data):
+    odd = data / "images" / os.fsdecode(b'caf\xe9 "b"\t.png')
+    (data / "images/a.png").rename(odd)
+    index, page = data / "i.safetensors", data / os.fsdecode(b"\xe9.html")
+    code, _, err = run("embed.py", model, "--images", data / "images", "--out", index)
+    assert code == 0, err
+    read = EmbeddingIndex.load(index)
+    assert str(odd) in [os.path.normpath(read.content(item)) for item in read.items]
+    code, out, err = run("search.py", index, "--image", odd, "--k", 1, "--html", page)
+    assert (code, "caf?" in out) == (0, True), err
+    assert "images/caf%E9%20" in page.read_text()
+
+    options = "--classes", "dog,cat", "--out", data / "p.tsv"
+    code, _, err = run("zero_shot.py", model, "--images", data / "images", *options)
+    assert code == 0, err
+    modality, paths, _ = read_table(data / "p.tsv", "image", "class1")
+    assert modality == "image"
+    assert str(odd) in paths
+
+    rows = {"image": str(odd), "caption": "a"}, {"image": "x" * 300 + ".png", "caption": "b"}
+    table = data / "t.jsonl"
+    table.write_text("\n".join(map(json.dumps, rows)))
+    columns = "--columns", "image=image", "text=caption", "--gallery", data / "g.png"
+    code, out, err = run("evaluate_retrieval.py", model, "--table", table, *columns)
+    assert code == 0, err
+    assert f"left out: {data / ('x' * 300)}.png: no such file" in err
+    code, out, err = run("heatmap.py", model, odd, "--text", "a", "--out", data / "h.png")
+    assert code == 0, err
+
+
+def test_metadata_of_an_index_may_be_any_bytes(tmp_path):
+    meta = {"a": os.fsdecode(b"caf\xe9"), "b": '"quoted"', "c": "plain", "d": ""}
+    EmbeddingIndex(np.ones((1, 2)), [{"modality": "text", "text": "a"}], meta).save(tmp_path / "i")
+    assert EmbeddingIndex.load(tmp_path / "i").meta == meta
+
+
+@pytest.mark.parametrize(
+    "items",
+    [[], {}, [1], [{"text": "a"}], [{"modality": "video", "path": "a"}], [{"modality": "text"}]],
+)
+def test_an_index_with_damaged_items_is_named(run, items, tmp_path):
+    EmbeddingIndex(np.ones((len(items), 2)), items).save(tmp_path / "i.safetensors")
+    code, _, err = run("search.py", tmp_path / "i.safetensors", "--text", "a")
+    assert code == 2
+    assert "i.safetensors" in err or "the index does not say its dtype" in err
+
+
+def test_pictures_in_their_transparency_alone_need_a_background(run, model, data, monkeypatch):
+    monkeypatch.setattr(sample_errors, "_said", set())
+    for i in range(3):
+        picture = np.zeros((40, 40, 4), np.uint8)
+        picture[8 * i : 8 * i + 16, :, 3] = 255
+        Image.fromarray(picture).save(data / f"images/logo{i}.png")
+    index = data / "i.safetensors"
+
+    def logos(*options):
+        options = "--images", data / "images", "--out", index, *options
+        code, out, err = run("embed.py", model, *options)
+        assert code == 0, err
+        read = EmbeddingIndex.load(index)
+        rows = [i for i, item in enumerate(read.items) if "logo" in item["path"]]
+        return read.embeddings[rows], out, read.meta
+
+    with pytest.warns(UserWarning, match="drawn in its transparency alone"):
+        black, _, meta = logos()
+    assert np.allclose(black[0], black)
+    assert meta["alpha"] == ""
+    white, out, meta = logos("--alpha", "white")
+    assert not np.allclose(white[0], white[1:], atol=1e-3)
+    assert meta["alpha"] == "white"
+    assert "8 old ones were of another model or other options" in out
+    assert run("search.py", index, "--image", data / "images/logo1.png", "--k", 1)[1].count(
+        "1.0000"
+    )
+    code, _, err = run(
+        "embed.py", model, "--images", data / "images", "--out", index, "--alpha", "whit"
+    )
+    assert (code, "expected 'drop', or a colour" in err) == (2, True)

@@ -206,7 +206,7 @@ def test_scores_ranks_weights_and_facts_are_shown(page):
 
 
 def test_unreadable_files_have_a_card_that_says_why(page):
-    assert page.text.count("cannot be read as an image") == 1
+    assert page.text.count("not an image of a known format") == 1
     assert "gone.png: no such file" in page.text
 
 
