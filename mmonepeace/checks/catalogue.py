@@ -56,6 +56,8 @@ _ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
         "give each class a colour of its own in metainfo.palette."),
     "num-classes": ("stop", ("num_classes of the heads does not match the {classes} classes of the data"
         " ({names})"), "--cfg-options {options}"),
+    "one-class": ("stop", ("a softmax over one class is always 1: loss and gradient are 0, accuracy and "
+        "IoU 100 %, whatever the model says"), "name a second class, such as the background."),
     "class-weight-length": ("error", "{path}.class_weight has {weights} values for {classes} classes",
         "one value for each class, and one for the background in heads that have it."),
     "reduce-zero-label-differs": ("error",

@@ -6,7 +6,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from mmonepeace.checks.catalogue import Level
-from mmonepeace.checks.heads import find_heads, head_classes
+from mmonepeace.checks.heads import find_heads, head_classes, softmax_of_one
 from mmonepeace.checks.report import Report
 from mmonepeace.checks.splits import DatasetInfo, Split, palette_of
 
@@ -24,8 +24,10 @@ def check_classes(cfg: Config, splits: Sequence[Split], report: Report) -> None:
     if len(set(lists.values())) > 1:
         report.add("classes-differ", "config", lists)
     classes = next(iter(lists.values()), ())
-    if classes:
-        check_heads(cfg.get("model") or {}, classes, report)
+    model = cfg.get("model") or {}
+    is_dense = "decode_head" in model
+    if not check_one_class(model, classes, is_dense, report) and classes:
+        check_heads(model, classes, report)
 
 
 def _check_names(info: DatasetInfo, report: Report) -> None:
@@ -65,6 +67,34 @@ def _is_colour(entry: Any) -> bool:
         and len(entry) == 3
         and all(isinstance(v, int) and 0 <= v <= 255 for v in entry)
     )
+
+
+def check_one_class(
+    model: ConfigDict, classes: Sequence[str], is_dense: bool, report: Report
+) -> bool:
+    """Find a softmax over one class; `is_dense`: if pixels are classified.
+
+    Returns:
+        whether there is one.
+    """
+    lines = [f"classes is {tuple(classes)}"] if is_dense and len(classes) == 1 else []
+    for path, head in softmax_of_one(model):
+        if head.get("num_classes") != 1:
+            lines.append(f"{path}: out_channels is 1, and its loss has no use_sigmoid=True")
+        elif len(classes) < 2:  # else it is simply the wrong number
+            lines.append(f"{path}.num_classes is 1")
+    name = classes[0] if len(classes) == 1 else "object"
+    fix = (
+        "either with a class for the background, label 0 in the label maps: "
+        f"classes=('background', {name!r}) and num_classes=2 in every head; or, with the same and a "
+        "sigmoid, add out_channels=1, threshold=0.5, loss_decode=dict(type='CrossEntropyLoss', "
+        "use_sigmoid=True) to every head."
+        if is_dense
+        else "either add a class of images without it and set num_classes=2; or take a sigmoid: "
+        "head=dict(type='MultiLabelLinearClsHead')."
+    )
+    report.add("one-class", "config", lines, fix=fix)
+    return bool(lines)
 
 
 def check_heads(model: ConfigDict, classes: Sequence[str], report: Report) -> None:

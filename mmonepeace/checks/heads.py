@@ -7,11 +7,13 @@ from typing import Any
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
 
-from mmonepeace.checks.config import walk_paths
+from mmonepeace.checks.config import type_name, walk_paths
 
 # Heads whose num_classes may be left to a default, and those that count something else.
 _DEFAULTED = ("decode_head", "auxiliary_head", "bbox_head", "mask_head")
 _OTHERS = ("rpn", "semantic", "backbone")
+# Losses that are a softmax, unless they have use_sigmoid=True.
+_SOFTMAX = ("CrossEntropyLoss", "OhemCrossEntropy", "LabelSmoothLoss", "SeesawLoss")
 
 
 def find_heads(model: ConfigDict) -> Iterator[tuple[str, ConfigDict]]:
@@ -39,6 +41,35 @@ def head_classes(model: ConfigDict) -> Iterator[tuple[str, int | None, int]]:
             yield f"{path}.num_classes", head.num_classes, 0
         elif name in _DEFAULTED and "type" in head:
             yield f"{path}.num_classes", _default_classes(head["type"]), 0
+
+
+def softmax_of_one(model: ConfigDict) -> Iterator[tuple[str, ConfigDict]]:
+    """(path, config) of the heads whose softmax has a single value, which is 1 whatever the model says.
+
+    Heads of detectors have a background, or a sigmoid.
+    """
+    for path, head in find_heads(model):
+        name = next(part for part in reversed(path.split(".")) if not part.isdigit())
+        if name in ("decode_head", "auxiliary_head"):
+            # One class of mmseg is one whatever the loss: labels other than 0 are outside of it.
+            one = head.get("num_classes") == 1 or (
+                head.get("out_channels") == 1 and not _has_sigmoid(head.get("loss_decode"))
+            )
+        else:
+            one = name == "head" and head.get("num_classes") == 1 and "type" in head
+            one = one and "MultiLabel" not in type_name(head)
+            one = one and not _has_sigmoid(head.get("loss"))
+        if one:
+            yield path, head
+
+
+def _has_sigmoid(losses: Any) -> bool:
+    """Whether no loss of a head, or the one, is a softmax over the classes; the default is one."""
+    losses = losses if isinstance(losses, (list, tuple)) else [losses or {}]
+    return all(
+        loss.get("use_sigmoid", "type" in loss and type_name(loss) not in _SOFTMAX)
+        for loss in losses
+    )
 
 
 def has_mask_head(model: ConfigDict) -> bool:

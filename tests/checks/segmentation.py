@@ -525,7 +525,7 @@ def too_few_weights(data):
     data.cfg.model.decode_head.loss_decode.class_weight = [1.0, 2.0]
 
 
-@seg("classes-missing", "num-classes")
+@seg("classes-missing", "one-class")
 def a_forgotten_comma(data):
     each_label(data, lambda m: np.where(m == 1, 0, 255).astype(np.uint8))
     data.each_dataset(metainfo=dict(classes=("ground"), palette=PALETTE[:1]))
@@ -551,6 +551,21 @@ def others_in_val(data):
 @seg("palette-length")
 def a_colour_too_few(data):
     data.each_dataset(metainfo=dict(classes=CLASSES, palette=PALETTE[:2]))
+
+
+@seg("one-class", "label-outside-classes")
+def one_class(data):
+    data.each_dataset(metainfo=dict(classes=("tree",)))
+    for head in (data.cfg.model.decode_head, *data.cfg.model.auxiliary_head):
+        head.num_classes = 1
+
+
+@seg("one-class")
+def one_value_without_sigmoid(data):
+    data.each_dataset(metainfo=dict(classes=CLASSES[:2]))
+    each_label(data, lambda labels: np.where(labels == 2, 1, labels))
+    for head in (data.cfg.model.decode_head, *data.cfg.model.auxiliary_head):
+        head.update(num_classes=2, out_channels=1)
 
 
 @seg("palette-values")

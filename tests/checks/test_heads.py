@@ -4,6 +4,7 @@ import pytest
 from mmengine.config import ConfigDict
 
 from mmonepeace.checks import Report, check_heads
+from mmonepeace.checks.classes import check_one_class
 
 CLASSES = ("ellipse", "rectangle", "triangle")
 
@@ -57,3 +58,47 @@ def test_heads_that_count_something_else_are_left_alone():
         ),
     )
     assert findings(heads) == []
+
+
+@pytest.mark.parametrize(
+    ("head", "lines"),
+    [
+        (dict(num_classes=1), 2),
+        (dict(num_classes=1, out_channels=1, loss_decode=dict(use_sigmoid=True)), 2),
+        (dict(num_classes=2), 1),  # the classes of the data remain one
+    ],
+)
+def test_one_class_of_pixels_is_told_with_both_right_ways(head, lines):
+    report = Report()
+    assert check_one_class(ConfigDict(decode_head=head), ("road",), True, report)
+    (finding,) = report.findings
+    assert finding.code == "one-class"
+    assert len(finding.where) == lines
+    for text in ("classes=('background', 'road')", "num_classes=2", "out_channels=1",
+                 "use_sigmoid=True", "threshold=0.5"):  # fmt: skip
+        assert text in finding.fix
+
+
+SIGMOID = dict(type="CrossEntropyLoss", use_sigmoid=True)
+
+
+@pytest.mark.parametrize(
+    ("model", "is_softmax"),
+    [
+        (dict(decode_head=dict(num_classes=2, out_channels=1)), True),
+        (dict(auxiliary_head=[dict(num_classes=2, out_channels=1)]), True),
+        (dict(decode_head=dict(num_classes=2, out_channels=1, loss_decode=SIGMOID)), False),
+        (dict(decode_head=dict(num_classes=2, out_channels=1,
+              loss_decode=[SIGMOID, dict(type="DiceLoss")])), False),
+        (dict(decode_head=dict(num_classes=2)), False),
+        (dict(head=dict(type="LinearClsHead", num_classes=1)), True),
+        (dict(head=dict(type="LinearClsHead", num_classes=1, loss=SIGMOID)), False),
+        (dict(head=dict(type="MultiLabelLinearClsHead", num_classes=1)), False),
+        (dict(bbox_head=dict(type="RetinaHead", num_classes=1)), False),
+        (dict(roi_head=dict(bbox_head=dict(type="Shared2FCBBoxHead", num_classes=1))), False),
+    ],
+)  # fmt: skip
+def test_a_softmax_over_one_value_is_found(model, is_softmax):
+    report = Report()
+    assert check_one_class(ConfigDict(model), (), "head" not in model, report) == is_softmax
+    assert len(report.findings) == is_softmax
