@@ -1,4 +1,4 @@
-"""The simple feature pyramid of ViTDet.
+"""The simple feature pyramid of ViTDet, and pooling for pyramids of narrow images.
 
 Shapes: B batch, D width of the backbone, C channels of the pyramid.
 """
@@ -75,3 +75,20 @@ class SimpleFeaturePyramid(BaseModule):
         # the channels-last maps that ChannelNorm returns.
         pyramid = [level(maps[-1]).contiguous() for level in self.levels]
         return (*pyramid, F.max_pool2d(pyramid[-1], 1, 2))
+
+
+class NarrowMaxPool2d(nn.MaxPool2d):
+    """`MaxPool2d` whose window is at most as large as the map, so that one row or column remains."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, max(1, H // 2), max(1, W // 2)) with a window and stride of 2."""
+        assert isinstance(self.kernel_size, int)
+        window = [min(self.kernel_size, side) for side in x.shape[2:]]
+        return F.max_pool2d(x, window, self.stride)
+
+
+def accept_narrow_maps(neck: nn.Module) -> None:
+    """Let a neck halve maps of one row or column, as images of up to one patch give, to one."""
+    for name, child in neck.named_children():
+        if type(child) is nn.MaxPool2d:
+            setattr(neck, name, NarrowMaxPool2d(child.kernel_size, child.stride))

@@ -19,6 +19,7 @@ from mmseg.models import SegDataPreProcessor as MMSegDataPreProcessor
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
+from mmonepeace.models.necks import accept_narrow_maps
 from mmonepeace.models.sliding_window import BandResizer, SlidingWindow, check_option
 from mmonepeace.models.widths import fill_widths
 from mmonepeace.registry import MODELS
@@ -65,7 +66,8 @@ class EncoderDecoder(MMSegEncoderDecoder):
     """`mmseg.EncoderDecoder` that takes images of any sizes, with a sliding window that scales.
 
     Only images of one size share a batch, so that a list gives exactly what single calls give.
-    Widths of neck and heads that are left out follow the backbone, see `fill_widths`.
+    Widths of neck and heads that are left out follow the backbone, see `fill_widths`. A side of an
+    image may be shorter than a patch. A batch of one in training needs heads without BatchNorm.
 
     With `test_cfg.mode` "slide", `test_cfg` takes these keys besides `crop_size` and `stride`:
 
@@ -84,6 +86,8 @@ class EncoderDecoder(MMSegEncoderDecoder):
 
     def __init__(self, **config: Any) -> None:
         super().__init__(**fill_widths(config))
+        if self.with_neck:
+            accept_narrow_maps(self.neck)
         if self._slides():
             self._read_test_cfg()  # an error should not wait for the first image
 

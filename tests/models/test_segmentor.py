@@ -399,6 +399,46 @@ def test_test_time_augmentation_needs_logits_and_says_so(image_paths):
 # ------------------------------------------------------------------------------------ Mask2Former
 
 
+UPERNET = dict(
+    type="UPerHead", in_channels=[32] * 4, in_index=[0, 1, 2, 3], channels=8, num_classes=CLASSES,
+    norm_cfg=BN, loss_decode=dict(type="CrossEntropyLoss"),
+)  # fmt: skip
+PYRAMID = dict(type="Feature2Pyramid", embed_dim=32, rescales=[4, 2, 1, 0.5], norm_cfg=BN)
+
+
+@pytest.mark.parametrize("mode", ["slide", "whole"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (16, 160), (33, 15), (300, 1)])
+def test_images_narrower_than_a_patch_are_predicted_and_learnt_from(size, mode):
+    model = build(UPERNET, PYRAMID)
+    image = torch.randint(0, 255, (3, *size), dtype=torch.uint8)
+    labels = torch.arange(size[0] * size[1]).reshape(1, *size) % CLASSES
+    meta = dict(ori_shape=size, img_shape=size, pad_shape=size)
+    sample = SegDataSample(gt_sem_seg=PixelData(data=labels), metainfo=meta)
+    with options(model, mode=mode):
+        (prediction,) = model.test_step(dict(inputs=[image], data_samples=[sample]))
+    assert prediction.pred_sem_seg.data.shape == (1, *size)
+    assert prediction.seg_logits.data.isfinite().all()
+    if mode == "whole":
+        model.train()
+        model.data_preprocessor.size_divisor = 1
+        batch = dict(inputs=[image] * 2, data_samples=[sample] * 2)
+        loss = model.loss(**model.data_preprocessor(batch, True))["decode.loss_ce"]
+        loss.backward()
+        assert loss.isfinite()
+        gradients = [p.grad for p in model.neck.parameters() if p.grad is not None]
+        assert gradients
+        assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_pooling_of_narrow_maps_is_that_of_mmseg_where_mmseg_can():
+    model = build(UPERNET, PYRAMID)
+    maps = [torch.randn(2, 32, 5, 8) for _ in range(4)]
+    plain = MODELS.build(PYRAMID).eval()
+    plain.load_state_dict(model.neck.state_dict())
+    for ours, theirs in zip(model.neck(maps), plain(maps), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def mask2former(num_classes=CLASSES, dim=32):
     """mmseg's head with a tenth of the usual widths."""
     attention = dict(embed_dims=dim, num_heads=4, dropout=0.0, batch_first=True)
