@@ -10,6 +10,7 @@ from PIL import Image
 from mmonepeace import checkpoint
 from tests.coco_data import CLASSES, COLOURS, make_coco
 from tests.conftest import ROOT
+from tests.journeys.resuming import assert_same_run, left_by_a_kill
 from tests.journeys.test_segmentation import assert_curves_and_drawings, losses
 from tests.processes import run_tool
 
@@ -88,17 +89,23 @@ def test_ten_steps_lower_the_loss_and_are_evaluated(trained, recipe):
 
 
 @ONLY_BOXES
-def test_the_same_seed_gives_the_same_losses_and_a_run_is_resumed(trained, recipe, data, tmp_path):
+def test_the_same_seed_gives_the_same_losses(trained, recipe, data, tmp_path):
     again = run_tool(
         "train.py", recipe, "--data-root", data, "--work-dir", tmp_path,
         "--cfg-options", "train_cfg.max_iters=3", "train_cfg.val_interval=99",
     )  # fmt: skip
     assert losses(again) == pytest.approx(losses(trained[1])[:3], rel=1e-3)
-    resumed = run_tool(
-        "train.py", recipe, "--data-root", data, "--work-dir", tmp_path, "--resume",
-        "--cfg-options", "train_cfg.max_iters=4", "train_cfg.val_interval=99",
+
+
+@pytest.mark.parametrize("recipe", ["masks"], indirect=True)
+def test_a_killed_run_ends_with_the_same_bits(trained, recipe, data, tmp_path):
+    work_dir = left_by_a_kill(tmp_path / "work", trained[0])
+    done = run_tool(
+        "train.py", recipe, "--data-root", data, "--work-dir", work_dir, "--resume",
+        "--cfg-options", "train_cfg.val_interval=99",
     )  # fmt: skip
-    assert len(losses(resumed)) == 1
+    assert len(losses(done)) == 5
+    assert_same_run(work_dir, trained[0])
 
 
 def test_evaluation_draws_and_writes_results_in_cocos_layout(trained, recipe, data, tmp_path):

@@ -2,7 +2,7 @@
 
 import os
 import re
-import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ROOT
+from tests.journeys.resuming import assert_same_run, die_at_step_8
 from tests.processes import Done, free_port, run_tool
 
 SMALL_RECIPE = """
@@ -85,15 +86,17 @@ def test_the_same_seed_gives_the_same_losses(trained, recipe, seg_data, tmp_path
     assert losses(again) == pytest.approx(losses(trained[1])[:3], rel=1e-3)
 
 
-def test_a_run_is_resumed_where_it_was(trained, recipe, seg_data, tmp_path):
-    work_dir = shutil.copytree(trained[0], tmp_path / "work")
-    (work_dir / "last_checkpoint").write_text(str(work_dir / "iter_10.pth"))
-    done = run_tool(
-        "train.py", recipe, "--data-root", seg_data, "--work-dir", work_dir, "--resume",
-        "--cfg-options", "train_cfg.max_iters=12", "train_cfg.val_interval=99",
-    )  # fmt: skip
-    assert len(losses(done)) == 2
-    assert "iter_10.pth" in done.stdout
+def test_a_killed_run_ends_with_the_same_bits(trained, recipe, seg_data, tmp_path):
+    command = ("train.py", recipe, "--data-root", seg_data, "--work-dir", tmp_path)
+    options = ("--cfg-options", "train_cfg.val_interval=99")
+    died = run_tool(*command, *options, prepare=die_at_step_8, check=False)
+    assert died.returncode == -signal.SIGKILL, died.stderr[-3000:]
+    options = (*options, "train_dataloader.num_workers=2")  # which must not matter
+    done = run_tool(*command, "--resume", *options)
+    assert f"Resuming from {tmp_path / 'iter_5.pth'}" in done.stdout
+    assert "resumed at step 5 of 10" in done.stdout
+    assert len(losses(done)) == 5
+    assert_same_run(tmp_path, trained[0])
 
 
 def test_evaluation_with_tta_draws_and_writes_label_maps(trained, recipe, seg_data, tmp_path):

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ROOT
+from tests.journeys.resuming import assert_same_run, left_by_a_kill
 from tests.journeys.test_segmentation import losses
 from tests.processes import run_tool
 
@@ -110,6 +111,10 @@ train_dataloader = dict(batch_size=16)
 """
     path, done = ten_steps("emoji-groups-64", changes, groups, tmp_path)
     check(done, "accuracy/top1")
+    resumed = left_by_a_kill(tmp_path / "resumed", tmp_path / "work")
+    options = ("--resume", "--cfg-options", "train_cfg.val_interval=99")
+    run_tool("train.py", path, "--data-root", groups, "--work-dir", resumed, *options)
+    assert_same_run(resumed, tmp_path / "work")
     tested = run_tool(
         "test.py", path, tmp_path / "work", "--data-root", groups, "--tta", "--work-dir",
         tmp_path / "tested",
