@@ -73,6 +73,16 @@ def test_recipe_loads_dumps_and_builds(path, tmp_path):
         assert report.findings == []
 
 
+@pytest.mark.parametrize("path", RECIPES, ids=name)
+def test_a_kill_costs_a_tenth_of_a_run_at_most(path):
+    cfg = read(path)
+    hook, by_epoch = cfg.default_hooks.checkpoint, "max_epochs" in cfg.train_cfg
+    assert hook.get("by_epoch", True) == by_epoch
+    length = cfg.train_cfg.max_epochs if by_epoch else cfg.train_cfg.max_iters
+    assert 0 < hook.interval <= length / 10
+    assert hook.max_keep_ckpts >= 2  # the newest may turn out to be damaged
+
+
 @pytest.mark.parametrize("path", PRETRAINING, ids=name)
 def test_recipe_of_pretraining_gives_its_stage_what_it_needs(path):
     cfg = Config.fromfile(path)

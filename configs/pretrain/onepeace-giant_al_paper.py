@@ -19,4 +19,5 @@ stage_one = "work_dirs/onepeace-giant_vl_paper/iter_200000.pth"
 needs_data = "data/al/train.tsv with columns audio and text, and data/esc50/val.tsv"
 model = dict(stage="al", backbone=dict(arch="giant", modalities=dict(text={}, audio={})))
 train_dataloader = dict(batch_size=48, dataset=dict(ann_file=["al/train.tsv"]))
+default_hooks = dict(checkpoint=dict(interval=791))
 auto_scale_lr = dict(base_batch_size=3072)

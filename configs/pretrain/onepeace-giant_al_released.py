@@ -20,4 +20,5 @@ param_scheduler = [
     dict(type="CosineAnnealingLR", eta_min=1e-6, by_epoch=False, begin=445, end=4450),
 ]
 train_cfg = dict(max_iters=4450, val_interval=445)
+default_hooks = dict(checkpoint=dict(interval=445))
 auto_scale_lr = dict(base_batch_size=128)

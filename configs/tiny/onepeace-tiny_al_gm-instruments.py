@@ -43,6 +43,6 @@ model = dict(
 optim_wrapper = dict(optimizer=dict(lr=3e-3))
 default_hooks = dict(
     logger=dict(interval=10),
-    checkpoint=dict(interval=150, save_best="retrieval/audio_to_text_R@1", rule="greater"),
+    checkpoint=dict(interval=30, save_best="retrieval/audio_to_text_R@1", rule="greater"),
 )
 auto_scale_lr = dict(base_batch_size=48)

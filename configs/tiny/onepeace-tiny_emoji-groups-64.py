@@ -23,6 +23,6 @@ model = dict(
     ),
     head=dict(num_classes=8),
 )
-default_hooks = dict(checkpoint=dict(by_epoch=False, interval=300))
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=60))
 log_processor = dict(by_epoch=False)
 auto_scale_lr = dict(base_batch_size=64)

@@ -24,3 +24,4 @@ model = dict(
     neck=dict(type="mmonepeace.SimpleFeaturePyramid", out_channels=64),
 )
 auto_scale_lr = dict(base_batch_size=4)
+default_hooks = dict(checkpoint=dict(interval=60))

@@ -39,3 +39,4 @@ param_scheduler = [
 ]
 train_cfg = dict(max_iters=900, val_interval=900)
 auto_scale_lr = dict(base_batch_size=8)
+default_hooks = dict(checkpoint=dict(interval=90))

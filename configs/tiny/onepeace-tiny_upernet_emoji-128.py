@@ -21,3 +21,4 @@ model = dict(
     auxiliary_head=dict(channels=64, num_classes=9, norm_cfg=norm_cfg),
 )
 optim_wrapper = dict(optimizer=dict(lr=3e-3))
+default_hooks = dict(checkpoint=dict(interval=60))

@@ -25,3 +25,4 @@ model = dict(
     decode_head=dict(channels=64, num_classes=8, norm_cfg=norm_cfg),
     auxiliary_head=dict(channels=64, num_classes=8, norm_cfg=norm_cfg),
 )
+default_hooks = dict(checkpoint=dict(interval=60))

@@ -33,3 +33,4 @@ model = dict(
     ),
     test_cfg=dict(mode="slide", crop_size=(128, 128), stride=(85, 85)),
 )
+default_hooks = dict(checkpoint=dict(interval=60))

@@ -30,6 +30,6 @@ model = dict(
 )
 default_hooks = dict(
     logger=dict(interval=10),
-    checkpoint=dict(interval=150, save_best="retrieval/mean_R@1", rule="greater"),
+    checkpoint=dict(interval=30, save_best="retrieval/mean_R@1", rule="greater"),
 )
 auto_scale_lr = dict(base_batch_size=128)

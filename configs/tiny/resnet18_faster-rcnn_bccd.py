@@ -30,3 +30,4 @@ model = dict(
 )
 optim_wrapper = dict(optimizer=dict(lr=5e-4))
 auto_scale_lr = dict(base_batch_size=4)
+default_hooks = dict(checkpoint=dict(interval=60))

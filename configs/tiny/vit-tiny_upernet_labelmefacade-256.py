@@ -39,3 +39,4 @@ model = dict(
     decode_head=dict(in_channels=[192] * 4, channels=64, num_classes=8, norm_cfg=norm_cfg),
     auxiliary_head=dict(in_channels=192, channels=64, num_classes=8, norm_cfg=norm_cfg),
 )
+default_hooks = dict(checkpoint=dict(interval=60))

@@ -72,6 +72,7 @@ class CheckpointHook(hooks.CheckpointHook):
             Path(self.out_dir).mkdir(parents=True, exist_ok=True)
             for folder in {self.out_dir, runner.work_dir}:
                 remove_leftovers(folder)
+        self._say_interval(runner)
         resumed = Path(runner._load_from) if runner._resume else None
         if resumed is None or resumed.parent.resolve() != Path(self.out_dir).resolve():
             hub.update_info(OUTDATED, [])  # names of another folder
@@ -85,6 +86,19 @@ class CheckpointHook(hooks.CheckpointHook):
         if resumed and runner.val_loop is not None and self._is_evaluation_due(runner):
             runner.logger.info("This step is evaluated now: the run may have been killed before.")
             runner.val_loop.run()
+
+    def _say_interval(self, runner: Any) -> None:
+        """Say what a kill may cost."""
+        unit, length = (
+            ("epochs", runner.max_epochs) if self.by_epoch else ("steps", runner.max_iters)
+        )
+        if 0 < self.interval <= length / 10:
+            return
+        every = f"every {self.interval} {unit}" if 0 < self.interval < length else "at its end only"
+        runner.logger.warning(
+            f"this run of {length} {unit} saves checkpoints {every}: a kill costs all steps since "
+            f"the last one. Every {max(1, length // 10)}: default_hooks.checkpoint.interval."
+        )
 
     def _is_evaluation_due(self, runner: Any) -> bool:
         """Whether the step that was resumed is one to evaluate, and was not when it was saved."""
