@@ -99,6 +99,7 @@ _ALIASES = (
     ("audio_adapter.embed_positions.1.{j}.0.{p}", "audio_adapter.embed_positions.{j}.0.{p}"),
 )
 _NUMBER = r"(?:0|[1-9][0-9]{0,2})"  # not 01, and not 999999999
+_MAX_BLOCKS = 256
 _FIELDS = {
     "m": "text|image|audio",
     "i": _NUMBER,
@@ -243,9 +244,12 @@ def _check_numbers(keys: Iterable[str]) -> None:
     """Refuse keys whose block has no number that a model's block can have."""
     for key in keys:
         for number in re.findall(r"\blayers\.(-?\w+)", key):
-            if re.match(r"-?\d", number) and not re.fullmatch(_NUMBER, number):
+            if not re.match(r"-?\d", number):
+                continue
+            if not re.fullmatch(_NUMBER, number) or int(number) >= _MAX_BLOCKS:
                 raise CheckpointError(
-                    f"the key {key:.80} is of no block: expected layers.0 to layers.999."
+                    f"the key {key:.80} is of no block: expected layers.0 to "
+                    f"layers.{_MAX_BLOCKS - 1}."
                 )
 
 

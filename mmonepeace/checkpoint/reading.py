@@ -1,6 +1,7 @@
 """Reading untrusted checkpoints: no code in a file is ever run, tensors stay on disk until used."""
 
 import json
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -35,6 +36,9 @@ def _read_safetensors(path: Path) -> tuple[StateDict, dict[str, str]]:
     with safe_open(path, "pt") as file:  # mapped: the tensors stay on disk until they are used
         weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         meta = file.metadata() or {}
+    strange = [key for key, text in meta.items() if text.startswith('{"tensors":')]
+    if strange not in ([], [CHECKSUMS]):
+        raise CheckpointError(f"its metadata have {strange[0]!r} for {CHECKSUMS!r}: damaged.")
     if (stored := meta.pop(CHECKSUMS, None)) is not None:
         expected = json.loads(stored)
         crcs = {f"weights.{name}": crc for name, crc in expected["tensors"].items()}
@@ -52,8 +56,16 @@ def _read_index(path: Path) -> tuple[StateDict, dict[str, Any]]:
         raise CheckpointError(f"is larger than {_MAX_INDEX:,} bytes: not an index of shards.")
     index = json.loads(path.read_bytes())
     shard_of = index["weight_map"]
+    if strange := sorted(set(index) - {"weight_map", "metadata"}):
+        raise CheckpointError(f"has {strange[0]!r} besides weight_map and metadata: damaged.")
     meta = dict(index.get("metadata") or {})
     stored = meta.pop(CHECKSUMS, None)
+    if any(
+        isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) for value in meta.values()
+    ):
+        raise CheckpointError(
+            f"its metadata have no {CHECKSUMS!r}, but something like it: damaged."
+        )
     if stored is not None and stored != hash_of_index(shard_of, meta):
         raise CheckpointError("its names or metadata do not match their checksum: damaged.")
     shards: dict[str, StateDict] = {}
@@ -102,6 +114,12 @@ def _unwrap(weights: Mapping[str, Any]) -> dict[str, Any]:
     return {name[len(prefix) :]: value for name, value in weights.items()}
 
 
+def _meta_of(content: Mapping[str, Any]) -> dict[str, Any]:
+    meta = content.get("meta")
+    items = meta.items() if isinstance(meta, Mapping) else ()
+    return {key: value for key, value in items if isinstance(key, str)}
+
+
 def _read_any(path: Path) -> tuple[Any, dict[str, Any]]:
     """Content and metadata of a file of any format."""
     if path.suffix == ".json":
@@ -111,7 +129,7 @@ def _read_any(path: Path) -> tuple[Any, dict[str, Any]]:
     content = _read_content(path, "state_dict.")
     items = content.items() if isinstance(content, Mapping) else ()
     nested = {key: value for key, value in items if isinstance(value, Mapping)}
-    meta = dict(nested.get("meta", {}))
+    meta = _meta_of(nested)
     if "cfg" in nested:  # of fairseq, for the way back
         with suppress(TypeError, ValueError, RecursionError):
             meta["official_cfg"] = json.dumps(nested["cfg"])
@@ -125,6 +143,8 @@ def read_content(path: Path) -> Any:
         CheckpointError: in one line, as `read`.
     """
     with prefix_errors(path), explain_broken_file("a checkpoint"):
+        if not path.is_file():
+            raise CheckpointError("no such file.")
         if path.suffix == ".json" or is_safetensors(path):
             weights, meta = _read_any(path)
             return {"state_dict": weights, "meta": meta}
@@ -159,7 +179,7 @@ def read(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
         path = index_of(path)
     if path.is_dir():
         content = read_run(path)
-        return _unwrap(content["state_dict"]), dict(content.get("meta") or {})
+        return _unwrap(content["state_dict"]), _meta_of(content)
     with prefix_errors(path):
         if not path.is_file():
             raise CheckpointError("no such file.")

@@ -31,6 +31,7 @@ _STORAGES = {
     "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool, "ComplexDoubleStorage": torch.complex128,
     "ComplexFloatStorage": torch.complex64, "UntypedStorage": torch.uint8,
+    "QInt8Storage": torch.int8, "QUInt8Storage": torch.uint8, "QInt32Storage": torch.int32,
 }  # fmt: skip
 # Functions that rebuild tensors of other kinds than weights are stored as.
 _OTHER_TENSORS = {
@@ -221,7 +222,10 @@ class Unpickler(pickle._Unpickler):
             package in ("builtins", "__builtin__") and name in _INERT_BUILTINS
         ):
             return Inert
-        if (package, name) == ("torch", "device"):
+        if package == "torch" and (
+            name in ("device", "_get_layout")
+            or isinstance(getattr(torch, name, None), torch.qscheme)
+        ):
             return Inert
         raise CheckpointError(
             f"refused: the file calls {module}.{name}, which does not belong in a checkpoint. "
