@@ -23,7 +23,7 @@ from mmonepeace.checkpoint.integrity import (
     verify_checksums,
 )
 from mmonepeace.checkpoint.torch_files import read_torch, verify_archive
-from mmonepeace.checkpoint.unpickling import Inert, leaves_of, tensors_of
+from mmonepeace.checkpoint.unpickling import History, Inert, leaves_of, tensors_of
 
 INDEX = "index.json"  # names the files of a folder; without it, the folder is incomplete
 
@@ -129,6 +129,10 @@ def _read_part(path: Path, verify: bool) -> dict[str, Any]:
         raise CheckpointError("it has no state_dict")
     stored = content.pop(CHECKSUMS, None)
     check_tensors(tensors_of(content))
+    logs = (content.get("message_hub") or {}).get("log_scalars") or {}
+    for key, log in logs.items():
+        if isinstance(log, History):  # as MMEngine's runner stores it
+            logs[key] = [torch.as_tensor(values) for values in log.data]
     if strange := next((k for k, v in leaves_of(content) if isinstance(v, Inert)), None):
         raise CheckpointError(f"{strange} is of a class that is not read from files")
     if verify and stored is None:

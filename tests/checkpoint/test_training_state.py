@@ -3,6 +3,7 @@ from functools import partial
 
 import pytest
 import torch
+from mmengine.logging import HistoryBuffer
 
 from mmonepeace import checkpoint
 from mmonepeace.checkpoint import CheckpointError
@@ -135,3 +136,12 @@ def test_a_changed_byte_of_a_tensor_is_noticed(tmp_path):
     path.write_bytes(data)
     with pytest.raises(CheckpointError, match=r"state_dict\.w: not the numbers that were written"):
         checkpoint.verify_run(path)
+
+
+def test_logs_of_mmengine_are_read_as_ours(tmp_path):
+    log = HistoryBuffer([0.5, 0.25], [1, 2])
+    content = {"state_dict": {}, "message_hub": {"log_scalars": {"loss": log}}}
+    torch.save(content, tmp_path / "x.pth")
+    values, counts = checkpoint.read_run(tmp_path / "x.pth")["message_hub"]["log_scalars"]["loss"]
+    assert values.tolist() == [0.5, 0.25]
+    assert counts.tolist() == [1, 2]
