@@ -2,7 +2,7 @@
 
 The members of a sample have the same name up to the first dot: `000017.jpg`, `000017.txt`.
 `tools/dataset_converters/make_shards.py` writes such shards, and an index with the number of samples
-of each beside them.
+of each beside them. For the members themselves see `tar_members`.
 """
 
 import glob
@@ -10,14 +10,18 @@ import importlib
 import json
 import logging
 import re
-import tarfile
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmengine.logging import print_log
+
+from mmonepeace.console import printable
+from mmonepeace.datasets.sample_errors import MissingError, SampleError, reason
+from mmonepeace.datasets.tar_members import BLOCK, READ_ERRORS, Member, Tar, open_tar, walk
 
 MEMBER_SUFFIXES = {
     "image": ("jpg", "jpeg", "png", "webp"),
@@ -25,10 +29,18 @@ MEMBER_SUFFIXES = {
     "audio": ("flac", "wav", "ogg", "mp3"),
 }
 INDEX = "index.jsonl"  # beside shards; a line has the "shard", its "samples" and its "bytes"
-# Raised for a file that is truncated or not a tar.
-TAR_ERRORS = (tarfile.TarError, OSError, EOFError, ValueError)
+# Not samples: metadata of the WebDataset library, what macOS adds, hidden files.
+_SKIPPED = re.compile(r"(^|/)(__[^/]*__|__MACOSX)($|/)|(^|/)\.[^/]*$")
 
-Members = Mapping[str, Any]  # suffix -> bytes, and `__key__`
+Members = Mapping[str, Any]  # suffix -> bytes, or what is wrong with it; and `__key__`
+
+
+class _Sample(NamedTuple):
+    """A sample of a shard: suffix -> member, or what is wrong with it."""
+
+    key: str
+    members: dict[str, Member | str]
+    scattered: bool = False  # members of the same key are elsewhere too
 
 
 def find_shards(shards: str | Sequence[str], data_root: str = "") -> list[Path]:
@@ -55,51 +67,117 @@ def count_samples(shards: Sequence[Path]) -> list[int]:
     indexes = {folder: read_index(folder / INDEX) for folder in {path.parent for path in shards}}
     counts = []
     for path in shards:
-        entry = indexes[path.parent].get(path.name, {})
-        known = entry.get("bytes") == path.stat().st_size
+        entry, size = indexes[path.parent].get(path.name, {}), path.stat().st_size
+        known = entry.get("bytes") == size and entry["samples"] * BLOCK <= size
         counts.append(entry["samples"] if known else _count_headers(path))
     return counts
 
 
 def read_index(path: Path) -> dict[str, dict[str, Any]]:
-    """Name of a shard -> its line of an index; empty where there is no index."""
-    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
-    # A run that was stopped leaves an incomplete line.
-    entries = [json.loads(line) for line in lines if line.endswith("\n")]
-    return {entry["shard"]: entry for entry in entries if "shard" in entry}
+    """Name of a shard -> its line of an index; empty where there is no index.
+
+    Lines that do not say what they should are left out: their shards are counted instead.
+    """
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    index = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.endswith(b"\n"):  # a run that was stopped leaves an incomplete line
+            continue
+        try:
+            entry = json.loads(line.decode(errors="surrogateescape"))
+            if "shard" in entry:
+                index[entry["shard"]] = entry
+                counts = entry["samples"], entry["bytes"]
+                if not all(type(n) is int and n >= 0 for n in counts):
+                    raise ValueError(f"{counts} are not numbers")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            index = {name: other for name, other in index.items() if other is not entry}
+            _log(f"{path}, line {number} is left out: {reason(error)}")
+    return index
 
 
-def read_samples(path: Path, indices: Iterable[int]) -> Iterator[Members | None]:
-    """Samples of one shard by ascending indices; None for each that a truncated shard lacks."""
-    tar = _import("webdataset.tariterators")
-    wanted = deque(indices)
+def read_samples(path: Path, indices: Iterable[int]) -> Iterator[Members | SampleError]:
+    """Samples of one shard by ascending indices, or why a sample cannot be read."""
+    waiting = deque(indices)
     try:
-        with open(path, "rb") as file:
-            members = tar.tar_file_expander([{"url": str(path), "stream": file}])
-            for index, sample in enumerate(tar.group_by_keys(members)):
-                if index == wanted[0]:
-                    wanted.popleft()
-                    yield sample
-                    if not wanted:
-                        return
-    except TAR_ERRORS as error:
-        print_log(f"{path} is broken: {error}", "current", logging.WARNING)
-    for _ in wanted:
-        yield None
+        stat = path.stat()
+        samples = _samples(path, stat.st_size, stat.st_mtime_ns)
+        with open_tar(path) as tar:
+            while waiting:
+                index = waiting.popleft()
+                if index < len(samples):
+                    key, members, scattered = samples[index]
+                    contents = {suffix: _content(tar, m) for suffix, m in members.items()}
+                    yield {"__key__": key, "__scattered__": scattered, **contents}
+                else:
+                    yield MissingError(
+                        f"the shard has only {len(samples)} samples: it is truncated, or its index "
+                        "is wrong. Make the shard again."
+                    )
+    except OSError as error:
+        gone = MissingError(f"{path}: {reason(error)}")
+        yield from (gone for _ in waiting)
+
+
+def _content(tar: Tar, member: Member | str) -> bytes | SampleError:
+    fault = member if isinstance(member, str) else member.fault
+    if isinstance(member, Member) and not fault:
+        try:
+            content = tar.content(member)
+        except READ_ERRORS as error:
+            return MissingError(f"{member.name}: {reason(error)} Make the shard again.")
+        if len(content) == member.size:
+            return content
+        fault = f"the shard ends before the end of {member.name}. Make the shard again."
+    return MissingError(fault)
 
 
 def _count_headers(path: Path) -> int:
     """Number of samples that `read_samples` finds, without reading their contents."""
-    count = 0
-    try:
-        with tarfile.open(path) as tar:
-            names = (m.name for m in tar if m.isreg() and not re.match(r"__[^/]*__($|/)", m.name))
-            files = ({"fname": name, "data": b"", "__url__": ""} for name in names)
-            for _ in _import("webdataset.tariterators").group_by_keys(files):
-                count += 1
-    except TAR_ERRORS as error:
-        print_log(f"{path} is truncated after {count} samples: {error}", "current", logging.WARNING)
-    return count
+    stat = path.stat()
+    return len(_samples(path, stat.st_size, stat.st_mtime_ns))
+
+
+@lru_cache(maxsize=16)
+def _samples(path: Path, _size: int, _time: int) -> list[_Sample]:
+    """The samples of a shard, from its headers. The arguments after the path say which file it is.
+
+    A shard whose members are sorted by type, all of one suffix before those of another, has them
+    joined by their keys. Otherwise the members of a sample are those that follow each other.
+    """
+    groups: list[_Sample] = []
+    with open_tar(path) as tar:
+        for member in walk(tar):
+            if isinstance(member, str):
+                _log(f"{path}: {member}")
+                continue
+            folder, slash, name = member.name.rpartition("/")
+            stem, dot, suffix = name.partition(".")
+            if not stem or not dot or _SKIPPED.search(member.name):
+                continue
+            key, suffix = f"{folder}{slash}{stem}", suffix.lower()
+            if not groups or groups[-1].key != key:
+                groups.append(_Sample(key, {}))
+            members = groups[-1].members
+            if suffix in members:
+                other = members[suffix]
+                names = {member.name} | ({other.name} if isinstance(other, Member) else set())
+                fault = f"{' and '.join(sorted(names))} is more than one member of the shard."
+                members[suffix] = f"{fault} Make the shard again, with one of them."
+            else:
+                members[suffix] = member
+    counts = Counter(group.key for group in groups)
+    if len(counts) < len(groups) and all(len(group.members) == 1 for group in groups):
+        joined = {key: _Sample(key, {}) for key in counts}
+        for key, members, _ in groups:
+            joined[key].members.update(members)
+        if sum(len(sample.members) for sample in joined.values()) == len(groups):
+            return list(joined.values())
+    return [group._replace(scattered=counts[group.key] > 1) for group in groups]
+
+
+def _log(message: str) -> None:
+    print_log(printable(message), "current", logging.WARNING)
 
 
 def _import(name: str) -> ModuleType:

@@ -14,10 +14,11 @@ from torch.utils.data import IterableDataset, get_worker_info
 from mmonepeace.datasets import shard_io
 from mmonepeace.datasets.broken_samples import BrokenSamples
 from mmonepeace.datasets.manifest import MODALITIES
-from mmonepeace.datasets.sample_errors import CaptionError, MissingError
+from mmonepeace.datasets.sample_errors import CaptionError, MissingError, SampleError
 from mmonepeace.datasets.shard_io import MEMBER_SUFFIXES, Members
 from mmonepeace.registry import DATASETS
 
+Contents = Members | SampleError  # what a shard has of a sample, or why it has none
 # Modality -> key of its content in a record.
 CONTENT_KEYS = {"image": "img", "text": "text", "audio": "audio"}
 
@@ -127,7 +128,7 @@ class ShardDataset(IterableDataset[dict[str, Any]]):
     def _stream(self, stream: int, skip: int) -> Iterator[Any]:
         """Prepared samples of a stream after the first `skip`."""
         raw = self._shuffled(stream, skip)
-        ahead: deque[tuple[int, int, Members | None]] = deque()
+        ahead: deque[tuple[int, int, Contents]] = deque()
         while True:
             for later in itertools.count(0, self.batch_size):
                 while len(ahead) <= later:
@@ -138,7 +139,7 @@ class ShardDataset(IterableDataset[dict[str, Any]]):
             ahead.popleft()
             yield sample
 
-    def _shuffled(self, stream: int, skip: int) -> Iterator[tuple[int, int, Members | None]]:
+    def _shuffled(self, stream: int, skip: int) -> Iterator[tuple[int, int, Contents]]:
         """(epoch, index, members) of a stream after the first `skip`, shuffled."""
         first_epoch, skip = divmod(skip, self.stream_size)
         for epoch in itertools.count(first_epoch):
@@ -148,7 +149,7 @@ class ShardDataset(IterableDataset[dict[str, Any]]):
             wanted = np.zeros(len(indices), dtype=bool)
             wanted[order] = True
             read = self._read(indices, wanted)
-            buffer: dict[int, Members | None] = {}
+            buffer: dict[int, Contents] = {}
             for position in map(int, order):
                 while position not in buffer:
                     other, members = next(read)
@@ -170,10 +171,8 @@ class ShardDataset(IterableDataset[dict[str, Any]]):
         """Number of a stream among those of all processes."""
         return self.rank * self.streams + stream
 
-    def _read(
-        self, indices: np.ndarray, wanted: np.ndarray
-    ) -> Iterator[tuple[int, Members | None]]:
-        """(position, members) of the wanted positions in `indices`; None past a shard's end."""
+    def _read(self, indices: np.ndarray, wanted: np.ndarray) -> Iterator[tuple[int, Contents]]:
+        """(position, members) of the wanted positions in `indices`; or what is wrong with them."""
         shard_of = np.searchsorted(self.ends, indices, side="right")
         borders = np.flatnonzero((np.diff(shard_of) != 0) | (np.diff(indices) != 1)) + 1
         for run in np.split(np.arange(len(indices)), borders):
@@ -184,14 +183,14 @@ class ShardDataset(IterableDataset[dict[str, Any]]):
                 samples = shard_io.read_samples(self.shards[shard], inside.tolist())
                 yield from zip(positions.tolist(), samples, strict=True)
 
-    def _prepare(self, epoch: int, index: int, members: Members | None) -> Any:
+    def _prepare(self, epoch: int, index: int, members: Contents) -> Any:
         """A sample for the model, or None if it is broken."""
         if index in self.broken:
             return None
         record: dict[str, Any] = {"sample_idx": index, "seed": (self.seed, epoch, index)}
         try:
-            if members is None:
-                raise MissingError("the shard is truncated before it. Make the shard again.")
+            if isinstance(members, SampleError):
+                raise members
             record["key"] = members["__key__"]
             for modality in self.modalities:
                 record[CONTENT_KEYS[modality]] = self._value(modality, members)
@@ -206,16 +205,20 @@ class ShardDataset(IterableDataset[dict[str, Any]]):
         from_json = modality == "text" and self.text_key
         suffixes = ("json",) if from_json else MEMBER_SUFFIXES[modality]
         content = next((members[suffix] for suffix in suffixes if suffix in members), None)
+        if isinstance(content, SampleError):
+            raise content
         if content is None:
+            order = "Members of a sample must follow each other, as tar --sort=name writes them."
             raise MissingError(
                 f"{members['__key__']} has no member .{' or .'.join(suffixes)}; it has "
-                f"{', '.join(name for name in members if not name.startswith('__'))}."
+                f"{', '.join(name for name in members if not name.startswith('__'))}. "
+                f"{order if members['__scattered__'] else ''}".rstrip()
             )
         if modality != "text":
             return content
         try:
             text = json.loads(content)[self.text_key] if from_json else content.decode()
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise CaptionError(f"{members['__key__']} has no text: {error!r}.") from None
         if not isinstance(text, str) or not text.strip():
             raise CaptionError(f"{members['__key__']} has the text {text!r}.")

@@ -3,8 +3,8 @@
 Run:    python tools/dataset_converters/make_shards.py MANIFEST OUT --columns image=image text=caption
 Makes:  OUT/000000.tar, 000001.tar, ... and OUT/index.jsonl, which lists their content
 
-MANIFEST is a table (.tsv, .csv, .jsonl). Files are copied as they are; those that are missing
-are left out, listed at the end, and make the exit code 1. Rows are shuffled, because reading only
+MANIFEST is a table (.tsv, .csv, .jsonl). Files are copied as they are; those that cannot be
+read are left out, listed at the end, and make the exit code 1. Rows are shuffled, because reading only
 shuffles samples that are near each other. A stopped run can be resumed: a shard exists only when it
 is complete. The same command gives the same bytes.
 """
@@ -25,7 +25,9 @@ with explain_missing_packages():
     import numpy as np
     from tqdm import tqdm
 
+    from mmonepeace.console import printable
     from mmonepeace.datasets.manifest import ManifestError, Row, read_manifest
+    from mmonepeace.datasets.sample_errors import reason
     from mmonepeace.datasets.shard_io import INDEX, MEMBER_SUFFIXES, read_index
 
 
@@ -68,13 +70,14 @@ def open_index(path: Path, source: dict[str, Any]) -> dict[str, Any]:
             raise ShardError(f"{path.parent} has other shards. Choose an empty folder.")
         path.write_text(line)
         return {}
-    lines = path.read_text().splitlines(keepends=True)
+    lines = path.read_text(errors="surrogateescape").splitlines(keepends=True)
     if lines[:1] != [line]:
         raise ShardError(
             f"{path.parent} has shards of another manifest or other options. Remove it, or "
             "choose another folder."
         )
-    path.write_text("".join(line for line in lines if line.endswith("\n")))  # no incomplete line
+    whole = "".join(line for line in lines if line.endswith("\n"))  # no incomplete line
+    path.write_text(whole, errors="surrogateescape")
     return read_index(path)
 
 
@@ -97,7 +100,7 @@ def members(row: Row, folder: Path) -> dict[str, bytes]:
     """Suffix -> content of one sample.
 
     Raises:
-        FileNotFoundError: if a file of it is missing.
+        OSError, ValueError: if a file of it is missing or cannot be read.
     """
     return {
         suffix_of(name, value): value.encode() if name == "text" else (folder / value).read_bytes()
@@ -123,8 +126,8 @@ def write_shard(path: Path, rows: dict[int, Row], folder: Path) -> tuple[dict[st
         for number, row in rows.items():
             try:
                 content = members(row, folder)
-            except FileNotFoundError as error:
-                missing.append(str(error.filename))
+            except (OSError, ValueError) as error:  # ValueError: no name of a file
+                missing.append(f"{getattr(error, 'filename', None) or row} ({reason(error)})")
                 continue
             tar.write({"__key__": f"{number:09d}", **content})
             samples += 1
@@ -152,7 +155,7 @@ def run() -> int:
     }
     index = args.out / INDEX
     done = open_index(index, source)
-    missing = [name for entry in done.values() for name in entry["missing"]]
+    missing = [name for entry in done.values() for name in entry.get("missing", [])]
     with tqdm(total=len(rows), unit=" samples", disable=None) as bar:
         for begin in range(0, len(rows), args.shard_size):
             numbers = order[begin : begin + args.shard_size].tolist()
@@ -166,7 +169,8 @@ def run() -> int:
     shards = -(-len(rows) // args.shard_size)
     print(f"{args.out}: {len(rows) - len(missing):,} samples in {shards:,} shards.")
     if missing:
-        print(f"{len(missing):,} left out, a file is missing: {', '.join(missing[:5])}, ...")
+        named = printable(", ".join(missing[:5]))
+        print(f"{len(missing):,} left out, a file cannot be read: {named}, ...")
     return 1 if missing else 0
 
 
@@ -174,7 +178,7 @@ if __name__ == "__main__":
     try:
         sys.exit(run())
     except (ShardError, ManifestError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(printable(str(error)), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\nstopped: run the same command again to resume.", file=sys.stderr)
