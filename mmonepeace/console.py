@@ -27,3 +27,14 @@ def printable(text: str) -> str:
     """Text for a terminal: file names may have invalid characters and control codes."""
     clean = text.encode(errors="replace").decode()
     return "".join(c if c.isprintable() or c == "\n" else " " for c in clean)
+
+
+def progress_bar(*args: Any, **options: Any) -> Any:
+    """tqdm's bar; where no terminal is, a line a minute. Options are those of tqdm."""
+    from tqdm import tqdm
+
+    if not sys.stderr.isatty():
+        line = "{desc}: {n_fmt} of {total_fmt}{unit}, {elapsed} gone, {remaining} left\n"
+        minute = dict.fromkeys(("delay", "mininterval", "maxinterval"), 60)
+        options |= {**minute, "bar_format": line, "leave": False}
+    return tqdm(*args, **options)

@@ -18,8 +18,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mmonepeace.missing_packages import explain_missing_packages
 
 with explain_missing_packages():
-    from tqdm import tqdm
-
     from mmonepeace.apis import build_index, find_files, read_texts
     from mmonepeace.checks import find_checkpoint
     from mmonepeace.cli import (
@@ -29,7 +27,7 @@ with explain_missing_packages():
         list_failed,
         make_parser,
     )
-    from mmonepeace.console import printable
+    from mmonepeace.console import printable, progress_bar
 
 
 def parse() -> argparse.Namespace:
@@ -62,7 +60,7 @@ def run() -> None:
     meta = {"checkpoint": str(path)}
     if args.tokenizer:
         meta["tokenizer"] = str(args.tokenizer.resolve())
-    with tqdm(unit=" items", disable=None) as bar:
+    with progress_bar(unit=" items") as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total

@@ -23,6 +23,7 @@ with explain_missing_packages():
     from mmonepeace.engine.interruption import explain_disk_errors
     from mmonepeace.engine.processes import exit_distributed
     from mmonepeace.engine.run_lock import hold_work_dir
+    from mmonepeace.engine.terminal import quiet_terminal
     from mmonepeace.exit_status import exit_status
 
 
@@ -82,6 +83,7 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
+@quiet_terminal()
 def run() -> None:
     """Pretrain."""
     args = parse_args()
@@ -92,6 +94,7 @@ def run() -> None:
         checks.dry_run(PretrainRunner.from_cfg(cfg))
     else:
         with hold_work_dir(cfg.work_dir), explain_disk_errors(cfg.work_dir):
+            run_options.keep_tokenizer(cfg)
             PretrainRunner.from_cfg(cfg).train()
 
 

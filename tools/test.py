@@ -20,6 +20,7 @@ with explain_missing_packages():
     from mmonepeace.checkpoint import load_model
     from mmonepeace.engine import run_options
     from mmonepeace.engine.processes import exit_distributed
+    from mmonepeace.engine.terminal import quiet_terminal
     from mmonepeace.exit_status import exit_status
 
 
@@ -73,6 +74,7 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
+@quiet_terminal()
 def run() -> None:
     """Evaluate."""
     args = parse_args()

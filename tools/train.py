@@ -20,6 +20,7 @@ with explain_missing_packages():
     from mmonepeace.engine.interruption import explain_disk_errors
     from mmonepeace.engine.processes import exit_distributed
     from mmonepeace.engine.run_lock import hold_work_dir
+    from mmonepeace.engine.terminal import quiet_terminal
     from mmonepeace.exit_status import exit_status
 
 
@@ -66,6 +67,7 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
+@quiet_terminal()
 def run() -> None:
     """Train."""
     args = parse_args()

@@ -9,7 +9,7 @@ env_cfg = dict(
 )
 default_hooks = dict(
     timer=dict(type="IterTimerHook"),
-    logger=dict(type="LoggerHook", interval=50),
+    logger=dict(type="mmonepeace.LoggerHook", seconds=10),
     param_scheduler=dict(type="ParamSchedulerHook"),
     checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=2, save_best="accuracy/top1"),
     sampler_seed=dict(type="DistSamplerSeedHook"),

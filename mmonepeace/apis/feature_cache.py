@@ -21,10 +21,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
 
 from mmonepeace.apis.embedder import Embedder
 from mmonepeace.atomic_file import atomic_file
+from mmonepeace.console import progress_bar
 from mmonepeace.datasets.sample_errors import reason
 
 Feature = Literal["embedding", "cls", "mean", "tokens"]
@@ -181,7 +181,7 @@ def extract_features(
     errors: dict[str, str] = {}
     keys = item_keys(modality, paths, Path(cache).resolve(), errors)
     todo = [(key, path) for path, key in keys.items() if key not in known]
-    with tqdm(total=len(todo), desc=feature, unit=" items", disable=None if todo else True) as bar:
+    with progress_bar(total=len(todo), desc=feature, unit=" items", disable=not todo) as bar:
         for count in known.compute(embedder, modality, feature, todo, errors):
             bar.update(count)
     return known.take(keys[p] for p in map(str, paths) if keys.get(p) in known), errors

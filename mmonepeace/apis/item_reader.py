@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
+from mmonepeace.console import progress_bar
 from mmonepeace.datasets import audio_io, image_io
 from mmonepeace.datasets.tokenizer import Tokenizer
 
@@ -59,7 +59,9 @@ class ItemReader:
         quiet = len(rows) <= 4 * self.batch_size if progress is None else not progress
         with (
             ThreadPoolExecutor(READERS) as pool,
-            tqdm(total=len(rows), desc="+".join(rows[0]) if rows else "", disable=quiet) as bar,
+            progress_bar(
+                total=len(rows), desc="+".join(rows[0]) if rows else "", disable=quiet
+            ) as bar,
         ):
             for i, loaded in enumerate(_read_ahead(pool, self._load, rows)):
                 if isinstance(loaded, ValueError):

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from mmonepeace.apis.embedder import Embedder
 from mmonepeace.apis.feature_cache import Feature, Features, extract_features
 from mmonepeace.apis.probe_classifiers import Options, fit_attentive, fit_knn, fit_linear
 from mmonepeace.apis.sources import LabelledFiles, check_splits
+from mmonepeace.console import progress_bar
 from mmonepeace.evaluation.classification import Evaluation, evaluate
 
 HELD_OUT = 0.2  # fraction of each class of the training items, to choose a setting on
@@ -118,7 +118,7 @@ def probe(
     classes = sorted(set(labels["train"]))
     class_index = {name: i for i, name in enumerate(classes)}
     y_N = torch.tensor([class_index[label] for label in labels["train"]])
-    bar = partial(tqdm, desc=kind, total=len(settings), leave=False, disable=None)
+    bar = partial(progress_bar, desc=kind, total=len(settings), leave=False)
     held_out: list[float | None] = [None]
     best = 0
     if len(settings) > 1:

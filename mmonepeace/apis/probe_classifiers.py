@@ -20,10 +20,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from mmonepeace.apis.feature_cache import Features
 from mmonepeace.apis.vector_search import search
+from mmonepeace.console import progress_bar
 
 TEMPERATURE = 0.07  # of the softmax over neighbours
 CHUNK = 1024  # queries compared at once
@@ -143,7 +143,7 @@ def fit_attentive(
         probe.to(options.device)
         optimiser = torch.optim.AdamW(probe.parameters(), rate, weight_decay=WEIGHT_DECAY)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
-        with tqdm(total=steps, desc=f"learning rate {rate:g}", leave=False, disable=None) as bar:
+        with progress_bar(total=steps, desc=f"learning rate {rate:g}", leave=False) as bar:
             for _ in range(epochs):
                 order = torch.randperm(len(train), generator=generator)
                 for items in order.tensor_split(batches):

@@ -17,6 +17,8 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from mmonepeace.console import progress_bar
+
 THUMBNAIL = 16  # side in pixels of the thumbnails that images are compared by
 _ROTATIONS = range(2, 9)  # EXIF's orientations that change an image
 _MAX_COLOURS = 64  # that are kept of a label map in colours
@@ -97,7 +99,6 @@ Job = tuple[Callable[[str], FileInfo], str]  # a reader, and the path of a file
 
 def read_files(jobs: Sequence[Job], seconds: float | None = None) -> dict[Job, Any]:
     """Read files in parallel, each once: all of them, or in a random order for some seconds."""
-    from tqdm import tqdm
 
     def collect(message: Warning | str, *_: Any, **__: Any) -> None:
         getattr(_local, "messages", []).append(str(message))
@@ -110,7 +111,7 @@ def read_files(jobs: Sequence[Job], seconds: float | None = None) -> dict[Job, A
         warnings.simplefilter("always")  # Pillow only warns of broken EXIF data
         warnings.showwarning = collect
         results = pool.map(lambda job: job[0](job[1]), unique)
-        progress = tqdm(results, "reading files", len(unique), leave=False, unit="file")
+        progress = progress_bar(results, "reading files", len(unique), leave=False, unit=" files")
         try:
             for job, record in zip(unique, progress, strict=True):
                 records[job] = record

@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from itertools import islice
 from typing import Any
 
@@ -77,6 +78,7 @@ class DivergenceHook(Hook):
         }
         step = wrapper.step
 
+        @wraps(step)  # with its counter, which schedulers look for
         def noting_step(**kwargs: Any) -> None:
             # Before clipping, which spreads a NaN to all gradients.
             self._names = [name for name, p in parameters.items() if p.grad is not None]

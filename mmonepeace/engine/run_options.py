@@ -1,5 +1,6 @@
 """Command-line options that change how a recipe runs."""
 
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -7,6 +8,7 @@ import torch
 from mmengine.config import Config
 
 from mmonepeace import checkpoint
+from mmonepeace.atomic_file import atomic_file
 from mmonepeace.checks import (
     CheckError,
     dataset_configs,
@@ -15,6 +17,7 @@ from mmonepeace.checks import (
     metric_configs,
     text_steps,
 )
+from mmonepeace.exit_status import is_first_rank
 
 
 def set_data_root(cfg: Config, folder: str) -> None:
@@ -35,6 +38,18 @@ def set_tokenizer(cfg: Config, path: str) -> None:
     """Set the tokenizer of every transform that takes one."""
     for step in text_steps(cfg):
         step.tokenizer = path
+
+
+def keep_tokenizer(cfg: Config) -> None:
+    """Copy the tokenizer of a recipe into the work directory, where `embed.py` looks for it."""
+    paths = {step.tokenizer for step in text_steps(cfg) if step.get("tokenizer")}
+    target = Path(cfg.work_dir, "tokenizer.json")
+    if len(paths) != 1 or not is_first_rank():
+        return
+    (source,) = paths
+    if not (target.exists() and target.samefile(source)):
+        with atomic_file(target) as temporary:
+            shutil.copyfile(source, temporary)
 
 
 def set_precision(cfg: Config, dtype: Literal["float16", "bfloat16"]) -> None:
