@@ -74,7 +74,7 @@ class _Watch:
             raise Interrupted(number, self.message)
         if is_first_rank():
             text = f"{name}: stopping after this step with a checkpoint. Again to end at once.\n"
-            os.write(sys.stderr.fileno(), text.encode())  # print cannot be re-entered
+            os.write(2, text.encode())  # print cannot be re-entered
 
 
 _watch: _Watch | None = None

@@ -20,6 +20,7 @@ default_hooks = dict(
     ),
     sampler_seed=dict(type="DistSamplerSeedHook"),
     visualization=dict(type="DetVisualizationHook", draw=True, interval=100),
+    interruption=dict(type="mmonepeace.InterruptionHook"),
     divergence=dict(type="mmonepeace.DivergenceHook", patience=3),
 )
 vis_backends = [dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")]

@@ -12,6 +12,7 @@ default_hooks = dict(
     logger=dict(type="mmonepeace.LoggerHook", seconds=10, log_metric_by_epoch=False),
     param_scheduler=dict(type="ParamSchedulerHook"),
     checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=2000, max_keep_ckpts=3),
+    interruption=dict(type="mmonepeace.InterruptionHook"),
     divergence=dict(type="mmonepeace.DivergenceHook", patience=3),
 )
 custom_hooks = [

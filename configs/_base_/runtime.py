@@ -16,6 +16,7 @@ default_hooks = dict(
     ),
     sampler_seed=dict(type="DistSamplerSeedHook"),
     visualization=dict(type="SegVisualizationHook", draw=True, interval=100),
+    interruption=dict(type="mmonepeace.InterruptionHook"),
     divergence=dict(type="mmonepeace.DivergenceHook", patience=3),
 )
 custom_hooks = [dict(type="mmonepeace.LabelCheckHook")]

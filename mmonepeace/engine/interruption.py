@@ -140,16 +140,11 @@ def resume_command(work_dir: str | Path) -> str:
     """The command that goes on with the run of this process."""
     if get_world_size() > 1:
         return f"the command of this run with --resume (--work-dir {shlex.quote(str(work_dir))})"
-    words, given = [], iter(sys.argv)
-    for word in given:
-        if word.startswith("--resume="):
-            continue
-        while word == "--resume":
-            word = next(given, "")
-            if not word.startswith("-"):  # its PATH
-                word = next(given, "")
-        words.append(word)
-    words = [word for word in words if word]
-    if not any(word.split("=")[0] == "--work-dir" for word in words):
+    words: list[str] = []
+    for before, word in zip(["", *sys.argv], sys.argv, strict=False):
+        is_path = before == "--resume" and not word.startswith("-")
+        if word.partition("=")[0] != "--resume" and not is_path:
+            words.append(word)
+    if not any(word.partition("=")[0] == "--work-dir" for word in words):
         words += ["--work-dir", str(work_dir)]
     return shlex.join(["python", *words, "--resume"])
