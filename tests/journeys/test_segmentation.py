@@ -200,7 +200,9 @@ def test_template_for_own_data_trains_on_a_cpu(seg_data, tmp_path):
         "--cfg-options", "train_cfg.max_iters=1", "train_cfg.val_interval=9", "default_hooks.logger.interval=1",
     )  # fmt: skip
     assert len(losses(done)) == 1
-    assert re.search(r"crop_size=\(\s*64,\s*64", done.stdout)
+    assert "crop_size" not in done.stdout  # the terminal has no config, the work directory has
+    assert re.search(r"crop_size=\(\s*64,\s*64", (tmp_path / "work/mine.py").read_text())
+    assert len(done.stdout.splitlines()) < 60
 
 
 def test_pretrained_weights_of_the_official_layout_start_a_run(recipe, seg_data, tmp_path):
