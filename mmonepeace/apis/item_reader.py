@@ -104,8 +104,9 @@ class ItemReader:
 
     def _load_image(self, image: image_io.ImageInput) -> list[Tensor]:
         at_least = image_io.fast_sides(self.image_size) if self.fast_jpeg else None
-        rgb = image_io.to_rgb(image, at_least, self.alpha)
-        return [image_io.to_tensor(image_io.resize(rgb, self.image_size, self.keep_ratio))]
+        with image_io.one_large_at_a_time(image):
+            rgb = image_io.to_rgb(image, at_least, self.alpha)
+            return [image_io.to_tensor(image_io.resize(rgb, self.image_size, self.keep_ratio))]
 
     def _load_text(self, text: str) -> list[Tensor]:
         if self.tokenizer is None:

@@ -123,6 +123,9 @@ _ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
         "nothing, if grey may become RGB, transparency be dropped, and 16 bits be reduced to 8."),
     "image-constant": ("warning", "images have a single colour",
         "look at them; delete failures with their labels."),
+    "image-in-alpha": ("warning", ("images are drawn in their transparency alone, which is dropped: the "
+        "model sees a single colour"),
+        "give them a background: mogrify -background white -alpha remove FILE"),
     "image-extreme-size": ("warning",
         "images have a side below {smallest} pixels, or one over {ratio} times the other",
         "look at them: are there thumbnails or strips among them by mistake?"),
@@ -306,6 +309,12 @@ _ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
         "fill in what is missing, or delete the rows."),
     "caption-empty": ("error", "captions are empty after tokenisation",
         "write captions, or delete the rows."),
+    "audio-cut": ("warning", "audio clips are damaged: only what comes before the damage is used",
+        "get them again."),
+    "audio-cancels": ("warning", ("the channels of audio clips cancel each other: the model gets their "
+        "mean, which is silent"),
+        "keep one channel, or invert one: ffmpeg -i FILE -af 'pan=mono|c0=c0' NEW"),
+    "audio-silent": ("warning", "audio clips are silent", "listen to them; delete failures."),
     "audio-unreadable": ("error", "audio clips cannot be read", "get them again, or delete their rows."),
 }
 # fmt: on

@@ -9,18 +9,21 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image
+
+from mmonepeace.datasets import image_io
+from mmonepeace.datasets.sample_errors import reason
 
 from mmonepeace.console import progress_bar
 
 THUMBNAIL = 16  # side in pixels of the thumbnails that images are compared by
-_ROTATIONS = range(2, 9)  # EXIF's orientations that change an image
 _MAX_COLOURS = 64  # that are kept of a label map in colours
 _local = threading.local()  # warnings about the file that a thread is reading
 
@@ -38,8 +41,17 @@ class FileInfo:
     digest: bytes = b""
 
 
+@dataclass(frozen=True, eq=False)
 class AudioInfo(FileInfo):
-    """What is known of an audio clip."""
+    """What is known of an audio clip.
+
+    Attributes:
+        warnings: of its decoder.
+        silent: whether all samples are equal.
+    """
+
+    warnings: tuple[str, ...] = ()
+    silent: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +68,7 @@ class ImageInfo(FileInfo):
         for_opencv: whether OpenCV, which training decodes with, supports such files.
         thumbnail: (THUMBNAIL * THUMBNAIL,) uint8, grey.
         constant: whether it has a single colour.
+        in_alpha: whether that is because all that it shows is in its transparency.
     """
 
     size: tuple[int, int] = (0, 0)
@@ -67,6 +80,7 @@ class ImageInfo(FileInfo):
     for_opencv: bool = True
     thumbnail: np.ndarray = field(default_factory=lambda: np.zeros(THUMBNAIL**2, np.uint8))
     constant: bool = False
+    in_alpha: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +136,12 @@ def read_files(jobs: Sequence[Job], seconds: float | None = None) -> dict[Job, A
     return records
 
 
+def collect_warnings() -> list[str]:
+    """The warnings about the file that this thread reads now, an empty list that they go to."""
+    _local.messages = []
+    return _local.messages
+
+
 def reader(kind: type[FileInfo]) -> Callable[[Describe], Callable[[str], FileInfo]]:
     """Make a reader of files of a function that describes one; where it fails, it gives the error."""
 
@@ -129,47 +149,56 @@ def reader(kind: type[FileInfo]) -> Callable[[Describe], Callable[[str], FileInf
         def read(path: str) -> FileInfo:
             try:
                 return kind(path, **describe(path))
-            except UnidentifiedImageError:
-                return kind(path, error="not an image of a format that Pillow supports")
             except Exception as error:  # noqa: BLE001  (decoders fail in many ways)
-                reason = str(error).replace(str(path), "it").strip() or type(error).__name__
-                return kind(path, error=reason)
+                return kind(path, error=reason(error).replace(str(path), "it"))
 
         return read
 
     return decorate
 
 
-@reader(ImageInfo)
-def read_image(path: str) -> dict[str, Any]:
-    """Decode an image and describe it."""
-    _local.messages = []
+@cache
+def image_reader(alpha: str) -> Callable[[str], FileInfo]:
+    """What reads images for training that treats transparency so, see `image_io.to_rgb`."""
+
+    @reader(ImageInfo)
+    def read(path: str) -> dict[str, Any]:
+        with image_io.one_large_at_a_time(path):
+            return _describe_image(path, alpha)
+
+    return read
+
+
+def _describe_image(path: str, alpha: str) -> dict[str, Any]:
+    said = collect_warnings()
     _, image = _decode(path)
-    exif, orientation, exif_error, upright = image.info.get("exif"), 1, "", image
+    exif, exif_error = image.info.get("exif"), ""
     try:
         tags = image.getexif()
-        orientation = tags.get(ExifTags.Base.Orientation, 1)
-        upright = ImageOps.exif_transpose(image)
+        tags.tobytes()  # some readers write them again
         if exif and not tags:
             exif_error = "none of them can be read"
     except Exception as error:  # noqa: BLE001  (broken EXIF data fail in many ways)
         exif_error = str(error) or type(error).__name__
-    exif_error = exif_error or next((m for m in _local.messages if "EXIF" in m), "")
-    pixels = np.asarray(_eight_bits(upright))
+    exif_error = exif_error or next((m for m in said if "EXIF" in m), "")
+    orientation = image_io.orientation(image)
+    upright = image_io.turn(image, orientation)
+    rgb = _eight_bits(upright, alpha)
     deep = image.mode[0] in "IF"
-    grey = Image.fromarray(pixels).convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    grey = rgb.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
     return {
         "size": upright.size,
         "stored_size": image.size,
-        "orientation": orientation if orientation in _ROTATIONS else 1,
+        "orientation": orientation,
         "exif_error": exif_error.strip(),
         "mode": image.mode,
         "format": image.format or "",
         "for_opencv": cv2.haveImageReader(path),
         # 8 bits would make dark images of 16 bits equal.
-        "digest": digest_of(np.asarray(upright) if deep else pixels),
+        "digest": digest_of(np.asarray(upright if deep else rgb)),
         "thumbnail": np.asarray(grey).ravel(),
-        "constant": bool((pixels == pixels[:1, :1]).all()),
+        "constant": image_io.is_constant(rgb),
+        "in_alpha": image_io.hides_in_alpha(upright, rgb),
     }
 
 
@@ -217,10 +246,10 @@ def _decode(path: str) -> tuple[bytes, Image.Image]:
     content = Path(path).read_bytes()
     if not content:
         raise ValueError("the file is empty (0 bytes)")
-    image = Image.open(BytesIO(content))
+    image = image_io.open_image(BytesIO(content))
     if image.format == "PNG":
         image.verify()  # decoding alone ignores wrong checksums and a missing end
-        image = Image.open(BytesIO(content))
+        image = image_io.open_image(BytesIO(content))
     image.load()
     # libjpeg fills in what is missing, for instance in a download that was padded with zeros.
     if image.format == "JPEG" and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
@@ -228,19 +257,17 @@ def _decode(path: str) -> tuple[bytes, Image.Image]:
     return content, image
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """RGB, without the warnings and the clipping of Pillow's conversion."""
+def _eight_bits(image: Image.Image, alpha: str) -> Image.Image:
+    """RGB, without the clipping of Pillow's conversion."""
     if image.mode[0] in "IF":
         values = np.nan_to_num(np.asarray(image, dtype=np.float32))
         span = values.max() - values.min() or 1
         image = Image.fromarray(((values - values.min()) / span * 255).astype(np.uint8))
-    if image.mode in ("P", "PA"):
-        image = image.convert("RGBA")
-    return image.convert("RGB")
+    return image_io.to_rgb(image, alpha=alpha)
 
 
 def digest_of(array: np.ndarray) -> bytes:
     """A few bytes that are equal only for equal arrays."""
     state = hashlib.blake2b(repr(array.shape).encode(), digest_size=16)
-    state.update(np.ascontiguousarray(array).tobytes())
+    state.update(np.ascontiguousarray(array).reshape(-1).data)
     return state.digest()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmonepeace.checks.decoding import THUMBNAIL, FileInfo, ImageInfo
+from mmonepeace.checks.decoding import THUMBNAIL, AudioInfo, FileInfo, ImageInfo
 from mmonepeace.checks.report import Report
 
 _ALIKE = 0.99  # correlation of thumbnails; photographs that differ stay below 0.989 (BCCD)
@@ -18,6 +18,8 @@ def check_duplicates(
 ) -> None:
     """Find files that are in two splits, images that repeat, and those that nearly do.
 
+    Images that are drawn in their transparency alone, and silent clips, only look equal: not they.
+
     `files` are those of each split that can be read; `labels`, by path, are equal for equal labels.
     """
     for split, members in files.items():
@@ -26,6 +28,12 @@ def check_duplicates(
     for split in files:
         if train is not None and split != train:
             _check_between(files[train], split, files[split], labels, report)
+
+
+def _looks_equal(file: FileInfo) -> bool:
+    if isinstance(file, ImageInfo):
+        return file.in_alpha
+    return isinstance(file, AudioInfo) and file.silent
 
 
 def _check_within(
@@ -74,6 +82,8 @@ def _by_digest(files: Sequence[FileInfo]) -> dict[bytes, list[str]]:
     """Digest -> paths of the different files that have it."""
     groups: dict[bytes, dict[Path, str]] = {}
     for file in files:
+        if _looks_equal(file):
+            continue
         groups.setdefault(file.digest, {}).setdefault(Path(file.path).resolve(), file.path)
     return {digest: list(paths.values()) for digest, paths in groups.items()}
 

@@ -70,7 +70,12 @@ def check_images(split: Split, images: Sequence[ImageInfo]) -> list[ImageInfo]:
         level="error" if mixed else None,
         fix="color_type='unchanged' of LoadImageFromFile keeps these modes: remove it." * mixed,
     )
-    add("image-constant", [i.path for i in images if i.constant])
+    add("image-constant", [i.path for i in images if i.constant and not i.in_alpha])
+    fix = (
+        "LoadImage(alpha='white') puts white behind them; so does --alpha white of tools/embed.py."
+    )
+    in_alpha = [i.path for i in images if i.in_alpha]
+    add("image-in-alpha", in_alpha, fix=fix if split.step("LoadImage") else None)
     _check_sizes(split, images)
     return images
 

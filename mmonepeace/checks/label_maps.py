@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from mmonepeace.checks.decoding import ImageInfo, Job, LabelMap, read_image, read_label_map
+from mmonepeace.checks.decoding import ImageInfo, Job, LabelMap, image_reader, read_label_map
 from mmonepeace.checks.report import Bin, Section
 from mmonepeace.checks.segmentation import IGNORED
 from mmonepeace.checks.splits import Sample, Split
@@ -38,7 +38,7 @@ def pair_up(split: Split, records: Mapping[Job, Any]) -> list[LabelledImage]:
     """The samples of a split whose label maps were read, without those of unreadable images."""
     read = {s: records.get((read_label_map, s.label)) for s in split.samples if s.label}
     pairs = [
-        LabelledImage(sample, labels, records.get((read_image, sample.path)))
+        LabelledImage(sample, labels, records.get((image_reader("drop"), sample.path)))
         for sample, labels in read.items()
         if labels
     ]

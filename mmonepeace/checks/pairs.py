@@ -6,7 +6,7 @@ from typing import Any
 
 from mmengine.registry import DATASETS, TRANSFORMS
 
-from mmonepeace.checks.decoding import AudioInfo, FileInfo, digest_of, reader
+from mmonepeace.checks.decoding import AudioInfo, FileInfo, collect_warnings, digest_of, reader
 from mmonepeace.checks.images import check_missing
 from mmonepeace.checks.report import Bin, Section
 from mmonepeace.checks.splits import DatasetInfo, Sample, Split
@@ -102,7 +102,10 @@ def audio_reader(info: DatasetInfo) -> Callable[[str], FileInfo]:
 
     @reader(AudioInfo)
     def read_audio(path: str) -> dict[str, Any]:
-        return {"digest": digest_of(load({"audio_path": path})["inputs"]["audio"].numpy())}
+        said = collect_warnings()
+        wave = load({"audio_path": path})["inputs"]["audio"].numpy()
+        silent = bool((wave == wave[:1]).all())
+        return {"digest": digest_of(wave), "warnings": tuple(said), "silent": silent}
 
     return read_audio
 
@@ -111,4 +114,11 @@ def check_audio(split: Split, clips: Sequence[AudioInfo]) -> list[AudioInfo]:
     """Report audio clips that cannot be read; the others."""
     lines = [f"{clip.path}: {clip.error}" for clip in clips if clip.error]
     split.add("audio-unreadable", lines, of=len(clips))
-    return [clip for clip in clips if not clip.error]
+    clips = [clip for clip in clips if not clip.error]
+    for code, words in (("audio-cut", "is damaged"), ("audio-cancels", "cancel each other")):
+        said = [(clip, text) for clip in clips for text in clip.warnings if words in text]
+        split.add(code, [text for _, text in said], of=len(clips))
+    told = [clip for clip in clips if any("cancel each other" in text for text in clip.warnings)]
+    silent = [clip.path for clip in clips if clip.silent and clip not in told]
+    split.add("audio-silent", silent, of=len(clips))
+    return clips

@@ -14,8 +14,8 @@ from mmonepeace.checks.decoding import (
     FileInfo,
     ImageInfo,
     Job,
+    image_reader,
     read_files,
-    read_image,
     read_label_map,
 )
 from mmonepeace.checks.duplicates import check_duplicates
@@ -143,7 +143,8 @@ def _jobs(split: Split) -> list[Job]:
     jobs: list[Job] = []
     for sample in split.samples:
         is_audio = split.kind == "pairs" and sample.label == "audio"
-        jobs.append((readers[sample.dataset] if is_audio else read_image, sample.path))
+        alpha = next((s.get("alpha", "drop") for s in sample.dataset.steps("LoadImage")), "drop")
+        jobs.append((readers[sample.dataset] if is_audio else image_reader(alpha), sample.path))
         if split.kind == "segmentation" and sample.label:
             jobs.append((read_label_map, sample.label))
     return jobs

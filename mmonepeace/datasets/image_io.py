@@ -4,10 +4,11 @@ import math
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ ImageInput = str | Path | bytes | Image.Image | np.ndarray | Tensor
 
 # A square of 16,384 pixels: 1.1 GB decoded, twice that if it has transparency.
 MAX_PIXELS = 2**28
+LARGE = 2**25  # pixels: 128 MB decoded
 # Of pixels. Pillow also knows formats that are programs, and would run Ghostscript for EPS.
 FORMATS = (
     "JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "MPO", "JPEG2000", "PPM", "PCX",
@@ -31,7 +33,7 @@ _TURNS = {
     4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
     6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
-_pillow_lock = threading.Lock()
+_pillow_lock, _large_lock = threading.Lock(), threading.Lock()
 
 
 def to_rgb(image: ImageInput, at_least: int | None = None, alpha: str = "drop") -> Image.Image:
@@ -195,6 +197,18 @@ def resize(
 
         height, width = side(math.sqrt(area * ratio)), side(math.sqrt(area / ratio))
     return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def one_large_at_a_time(image: ImageInput) -> AbstractContextManager[Any]:
+    """A lock for images of more than `LARGE` pixels: threads would decode several at once."""
+    try:
+        if isinstance(image, str | Path | bytes):
+            with open_image(BytesIO(image) if isinstance(image, bytes) else image) as opened:
+                image = opened
+        large = isinstance(image, Image.Image) and image.width * image.height > LARGE
+    except Exception:  # noqa: BLE001  (whoever reads it will say what is wrong)
+        large = False
+    return _large_lock if large else nullcontext()
 
 
 def crop(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:

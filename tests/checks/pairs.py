@@ -92,6 +92,41 @@ def audio_cut(data):
     (data.root / "files/3.wav").write_bytes(b"RIFF")
 
 
+@pairs("image-in-alpha", "image-channels")
+def logos_in_their_transparency(data):
+    for seed in (3, 4):
+        picture = np.insert(0 * random_image(seed), 3, random_image(seed)[..., 0], axis=2)
+        save(picture, data.root / f"files/{seed}.png")
+
+
+@pairs("image-channels")
+def logos_on_white(data):
+    logos_in_their_transparency(data)
+    for name in ("train", "val", "test"):
+        data.cfg[f"{name}_dataloader"].dataset.pipeline[0]["alpha"] = "white"
+
+
+@pairs("audio-cut")
+def audio_damaged(data):
+    path = data.root / "files/3.wav"
+    soundfile.write(path, soundfile.read(path)[0], 16000, format="FLAC")
+    path.write_bytes(path.read_bytes()[:15000])
+
+
+@pairs("audio-cancels")
+def audio_whose_channels_cancel(data):
+    for seed in (3, 4):
+        wave = np.random.default_rng(seed).normal(0, 0.1, 16000).clip(-1, 1).astype(np.float32)
+        path = data.root / f"files/{seed}.wav"
+        soundfile.write(path, np.stack([wave, -wave], 1), 16000, subtype="FLOAT")
+
+
+@pairs("audio-silent")
+def audio_of_nothing(data):
+    for seed in (3, 4):
+        soundfile.write(data.root / f"files/{seed}.wav", np.zeros(16000), 16000)
+
+
 @pairs("row-incomplete")
 def no_caption(data):
     data.replace("thing 3", "")
