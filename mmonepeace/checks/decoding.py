@@ -18,10 +18,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from mmonepeace.console import progress_bar
 from mmonepeace.datasets import image_io
 from mmonepeace.datasets.sample_errors import reason
-
-from mmonepeace.console import progress_bar
 
 THUMBNAIL = 16  # side in pixels of the thumbnails that images are compared by
 _MAX_COLOURS = 64  # that are kept of a label map in colours
