@@ -9,7 +9,8 @@ Run:  python tools/convert_checkpoint.py one-peace.pt onepeace.safetensors --to 
       python tools/convert_checkpoint.py segmentor.pth back.pth --to official-model
 
 IN is the official full file or a fine-tuned one (.pt), the official vision branch (.pkl), an
-official segmentation, detection or classification file (.pth), or one of ours, also in shards.
+official segmentation, detection or classification file (.pth), or one of ours, also in shards, or a
+work directory, of which the newest checkpoint is taken.
 "model" is what mmseg, mmdet and mmpretrain load, including heads. OUT ends with .safetensors, .pth
 or .pt; the official vision layout may also be a .pkl. No code in IN is ever run, and only one tensor
 is in memory at a time.
@@ -29,7 +30,7 @@ with explain_missing_packages():
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
-    from mmonepeace.checkpoint import Target, convert_file, key_table
+    from mmonepeace.checkpoint import Target, convert_file, key_table, non_finite
     from mmonepeace.exit_status import exit_status
 
 UNITS = {"MB": 10**6, "GB": 10**9}
@@ -74,6 +75,12 @@ def run() -> None:
         f"{args.source} -> {out or '(nothing written)'}: "
         f"{len(converted.weights)} tensors, {count:,} parameters, {left_out} keys left out."
     )
+    if names := non_finite(converted.weights):
+        print(
+            f"warning: {len(names)} tensors have NaN or infinite numbers, such as {names[0]}: "
+            "no model loads them.",
+            file=sys.stderr,
+        )
 
 
 def main() -> int:

@@ -4,12 +4,16 @@ import re
 from pathlib import Path
 
 from mmonepeace.checkpoint.errors import CheckpointError
-from mmonepeace.checkpoint.reading import index_of
 from mmonepeace.checkpoint.training_state import is_committed
 from mmonepeace.checkpoint.work_dir import checkpoints_of_run
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".pkl")
 _SHARD = re.compile(r".+-\d{5}-of-\d{5}\.safetensors")
+
+
+def index_of(path: Path) -> Path:
+    """The file that names the shards of a safetensors file (the Hugging Face convention)."""
+    return path.with_name(f"{path.name}.index.json")
 
 
 def find(path: str | Path) -> Path:
@@ -22,8 +26,10 @@ def find(path: str | Path) -> Path:
         CheckpointError: if there is none, or a folder has several that are not of one run.
     """
     path = Path(path)
-    if path.is_file() or is_committed(path) or index_of(path).is_file():
+    if path.is_file() or is_committed(path) or (path.is_dir() and path.suffix == ".pth"):
         return path
+    if path.suffix == ".safetensors" and index_of(path).is_file():
+        return index_of(path)
     if not path.is_dir():
         kinds = ", ".join(_SUFFIXES)
         raise CheckpointError(

@@ -15,6 +15,7 @@ from mmonepeace.checkpoint.errors import (
     explain_broken_file,
     prefix_errors,
 )
+from mmonepeace.checkpoint.finding import find
 from mmonepeace.checkpoint.integrity import (
     CHECKSUMS,
     check_tensors,
@@ -44,11 +45,6 @@ def _read_safetensors(path: Path) -> tuple[StateDict, dict[str, str]]:
         crcs = {f"weights.{name}": crc for name, crc in expected["tensors"].items()}
         verify_checksums({"weights": weights, "meta": meta}, {**expected, "tensors": crcs})
     return weights, meta
-
-
-def index_of(path: Path) -> Path:
-    """The file that names the shards of a safetensors file (the Hugging Face convention)."""
-    return path.with_name(f"{path.name}.index.json")
 
 
 def _read_index(path: Path) -> tuple[StateDict, dict[str, Any]]:
@@ -160,7 +156,7 @@ def read(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
         path: safetensors, also in shards (its own name or that of the index), or a torch file (also
             with a fairseq, mmcv or detectron2 configuration inside): a tensor takes memory when it
             is used, not before. Or the raw pickle of the official vision branch, or the folder of a
-            sharded checkpoint: these are read into memory.
+            sharded checkpoint: these are read into memory. Or a folder with one of them, see `find`.
 
     Returns:
         state dict on the CPU with the names of the file, less prefixes that all of them have
@@ -174,15 +170,11 @@ def read(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
         CheckpointError: in one line, if it is missing, truncated, damaged, malicious, without
             weights, or has weights of a kind that is not stored number by number.
     """
-    path = Path(path)
-    if path.suffix == ".safetensors" and not path.exists() and index_of(path).is_file():
-        path = index_of(path)
+    path = find(path)
     if path.is_dir():
         content = read_run(path)
         return _unwrap(content["state_dict"]), _meta_of(content)
     with prefix_errors(path):
-        if not path.is_file():
-            raise CheckpointError("no such file.")
         with explain_broken_file("a checkpoint"):
             content, meta = _read_any(path)
         if not isinstance(content, Mapping):

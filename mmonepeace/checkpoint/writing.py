@@ -13,9 +13,10 @@ from torch import Tensor
 
 from mmonepeace.atomic_file import atomic_files
 from mmonepeace.checkpoint.errors import CheckpointError, StateDict
+from mmonepeace.checkpoint.finding import index_of
 from mmonepeace.checkpoint.integrity import CHECKSUMS, hash_of_rest
 from mmonepeace.checkpoint.key_mapping import Conversion
-from mmonepeace.checkpoint.reading import hash_of_index, index_of
+from mmonepeace.checkpoint.reading import hash_of_index
 
 Progress = Callable[[int, int], None]  # bytes written so far, bytes of all tensors
 

@@ -281,3 +281,14 @@ def test_the_tool_converts_to_shards_and_back(tmp_path, run_tool):
         tmp_path / "full.pt", tmp_path / "x.safetensors", "--to", "full", "--shard-size", "5"
     )
     assert "5GB" in done.stderr
+
+
+def test_numbers_that_are_not_finite_are_converted_with_a_warning(model, tmp_path, run_tool):
+    weights = dict(model.state_dict())
+    weights["layers.0.norm1.bias"] = weights["layers.0.norm1.bias"] * torch.nan
+    (tmp_path / "run").mkdir()
+    torch.save({"state_dict": weights}, tmp_path / "run/iter_3.pth")
+    done = run_tool(tmp_path / "run", tmp_path / "a.safetensors", "--to", "full")
+    assert done.returncode == 0
+    assert "1 tensors have NaN or infinite numbers, such as layers.0.norm1.bias" in done.stderr
+    assert checkpoint.read(tmp_path / "a.safetensors")[0]["layers.0.norm1.bias"].isnan().all()

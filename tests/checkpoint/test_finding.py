@@ -28,7 +28,8 @@ def test_the_only_file_of_a_folder(tmp_path):
     index = tmp_path / "a.safetensors.index.json"
     assert len(list(tmp_path.iterdir())) == 3
     assert find(tmp_path) == index
-    assert checkpoint.read(find(tmp_path / "a.safetensors"))[0].keys() == weights.keys()
+    assert find(tmp_path / "a.safetensors") == index
+    assert checkpoint.read(tmp_path)[0].keys() == weights.keys()
     (tmp_path / "b.pkl").touch()
     with pytest.raises(CheckpointError, match=r"2 checkpoints \(a.*json, b\.pkl\)\. Name one"):
         find(tmp_path)
