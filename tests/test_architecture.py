@@ -32,7 +32,7 @@ RULES = {
     "models": {"layers", "checkpoint", "registry", "spec"},
     "datasets": {"registry", "spec", "atomic_file", "console", "exit_status"},
     "checks": {"checkpoint", "datasets", "registry", "spec", "console", "exit_status"},
-    "engine": {"checkpoint", "checks", "registry", "exit_status", "atomic_file"},
+    "engine": {"checkpoint", "checks", "registry", "exit_status", "atomic_file", "console"},
     "evaluation": {"datasets", "registry", "spec", "console"},
     "visualization": {"datasets", "evaluation", "registry", "spec", "console", "atomic_file"},
     "apis": {

@@ -1,21 +1,22 @@
 """What the runners share: checkpoints are written, found, resumed and loaded in one way."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import mmengine
 from mmengine import hooks
-from mmengine.dist import is_main_process
+from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel, is_model_wrapper
-from mmengine.runner import BaseLoop
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop
 from torch import Tensor
 
 from mmonepeace import checkpoint
 from mmonepeace.checkpoint import CheckpointError
 from mmonepeace.checks import CheckError
+from mmonepeace.engine import changed_config
 from mmonepeace.engine.divergence import refuse_non_finite
 from mmonepeace.engine.resuming import (
     find_latest_valid_checkpoint,
@@ -26,6 +27,7 @@ from mmonepeace.engine.resuming import (
     write_folder,
 )
 from mmonepeace.engine.strategy import FSDP2Strategy
+from mmonepeace.engine.train_loop import EndlessTrainLoop, EpochTrainLoop, samples_of_step
 
 
 class ResumableRunner:
@@ -99,11 +101,7 @@ class ResumableRunner:
             # Reads no tensor.
             content = checkpoint.read_run(self._load_from, lambda parts: parts[0], verify=False)
             meta = _meta_of_run(self._load_from, content)
-            if meta["seed"] != self.seed:
-                self.logger.warning(
-                    f"the run was started with seed {meta['seed']}, not {self.seed}; it keeps its "
-                    "seed."
-                )
+            if self._randomness_cfg.get("seed") is None:
                 self.set_seed(meta["seed"])
 
     def load_or_resume(self) -> None:
@@ -149,16 +147,25 @@ class ResumableRunner:
         take = self.shards.take if self.shards else checkpoint.join
         content = checkpoint.read_run(filename, take, verify=False)
         meta = _meta_of_run(filename, content)
-        if meta["iter"] > self.max_iters:
+        loop, changes = self.train_loop, self._find_changes(meta)
+        if isinstance(loop, EndlessTrainLoop | EpochTrainLoop) and "samples" in meta:
+            loop.resume_at(meta["epoch"], meta["iter"], meta["samples"])
+        else:
+            loop._epoch, loop._iter = meta["epoch"], meta["iter"]
+        if loop.iter > loop.max_iters:
             raise CheckError(
-                f"{filename} is of step {meta['iter']}, but the config ends the run at step "
-                f"{self.max_iters}. Raise train_cfg.max_iters, or start a new run from its "
-                f"weights: --cfg-options load_from={filename} without --resume."
+                f"{filename} is of step {loop.iter}, but the config ends the run at step "
+                f"{loop.max_iters}. Train longer (train_cfg.max_iters or max_epochs), or start a "
+                f"new run from its weights: --cfg-options load_from={filename} without --resume."
             )
         self.call_hook("after_load_checkpoint", checkpoint=content)
         self._load_exactly(filename, content["state_dict"])
-        self._load_optimiser(filename, content)
-        self.train_loop._epoch, self.train_loop._iter = meta["epoch"], meta["iter"]
+        changes += self._load_optimiser(filename, content)
+        if changes:
+            self.logger.warning(
+                f"The config is not that of {filename}. From here on, today's is followed:\n"
+                f"{changed_config.as_table(changes)}{changed_config.explain(changes, loop.dataloader)}"
+            )
         hub = content["message_hub"]
         logs = {
             name: HistoryBuffer(*(values.numpy() for values in log))
@@ -191,19 +198,53 @@ class ResumableRunner:
             )
         self.bare_model.load_state_dict(dict(weights))
 
-    def _load_optimiser(self, filename: str, content: dict[str, Any]) -> None:
-        """Load the state of the optimiser and of the schedules."""
-        schedulers, states = flat(self.param_schedulers), flat(content.get("param_schedulers"))
+    def _load_optimiser(self, filename: str, content: dict[str, Any]) -> list[changed_config.Row]:
+        """Load the state of the optimiser: the row of the learning rate, if it is another one."""
+        loop, schedulers = self.train_loop, flat(self.param_schedulers)
+        epoch_ends: Sequence[int] = ()
+        if isinstance(loop, EpochBasedTrainLoop):
+            epoch_ends = [len(loop.dataloader) * (epoch + 1) for epoch in range(loop.epoch)]
+        content = {**content, "param_schedulers": flat(content.get("param_schedulers"))}
         try:
-            self.optim_wrapper.load_state_dict(content["optimizer"])
-            for scheduler, state in zip(schedulers, states, strict=True):
-                scheduler.load_state_dict(state)
+            rates = changed_config.follow_config(
+                self.optim_wrapper, schedulers, content, loop.iter, epoch_ends
+            )
         except (ValueError, KeyError) as error:
             raise CheckpointError(
-                f"{filename}: its optimiser or schedules are not those of the config ({error}). "
-                "Resume with the recipe that it was trained with, or start a new run from its "
-                f"weights: --cfg-options load_from={filename} without --resume."
+                f"{filename}: its optimiser is not that of the config ({error}). Resume with the "
+                "optimiser and the groups of parameters that it was trained with, or start a new "
+                f"run from its weights: --cfg-options load_from={filename} without --resume."
             ) from None
+        if rates is None:
+            return []
+        before, now = (f"{rate:.4g}" for rate in rates)
+        return [(f"largest learning rate at step {loop.iter}", before, now)]
+
+    def _find_changes(self, meta: dict[str, Any]) -> list[changed_config.Row]:
+        """What the config of the checkpoint had otherwise.
+
+        Raises:
+            CheckpointError: for another optimiser, whose state would be of no use.
+        """
+        if not isinstance(before := meta.get("settings"), str):
+            self.logger.info("The checkpoint does not say with which config it was trained.")
+            return []
+        try:
+            changes = changed_config.differences(before, self._settings())
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            raise CheckpointError(f"{self._load_from}: its settings cannot be read.") from None
+        for name, old, new in changes:
+            if name == "optim_wrapper.optimizer.type":
+                raise CheckpointError(
+                    f"{self._load_from} has the state of {old}, but the config wants {new}. Resume "
+                    "with the same optimiser, or start a new run from its weights: --cfg-options "
+                    f"load_from={self._load_from} without --resume."
+                )
+        return changes
+
+    def _settings(self) -> str:
+        samples = samples_of_step(self.train_loop.dataloader)
+        return changed_config.describe(self.cfg, get_world_size(), samples)
 
     def save_checkpoint(
         self,
@@ -227,15 +268,17 @@ class ResumableRunner:
         if not shards and not is_main_process():
             return
         hub = self.message_hub.state_dict()
+        meta = {"epoch": self.epoch, "iter": self.iter + 1, **(meta or {})}
+        if isinstance(loop := self.train_loop, EndlessTrainLoop | EpochTrainLoop):
+            meta["samples"] = loop.samples_at(meta["epoch"], meta["iter"])
         info = leave_out_objects(hub["runtime_info"])
         known = {*hub["log_scalars"], *info}
         metainfo = getattr(self.train_dataloader.dataset, "metainfo", None)
         content = {
             "meta": {
-                "epoch": self.epoch,
-                "iter": self.iter + 1,
-                **(meta or {}),
+                **meta,
                 "cfg": self.cfg.pretty_text,
+                "settings": self._settings(),
                 "seed": self.seed,
                 "experiment_name": self.experiment_name,
                 "mmengine_version": mmengine.__version__,
@@ -251,7 +294,10 @@ class ResumableRunner:
         if save_optimizer:
             content["optimizer"] = self.optim_wrapper.state_dict()
         if save_param_scheduler and self.param_schedulers is not None:
-            content["param_schedulers"] = [s.state_dict() for s in flat(self.param_schedulers)]
+            content["param_schedulers"] = [
+                leave_out_objects(scheduler.state_dict())
+                for scheduler in flat(self.param_schedulers)
+            ]
         self.call_hook("before_save_checkpoint", checkpoint=content)
         write = write_folder if shards and shards.sharded else write_file
         write(
@@ -279,7 +325,7 @@ def _meta_of_run(filename: str, content: dict[str, Any]) -> dict[str, Any]:
             f"an iter_*.pth, or start from its weights: --cfg-options load_from={filename}"
         )
     meta = content["meta"]
-    for name in ("epoch", "iter", "seed"):
+    for name in {"epoch", "iter", "seed"} | ({"samples"} & set(meta)):
         if not isinstance(meta.get(name), int) or meta[name] < 0:
             raise CheckpointError(
                 f"{filename} has {meta.get(name)!r} as its {name}, expected a number: it was not "

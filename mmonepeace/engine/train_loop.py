@@ -44,6 +44,15 @@ class EndlessTrainLoop(IterBasedTrainLoop):
         self.micro_batch_size = micro_batch_size
         self.dataloader = self.dataloader_iterator = EndlessLoader(self.dataloader)
 
+    def samples_at(self, epoch: int, step: int) -> int:
+        """Samples that all processes have drawn in so many steps."""
+        return get_world_size() * self.dataloader_iterator.samples_at(step)
+
+    def resume_at(self, epoch: int, step: int, samples: int) -> None:
+        """Go on after so many steps, and after the samples that all processes drew in them."""
+        self._epoch, self._iter = epoch, step
+        self.dataloader_iterator.count_from(step, samples // get_world_size())
+
     def run(self) -> nn.Module:
         """Train, then stop the workers."""
         try:
@@ -71,6 +80,17 @@ class EpochTrainLoop(EpochBasedTrainLoop):
 
     The batches of its data loader come from a `ResumableBatchSampler`.
     """
+
+    def samples_at(self, epoch: int, step: int) -> int:
+        """Samples of the epoch that all processes have drawn in so many steps."""
+        if epoch > self._epoch:  # at its end
+            return 0
+        return (step - epoch * len(self.dataloader)) * samples_of_step(self.dataloader)
+
+    def resume_at(self, epoch: int, step: int, samples: int) -> None:
+        """Go on after so many epochs, and samples of the next one; steps are those of today's batch."""
+        first = samples // samples_of_step(self.dataloader)
+        self._epoch, self._iter = epoch, epoch * len(self.dataloader) + first
 
     def run_epoch(self) -> None:
         """Train an epoch, or what is left of it."""
@@ -108,6 +128,7 @@ class EndlessLoader:
         size: Any = loader.batch_size or getattr(self.source, "batch_size", 1)
         self.batch_size: int = size
         self.batches: Iterator[Any] | None = None
+        self._from = 0, 0  # step, and the samples of this process up to it
 
     def __len__(self) -> int:
         if hasattr(self.source, "start_at"):
@@ -121,12 +142,23 @@ class EndlessLoader:
             raise AttributeError(name)
         return getattr(self.loader, name)
 
+    def count_from(self, step: int, samples: int) -> None:
+        """This process drew so many samples in so many steps, maybe of another batch size."""
+        if isinstance(self.dataset, IterableDataset):  # which only skips whole batches
+            samples -= samples % self.batch_size
+        self._from = step, samples
+
+    def samples_at(self, step: int) -> int:
+        """Samples of this process up to a step."""
+        first, samples = self._from
+        return samples + (step - first) * self.batch_size
+
     def skip_iter(self, number: int) -> None:
         """Start after this many batches; MMEngine's loop calls it."""
         if hasattr(self.source, "start_at"):
-            self.source.start_at(number)
+            self.source.start_at(self.samples_at(number) // self.batch_size)
         else:
-            self.source.skip(number * self.batch_size)
+            self.source.skip(self.samples_at(number))
 
     def close(self) -> None:
         """Stop the workers; garbage collection would wait 5 s for each one of an endless stream."""
@@ -137,6 +169,11 @@ class EndlessLoader:
         if self.batches is None:
             self.batches = iter(self.loader)
         return next(self.batches)
+
+
+def samples_of_step(loader: Any) -> int:
+    """Samples that all processes draw for a step."""
+    return get_world_size() * (loader.batch_size or getattr(loader.batch_sampler, "batch_size", 1))
 
 
 def make_resumable(

@@ -37,7 +37,7 @@ def bare_runner(**attributes):
 
 class Loop(BaseLoop):
     epoch, iter = 0, 6
-    dataloader = SimpleNamespace(dataset=None)
+    dataloader = SimpleNamespace(dataset=None, batch_size=1)
 
     def __init__(self):
         pass
@@ -195,7 +195,10 @@ def test_a_run_is_resumed_from_a_file_of_another_folder(trained, tmp_path):
         (dict(state_dict={}), "4 missing|missing"),
         (dict(meta={"iter": "x", "epoch": 0, "seed": 0}), "'x' as its iter, expected a number"),
         (dict(meta={"iter": 3, "epoch": 0}), "None as its seed, expected a number"),
-        (dict(param_schedulers=[]), "its optimiser or schedules are not those of the config"),
+        (
+            dict(optimizer=dict(state={}, param_groups=[])),
+            "its optimiser is not that of the config",
+        ),
     ],
 )
 def test_what_is_no_checkpoint_of_this_run_is_refused_in_one_line(trained, tmp_path, parts, says):
@@ -224,7 +227,9 @@ def test_a_run_of_another_model_is_refused(trained, tmp_path):
 
 
 def test_a_run_that_would_end_before_its_step_is_refused(trained, tmp_path):
-    with pytest.raises(CheckError, match=r"of step 4, but .* ends the run at step 3\. Raise train"):
+    with pytest.raises(
+        CheckError, match=r"of step 4, but .* ends the run at step 3\. Train longer"
+    ):
         resume(tmp_path, trained / "iter_4.pth", train_cfg=dict(by_epoch=False, max_iters=3))
 
 
@@ -247,7 +252,7 @@ def test_loading_is_strict(trained, tmp_path):
         train(tmp_path / "other", load_from=path, model=dict(type="ToyModel", width=5))
 
 
-def test_the_run_keeps_the_seed_that_it_was_started_with(trained, tmp_path):
+def test_a_config_without_a_seed_keeps_that_of_the_checkpoint(trained, tmp_path):
     train(tmp_path / "whole")
     resume(tmp_path, trained / "iter_4.pth", randomness=dict(seed=None))
     assert_same(tmp_path / "other/iter_8.pth", tmp_path / "whole/iter_8.pth")
