@@ -77,8 +77,9 @@ class Tokenizer:
             raise FileNotFoundError(f"{path}: no such file. {fix}")
         try:
             return cls(*_read(json.loads(path.read_text(encoding="utf-8"))))
-        except ValueError as error:
-            raise ValueError(f"{path} is not a tokenizer of mmonepeace: {error} {fix}") from None
+        except Exception as error:  # noqa: BLE001  (a damaged file has values of any type anywhere)
+            reason = str(error).split("\n")[0]
+            raise ValueError(f"{path} is not a tokenizer of mmonepeace: {reason} {fix}") from None
 
     def save(self, path: str | Path) -> None:
         """Write a `tokenizer.json` atomically."""

@@ -308,3 +308,21 @@ def test_official_files_that_do_not_belong_together(files, tmp_path):
         pytest.raises(ValueError, match=r"vocab\.bpe is not JSON"),
     ):
         build_official(files[0], files[2], files[1])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda file: file.update(pre_tokenizer=1.5),
+        lambda file: file["model"].update(vocab=[[]]),
+        lambda file: file["model"].update(merges=[5]),
+        lambda file: file["model"].update(merges=5),
+        lambda file: file["model"]["vocab"].update(x=[]),
+        lambda file: file["model"]["vocab"].update(x=None),
+    ],
+)
+def test_values_of_another_type_are_one_line(change, trained, tmp_path):
+    path = edited(trained, tmp_path / "damaged.json", change)
+    with pytest.raises(ValueError, match=r"damaged\.json is not a tokenizer of mm") as caught:
+        Tokenizer.from_file(path)
+    assert "\n" not in str(caught.value)
