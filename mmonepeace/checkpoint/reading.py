@@ -164,7 +164,7 @@ def read(path: str | Path) -> tuple[StateDict, dict[str, Any]]:
         configuration of a fairseq file as JSON under `official_cfg`.
 
         All bytes of a file are compared with its checksums, those of mmonepeace or of the archive
-        that torch writes: 13 GB take 3 s with two processors, or as long as the disk needs.
+        that torch writes, at 2 GB/s for each processor, or the speed of the disk.
 
     Raises:
         CheckpointError: in one line, if it is missing, truncated, damaged, malicious, without

@@ -150,17 +150,18 @@ def set_strategy(cfg: Config, name: Literal["ddp", "fsdp2"] | None, sharded: boo
 
 
 def set_resume(cfg: Config, source: str) -> None:
-    """Resume from a checkpoint; "auto" takes the newest of the work directory.
+    """Resume from a checkpoint or a folder with one; "auto" takes the newest of the work directory.
 
     Raises:
         CheckError: if there is no such file.
+        CheckpointError: if the folder has none.
     """
     if source != "auto" and not Path(source).exists():
         raise CheckError(
             f"--resume {source}: no such file. --resume without a path takes the newest."
         )
     cfg.resume = True
-    cfg.load_from = None if source == "auto" else source
+    cfg.load_from = None if source == "auto" else str(checkpoint.find(source))
     if source != "auto" or checkpoint.checkpoints_of_run(cfg.work_dir):
         _forget_init(cfg.model)  # the checkpoint has all weights
 

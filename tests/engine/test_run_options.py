@@ -32,6 +32,13 @@ def test_resuming_from_a_missing_file_is_refused(segmentation):
         run_options.set_resume(segmentation, "gone.pth")
 
 
+def test_resuming_from_another_work_directory_takes_its_newest(segmentation, tmp_path):
+    for name in ("iter_9.pth", "iter_10.pth"):
+        (tmp_path / name).touch()
+    run_options.set_resume(segmentation, str(tmp_path))
+    assert segmentation.load_from == str(tmp_path / "iter_10.pth")
+
+
 def test_metrics_follow_the_data_root(detection, tmp_path):
     root = make_coco(tmp_path / "data", train=3, val=2)
     for _, dataset in checks.dataset_configs(detection):
