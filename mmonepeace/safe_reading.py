@@ -1,6 +1,7 @@
 """MMEngine's readers of files, replaced by ours: no code from a file is ever run.
 
-MMEngine reads a checkpoint that torch refuses once more without care, and annotations as pickles.
+MMEngine reads a checkpoint that torch refuses once more without care, annotations as pickles, and
+YAML with all its objects.
 All libraries of OpenMMLab read through it. `install` replaces its functions when MMEngine has been
 imported, or as soon as it is; until then it costs nothing.
 """
@@ -118,6 +119,13 @@ def _protect_annotations(module: Any) -> None:
     module.PickleHandler.load_from_path = _refuse_pickle
 
 
+def _protect_yaml(module: Any) -> None:
+    import yaml
+
+    # That of MMEngine builds whatever objects a file names.
+    module.Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
 def _protect_images(module: Any) -> None:
     module.pickle = SimpleNamespace(loads=_refuse_pickle)
 
@@ -133,6 +141,7 @@ _PROTECT: dict[str, Callable[[Any], None]] = {
     "mmengine.utils.dl_utils.hub": _protect_downloads,
     "mmengine.utils.dl_utils": _protect_downloads,
     "mmengine.fileio.handlers.pickle_handler": _protect_annotations,
+    "mmengine.fileio.handlers.yaml_handler": _protect_yaml,
     "mmengine.infer.infer": _protect_inferencers,
     "mmseg.utils.io": _protect_images,
 }

@@ -15,6 +15,7 @@ import mmengine
 import numpy as np
 import pytest
 import torch
+import yaml
 from mmengine.infer import BaseInferencer
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel, BaseModule
@@ -159,6 +160,18 @@ def test_annotations_in_pickles_are_refused(tmp_path, suffix):
     with path.open("rb") as file, pytest.raises(UserError, match=r"Convert the file to \.json"):
         mmengine.load(file, file_format=suffix)
     assert not (tmp_path / "marker").exists()
+
+
+def test_yaml_builds_no_objects(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text(f"a: !!python/object/apply:os.makedirs [{tmp_path / 'marker'}]")
+    with pytest.raises(
+        yaml.constructor.ConstructorError, match="could not determine a constructor"
+    ):
+        mmengine.load(path)
+    assert not (tmp_path / "marker").exists()
+    path.write_text("a: [1, x]")
+    assert mmengine.load(path) == {"a": [1, "x"]}
 
 
 def test_images_in_pickles_are_refused(tmp_path):

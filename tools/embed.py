@@ -19,7 +19,7 @@ from mmonepeace.missing_packages import explain_missing_packages
 
 with explain_missing_packages():
     from mmonepeace.apis import build_index, find_files, read_texts
-    from mmonepeace.checks import find_checkpoint
+    from mmonepeace.checkpoint import find
     from mmonepeace.cli import (
         add_model_options,
         build_embedder,
@@ -55,7 +55,7 @@ def run() -> None:
     for modality, folder in (("image", args.images), ("audio", args.audios)):
         if folder:
             sources[modality] = find_files(folder, modality, unread)
-    path = Path(find_checkpoint(args.checkpoint)).resolve()
+    path = find(args.checkpoint).resolve()
     embedder = build_embedder(path, args, progress=False)
     meta = {"checkpoint": str(path)}
     if args.tokenizer:

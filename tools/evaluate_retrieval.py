@@ -27,7 +27,7 @@ with explain_missing_packages():
 
     from mmonepeace.apis import Embedder, read_rows
     from mmonepeace.atomic_file import atomic_file
-    from mmonepeace.checks import find_checkpoint
+    from mmonepeace.checkpoint import find
     from mmonepeace.cli import (
         add_model_options,
         build_embedder,
@@ -93,7 +93,7 @@ def run() -> None:
     args, errors, known = parse(), {}, {}
     tables = zip(args.table, args.columns, strict=True)
     rows = [row for path, columns in tables for row in read_rows(path, columns, args.root)]
-    checkpoint = find_checkpoint(args.checkpoint)
+    checkpoint = find(args.checkpoint)
     embedder = build_embedder(checkpoint, args)
     for name in dict.fromkeys(name for row in rows for name in row):
         values = list(dict.fromkeys(row[name] for row in rows if name in row))
@@ -116,7 +116,7 @@ def run() -> None:
     print("mean  " + ", ".join(f"R@{k} {metrics[f'mean_R@{k}']:.2f}" for k in args.k))
     if args.out:
         facts = {
-            "checkpoint": checkpoint,
+            "checkpoint": str(checkpoint),
             "tables": [str(path) for path in args.table],
             "left_out": len(errors),
         }

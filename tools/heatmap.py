@@ -16,7 +16,7 @@ from mmonepeace.missing_packages import explain_missing_packages
 with explain_missing_packages():
     import numpy as np
 
-    from mmonepeace.checks import find_checkpoint
+    from mmonepeace.checkpoint import find
     from mmonepeace.cli import (
         add_model_options,
         add_query_options,
@@ -38,7 +38,7 @@ def run() -> None:
     args = parser.parse_args()
     if not args.parts:
         parser.error("name what to look for: --text, --audio, --image")
-    embedder = build_embedder(find_checkpoint(args.checkpoint), args)
+    embedder = build_embedder(find(args.checkpoint), args)
     queries = [embedder.encode(modality, [value])[0] for modality, value in args.parts]
     maps = embedder.heat_maps(args.image, np.stack(queries))
     names = [value if modality == "text" else Path(value).name for modality, value in args.parts]

@@ -29,7 +29,7 @@ with explain_missing_packages():
     from mmonepeace.apis.probe import KINDS, probe_files, to_row
     from mmonepeace.apis.sources import SUFFIXES, check_splits, read_labelled_files
     from mmonepeace.atomic_file import atomic_file
-    from mmonepeace.checks import find_checkpoint
+    from mmonepeace.checkpoint import find
     from mmonepeace.cli import (
         add_model_options,
         build_embedder,
@@ -88,7 +88,7 @@ def run() -> None:
             warning = f"{len(seen):,} files of {split.name} are in train too: its accuracy will be"
             print(f"{warning} too high.", file=sys.stderr)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint = find_checkpoint(args.checkpoint)
+    checkpoint = find(args.checkpoint)
     embedder = build_embedder(checkpoint, args, progress=False, projections=False)
     options = args.grid, args.epochs, args.seed
     records, panels = [], []
@@ -99,7 +99,7 @@ def run() -> None:
             probed = probe_files(embedder, args.modality, kind, splits, cache, feature, *options)
             list_failed(reason for path, reason in probed.errors.items() if path not in errors)
             errors |= probed.errors
-            facts = {"checkpoint": checkpoint, "modality": args.modality, "kind": kind}
+            facts = {"checkpoint": str(checkpoint), "modality": args.modality, "kind": kind}
             facts |= {"features": probed.feature, "seed": args.seed, "setting": KINDS[kind].setting}
             for trial in probed.trials:
                 records.append(facts | to_row(trial, probed.items, probed.classes))

@@ -19,7 +19,7 @@ from mmonepeace.missing_packages import explain_missing_packages
 
 with explain_missing_packages():
     from mmonepeace.apis import EmbeddingIndex, combine, embedder_of, write_gallery
-    from mmonepeace.checks import find_checkpoint
+    from mmonepeace.checkpoint import find
     from mmonepeace.cli import QUERY, add_query_options, device, exit_code, make_parser, positive
     from mmonepeace.console import printable, table
     from mmonepeace.visualization.gallery import Entry
@@ -60,7 +60,7 @@ def run() -> None:
     shown = index.select(args.modality) if args.modality else index
     if not shown.items:
         raise ValueError(f"{args.index} has no {args.modality} items.")
-    checkpoint = find_checkpoint(args.checkpoint) if args.checkpoint else None
+    checkpoint = find(args.checkpoint) if args.checkpoint else None
     embedder = embedder_of(index, checkpoint, args.tokenizer, args.device)
     parts = [embedder.encode(modality, [value])[0] for modality, value in args.parts]
     best = shown.search(combine(*parts, weights=args.weights), args.k)

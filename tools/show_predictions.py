@@ -21,7 +21,7 @@ with explain_missing_packages():
 
     from mmonepeace import checks
     from mmonepeace.atomic_file import atomic_file
-    from mmonepeace.checkpoint import load_model
+    from mmonepeace.checkpoint import find, load_model
     from mmonepeace.engine import run_options
     from mmonepeace.exit_status import exit_status
     from mmonepeace.visualization import class_colours, draw_instances, draw_label_maps
@@ -85,7 +85,7 @@ def run() -> None:
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     cfg = checks.read_config(args.config)
-    path = checks.find_checkpoint(args.checkpoint)
+    path = find(args.checkpoint)
     if args.data_root:
         run_options.set_data_root(cfg, args.data_root)
     checks.check_data(cfg, ("test_dataloader",))

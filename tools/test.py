@@ -17,7 +17,7 @@ with explain_missing_packages():
     from mmengine.runner import Runner
 
     from mmonepeace import checks
-    from mmonepeace.checkpoint import load_model
+    from mmonepeace.checkpoint import find, load_model
     from mmonepeace.engine import run_options
     from mmonepeace.engine.processes import exit_distributed
     from mmonepeace.engine.terminal import quiet_terminal
@@ -80,7 +80,7 @@ def run() -> None:
     args = parse_args()
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     cfg = load_config(args)
-    path = checks.find_checkpoint(args.checkpoint)
+    path = find(args.checkpoint)
     checks.check_data(cfg, ("test_dataloader",))
     if args.tta:
         run_options.set_tta(cfg)

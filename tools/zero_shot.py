@@ -23,7 +23,7 @@ with explain_missing_packages():
     from mmonepeace.apis import ZeroShotClassifier, evaluate, read_table, read_texts
     from mmonepeace.apis.sources import list_files
     from mmonepeace.atomic_file import atomic_file
-    from mmonepeace.checks import find_checkpoint
+    from mmonepeace.checkpoint import find
     from mmonepeace.cli import (
         add_model_options,
         build_embedder,
@@ -69,7 +69,7 @@ def run() -> None:
         paths = list_files(args.images or args.audios, modality, unread)
     names = read_texts(args.classes_file) if args.classes_file else sorted(set(labels or ()))
     names = [name.strip() for name in args.classes.split(",")] if args.classes else names
-    embedder = build_embedder(find_checkpoint(args.checkpoint), args)
+    embedder = build_embedder(find(args.checkpoint), args)
     classifier = ZeroShotClassifier(embedder, names, modality, args.template)
     errors: dict[int, str] = {}
     probabilities = classifier.predict(paths, errors)

@@ -192,7 +192,7 @@ def embedder_of(
             f"the index does not say its {', '.join(lacks)}. Run tools/embed.py again."
         )
     path = Path(checkpoint or meta.get("checkpoint", ""))
-    if not path.is_file():
+    if path == Path() or not path.exists():
         raise ValueError(f"the index was made with {path}, which is gone. Name it: --checkpoint.")
     embedder = Embedder.from_checkpoint(
         path,

@@ -12,11 +12,10 @@ from mmonepeace.checks.label_hook import LabelCheckHook
 from mmonepeace.checks.overrides import apply_overrides
 from mmonepeace.checks.report import CheckError, Finding, Report
 from mmonepeace.checks.run import check_data, check_run, dry_run, examine
-from mmonepeace.checks.weights import find_checkpoint
 
 __all__ = [
     "CheckError", "Finding", "LabelCheckHook", "Report", "apply_overrides", "check_data",
     "check_heads", "check_operators", "check_run", "dataset_configs", "dry_run", "examine",
-    "find_checkpoint", "has_mask_head", "is_detection", "metric_configs", "read_config",
+    "has_mask_head", "is_detection", "metric_configs", "read_config",
     "text_steps",
 ]  # fmt: skip

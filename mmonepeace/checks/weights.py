@@ -56,7 +56,9 @@ def _pretrained(node: Any, option: str = "model") -> dict[str, str]:
         node = dict(enumerate(node))
     if isinstance(node, dict):
         for key, value in node.items():
-            if key in ("checkpoint", "pretrained") and isinstance(value, str):
+            names_file = key in ("checkpoint", "pretrained") and isinstance(value, str)
+            # Elsewhere than in an init_cfg it may be the name of a model.
+            if names_file and (option.endswith(".init_cfg") or Path(value).is_file()):
                 paths[option] = value
             paths |= _pretrained(value, f"{option}.{key}")
     return paths
@@ -78,8 +80,3 @@ def check_tokenizers(cfg: Config, report: Report) -> None:
         expected = text.get("vocab_size", size)
         if expected < size:
             report.add("vocab-size", "config", path=path, size=size, vocab_size=expected)
-
-
-def find_checkpoint(path: str) -> str:
-    """The path of `checkpoint.find` as a string."""
-    return str(checkpoint.find(path))

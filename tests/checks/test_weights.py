@@ -52,6 +52,12 @@ def test_what_a_run_starts_from_must_exist_and_fit(code, tmp_path):
     assert "--" in finding.fix or "set it to " in finding.fix
 
 
+def test_names_and_addresses_are_not_files(tmp_path):
+    start = dict(init_cfg=dict(type="Pretrained", checkpoint="torchvision://resnet50"))
+    options = dict(model=dict(backbone=dict(pretrained="a-model"), head=start))
+    assert findings(options, tmp_path / "gone.pth") == []
+
+
 MISSING = ["weights-missing", "init-missing", "load-from-missing", "stage-one-missing"]
 
 
