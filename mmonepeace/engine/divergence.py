@@ -31,12 +31,12 @@ class DivergedError(CheckError):
 
 
 @dataclass(frozen=True)
-class _BadStep:
-    """A step whose loss or gradient is not finite: its number from 1, logged values and files."""
+class _Step:
+    """A step: its number from 1, logged values, batch, and gradient norms on the device."""
 
-    step: int
+    number: int
     values: dict[str, float]
-    files: list[str]
+    samples: Any
     norms: Tensor | None
 
 
@@ -63,7 +63,8 @@ class DivergenceHook(Hook):
         if patience < 1:
             raise ValueError(f"patience of DivergenceHook is {patience}, expected 1 or more steps.")
         self.patience = patience
-        self._row: list[_BadStep] = []
+        self._row: list[_Step] = []  # those that are not finite
+        self._last: _Step | None = None
         self._names: list[str] = []
         self._norms: Tensor | None = None  # of the gradients of this step, on the device
         self._finite_norms: Tensor | None = None  # of the last finite step
@@ -104,6 +105,8 @@ class DivergenceHook(Hook):
             for name in (*(outputs or ()), "grad_norm")
             if f"train/{name}" in runner.message_hub.log_scalars
         }
+        samples = data_batch.get("data_samples") if isinstance(data_batch, dict) else None
+        self._last = _Step(runner.iter + 1, values, samples, self._norms)
         bad = _is_bad(values, runner.optim_wrapper)
         if get_world_size() > 1:  # all processes stop together
             votes = torch.tensor(float(bad))
@@ -113,43 +116,46 @@ class DivergenceHook(Hook):
             self._row.clear()
             self._finite_norms = self._norms
             return
-        self._row.append(_BadStep(runner.iter + 1, values, batch_files(data_batch), self._norms))
+        self._row.append(self._last)
         if len(self._row) == self.patience:
             raise DivergedError(self._message(runner))
 
     def _message(self, runner: Runner) -> str:
         first, last = self._row[0], self._row[-1]
-        steps = f"step {first.step}"
+        steps = f"step {first.number}"
         if len(self._row) > 1:
-            steps = f"steps {first.step} to {last.step}"
+            steps = f"steps {first.number} to {last.number}"
         bad = [k for k in ("loss", "grad_norm") if not math.isfinite(first.values.get(k, 0.0))]
-        # Accuracies of a batch with no label may be NaN without harm, and say nothing here.
-        values = {k: v for k, v in first.values.items() if "loss" in k or k == "grad_norm"}
-        files = [name for names in all_gather_object(first.files) for name in names]
         what = " and ".join(bad) or "loss of another process"
         limit = f"{self.patience} in a row end a run: default_hooks.divergence.patience"
-        lines = [
-            f"the run has diverged: {what} not finite at {steps} ({limit}).",
-            f"step {first.step}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()),
-            f"its files: {_some(files) or 'not named by the data set'}",
-            *self._norm_lines(first),
-            _checkpoint_line(runner),
-            _advice(runner.optim_wrapper),
-        ]
-        return "\n  ".join(lines)
+        return _join(f"{what} not finite at {steps} ({limit}).", self.details(), runner)
 
-    def _norm_lines(self, first: _BadStep) -> Iterable[str]:
+    def details(self) -> list[str]:
+        """Lines about the first step that is not finite, else the last one; on all processes."""
+        step = self._row[0] if self._row else self._last
+        if step is None:
+            return []
+        # Accuracies of a batch with no label may be NaN without harm, and say nothing here.
+        values = {k: v for k, v in step.values.items() if "loss" in k or k == "grad_norm"}
+        files = [name for names in all_gather_object(batch_files(step.samples)) for name in names]
+        return [
+            f"step {step.number}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()),
+            f"its files: {_some(files) or 'not named by the data set'}",
+            *self._norm_lines(step),
+        ]
+
+    def _norm_lines(self, step: _Step) -> Iterable[str]:
         """The largest gradient norms of the last finite step, and which were not finite then."""
         if self._finite_norms is not None and len(self._finite_norms) == len(self._names):
             norms = self._finite_norms.cpu()
             top = norms.argsort(descending=True)[:SHOWN].tolist()
             shown = ", ".join(f"{self._names[i]} {norms[i]:.3g}" for i in top)
             yield f"largest gradient norms of the last finite step: {shown}"
-        if first.norms is not None and len(first.norms) == len(self._names):
-            bad = (~first.norms.isfinite()).nonzero().flatten().tolist()
+        if step.norms is not None and len(step.norms) == len(self._names):
+            bad = (~step.norms.isfinite()).nonzero().flatten().tolist()
             if bad:
                 yield (
-                    f"gradients that are not finite at step {first.step}: {len(bad)} of "
+                    f"gradients that are not finite at step {step.number}: {len(bad)} of "
                     f"{len(self._names)} parameters, such as {_some(self._names[i] for i in bad)}"
                 )
 
@@ -171,25 +177,33 @@ def refuse_non_finite(runner: Runner, step: int) -> None:
     if get_world_size() > 1:
         all_reduce(number, "max")  # each may hold other rows
     if number:
-        what = f"after step {step}, {int(number)} tensors of weights and optimiser are not finite"
-        lines = [
-            f"the run has diverged: {what}. No checkpoint is written, and the run ends.",
-            f"such as {_some(bad) or 'rows of another process'}",
-            _checkpoint_line(runner),
-            _advice(wrapper),
-        ]
-        raise DivergedError("\n  ".join(lines))
+        names = _some(bad) or "rows of another process"
+        found = [hook for hook in runner.hooks if isinstance(hook, DivergenceHook)]
+        what = (
+            f"after step {step}, {int(number)} tensors of weights and optimiser are not finite, such "
+            f"as {names}. This checkpoint is not written, and the run ends."
+        )
+        raise DivergedError(_join(what, found[0].details() if found else [], runner))
 
 
-def batch_files(batch: Any) -> list[str]:
-    """Names of the files, or keys of shards, of a batch of the data loader."""
-    samples = batch.get("data_samples") if isinstance(batch, dict) else None
+def batch_files(samples: Any) -> list[str]:
+    """Names of the files, or keys of shards, of the samples of a batch."""
     names = []
     for sample in samples or ():
         info = getattr(sample, "metainfo", None) or {}
         found = (str(info[key]) for key in ("img_path", "audio_path", "key") if info.get(key))
         names.append(" + ".join(found))
     return [name for name in names if name]
+
+
+def _join(what: str, details: Iterable[str], runner: Runner) -> str:
+    parts = (
+        f"the run has diverged: {what}",
+        *details,
+        _checkpoint_line(runner),
+        _advice(runner.optim_wrapper),
+    )
+    return "\n  ".join(parts)
 
 
 def _is_bad(values: dict[str, float], wrapper: OptimWrapper) -> bool:

@@ -13,10 +13,12 @@ def exit_distributed(code: int) -> NoReturn:
 
     Threads of gloo outlive their group. One that frees a tensor while the interpreter shuts down
     aborts the process, and a run that has done all its work counts as failed (PyTorch issue
-    190489). So a process of a group skips the shutdown of the interpreter, after its exit handlers.
+    190489). So a process of a group skips the shutdown of the interpreter, after its exit handlers;
+    so does one that a signal has stopped, whose threads may still be at work.
     """
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    if dist.is_initialized() or code > 128:
+        if dist.is_initialized():
+            dist.destroy_process_group()
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()

@@ -139,12 +139,12 @@ def test_weights_or_optimiser_states_that_are_not_finite_are_not_saved(tmp_path)
     model = Model()
     wrapper = OptimWrapper(torch.optim.AdamW(model.parameters()))
     wrapper.update_params(model([torch.ones(2)])["loss_square"])
-    runner = SimpleNamespace(model=model, optim_wrapper=wrapper, work_dir=tmp_path)
+    runner = SimpleNamespace(model=model, optim_wrapper=wrapper, work_dir=tmp_path, hooks=[])
     refuse_non_finite(runner, 7)
     moments = wrapper.optimizer.state[model.second.bias]
     for tensor, name in (
-        (moments["exp_avg_sq"], "such as exp_avg_sq of second.bias\n"),
-        (model.first.weight.data, "such as first.weight\n"),
+        (moments["exp_avg_sq"], "such as exp_avg_sq of second.bias."),
+        (model.first.weight.data, "such as first.weight."),
     ):
         tensor.view(-1)[0] = math.inf
         with pytest.raises(DivergedError, match="after step 7, 1 tensors") as error:

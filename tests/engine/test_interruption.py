@@ -15,8 +15,10 @@ from torch.utils.data import Dataset
 from mmonepeace import checkpoint
 from mmonepeace.engine import FinetuneRunner
 from mmonepeace.engine.interruption import resume_command
+from mmonepeace.engine.processes import exit_distributed
 from mmonepeace.exit_status import exit_status
 from mmonepeace.registry import DATASETS, METRICS, MODELS
+from tests.processes import free_port, spawn
 
 
 @MODELS.register_module()
@@ -67,41 +69,50 @@ class SendSignals(Hook):
         self.send("val", runner, batch_idx)
 
 
+def make_runner(folder, hook, workers=0, interval=100, **options):
+    """8 steps with an evaluation after the fourth."""
+    loader = dict(
+        batch_size=2,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        dataset=dict(type="mmonepeace.InterruptedData"),
+        collate_fn=dict(type="pseudo_collate"),
+    )
+    return FinetuneRunner(
+        model=dict(type="mmonepeace.InterruptedModel"),
+        work_dir=str(folder),
+        train_dataloader={**loader, "sampler": dict(type="InfiniteSampler")},
+        train_cfg=dict(by_epoch=False, max_iters=8, val_interval=4),
+        val_dataloader={**loader, "sampler": dict(type="DefaultSampler", shuffle=False)},
+        val_cfg=dict(),
+        val_evaluator=dict(type="mmonepeace.InterruptedMetric"),
+        optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1)),
+        default_hooks=dict(
+            checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=interval),
+            interruption=dict(type="mmonepeace.InterruptionHook"),
+        ),
+        custom_hooks=[hook],
+        log_level="ERROR",
+        randomness=dict(seed=0),
+        **options,
+    )
+
+
+def train_to_status(runner):
+    def run():
+        runner.train()
+
+    return exit_status(run)
+
+
 @pytest.fixture
 def train(tmp_path, request):
-    """Train 8 steps with an evaluation after the fourth: (when, index, ...) -> exit status."""
+    """Train: (when to send a signal, options of the runner) -> exit status."""
 
-    def run(when="never", index=0, number=signal.SIGTERM, workers=0, interval=100, resume=False):
-        def tool():
-            loader = dict(
-                batch_size=2,
-                num_workers=workers,
-                persistent_workers=workers > 0,
-                dataset=dict(type="mmonepeace.InterruptedData"),
-                collate_fn=dict(type="pseudo_collate"),
-            )
-            run.runner = FinetuneRunner(
-                model=dict(type="mmonepeace.InterruptedModel"),
-                work_dir=str(tmp_path),
-                train_dataloader={**loader, "sampler": dict(type="InfiniteSampler")},
-                train_cfg=dict(by_epoch=False, max_iters=8, val_interval=4),
-                val_dataloader={**loader, "sampler": dict(type="DefaultSampler", shuffle=False)},
-                val_cfg=dict(),
-                val_evaluator=dict(type="mmonepeace.InterruptedMetric"),
-                optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1)),
-                default_hooks=dict(
-                    checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=interval),
-                    interruption=dict(type="mmonepeace.InterruptionHook"),
-                ),
-                custom_hooks=[SendSignals(when, index, number)],
-                log_level="ERROR",
-                resume=resume,
-                experiment_name=request.node.name,
-                randomness=dict(seed=0),
-            )
-            run.runner.train()
-
-        return exit_status(tool)
+    def run(when="never", index=0, number=signal.SIGTERM, **options):
+        hook = SendSignals(when, index, number)
+        name = request.node.name
+        return train_to_status(make_runner(tmp_path, hook, experiment_name=name, **options))
 
     return run
 
@@ -116,7 +127,7 @@ def test_a_signal_ends_a_run_after_its_step_with_a_checkpoint(
     number, workers, train, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr(sys, "argv", ["tools/train.py", "a.py", "--resume", "x.pth", "--bf16"])
-    assert train("train", 2, number, workers) == 128 + number
+    assert train("train", 2, number, workers=workers) == 128 + number
     path = tmp_path / "iter_3.pth"
     assert (tmp_path / "last_checkpoint").read_text() == str(path)
     assert capsys.readouterr().err.splitlines()[-1] == (
@@ -133,6 +144,25 @@ def test_resumed_it_ends_as_if_nothing_had_happened(train, tmp_path):
         path.unlink()
     assert train() == 0
     assert torch.equal(resumed, weight(tmp_path / "iter_8.pth"))
+
+
+def train_rank(rank, folder, port):
+    """The second of two processes gets a signal, and both write their exit status."""
+    os.environ |= dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
+    os.environ |= dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    hook = SendSignals("train" if rank else "never", 2, signal.SIGUSR1)
+    torch.distributed.init_process_group("gloo")
+    wrapper = dict(type="MMDistributedDataParallel", device_ids=None)
+    runner = make_runner(folder, hook, launcher="pytorch", cfg=dict(model_wrapper_cfg=wrapper))
+    (folder / f"status_{rank}").write_text(str(train_to_status(runner)))
+    exit_distributed(0)
+
+
+def test_all_processes_stop_at_the_step_in_which_one_received_a_signal(tmp_path):
+    spawn(train_rank, (tmp_path, free_port()), 2)
+    status = str(128 + signal.SIGUSR1)
+    assert [(tmp_path / f"status_{rank}").read_text() for rank in range(2)] == [status, status]
+    assert [path.name for path in tmp_path.glob("iter_*")] == ["iter_3.pth"]
 
 
 def test_an_evaluation_is_left_with_its_step_saved(train, tmp_path):

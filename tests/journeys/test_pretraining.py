@@ -138,12 +138,16 @@ def stage_one(pretrain, tmp_path_factory):
 
 
 def test_a_diverging_run_ends_and_leaves_a_finite_checkpoint(pretrain, tmp_path, capsys):
-    options = ("optim_wrapper.optimizer.lr=1e6", "default_hooks.checkpoint.interval=1")
+    checkpoints = ["interval=1", "max_keep_ckpts=1"]
+    options = [f"default_hooks.checkpoint.{option}" for option in checkpoints]
+    options.append("optim_wrapper.optimizer.lr=1e6")
     assert pretrain("vl", "--work-dir", tmp_path, "--cfg-options", *options) == 2
     error = capsys.readouterr().err
     (last,) = re.findall(r"the last checkpoint, with finite weights: (.*)", error)
     assert all(value.isfinite().all() for value in parameters(last).values())
     assert str(tmp_path) in last
+    assert ".png" in error  # the files of the batch
+    assert "gradients that are not finite at step" in error
 
 
 def test_a_full_disk_ends_a_run_and_names_the_checkpoint_that_is_left(
