@@ -22,6 +22,9 @@ with explain_missing_packages():
     from mmonepeace import checks
     from mmonepeace.atomic_file import atomic_file
     from mmonepeace.checkpoint import find, load_model
+    from mmonepeace.console import printable
+    from mmonepeace.datasets.guarded_loading import GuardedLoading
+    from mmonepeace.datasets.sample_errors import SampleError
     from mmonepeace.engine import run_options
     from mmonepeace.exit_status import exit_status
     from mmonepeace.visualization import class_colours, draw_instances, draw_label_maps
@@ -29,20 +32,36 @@ with explain_missing_packages():
 
 
 def load_samples(cfg: Config, num: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Some test samples with image and ground truth, evenly spread, and the data set's metainfo."""
+    """Some test samples with image and ground truth, evenly spread, and the data set's metainfo.
+
+    In place of a sample that cannot be read, which is named, the one after it is taken.
+    """
     dataset_cfg = cfg.test_dataloader.dataset
     steps = [s for s in dataset_cfg.pipeline if s["type"].split(".")[-1].startswith("Load")]
     if not any(s["type"].endswith("Annotations") for s in steps):
         raise checks.CheckError("the pipeline of test_dataloader has no LoadAnnotations.")
-    load = [TRANSFORMS.build(step) for step in steps]
+    load = [GuardedLoading(TRANSFORMS.build(step)) for step in steps]
     dataset = DATASETS.build(dataset_cfg)
-    samples = []
-    for index in np.linspace(0, len(dataset) - 1, min(num, len(dataset))).astype(int):
-        sample = dataset.get_data_info(int(index))
-        for step in load:
-            sample = step(sample)
-        samples.append(sample)
-    return samples, dataset.metainfo
+    wanted = np.linspace(0, len(dataset) - 1, min(num, len(dataset))).astype(int).tolist()
+    samples: dict[int, dict[str, Any]] = {}
+    broken = set[int]()
+    for start in wanted:
+        for index in range(start, len(dataset)):
+            if index in samples or index in broken or (index != start and index in wanted):
+                continue
+            sample = dataset.get_data_info(index)
+            try:
+                for step in load:
+                    sample = step(sample)
+            except SampleError as error:
+                print(f"left out: {printable(str(error))}", file=sys.stderr)
+                broken.add(index)
+            else:
+                samples[index] = sample
+                break
+    if not samples:
+        raise checks.CheckError(f"none of {len(broken)} test images can be read.")
+    return list(samples.values()), dataset.metainfo
 
 
 def predict(cfg: Config, path: str, images: list[str], device: str) -> list[Any]:

@@ -14,11 +14,10 @@ from mmonepeace.missing_packages import explain_missing_packages
 
 with explain_missing_packages():
     from mmengine.config import Config, DictAction
-    from mmengine.runner import Runner
 
     from mmonepeace import checks
     from mmonepeace.checkpoint import find, load_model
-    from mmonepeace.engine import run_options
+    from mmonepeace.engine import FinetuneRunner, run_options
     from mmonepeace.engine.processes import exit_distributed
     from mmonepeace.engine.terminal import quiet_terminal
     from mmonepeace.exit_status import exit_status
@@ -84,7 +83,7 @@ def run() -> None:
     checks.check_data(cfg, ("test_dataloader",))
     if args.tta:
         run_options.set_tta(cfg)
-    runner = Runner.from_cfg(cfg)
+    runner = FinetuneRunner.from_cfg(cfg)
     model = runner.model.module if args.launcher != "none" else runner.model
     print(load_model(model.module if args.tta else model, path))
     runner.test()

@@ -2,6 +2,7 @@
 
 default_scope = "mmseg"
 runner_type = "mmonepeace.FinetuneRunner"
+max_broken = 0.05  # fraction of images that may be unreadable before the run ends
 env_cfg = dict(
     cudnn_benchmark=False,  # multi-scale training sees many shapes
     mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0),

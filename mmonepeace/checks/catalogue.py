@@ -145,8 +145,10 @@ _ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
     "split-shares-files": ("error", ("files are those of train: scores on data seen in training are "
         "inflated"), "give each split its own data_prefix, or its own list in ann_file."),
     # label maps
-    "label-unreadable": ("stop", "label maps cannot be read: they are truncated, empty or not images",
+    "label-unreadable": ("error", "label maps cannot be read: they are truncated, empty or not images",
         "get them again, or delete them with their images."),
+    "labels-unreadable": ("stop", ("too many label maps cannot be read: they are truncated, empty or not "
+        "images"), "get them again, or delete them with their images; or raise max_broken."),
     "label-not-single-channel": ("stop", ("label maps have several channels, {kind}, instead of one "
         "channel with the index of a class in each pixel"),
         ("convert each colour to the index of its class, in one channel of 8 bits: "

@@ -136,10 +136,8 @@ def histogram(split: Split, pairs: Sequence[LabelledImage], ignored: int | None)
     if not pairs:
         return Section(split.name, "no image with a label map that can be read")
     widths, heights = zip(*(pair.image.size for pair in pairs if pair.image), strict=True)
-    summary = (
-        f"{len(pairs):,} images with label maps, {min(widths)} to {max(widths)} pixels wide, "
-        f"{min(heights)} to {max(heights)} high"
-    )
+    sides = f"{_pixels(widths)} wide, {_pixels(heights)} high"
+    summary = f"{len(pairs):,} images with label maps, {sides}"
     counted = [pair for pair in pairs if pair.labels.values]
     if not counted or not split.classes:
         return Section(split.name, summary)
@@ -157,7 +155,13 @@ def histogram(split: Split, pairs: Sequence[LabelledImage], ignored: int | None)
     return Section(split.name, summary, "pixels", tuple(bins))
 
 
+def _pixels(sides: Sequence[int]) -> str:
+    """The smallest and the largest of some sides, or the one that all have."""
+    low, high = min(sides), max(sides)
+    return f"{low} pixels" if low == high else f"{low} to {high} pixels"
+
+
 def span(values: Iterable[int]) -> str:
-    """The smallest and the largest of some values."""
+    """The smallest and the largest of some values, or the one that occurs."""
     values = sorted(values)
-    return f"{values[0]} to {values[-1]}"
+    return f"{values[0]} to {values[-1]}" if values[0] != values[-1] else f"{values[0]}"

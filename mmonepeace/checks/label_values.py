@@ -16,13 +16,16 @@ def check_labels(
     pairs: Sequence[LabelledImage],
     values: Mapping[str, set[int]],
     ignored: int | None,
+    max_broken: float,
 ) -> None:
     """Check that the label maps of a split can be read and that their values are class indices.
 
-    `values` are those in the files of each split, `ignored` the value that the loss ignores.
+    `values` are those in the files of each split, `ignored` the value that the loss ignores,
+    `max_broken` the fraction of the samples that may be unreadable.
     """
     lines = [f"{pair.labels.path}: {pair.labels.error}" for pair in pairs if pair.labels.error]
-    split.add("label-unreadable", lines, of=len(pairs))
+    few = len(lines) <= max(1, max_broken * len(pairs)) and max_broken  # as BrokenSamples counts
+    split.add("label-unreadable" if few else "labels-unreadable", lines, of=len(pairs))
     readable = [pair for pair in pairs if not pair.labels.error]
     check_formats(split, [pair.labels for pair in readable])
     counted = [pair for pair in readable if pair.labels.values]

@@ -92,7 +92,7 @@ def _check_key(cfg: Config, key: str) -> None:
 def _read_keys(cfg: Config) -> set[str]:
     """Top-level keys that the runner of a config reads."""
     if cfg.get("runner_type") != "mmonepeace.PretrainRunner":
-        return _READ_KEYS | {"runner_type"}
+        return _READ_KEYS | {"runner_type", "max_broken"}
     # FlexibleRunner.from_cfg passes the others on, but not these.
     unread = {"data_preprocessor", "compile", "cfg"}
     return arguments({"type": cfg.runner_type}) - unread | {"runner_type"}

@@ -197,7 +197,8 @@ def _check_labels(
         for split, some in label_pairs.items()
     }
     for split, some in label_pairs.items():
-        label_values.check_labels(split, some, values, segmentation.ignored_value(cfg))
+        ignored, limit = segmentation.ignored_value(cfg), cfg.get("max_broken", 0.05)
+        label_values.check_labels(split, some, values, ignored, limit)
     return label_pairs
 
 

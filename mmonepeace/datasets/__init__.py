@@ -7,6 +7,7 @@ from mmonepeace.datasets.resumable_sampler import EndlessSampler, ResumableBatch
 from mmonepeace.datasets.seeded_dataset import SeededDataset
 from mmonepeace.datasets.shards import ShardDataset
 from mmonepeace.datasets.tokenizer import Tokenizer
+from mmonepeace.datasets.tolerant_dataset import TolerantDataset, tolerate_broken
 from mmonepeace.datasets.transforms import (
     LoadAudio,
     LoadImage,
@@ -18,5 +19,5 @@ from mmonepeace.datasets.transforms import (
 __all__ = [
     "BrokenSamplesHook", "EndlessSampler", "LabelledDataset", "LoadAudio", "LoadImage",
     "MaskTokens", "PackModalities", "PairDataset", "ResumableBatchSampler", "SeededDataset",
-    "ShardDataset", "Tokenize", "Tokenizer",
+    "ShardDataset", "Tokenize", "Tokenizer", "TolerantDataset", "tolerate_broken",
 ]  # fmt: skip

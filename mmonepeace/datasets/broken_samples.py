@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ class BrokenSamples:
     """State of each sample of a data set, one byte each, in memory that workers share.
 
     `max_broken` is the fraction of the samples seen so far (of at least a thousand, or all) that
-    may be broken.
+    may be broken. One may always be, unless it is 0.
 
     Raises:
         ValueError: for a fraction below 0 or not below 1.
@@ -86,9 +86,10 @@ class BrokenSamples:
         print_log(printable(f"broken sample {name(index)}: {said}"), "current", logging.WARNING)
         kinds, seen = self.kinds, self.seen
         first = ", ".join(map(name, list(kinds)[:5]))
-        if len(kinds) > self.max_broken * max(seen, min(len(self._states), MIN_SEEN)):
+        allowed = self.max_broken * max(seen, min(len(self._states), MIN_SEEN))
+        if len(kinds) > (max(1, allowed) if self.max_broken else 0):
             raise TooManyBrokenError(
-                f"{len(kinds)} of {seen} samples seen are broken ({_listed(kinds)}), more than "
+                f"{len(kinds)} of {seen} samples seen are broken ({count_kinds(kinds)}), more than "
                 f"max_broken={self.max_broken} allows. The first: {first}. The last error: {said} "
                 "Fix them, leave them out, or raise max_broken."
             )
@@ -115,7 +116,7 @@ class BrokenSamplesHook(Hook):
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Log the number at each interval."""
         if self.every_n_train_iters(runner, self.interval):
-            kinds = _gather_kinds(runner.train_dataloader)
+            kinds = gather_kinds(runner.train_dataloader)
             if kinds is not None:
                 runner.message_hub.update_scalar("train/broken", len(kinds))
 
@@ -132,26 +133,42 @@ class BrokenSamplesHook(Hook):
         self._report(runner, runner.test_dataloader, " of test")
 
     def _report(self, runner: Runner, loader: Any, where: str) -> None:
-        if kinds := _gather_kinds(loader):
+        leaves_out = [hasattr(leaf, "leaves_out") for leaf in data_sets_that_count(loader.dataset)]
+        kinds = gather_kinds(loader) or {}
+        # LeftOutHook tells of those that scores are made without.
+        kinds = {at: kind for at, kind in kinds.items() if not (where and leaves_out[at[0]])}
+        if kinds:
             runner.logger.warning(
-                f"{len(kinds)} broken samples{where} were replaced: {_listed(kinds)}."
+                f"{len(kinds)} broken samples{where} were replaced: {count_kinds(kinds)}."
             )
 
 
-def _gather_kinds(loader: Any) -> dict[int, str] | None:
-    """Index -> kind of the broken samples of all processes; None if the data set has no count."""
-    broken = getattr(loader.dataset, "broken", None)
-    if broken is None:
+def data_sets_that_count(dataset: Any) -> Iterator[Any]:
+    """The data sets with a `broken` inside a data set, or it itself."""
+    own = getattr(dataset, "__dict__", {})
+    if "broken" in own:
+        yield dataset
+        return
+    inner = own.get("datasets") or [own[name] for name in ("dataset",) if name in own]
+    for each in inner:
+        yield from data_sets_that_count(each)
+
+
+def gather_kinds(loader: Any) -> dict[tuple[int, int], str] | None:
+    """(data set, index) -> kind of the broken samples of all processes; None without a count."""
+    leaves = list(data_sets_that_count(loader.dataset))
+    if not leaves:
         return None
+    own = {(n, i): kind for n, leaf in enumerate(leaves) for i, kind in leaf.broken.kinds.items()}
     # Over several epochs, more than one process may meet the same sample.
-    return {i: kind for kinds in all_gather_object(broken.kinds) for i, kind in kinds.items()}
+    return {at: kind for kinds in all_gather_object(own) for at, kind in kinds.items()}
 
 
-def _count(kinds: Mapping[int, str]) -> dict[str, int]:
+def _count(kinds: Mapping[Any, str]) -> dict[str, int]:
     """Kind -> number of samples, in the order of `KINDS`."""
     counts = Counter(kinds.values())
     return {kind: counts[kind] for kind in KINDS if kind in counts}
 
 
-def _listed(kinds: Mapping[int, str]) -> str:
+def count_kinds(kinds: Mapping[Any, str]) -> str:
     return ", ".join(f"{number} {kind}" for kind, number in _count(kinds).items())

@@ -28,6 +28,12 @@ class ImageError(SampleError):
     kind = "image"
 
 
+class LabelError(SampleError):
+    """Labels of an image that cannot be used."""
+
+    kind = "label"
+
+
 class CaptionError(SampleError):
     """A text that cannot be used."""
 
@@ -40,7 +46,8 @@ class AudioError(SampleError):
     kind = "audio"
 
 
-KINDS = ("missing", "image", "text", "audio", "other")  # the order in which they are reported
+# In the order in which they are reported.
+KINDS = ("missing", "image", "label", "text", "audio", "other")
 
 
 @contextmanager
@@ -66,7 +73,9 @@ def reason(fault: BaseException) -> str:
         return "there is not enough memory for what it claims to hold."
     if isinstance(fault, OSError) and fault.strerror:
         text = fault.strerror
-    elif isinstance(fault, ValueError | OSError | RuntimeError | SyntaxError) and str(fault):
+    elif str(fault) and isinstance(
+        fault, ValueError | OSError | RuntimeError | SyntaxError | AssertionError
+    ):
         text = str(fault)
     else:
         text = f"{type(fault).__name__}: {fault}" if str(fault) else type(fault).__name__

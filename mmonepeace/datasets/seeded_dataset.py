@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,8 +13,6 @@ from torch.utils.data import Dataset
 from mmonepeace.datasets.pairs import PairDataset
 from mmonepeace.datasets.resumable_sampler import EpochIndex
 from mmonepeace.registry import DATASETS
-
-_OWN = ("dataset", "seed")
 
 
 @contextmanager
@@ -35,8 +33,30 @@ def seeded(*seeds: int) -> Iterator[None]:
         generator.set_state(before[2])
 
 
+class ForwardingDataset(Dataset[Any]):
+    """Another data set, `dataset`, apart from what a subclass defines and from the attributes `own`."""
+
+    own: ClassVar[tuple[str, ...]] = ("dataset",)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getattr__(self, name: str) -> Any:
+        # Unpickled, it has no data set yet; and torch would fetch by special methods of the other.
+        if name.startswith("__") or name in self.own:
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Hooks change the data set during training, such as its pipeline.
+        if name in self.own:
+            self.__dict__[name] = value
+        else:
+            setattr(self.dataset, name, value)
+
+
 @DATASETS.register_module()
-class SeededDataset(Dataset[Any]):
+class SeededDataset(ForwardingDataset):
     """Another data set, whose random transforms draw the same numbers for the same sample and epoch.
 
     Hence samples depend neither on the number of workers nor on where a run was resumed. Everything
@@ -49,12 +69,11 @@ class SeededDataset(Dataset[Any]):
         seed: of everything random in a sample, 0 or more.
     """
 
+    own = ("dataset", "seed")
+
     def __init__(self, dataset: Dataset[Any] | Mapping[str, Any], seed: int = 0) -> None:
         built = ANY_DATASETS.build(dataset) if isinstance(dataset, Mapping) else dataset
         self.__dict__.update(dataset=built, seed=seed)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
 
     def __getitem__(self, position: int | EpochIndex) -> Any:
         index, epoch = position if isinstance(position, EpochIndex) else (position, 0)
@@ -71,19 +90,6 @@ class SeededDataset(Dataset[Any]):
     def get_cat_ids(self, position: int | EpochIndex) -> Any:
         """Classes of a sample; samplers of classes ask for them."""
         return self.dataset.get_cat_ids(_index(position))
-
-    def __getattr__(self, name: str) -> Any:
-        # Unpickled, it has no data set yet; and torch would fetch by special methods of the other.
-        if name.startswith("__") or name in _OWN:
-            raise AttributeError(name)
-        return getattr(self.dataset, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Hooks change the data set during training, such as its pipeline.
-        if name in _OWN:
-            self.__dict__[name] = value
-        else:
-            setattr(self.dataset, name, value)
 
 
 def _index(position: int | EpochIndex) -> int:

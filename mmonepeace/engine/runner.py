@@ -12,7 +12,9 @@ from mmengine.config import Config
 from mmengine.dist import broadcast_object_list
 from mmengine.runner import BaseLoop, FlexibleRunner, Runner
 from torch import nn
+from torch.utils.data import DataLoader
 
+from mmonepeace.checks import CheckError
 from mmonepeace.engine.hooks import StepSeedHook
 from mmonepeace.engine.resumable_runner import ResumableRunner
 from mmonepeace.engine.strategy import FSDP2Strategy
@@ -27,6 +29,10 @@ class FinetuneRunner(ResumableRunner, Runner):
     What recipes of MMEngine name is replaced by what can resume: its loops, samplers and
     `CheckpointHook`, see `make_resumable`; training samples are seeded by `SeededDataset` and steps
     by `StepSeedHook`. Loops and samplers of others, with state of their own, stay as they are.
+
+    A sample that cannot be read is replaced in training and left out of scores, see
+    `mmonepeace.datasets.TolerantDataset`; more than the fraction `max_broken` of the config (0.05)
+    end the run.
     """
 
     def set_seed(self, seed: int) -> None:
@@ -35,10 +41,30 @@ class FinetuneRunner(ResumableRunner, Runner):
         self.set_randomness(**self._randomness_cfg)
 
     def register_hooks(self, *args: Any, **kwargs: Any) -> None:
-        """Register the hooks of the config, and the one that seeds steps."""
+        """Register the hooks of the config, and those that seed steps and tell of broken samples."""
         super().register_hooks(*args, **kwargs)
         if not any(isinstance(hook, StepSeedHook) for hook in self.hooks):
             self.register_hook(StepSeedHook())
+        for name in ("BrokenSamplesHook", "LeftOutHook"):
+            self.register_hook(dict(type=f"mmonepeace.{name}"))
+
+    def build_dataloader(
+        self, dataloader: DataLoader[Any] | dict[str, Any], *args: Any, **kwargs: Any
+    ) -> DataLoader[Any]:
+        """Build a data loader whose data sets replace what they cannot read.
+
+        Raises:
+            CheckError: for a `max_broken` that is no fraction.
+        """
+        limit = self.cfg.get("max_broken", 0.05)
+        if not isinstance(limit, (int, float)) or not 0 <= limit < 1:
+            raise CheckError(f"max_broken is {limit!r}, expected a fraction from 0 to below 1.")
+        if isinstance(dataloader, dict):
+            dataset = dict(
+                type="mmonepeace.tolerate_broken", dataset=dataloader["dataset"], max_broken=limit
+            )
+            dataloader = {**dataloader, "dataset": dataset}
+        return super().build_dataloader(dataloader, *args, **kwargs)
 
     def build_train_loop(self, loop: BaseLoop | dict[str, Any]) -> BaseLoop:
         """Build the training loop and its data loader, in the form that can resume."""

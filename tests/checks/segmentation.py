@@ -284,6 +284,12 @@ def cut_label(data):
     path.write_bytes(path.read_bytes()[:60])
 
 
+@seg("labels-unreadable")
+def two_of_six_labels(data):
+    for seed in (1, 2):
+        data.label("train", seed).write_bytes(b"")
+
+
 @seg("label-not-single-channel")
 def colours(data):
     edit(data.label("train", 0), lambda m: np.array(PALETTE, np.uint8)[m % 3])

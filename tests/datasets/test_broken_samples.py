@@ -55,6 +55,7 @@ def add_until_the_end(samples, usable=()):
         (100, 0, 0.05, 6),  # of a small set, a fraction of all
         (10_000, 0, 0.05, 51),  # at first, a fraction of a thousand
         (10_000, 5000, 0.05, 264),  # then of what was seen, 5264
+        (12, 0, 0.05, 2),  # one may always be broken
         (100, 0, 0.0, 1),
         (20, 0, 0.99, 20),
     ],
@@ -127,7 +128,7 @@ def test_data_sets_without_a_count_are_not_logged():
 
 
 def test_a_sample_that_two_processes_met_counts_once(monkeypatch):
-    others = {5: "image", 7: "audio"}
+    others = {(0, 5): "image", (0, 7): "audio"}  # (data set, index)
     monkeypatch.setattr(broken_samples, "all_gather_object", lambda kinds: [kinds, others])
     dataset, said = EveryFifth(), []
     dataset[5], dataset[0]

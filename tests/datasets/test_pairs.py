@@ -244,7 +244,7 @@ def test_the_end_of_a_run_is_one_line_whichever_process_reads(folder, workers):
     )
     with pytest.raises(TooManyBrokenError) as caught:
         list(loader)
-    assert str(caught.value).startswith("1 of ")
+    assert str(caught.value).startswith("2 of ")
     assert "\n" not in str(caught.value)
 
 
