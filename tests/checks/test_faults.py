@@ -81,5 +81,5 @@ def test_a_healthy_set_of_classes_has_no_findings(pair_data):
 def test_every_finding_has_a_fault_that_gives_it():
     seeded = set().union(*(e for faults in (SEG, DET, PAIRS) for _, e in faults.values()))
     # Those of test_report.py, and of test_weights.py.
-    others = {"sampled", "dataset-not-covered", *WEIGHTS}
+    others = {"sampled", "dataset-not-covered", "weights-unusable", *WEIGHTS}
     assert set(CATALOGUE) - seeded == others
