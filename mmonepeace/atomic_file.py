@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -46,6 +46,8 @@ def atomic_files(paths: Sequence[Path], concurrent: bool = False) -> Iterator[li
         for temporary, path in zip(temporaries, paths, strict=True):
             temporary.replace(path)
             renamed.append(path)
+        for folder in {path.parent for path in paths}:
+            _flush_names(folder)
     except BaseException as error:
         for path in renamed:
             path.unlink()
@@ -60,3 +62,13 @@ def atomic_files(paths: Sequence[Path], concurrent: bool = False) -> Iterator[li
     finally:
         for temporary in temporaries:
             temporary.unlink(missing_ok=True)
+
+
+def _flush_names(folder: Path) -> None:
+    """Have the names of a folder's files on the disk, where the file system can do that."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

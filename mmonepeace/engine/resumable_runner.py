@@ -29,6 +29,9 @@ from mmonepeace.engine.resuming import (
 from mmonepeace.engine.strategy import FSDP2Strategy
 from mmonepeace.engine.train_loop import EndlessTrainLoop, EpochTrainLoop, samples_of_step
 
+# What reading a checkpoint that another program made up can raise.
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, AssertionError, IndexError)
+
 
 class ResumableRunner:
     """Checkpoints of a run, for classes that inherit from one of MMEngine's runners as well.
@@ -147,6 +150,7 @@ class ResumableRunner:
         take = self.shards.take if self.shards else checkpoint.join
         content = checkpoint.read_run(filename, take, verify=False)
         meta = _meta_of_run(filename, content)
+        self._check_fit(filename, content["state_dict"])
         loop, changes = self.train_loop, self._find_changes(meta)
         if isinstance(loop, EndlessTrainLoop | EpochTrainLoop) and "samples" in meta:
             loop.resume_at(meta["epoch"], meta["iter"], meta["samples"])
@@ -159,23 +163,30 @@ class ResumableRunner:
                 f"new run from its weights: --cfg-options load_from={filename} without --resume."
             )
         self.call_hook("after_load_checkpoint", checkpoint=content)
-        self._load_exactly(filename, content["state_dict"])
+        self.bare_model.load_state_dict(content["state_dict"])
         changes += self._load_optimiser(filename, content)
         if changes:
             self.logger.warning(
                 f"The config is not that of {filename}. From here on, today's is followed:\n"
                 f"{changed_config.as_table(changes)}{changed_config.explain(changes, loop.dataloader)}"
             )
-        hub = content["message_hub"]
-        logs = {
-            name: HistoryBuffer(*(values.numpy() for values in log))
-            for name, log in hub["log_scalars"].items()
-        }
-        self.message_hub.load_state_dict({**hub, "log_scalars": logs})
+        try:
+            hub = content["message_hub"]
+            logs = {
+                name: HistoryBuffer(*(values.numpy() for values in log))
+                for name, log in hub["log_scalars"].items()
+            }
+            self.message_hub.load_state_dict({**hub, "log_scalars": logs})
+        except _MALFORMED as error:
+            raise CheckpointError(f"{filename}: its logs cannot be read ({error!r}).") from None
         self.logger.info(f"resumed at step {self.iter} of {self.max_iters}")
 
-    def _load_exactly(self, filename: str, weights: Mapping[str, Tensor]) -> None:
-        """Load weights that have the names and shapes of the model."""
+    def _check_fit(self, filename: str, weights: Mapping[str, Tensor]) -> None:
+        """Check that weights have the names and shapes of the model.
+
+        Raises:
+            CheckpointError: if they do not.
+        """
         expected = self.bare_model.state_dict()
         faults = {
             "missing": [name for name in expected if name not in weights],
@@ -196,7 +207,6 @@ class ResumableRunner:
                 f"{filename} is of another model than this {type(self.bare_model).__name__}; "
                 f"parameters: {listed}. Resume with the recipe that it was trained with."
             )
-        self.bare_model.load_state_dict(dict(weights))
 
     def _load_optimiser(self, filename: str, content: dict[str, Any]) -> list[changed_config.Row]:
         """Load the state of the optimiser: the row of the learning rate, if it is another one."""
@@ -209,7 +219,7 @@ class ResumableRunner:
             rates = changed_config.follow_config(
                 self.optim_wrapper, schedulers, content, loop.iter, epoch_ends
             )
-        except (ValueError, KeyError) as error:
+        except _MALFORMED as error:
             raise CheckpointError(
                 f"{filename}: its optimiser is not that of the config ({error}). Resume with the "
                 "optimiser and the groups of parameters that it was trained with, or start a new "
@@ -231,7 +241,7 @@ class ResumableRunner:
             return []
         try:
             changes = changed_config.differences(before, self._settings())
-        except (ValueError, TypeError, AttributeError, RecursionError):
+        except (*_MALFORMED, RecursionError):
             raise CheckpointError(f"{self._load_from}: its settings cannot be read.") from None
         for name, old, new in changes:
             if name == "optim_wrapper.optimizer.type":
