@@ -48,3 +48,32 @@ def gather(x: Tensor, how: Gather = "official") -> Tensor:
     if not is_distributed():
         return x
     return _GatherWithGradient.apply(x) if x.requires_grad else _gathered(x)
+
+
+def gather_uneven(x: Tensor) -> tuple[Tensor, int]:
+    """Rows of all processes without gradient, in the order of their ranks, and how many come before.
+
+    Args:
+        x: (rows, width) of this process; each process may have another number of rows.
+
+    Returns:
+        the rows, and the index of the first row of this process.
+    """
+    x = x.detach()
+    if not is_distributed():
+        return x, 0
+    sizes = _gathered(torch.tensor([len(x)], device=x.device)).tolist()
+    padded = x.new_zeros(max(sizes), x.shape[1])
+    padded[: len(x)] = x
+    chunks = _gathered(padded).split(max(sizes)) if max(sizes) else [x] * len(sizes)
+    rows = torch.cat([chunk[:size] for chunk, size in zip(chunks, sizes, strict=True)])
+    return rows, sum(sizes[: dist.get_rank()])
+
+
+def mean_over_processes(number: int, device: torch.device) -> float:
+    """The mean of a number over all processes."""
+    if not is_distributed():
+        return number
+    total = torch.tensor(number, device=device, dtype=torch.float64)
+    dist.all_reduce(total)
+    return total.item() / dist.get_world_size()

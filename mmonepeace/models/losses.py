@@ -14,7 +14,13 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.utils.checkpoint import checkpoint
 
-from mmonepeace.models.gather import Gather, gather, is_distributed
+from mmonepeace.models.gather import (
+    Gather,
+    gather,
+    gather_uneven,
+    is_distributed,
+    mean_over_processes,
+)
 
 
 class ContrastiveResult(NamedTuple):
@@ -127,6 +133,7 @@ def denoising_contrastive(
     scale: float = 2.5,
     label_smoothing: float = 0.1,
     max_logits: int = 2**26,
+    gather_tokens: bool = False,
 ) -> Tensor:
     """Contrast of each masked token with all tokens of the batch, CLS and padding excluded.
 
@@ -139,9 +146,13 @@ def denoising_contrastive(
         label_smoothing: weight of all other tokens together.
         max_logits: entries of the (masked, all) matrix that exist at once; above it, chunks are
             recomputed in the backward pass, to the same result.
+        gather_tokens: contrast with the tokens of all processes, whose mean is then the loss of one
+            process with all samples, and whose mean gradient is its gradient. All processes must
+            call it.
 
     Returns:
-        mean over the masked tokens; 0 if there is none.
+        mean over the masked tokens; 0 if there is none. With `gather_tokens` their sum, divided by
+        the mean number of masked tokens of a process.
 
     Source: the official denoising criterion.
     """
@@ -154,6 +165,11 @@ def denoising_contrastive(
     student = F.normalize(student_BLD[:, 1:][masked_BL].float(), dim=1)
     teacher = F.normalize(teacher_BLD[:, 1:][valid_BL].float(), dim=1)
     target = (valid_BL.flatten().cumsum(0) - 1)[masked_BL.flatten()]
+    number: float = len(student)
+    if gather_tokens:
+        teacher, first = gather_uneven(teacher)
+        target = target + first
+        number = mean_over_processes(len(student), student.device)
     if not len(student):
         return student_BLD.sum() * 0.0
     other = label_smoothing / max(len(teacher) - 1, 1)
@@ -165,6 +181,6 @@ def denoising_contrastive(
 
     rows = max(max_logits // len(teacher), 1)
     if len(student) <= rows:
-        return total(student, target) / len(student)
+        return total(student, target) / number
     chunks = zip(student.split(rows), target.split(rows), strict=True)
-    return sum(checkpoint(total, *chunk, use_reentrant=False) for chunk in chunks) / len(student)
+    return sum(checkpoint(total, *chunk, use_reentrant=False) for chunk in chunks) / number

@@ -83,6 +83,8 @@ class OnePeacePretrainer(OnePeaceRetriever):
         denoising_smoothing: its label smoothing.
         mask_padding: see `layers.decoder.Decoder`.
         max_logits: entries of the denoising logits in memory at once.
+        gather_tokens: contrast masked tokens with those of all processes, so that the losses are
+            those of one process; else, as officially, with those of the own process.
         kwargs: see `OnePeaceRetriever`.
     """
 
@@ -98,6 +100,7 @@ class OnePeacePretrainer(OnePeaceRetriever):
         denoising_smoothing: float = 0.1,
         mask_padding: bool = True,
         max_logits: int = 2**26,
+        gather_tokens: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, **kwargs)
@@ -123,10 +126,11 @@ class OnePeacePretrainer(OnePeaceRetriever):
         for module in (self.decoder, self.decoder_embeds, self.mask_tokens, self.mask_heads):
             self.reset_parameters(module)
         self.denoising_weight = denoising_weight
-        self.denoising = {
+        self.denoising: dict[str, Any] = {
             "scale": denoising_scale,
             "label_smoothing": denoising_smoothing,
             "max_logits": max_logits,
+            "gather_tokens": gather_tokens,
         }
         self.learn_words = learn_words
         if self.stage.frozen:

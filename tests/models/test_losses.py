@@ -101,6 +101,40 @@ def test_denoising_is_a_smoothed_cross_entropy_over_all_real_tokens():
     torch.testing.assert_close(denoising_contrastive(student, teacher, keep, pad), expected)
 
 
+def _denoise_on_a_rank(rank, folder, features, split):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    student, *others = (x.split(split)[rank].clone() for x in features)
+    student.requires_grad_()
+    loss = denoising_contrastive(student, *others, max_logits=20, gather_tokens=True)
+    loss.backward()
+    torch.save([loss.detach(), student.grad], f"{folder}/{rank}.pt")
+    exit_distributed(0)
+
+
+@pytest.mark.parametrize("nothing_masked", [False, True])
+def test_with_the_tokens_of_all_processes_two_are_one(nothing_masked, tmp_path):
+    features = pairs_of_features()
+    if nothing_masked:  # in the second process
+        features[2][2] = torch.tensor([0, 1, 2, 3])
+        features[3][2, 4:] = True
+    # 2 + 3 masked tokens of 4 + 6 in the first process, 3 of 6 or 0 of 3 in the second.
+    spawn(_denoise_on_a_rank, (str(tmp_path), features, [2, 1]), 2)
+    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    whole = features[0].clone().requires_grad_()
+    loss = denoising_contrastive(whole, *features[1:])
+    loss.backward()
+    torch.testing.assert_close((ranks[0][0] + ranks[1][0]) / 2, loss.detach())
+    torch.testing.assert_close(torch.cat([r[1] for r in ranks]) / 2, whole.grad)
+    assert (ranks[1][0] == 0) == nothing_masked
+
+
+def test_alone_gathering_changes_nothing():
+    features = pairs_of_features()
+    expected = denoising_contrastive(*features)
+    assert torch.equal(denoising_contrastive(*features, gather_tokens=True), expected)
+
+
 def test_parts_give_the_same_value_and_gradient():
     student, teacher, keep, pad = pairs_of_features()
     results = []
