@@ -23,8 +23,9 @@ def accumulated_step(
     """One training step, as the model's `train_step`, over micro-batches.
 
     The contrastive loss compares all samples of all processes. All other losses are averaged over
-    the micro-batches, weighted by their sizes: one process with two micro-batches does what two
-    processes do.
+    the micro-batches, weighted by their sizes, and compare masked tokens within a micro-batch: one
+    process with two micro-batches does what two processes do. With the pretrainer's
+    `gather_tokens`, they compare those of a micro-batch of each process.
 
     Args:
         model: `OnePeaceRetriever` or `OnePeacePretrainer`, bare, in a data parallel wrapper, or

@@ -171,6 +171,10 @@ def test_a_full_disk_ends_a_run_and_names_the_checkpoint_that_is_left(
     assert not list(tmp_path.glob(".*.part"))
 
 
+def test_the_tokenizer_is_kept_beside_the_checkpoints(stage_one, data):
+    assert (stage_one / "tokenizer.json").read_text() == (data / "tokenizer.json").read_text()
+
+
 def test_stage_one_lowers_the_loss_and_is_evaluated(stage_one):
     steps = logged(stage_one)
     assert list(steps) == list(range(1, 13))
