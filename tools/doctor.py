@@ -19,6 +19,7 @@ with explain_missing_packages():
 
     from mmonepeace import checks
     from mmonepeace.atomic_file import atomic_file
+    from mmonepeace.console import printable
     from mmonepeace.engine import run_options
     from mmonepeace.exit_status import exit_status
 
@@ -53,7 +54,7 @@ def run() -> int:
     """Print the report."""
     args = parse_args()
     report = checks.examine(load_config(args), args.limit)
-    print(report)
+    print(printable(str(report)))
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(args.json) as temporary:

@@ -25,7 +25,7 @@ class ZeroShotClassifier:
             takes the default ones of the modality.
 
     Raises:
-        ValueError: for another modality, no or equal names, or a template without `{}`.
+        ValueError: for another modality, a single name, no or equal ones, or a template without `{}`.
         TypeError: if names or templates are a single string.
     """
 
@@ -46,6 +46,11 @@ class ZeroShotClassifier:
         if not classes or twice:
             raise ValueError(
                 f"{len(classes)} classes, of which {twice} occur twice; expected different names."
+            )
+        if len(classes) == 1:
+            raise ValueError(
+                f"{classes[0]!r} is the only class, so its probability is always 1. Name what the "
+                "others may be, or compare by cosine: tools/search.py."
             )
         self.embedder, self.classes, self.modality = embedder, list(classes), modality
         class_CD = embed_classes(

@@ -46,6 +46,11 @@ def test_what_cannot_be_read_is_nan(embedder, data):
     ("options", "error", "words"),
     [
         ({"classes": []}, ValueError, "0 classes"),
+        (
+            {"classes": ["dog"]},
+            ValueError,
+            "'dog' is the only class, so its probability is always 1",
+        ),
         ({"classes": ["dog", "dog"]}, ValueError, r"\['dog'\] occur twice"),
         ({"classes": CLASSES, "templates": ["a photo"]}, ValueError, r"\['a photo'\] lack {}"),
         ({"classes": CLASSES, "modality": "text"}, ValueError, "modality is 'text'; choose"),

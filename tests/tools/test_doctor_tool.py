@@ -34,6 +34,16 @@ def test_a_healthy_set_ends_with_0(run, seg_data):
     assert "train: 8 images" in out
 
 
+def test_names_of_files_do_not_reach_the_terminal_as_codes(run, seg_data, tmp_path):
+    shutil.copytree(seg_data, tmp_path / "data")
+    (tmp_path / "data/img_dir/train/0.png").rename(tmp_path / "data/img_dir/train/\x1b[31m.png")
+    (tmp_path / "data/ann_dir/train/0.png").rename(tmp_path / "data/ann_dir/train/\udce9.png")
+    status, out, _ = run(CONFIG, "--data-root", tmp_path / "data")
+    assert status == 1
+    assert "image-without-label" in out
+    assert "\x1b" not in out
+
+
 def test_an_error_ends_with_1_and_is_written_for_programs(run, seg_data, tmp_path):
     shutil.copytree(seg_data, tmp_path / "data")
     for path in (tmp_path / "data/ann_dir/train").iterdir():
