@@ -164,7 +164,7 @@ _ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
     "label-palette-lost": ("stop",
         "LoadAnnotations(imdecode_backend='cv2') reads label maps with a palette as colours",
         "leave imdecode_backend out: Pillow reads their values."),
-    "label-palette-order": ("error", ("the colours of label maps are those of the classes in another "
+    "label-palette-order": ("stop", ("the colours of label maps are those of the classes in another "
         "order, as if a program that sorts palettes had changed the values"),
         "convert the colours to class indices: labels[(colours == palette[i]).all(-1)] = i"),
     "label-size-differs": ("error", "label maps differ in size from their image",
@@ -182,7 +182,7 @@ _ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
         "class), name the missing classes, or set reduce_zero_label=True if labels start at 1.")),
     "label-255-not-ignored": ("stop", "255 occurs, and the head ignores {ignored} instead",
         "ignore_index=255 in the heads (the default)."),
-    "label-255-is-a-class": ("error", ("0 and 255 are the only values, and 255, {share:.1%} of the "
+    "label-255-is-a-class": ("stop", ("0 and 255 are the only values, and 255, {share:.1%} of the "
         "pixels, is ignored: are these black and white masks?"),
         "write 1 for white: Image.fromarray((labels == 255).astype('uint8')).save(FILE)"),
     "reduce-zero-label-forgotten": ("stop",
@@ -259,13 +259,13 @@ _ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
         "delete them, or write bbox as [x, y, width, height] in pixels."),
     "box-normalised": ("stop", "the boxes are fractions of the image, from 0 to 1, not pixels",
         "multiply x and width by the image's width, y and height by its height; area too."),
-    "box-xyxy": ("error", ("{share:.0%} of the boxes extend beyond their images, and all would fit if bbox "
+    "box-xyxy": ("stop", ("{share:.0%} of the boxes extend beyond their images, and all would fit if bbox "
         "were two corners, [x1, y1, x2, y2]"),
         "write bbox as [x1, y1, x2 - x1, y2 - y1]; area is width * height."),
-    "box-centre": ("error", ("{share:.0%} of the boxes extend beyond their images, and all would fit if bbox "
+    "box-centre": ("stop", ("{share:.0%} of the boxes extend beyond their images, and all would fit if bbox "
         "were the centre, width and height"),
         "write bbox as [x - width / 2, y - height / 2, width, height]."),
-    "box-swapped": ("error", ("{share:.0%} of the boxes extend beyond their images, and all would fit if bbox "
+    "box-swapped": ("stop", ("{share:.0%} of the boxes extend beyond their images, and all would fit if bbox "
         "were [y, x, height, width]"), "write bbox as [x, y, width, height]."),
     "box-outside": ("error", "boxes are outside their images", "correct them, or delete them."),
     "box-leaves-image": ("warning",
