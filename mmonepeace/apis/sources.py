@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from mmonepeace.datasets.manifest import TABLES, read_lines, read_manifest
 
+MAX_OTHERS = 0.05  # fraction of the files of a table that may be of another modality
 SUFFIXES = {
     "image": {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm"},
     "audio": {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au"},
@@ -79,20 +80,22 @@ def read_table(
     """The modality of the files of a table, their paths and their labels.
 
     Paths are relative to `root`, by default the table's folder. Rows that lack a path or a label
-    are left out. Raises a ValueError if the files are neither all images nor all audio.
+    are left out. Raises a ValueError if the files are not images, nor audio, but for a few.
     """
     columns = {"image": path_column, "text": label_column}  # or audio, as the suffixes will tell
     rows = read_manifest(path, columns)
     folder = Path(root or Path(path).parent)
     paths, labels = [str(folder / r["image"]) for r in rows], [r["text"] for r in rows]
-    found: dict[str, str] = {}  # modality -> the first file of it
+    found: dict[str, list[str]] = {}  # modality -> its files
     for file in paths:
         for modality, known in SUFFIXES.items():
             if Path(file).suffix.lower() in known:
-                found.setdefault(modality, file)
-    if len(found) == 1:
-        return next(iter(found)), paths, labels  # others may have an odd suffix
-    given = " and ".join(found.values()) or paths[0]
+                found.setdefault(modality, []).append(file)
+    first, *others = sorted(found, key=lambda modality: -len(found[modality])) or [""]
+    # A few others, and any without a known suffix, are for the decoder to refuse.
+    if first and all(len(found[other]) <= MAX_OTHERS * len(paths) for other in others):
+        return first, paths, labels
+    given = " and ".join(files[0] for files in found.values()) or paths[0]
     raise ValueError(
         f"{path}: column {path_column} names {given}; expected images only, or audio files only."
     )

@@ -249,7 +249,7 @@ def _decode(path: str) -> tuple[bytes, Image.Image]:
     if image.format == "PNG":
         image.verify()  # decoding alone ignores wrong checksums and a missing end
         image = image_io.open_image(BytesIO(content))
-    image.load()
+    image_io.load(image)
     # libjpeg fills in what is missing, for instance in a download that was padded with zeros.
     if image.format == "JPEG" and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
         raise ValueError("the end of the file is missing: it is truncated or partly overwritten")

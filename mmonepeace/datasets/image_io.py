@@ -20,8 +20,9 @@ from mmonepeace.spec import PATCH_SIZE
 
 ImageInput = str | Path | bytes | Image.Image | np.ndarray | Tensor
 
-# A square of 16,384 pixels: 1.1 GB decoded, twice that if it has transparency.
-MAX_PIXELS = 2**28
+# That of Pillow's error, a square of 13,377 pixels: 0.7 GB decoded, 1.6 GB with a palette. Below it,
+# Pillow warns from half of it on; aerial images are no attack.
+MAX_PIXELS = 178_956_970
 LARGE = 2**25  # pixels: 128 MB decoded
 # Of pixels. Pillow also knows formats that are programs, and would run Ghostscript for EPS.
 FORMATS = (
@@ -108,13 +109,21 @@ def open_image(source: str | Path | BytesIO) -> Image.Image:
 
 @contextmanager
 def _without_pillows_limit() -> Iterator[None]:
-    """Lift the limit of Pillow, two thirds of ours, which is that of the whole process."""
+    """Lift the limit of Pillow, which is one of the whole process."""
     with _pillow_lock:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             yield
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+
+
+def load(image: Image.Image) -> None:
+    """Decode an open image; Pillow rotates some formats here."""
+    limit = Image.MAX_IMAGE_PIXELS
+    large = limit is not None and image.width * image.height > limit
+    with _without_pillows_limit() if large else nullcontext():
+        image.load()
 
 
 @cache
@@ -168,7 +177,8 @@ def hides_in_alpha(image: Image.Image, rgb: Image.Image) -> bool:
     """Whether all that an image shows is in its transparency, so that `rgb` has a single colour."""
     if not _has_alpha(image) or not is_constant(rgb):
         return False
-    return not is_constant(image.convert("RGBA").getchannel("A"))
+    with_alpha = image if "A" in image.getbands() else image.convert("RGBA")
+    return not is_constant(with_alpha.getchannel("A"))
 
 
 def resize(
@@ -240,7 +250,7 @@ def _read(path: str | Path | bytes, at_least: int | None, alpha: str) -> Image.I
     with decoding(ImageError, name, "Leave it out."), open_image(source) as image:
         if at_least:
             image.draft(None, (at_least, at_least))
-        image.load()  # Pillow rotates some formats here
+        load(image)
         return _pillow_to_rgb(turn(image, orientation(image)), alpha, name)
 
 
@@ -270,6 +280,8 @@ def _pillow_to_rgb(
         behind = Image.new("RGBA", image.size, ImageColor.getrgb(alpha))
         return Image.alpha_composite(behind, image.convert("RGBA")).convert("RGB")
     # Straight to RGB, Pillow warns about transparent colours of a palette.
+    if image.mode == "RGB":
+        return image  # a copy would take as much memory again
     rgb = (image.convert("RGBA") if image.mode in ("P", "PA") else image).convert("RGB")
     if hides_in_alpha(image, rgb):
         warn_once(
@@ -296,5 +308,5 @@ def _array_to_rgb(array: np.ndarray, alpha: str) -> Image.Image:
         array = np.stack(list(rows))
     if array.dtype != np.uint8:
         raise ImageError(f"expected uint8 or floats in 0..1, got {array.dtype}.")
-    pixels = array if array.shape[2] >= 3 else array.repeat(3, axis=2)
+    pixels = array if array.shape[2] >= 3 else array[..., 0]
     return _pillow_to_rgb(Image.fromarray(np.ascontiguousarray(pixels)), alpha)

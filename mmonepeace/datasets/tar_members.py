@@ -21,6 +21,7 @@ MAX_MEMBER = 2**30  # bytes
 READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError)  # of a file that is damaged
 _MAX_HEADER = 2**17  # bytes of a header with its extensions: tarfile takes quadratic time
 _MAX_READS = 16  # of one header: those that exist have one or two extensions
+_MAX_TAR = 2**50  # bytes
 _CHUNK = 2**20  # bytes that are searched at once
 _MAGIC, _MAGIC_AT = b"ustar", 257
 _OPENERS: dict[bytes, Callable[..., Any]] = {
@@ -136,7 +137,8 @@ def walk(tar: Tar) -> Iterator[Member | str]:
                     kind = "empty" if empty else "damaged"
                     yield f"the part from byte {bad_from:,} to byte {position:,} is {kind}."
                     bad_from, empty = None, True
-                cut = tar.size is not None and info.offset_data + info.size > tar.size
+                end = max(info.offset_data + info.size, after - BLOCK + 1)  # they differ if sparse
+                cut = end > (_MAX_TAR if tar.size is None else tar.size)
                 if not info.isdir():
                     yield Member(info.name, info.offset_data, info.size, _fault(info, cut))
                 if not cut:
