@@ -9,7 +9,8 @@ from contextlib import contextmanager
 def explain_missing_packages() -> Iterator[None]:
     """Import what a tool needs inside this: a missing package ends it with one line and status 2.
 
-    Only packages of others are explained: a missing module of the project is a bug and raises.
+    Imports take seconds, in which Ctrl-C ends the tool without a traceback. Only packages of others
+    are explained: a missing module of the project is a bug and raises.
     """
     try:
         yield
@@ -24,3 +25,6 @@ def explain_missing_packages() -> Iterator[None]:
             file=sys.stderr,
         )
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nSIGINT: stopped before anything was done.", file=sys.stderr)
+        sys.exit(130)

@@ -182,6 +182,6 @@ def write(
                 with temporary.open("wb") as file:
                     dump(_Counted(file, report))
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written ({error}).") from None
+        raise CheckpointError(f"{path}: cannot be written ({error.strerror or error}).") from None
     if path not in plan:
         path.unlink(missing_ok=True)  # an old single file would hide the shards

@@ -3,6 +3,7 @@
 Warnings of libraries are left out by their text, listed here with the reason; nothing else is.
 """
 
+import builtins
 import logging
 import math
 import re
@@ -15,7 +16,6 @@ from typing import Any
 
 from mmengine import hooks
 from mmengine.logging import MMLogger
-from mmengine.logging import logger as mmengine_logger
 from mmengine.runner import Runner
 
 from mmonepeace.registry import HOOKS
@@ -35,6 +35,14 @@ FOREIGN = {
     r"The torch\.cuda\.amp\.\w+ module is deprecated": "code of libraries",
     r"pkg_resources is deprecated": "code of libraries",
     r"`init_weights` of \w+ has been called more than once": "harmless: the last call counts",
+    r"faster_coco_eval is not installed": "recipes use pycocotools",
+    r"loading annotations|Loading and preparing|D(one|ONE) \(t=|creating index|index created!": (
+        "steps of pycocotools"
+    ),
+    r"Running per image|Evaluate annotation type|Accumulating evaluation": "its steps, too",
+    r"Multi-processing start method": "the recipes set it",
+    r"`broadcast_buffers` is deprecated": "run_options.set_launcher sets it for MMEngine's wrapper",
+    r"Setting (MKL|OMP)_NUM_THREADS": "the default of launchers",
     r"Exp name: ": "the name of the config, again every thousand steps",
 }
 # Long messages that the log file has; the config itself is in the work directory.
@@ -137,13 +145,13 @@ def quiet_terminal() -> Iterator[None]:
             elif not _NOISE.match(text) and is_due(record):
                 handler.handle(record)
 
-    def print_some(text: Any, *args: Any, **kwargs: Any) -> None:
+    def print_some(text: Any = "", *args: Any, **kwargs: Any) -> None:
         if not _NOISE.match(str(text)):
-            print(text, *args, **kwargs)
+            print_all(text, *args, **kwargs)
 
-    before = MMLogger.callHandlers
+    before, print_all = MMLogger.callHandlers, builtins.print
     MMLogger.callHandlers = call_handlers
-    mmengine_logger.print = print_some  # in place of the built-in one
+    builtins.print = print_some  # which MMEngine and pycocotools use
     try:
         with warnings.catch_warnings():
             for text in FOREIGN:
@@ -151,7 +159,7 @@ def quiet_terminal() -> Iterator[None]:
             yield
     finally:
         MMLogger.callHandlers = before
-        del mmengine_logger.print
+        builtins.print = print_all
 
 
 def _shorten(environment: str) -> str:

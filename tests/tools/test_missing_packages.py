@@ -43,3 +43,10 @@ def test_names_imported_inside_are_there_afterwards():
     with explain_missing_packages():
         import json as imported
     assert imported is sys.modules["json"]
+
+
+def test_a_signal_while_importing_is_a_line(capsys):
+    with pytest.raises(SystemExit) as error, explain_missing_packages():
+        raise KeyboardInterrupt
+    assert error.value.code == 130
+    assert capsys.readouterr().err == "\nSIGINT: stopped before anything was done.\n"
