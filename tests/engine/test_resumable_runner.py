@@ -192,9 +192,12 @@ def test_a_run_is_resumed_from_a_file_of_another_folder(trained, tmp_path):
 @pytest.mark.parametrize(
     ("parts", "says"),
     [
-        (dict(state_dict={}), "4 missing|missing"),
+        (dict(state_dict={}), "missing"),
         (dict(meta={"iter": "x", "epoch": 0, "seed": 0}), "'x' as its iter, expected a number"),
         (dict(meta={"iter": 3, "epoch": 0}), "None as its seed, expected a number"),
+        (dict(message_hub=dict(log_scalars={"loss": [1]})), "its logs cannot be read"),
+        (dict(message_hub=[]), "its logs cannot be read"),
+        (dict(state_dict={"layer.weight": 3}), "cannot be read: truncated or not"),
         (
             dict(optimizer=dict(state={}, param_groups=[])),
             "its optimiser is not that of the config",
