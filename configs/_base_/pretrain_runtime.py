@@ -20,6 +20,7 @@ custom_hooks = [
     dict(type="mmonepeace.MeanLogHook"),
     dict(type="mmonepeace.ThroughputHook"),
     dict(type="mmonepeace.BrokenSamplesHook"),
+    dict(type="mmonepeace.LeftOutHook"),
     dict(type="mmonepeace.ClassPromptHook"),
     dict(type="mmonepeace.RetrievalGalleryHook"),
     dict(type="mmonepeace.CheckpointMetadataHook"),

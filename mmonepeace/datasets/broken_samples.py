@@ -20,6 +20,9 @@ MIN_SEEN = 1000  # samples; a fraction of fewer says little
 NONE_WORKS = 10  # samples that all fail in a way no file does: the pipeline is wrong
 
 
+LEFT_OUT = "left_out"  # metadata of a sample in place of another: scores are made without it
+
+
 class TooManyBrokenError(UserError):
     """More broken samples than `max_broken` allows."""
 
@@ -87,7 +90,8 @@ class BrokenSamples:
         kinds, seen = self.kinds, self.seen
         first = ", ".join(map(name, list(kinds)[:5]))
         allowed = self.max_broken * max(seen, min(len(self._states), MIN_SEEN))
-        if len(kinds) > (max(1, allowed) if self.max_broken else 0):
+        all_are = len(kinds) == len(self._states)  # even if there is one
+        if all_are or len(kinds) > (max(1, allowed) if self.max_broken else 0):
             raise TooManyBrokenError(
                 f"{len(kinds)} of {seen} samples seen are broken ({count_kinds(kinds)}), more than "
                 f"max_broken={self.max_broken} allows. The first: {first}. The last error: {said} "
@@ -98,6 +102,14 @@ class BrokenSamples:
                 f"all of the first {seen} samples fail: {said} The first: {first}. Correct the "
                 "pipeline, or its files."
             )
+
+
+def mark_left_out(sample: Any) -> None:
+    """Mark a sample with `data_samples` that is in place of another."""
+    samples: Any = sample.get("data_samples") if isinstance(sample, dict) else None
+    for each in samples if isinstance(samples, list) else [samples]:  # a list with augmentations
+        if hasattr(each, "set_metainfo"):
+            each.set_metainfo({LEFT_OUT: True})
 
 
 @HOOKS.register_module()

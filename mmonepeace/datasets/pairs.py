@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from mmengine.dataset import BaseDataset
 
-from mmonepeace.datasets.broken_samples import BrokenSamples
+from mmonepeace.datasets.broken_samples import BrokenSamples, mark_left_out
 from mmonepeace.datasets.manifest import read_manifest
 from mmonepeace.datasets.resumable_sampler import EpochIndex
 from mmonepeace.datasets.sample_errors import SampleError, check_exists
@@ -41,8 +41,8 @@ class PairDataset(BaseDataset):
 
     Rows that lack one of the columns are skipped. A sample that turns out to be broken (a file that
     is missing or cannot be decoded, a caption without words, whatever else the pipeline raises) is
-    replaced by another, always the same one. `broken.counts` has their numbers. Metrics of ours
-    count that other sample once, by its `sample_idx`.
+    replaced by another, always the same one. `broken.counts` has their numbers. In test mode the
+    other is marked, so that scores are made without it, see `LeftOutHook`.
 
     A record has a `seed` for its random transforms: `seed` of the data set, epoch and index. The
     epoch comes from `EndlessSampler`; with others it is 0, and transforms do the same each time.
@@ -85,6 +85,8 @@ class PairDataset(BaseDataset):
         self.seed = seed
         self.max_broken = max_broken
         super().__init__(data_prefix=data_prefix or {}, **kwargs)
+        if self.test_mode:
+            self.leaves_out = True
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """Read the manifests."""
@@ -128,9 +130,11 @@ class PairDataset(BaseDataset):
             try:
                 sample = self._read(candidate, epoch)
             except Exception as error:  # noqa: BLE001  (decoders fail in many ways)
-                self.broken.add(candidate, error, self._name)
+                self.broken.add(candidate, error, self.name)
             else:
                 self.broken.add_usable(candidate)
+                if self.test_mode and candidate != index:
+                    mark_left_out(sample)
                 return sample
 
     def _candidates(self, index: int, epoch: int) -> Iterator[int]:
@@ -149,7 +153,8 @@ class PairDataset(BaseDataset):
             raise SampleError("its pipeline leaves nothing of it.")
         return sample
 
-    def _name(self, index: int) -> str:
+    def name(self, index: int) -> str:
+        """What a message calls a sample."""
         record = self.get_data_info(index)
         return f"{index} ({next(record[key] for key in (*PATH_KEYS, 'text') if key in record)})"
 

@@ -10,12 +10,10 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS as ANY_DATASETS
 from torch.utils.data import Dataset
 
-from mmonepeace.datasets.broken_samples import BrokenSamples
+from mmonepeace.datasets.broken_samples import BrokenSamples, mark_left_out
 from mmonepeace.datasets.guarded_loading import guard_loading
 from mmonepeace.datasets.seeded_dataset import ForwardingDataset, seeded
 from mmonepeace.registry import DATASETS
-
-LEFT_OUT = "left_out"  # metadata of a sample in place of another: scores are made without it
 
 
 @DATASETS.register_module()
@@ -76,7 +74,7 @@ class TolerantDataset(ForwardingDataset):
             candidate = int(candidates.integers(len(self)))
             with seeded(seed, candidate):
                 sample = self._read(candidate)
-        _mark(sample)
+        mark_left_out(sample)
         return sample
 
     def name(self, index: int) -> str:
@@ -107,10 +105,3 @@ class TolerantDataset(ForwardingDataset):
         if sample is not None:
             self.broken.add_usable(index)
         return sample
-
-
-def _mark(sample: Any) -> None:
-    samples: Any = sample.get("data_samples") if isinstance(sample, dict) else None
-    for each in samples if isinstance(samples, list) else [samples]:  # a list with augmentations
-        if hasattr(each, "set_metainfo"):
-            each.set_metainfo({LEFT_OUT: True})

@@ -1,4 +1,4 @@
-"""Scores without the images that cannot be read, which `TolerantDataset` has replaced and marked."""
+"""Scores without the samples that cannot be read, which their data set has replaced and marked."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,8 +8,12 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmonepeace.console import printable
-from mmonepeace.datasets.broken_samples import count_kinds, data_sets_that_count, gather_kinds
-from mmonepeace.datasets.tolerant_dataset import LEFT_OUT
+from mmonepeace.datasets.broken_samples import (
+    LEFT_OUT,
+    count_kinds,
+    data_sets_that_count,
+    gather_kinds,
+)
 from mmonepeace.registry import HOOKS
 
 _NAMED = 5  # images that are named beside the scores
@@ -72,7 +76,7 @@ def _tell(runner: Runner, loader: Any, split: str) -> None:
         names = ", ".join(list(left_out)[:_NAMED]) + ", ..." * (len(left_out) > _NAMED)
         runner.logger.info(  # a warning would be logged once
             printable(
-                f"{len(left_out):,} of {len(loader.dataset):,} images left out of the scores of "
+                f"{len(left_out):,} of {len(loader.dataset):,} samples left out of the scores of "
                 f"{split}, because they cannot be read ({count_kinds(left_out)}): {names}"
             )
         )
@@ -124,11 +128,10 @@ def _marks(data_batch: Any) -> list[bool]:
     return [hasattr(sample, "get") and bool(sample.get(LEFT_OUT)) for sample in samples]
 
 
-def _one_of(data_batch: dict[str, Any], i: int) -> dict[str, Any]:
+def _one_of(batch: Any, i: int) -> Any:
     """The batch of one sample of a batch."""
-    return {
-        key: [each[i : i + 1] for each in value]
-        if isinstance(value, list) and value and isinstance(value[0], (list, tuple))
-        else value[i : i + 1]
-        for key, value in data_batch.items()
-    }
+    if isinstance(batch, dict):
+        return {key: _one_of(value, i) for key, value in batch.items()}
+    if isinstance(batch, list) and batch and isinstance(batch[0], (list, tuple)):
+        return [each[i : i + 1] for each in batch]
+    return batch[i : i + 1]

@@ -100,16 +100,11 @@ class ZeroShotAccuracy(BaseMetric):
         query_QD = torch.stack([sample["embeddings"][self.modality] for sample in data_samples])
         class_Q = torch.tensor([self.class_indices[x] for x in labels], device=query_QD.device)
         sample_Q = torch.arange(len(class_Q), device=query_QD.device)
-        rank_Q = rank(query_QD, self.class_CD, sample_Q, class_Q).tolist()
-        self.results += zip((s.get("sample_idx") for s in data_samples), rank_Q, strict=True)
+        self.results += rank(query_QD, self.class_CD, sample_Q, class_Q).tolist()
 
-    def compute_metrics(self, results: Sequence[tuple[int | None, int]]) -> dict[str, float]:
+    def compute_metrics(self, results: Sequence[int]) -> dict[str, float]:
         """`topK` and `topK_chance`."""
-        # A sample that replaces a broken one counts once.
-        ranks = {
-            ("row", i) if sample is None else sample: r for i, (sample, r) in enumerate(results)
-        }
-        rank_Q = torch.tensor(list(ranks.values()))
+        rank_Q = torch.tensor(results)
         metrics = {}
         for k in self.topk:
             metrics[f"top{k}"] = percentage(rank_Q < k)

@@ -67,6 +67,11 @@ def test_too_many_end_the_run(messages, total, usable, fraction, limit):
     assert f"The first: {total - count}" in message
 
 
+def test_the_only_sample_may_not_be_broken(messages):
+    with pytest.raises(TooManyBrokenError, match="1 of 1 samples seen are broken"):
+        BrokenSamples(1, 0.05).add(0, ImageError("cut"), str)
+
+
 def test_a_fraction_of_all_or_more_is_refused():
     for fraction in (1, 1.5, -0.1):
         with pytest.raises(ValueError, match=f"max_broken is {fraction}"):

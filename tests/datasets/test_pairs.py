@@ -9,7 +9,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from mmonepeace.datasets import EndlessSampler, PairDataset
-from mmonepeace.datasets.broken_samples import TooManyBrokenError
+from mmonepeace.datasets.broken_samples import LEFT_OUT, TooManyBrokenError
 from mmonepeace.datasets.resumable_sampler import EpochIndex
 from mmonepeace.datasets.tokenizer import train
 
@@ -196,8 +196,14 @@ def test_too_many_broken_samples_end_the_run(folder):
 
 def test_broken_samples_are_replaced_in_test_mode_too(folder):
     dataset = pairs(folder, test_mode=True)
-    assert dataset[3]["data_samples"].sample_idx not in BROKEN
+    sample = dataset[3]["data_samples"]
+    assert sample.sample_idx not in BROKEN
+    assert sample.get(LEFT_OUT)
+    assert not dataset[sample.sample_idx]["data_samples"].get(LEFT_OUT)
+    assert not pairs(folder)[3]["data_samples"].get(LEFT_OUT)
     assert dataset.broken.counts == {"missing": 1}
+    assert dataset.name(3).endswith("3.png)")
+    assert dataset.leaves_out
 
 
 def failing(faults):

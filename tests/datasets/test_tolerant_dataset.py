@@ -8,10 +8,10 @@ from mmengine.dataset import BaseDataset, ConcatDataset, RepeatDataset, pseudo_c
 from mmengine.structures import BaseDataElement
 from torch.utils.data import DataLoader
 
-from mmonepeace.datasets.broken_samples import TooManyBrokenError, data_sets_that_count
+from mmonepeace.datasets.broken_samples import LEFT_OUT, TooManyBrokenError, data_sets_that_count
 from mmonepeace.datasets.guarded_loading import GuardedLoading
 from mmonepeace.datasets.seeded_dataset import SeededDataset
-from mmonepeace.datasets.tolerant_dataset import LEFT_OUT, TolerantDataset, tolerate_broken
+from mmonepeace.datasets.tolerant_dataset import TolerantDataset, tolerate_broken
 
 COUNT = 40
 CUT = (3, 17)

@@ -7,7 +7,7 @@ from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.logging import MessageHub
 from mmengine.structures import BaseDataElement
 
-from mmonepeace.datasets.tolerant_dataset import LEFT_OUT
+from mmonepeace.datasets.broken_samples import LEFT_OUT
 from mmonepeace.evaluation import LeftOutHook
 
 
@@ -88,5 +88,5 @@ def test_what_was_left_out_is_counted_and_named_below_the_scores(split):
     assert runner.message_hub.get_scalar(f"{split}/left_out").current() == 2
     getattr(LeftOutHook(), f"after_{split}")(runner)
     (line,) = said
-    assert line.startswith(f"2 of 2,000 images left out of the scores of {split}")
+    assert line.startswith(f"2 of 2,000 samples left out of the scores of {split}")
     assert line.endswith("(1 image, 1 label): n3, n5")

@@ -48,7 +48,9 @@ def test_segmentation_goes_on_without_what_cannot_be_read(recipe, data, tmp_path
     assert "img_dir/train/1.png cannot be decoded" in done.stdout
     assert "train/5.png" not in done.stdout
     assert "1 broken samples were replaced: 1 image" in done.stdout
-    assert "1 of 4 images left out of the scores of val, because they cannot be read" in done.stdout
+    assert (
+        "1 of 4 samples left out of the scores of val, because they cannot be read" in done.stdout
+    )
     assert re.search(r"mIoU: .*left_out: 1 ", done.stdout)
     # The scores are those of the other images.
     (data / "img_dir/val/2.png").unlink()
@@ -68,7 +70,7 @@ def test_test_and_drawings_go_on_too(recipe, data, tmp_path):
     done = run_tool(
         "test.py", recipe, tmp_path / "weights", *options, "--tta", "--work-dir", tmp_path / "test"
     )
-    assert "1 of 4 images left out of the scores of test" in done.stdout
+    assert "1 of 4 samples left out of the scores of test" in done.stdout
     assert "ann_dir/val/0.png is 150 x 87 pixels, its image 150 x 90" in done.stdout
     assert scores_of(done, "left_out") == ["1"]
     drawn = tmp_path / "drawn.png"
@@ -135,5 +137,5 @@ def test_detection_goes_on_without_what_cannot_be_read(tmp_path):
         "--cfg-options", *STEPS,
     )  # fmt: skip
     assert "train/1.png is empty (0 bytes)" in done.stdout
-    assert "1 of 4 images left out of the scores of val" in done.stdout
+    assert "1 of 4 samples left out of the scores of val" in done.stdout
     assert "coco/bbox_mAP" in done.stdout
