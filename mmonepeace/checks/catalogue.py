@@ -222,7 +222,9 @@ _ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
         "prediction that finds it counts as wrong"), _NUMBER_ANNOTATIONS),
     "annotation-id-text": ("stop",
         "ids of annotations are texts: pycocotools, which computes AP, stops", _NUMBER_ANNOTATIONS),
-    "ids-of-two-types": ("stop", ("ids of {name} are partly texts, partly numbers: pycocotools, which "
+    "category-id-type": ("stop", ("ids of categories are not whole numbers: pycocotools, which computes AP, "
+        "finds no category"), "write them as 1, 2, ..., here and in category_id."),
+    "ids-of-two-types": ("stop", ("ids of images are partly texts, partly numbers: pycocotools, which "
         "sorts them, stops"), "write all as whole numbers, here and where annotations refer to them."),
     "annotation-id-repeats": ("stop", "ids of annotations occur more than once: mmdetection stops",
         _NUMBER_ANNOTATIONS),

@@ -193,13 +193,18 @@ def _check_ids(path: str, document: Document, split: Split) -> None:
     split.add("annotation-id-zero", zero)
     texts = [f"{path}: annotation {a['id']!r}" for a in annotations if isinstance(a["id"], str)]
     split.add("annotation-id-text", texts, of=len(annotations))
-    for name in ("images", "categories"):
-        by_type: dict[bool, list[Any]] = defaultdict(list)
-        for entry in document[name]:
-            by_type[isinstance(entry["id"], str)].append(entry["id"])
-        if len(by_type) == 2:
-            fewer = min(by_type.values(), key=len)
-            split.add("ids-of-two-types", [f"{path}: {name}: id {n!r}" for n in fewer], name=name)
+    other = [
+        f"{path}: categories: id {c['id']!r}"
+        for c in document["categories"]
+        if type(c["id"]) is not int
+    ]
+    split.add("category-id-type", other, of=len(document["categories"]))
+    by_type: dict[bool, list[Any]] = defaultdict(list)
+    for entry in document["images"]:
+        by_type[isinstance(entry["id"], str)].append(entry["id"])
+    if len(by_type) == 2:
+        fewer = min(by_type.values(), key=len)
+        split.add("ids-of-two-types", [f"{path}: images: id {number!r}" for number in fewer])
 
 
 def _repeated(values: Iterable[Any]) -> list[Any]:

@@ -216,6 +216,26 @@ def a_text_among_the_ids_of_images(data):
     data.change("train", rename)
 
 
+def _renumber(data, change):
+    def renumber(document):
+        for category in document["categories"]:
+            category["id"] = change(category["id"])
+        for annotation in document["annotations"]:
+            annotation["category_id"] = change(annotation["category_id"])
+
+    data.change("train", renumber)
+
+
+@det("category-id-type")
+def categories_with_texts_as_ids(data):
+    _renumber(data, str)
+
+
+@det("category-id-type")
+def categories_with_fractions_as_ids(data):
+    _renumber(data, float)
+
+
 @det("json-unreadable")
 def a_byte_order_mark(data):
     path = data.root / "train.json"
