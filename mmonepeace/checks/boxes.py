@@ -205,11 +205,12 @@ def check_repeats(split: Split, coco: Coco) -> None:
 
 
 def check_kept(split: Split, files: Sequence[Boxes]) -> None:
-    """Check that mmdetection, which drops what it cannot use in silence, keeps any box."""
+    """Check that mmdetection, which drops what it cannot use in silence, learns from any box."""
     for boxes in files:
         classes = [entry["category_id"] in boxes.coco.classes for entry in boxes.coco.annotations]
         large = (boxes.xywh[:, 2:] >= 1).all(1) & (boxes.areas > 0) & (boxes.outside[1] < 1)
-        if (np.array(classes, bool) & large & ~boxes.flags("ignore")).any():
+        skipped = boxes.flags("ignore") | boxes.flags("iscrowd")
+        if (np.array(classes, bool) & large & ~skipped).any():
             return
     if split.name != "test":
         split.add("no-boxes", annotations=sum(boxes.coco.total for boxes in files))

@@ -249,8 +249,8 @@ _ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
         "correct width and height; if the files were scaled, the boxes must be too."),
     "image-without-boxes": ("note", "images have no box of a class; {use}",
         "nothing, if they show nothing."),
-    "no-boxes": ("stop", ("none of {annotations:,} annotations is a box that mmdetection keeps: of a "
-        "class, in an image of the file, a pixel wide and high or more, with an area above 0"),
+    "no-boxes": ("stop", ("none of {annotations:,} annotations is a box that mmdetection learns from: of a "
+        "class, in an image of the file, a pixel wide and high or more, with an area above 0, no crowd"),
         "add annotations; classes must be categories of the file, boxes x, y, width, height in pixels."),
     # boxes
     "box-malformed": ("stop", "boxes are not four finite numbers",

@@ -491,6 +491,11 @@ def no_iscrowd_to_evaluate_with(data):
     data.each_annotation(lambda a: a.pop("iscrowd"))
 
 
+@det("iscrowd", "no-boxes")
+def groups_only(data):
+    data.change("train", lambda d: [a.update(iscrowd=1) for a in d["annotations"]])
+
+
 @det("annotation-ignored")
 def an_ignored_box(data):
     data.change("train", first(lambda a: a.update(ignore=1)))
