@@ -304,8 +304,9 @@ def _array_to_rgb(array: np.ndarray, alpha: str) -> Image.Image:
                 f"float images have values in 0..1, this one in {array.min():.4g}.."
                 f"{array.max():.4g}. Divide by its white level, or convert to uint8."
             )
-        rows = (np.rint(row * 255).astype(np.uint8) for row in array)  # a third of the memory
-        array = np.stack(list(rows))
+        rows = max(1, 2**20 * len(array) // array.size)  # at once: a third of the memory
+        parts = (array[i : i + rows] for i in range(0, len(array), rows))
+        array = np.concatenate([np.rint(part * 255).astype(np.uint8) for part in parts])
     if array.dtype != np.uint8:
         raise ImageError(f"expected uint8 or floats in 0..1, got {array.dtype}.")
     pixels = array if array.shape[2] >= 3 else array[..., 0]
