@@ -160,8 +160,7 @@ def exit_status(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        is_disk = isinstance(error, OSError) and error.errno in DISK_ERRORS
-        if not is_disk and not isinstance(error, (UserError, *errors)):
+        if not is_users(error) and not isinstance(error, errors):
             raise
         if is_first_rank() or not getattr(error, "on_all_ranks", False):
             print(f"error: {printable(describe(error))}", file=sys.stderr)
@@ -200,6 +199,13 @@ def _one_line_for_disk_errors() -> Iterator[None]:
     finally:
         threading.excepthook = before
         logging.Handler.handleError = handle  # type: ignore[method-assign]
+
+
+def is_users(error: Exception) -> bool:
+    """Whether an error is in plain words, or one of the disk: the user can fix it."""
+    return isinstance(error, UserError) or (
+        isinstance(error, OSError) and error.errno in DISK_ERRORS
+    )
 
 
 def describe(error: Exception) -> str:

@@ -64,6 +64,10 @@ class Arch:
     type_embed: bool = False  # a learned vector per modality
 
     def __post_init__(self) -> None:
+        for name in ("embed_dim", "depth", "num_heads", "ffn_dim"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"arch: {name} is {value!r}, expected an integer of 1 or more.")
         if self.embed_dim % self.num_heads:
             raise ValueError(
                 f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}."

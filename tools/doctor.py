@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mmonepeace.missing_packages import explain_missing_packages
 
 with explain_missing_packages():
-    from mmengine.config import Config, DictAction
+    from mmengine.config import Config
 
     from mmonepeace import checks
     from mmonepeace.atomic_file import atomic_file
@@ -31,7 +31,9 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("config")
     parser.add_argument("--data-root", help="folder of the data set, instead of the config's")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="KEY=VALUE ...")
+    parser.add_argument(
+        "--cfg-options", nargs="+", action=checks.OverridesAction, help="KEY=VALUE ..."
+    )
     parser.add_argument(
         "--limit", type=int, help="read this many files of each split, drawn at random"
     )

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mmonepeace.missing_packages import explain_missing_packages
 
 with explain_missing_packages():
-    from mmengine.config import Config, DictAction
+    from mmengine.config import Config
 
     from mmonepeace import checks
     from mmonepeace.engine import PretrainRunner, run_options
@@ -24,7 +24,7 @@ with explain_missing_packages():
     from mmonepeace.engine.processes import exit_distributed
     from mmonepeace.engine.run_lock import hold_work_dir
     from mmonepeace.engine.terminal import quiet_terminal
-    from mmonepeace.exit_status import exit_status
+    from mmonepeace.exit_status import exit_status, is_first_rank
 
 
 def parse_args() -> argparse.Namespace:
@@ -48,9 +48,11 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--sharded", action="store_true", help="sharded checkpoints (fsdp2)")
     parser.add_argument("--bf16", action="store_true", help="bfloat16 mixed precision")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="KEY=VALUE ...")
     parser.add_argument(
-        "--dry-run", action="store_true", help="check and build everything, do not train"
+        "--cfg-options", nargs="+", action=checks.OverridesAction, help="KEY=VALUE ..."
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check all, try some steps, keep nothing"
     )
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
@@ -62,7 +64,8 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg = checks.read_config(args.config)
     if cfg.get("runner_type") != "mmonepeace.PretrainRunner":
         raise checks.CheckError(
-            f"{args.config} is not a pretraining recipe. Train it with tools/train.py."
+            f"runner_type is {cfg.get('runner_type')!r} in {args.config}, and 'mmonepeace.PretrainRunner' "
+            "in recipes of pretraining. Train others with tools/train.py."
         )
     checks.apply_overrides(cfg, args.cfg_options)
     if args.stage:
@@ -91,11 +94,14 @@ def run() -> None:
     cfg = load_config(args)
     checks.check_run(cfg)
     if args.dry_run:
-        checks.dry_run(PretrainRunner.from_cfg(cfg))
-    else:
-        with hold_work_dir(cfg.work_dir), explain_disk_errors(cfg.work_dir):
-            run_options.keep_tokenizer(cfg)
-            PretrainRunner.from_cfg(cfg).train()
+        run_options.keep_start(cfg)
+        report = checks.dry_run(cfg, PretrainRunner.from_cfg)
+        if is_first_rank():
+            print(report)
+        return
+    with hold_work_dir(cfg.work_dir), explain_disk_errors(cfg.work_dir), checks.explain(cfg):
+        run_options.keep_tokenizer(cfg)
+        PretrainRunner.from_cfg(cfg).train()
 
 
 def main() -> int:

@@ -107,9 +107,11 @@ def run() -> None:
     path = find(args.checkpoint)
     if args.data_root:
         run_options.set_data_root(cfg, args.data_root)
+    checks.check_settings(cfg, ("test_dataloader",))
     checks.check_data(cfg, ("test_dataloader",))
     init_default_scope(cfg.default_scope)
-    figure = draw(cfg, path, args.num, args.device, args.score_thr)
+    with checks.explain(cfg):
+        figure = draw(cfg, path, args.num, args.device, args.score_thr)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(args.out) as temporary:
         figure.savefig(temporary, format=args.out.suffix[1:] or "png")

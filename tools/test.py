@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mmonepeace.missing_packages import explain_missing_packages
 
 with explain_missing_packages():
-    from mmengine.config import Config, DictAction
+    from mmengine.config import Config
 
     from mmonepeace import checks
     from mmonepeace.checkpoint import find, load_model
@@ -33,7 +33,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--tta", action="store_true", help="average over scales and flips")
     parser.add_argument("--show-dir", help="draw the predictions into this folder")
     parser.add_argument("--out", help="write the predictions here: PNG, or COCO's json")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="KEY=VALUE ...")
+    parser.add_argument(
+        "--cfg-options", nargs="+", action=checks.OverridesAction, help="KEY=VALUE ..."
+    )
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
     return parser.parse_args()
@@ -63,7 +65,7 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.default_hooks.visualization = dict(type="SegVisualizationHook", draw=True, interval=1)
         cfg.visualizer.save_dir = args.show_dir
     if args.out:
-        results = dict(output_dir=args.out, keep_results=True)
+        results = dict(output_dir=args.out)
         if detection:
             Path(args.out).mkdir(parents=True, exist_ok=True)
             results = dict(outfile_prefix=f"{args.out}/results")
@@ -80,13 +82,15 @@ def run() -> None:
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     cfg = load_config(args)
     path = find(args.checkpoint)
+    checks.check_settings(cfg, ("test_dataloader",))
     checks.check_data(cfg, ("test_dataloader",))
     if args.tta:
         run_options.set_tta(cfg)
-    runner = FinetuneRunner.from_cfg(cfg)
-    model = runner.model.module if args.launcher != "none" else runner.model
-    print(load_model(model.module if args.tta else model, path))
-    runner.test()
+    with checks.explain(cfg):
+        runner = FinetuneRunner.from_cfg(cfg)
+        model = runner.model.module if args.launcher != "none" else runner.model
+        print(load_model(model.module if args.tta else model, path))
+        runner.test()
 
 
 def main() -> int:

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mmonepeace.missing_packages import explain_missing_packages
 
 with explain_missing_packages():
-    from mmengine.config import Config, DictAction
+    from mmengine.config import Config
 
     from mmonepeace import checks
     from mmonepeace.engine import FinetuneRunner, run_options
@@ -21,7 +21,7 @@ with explain_missing_packages():
     from mmonepeace.engine.processes import exit_distributed
     from mmonepeace.engine.run_lock import hold_work_dir
     from mmonepeace.engine.terminal import quiet_terminal
-    from mmonepeace.exit_status import exit_status
+    from mmonepeace.exit_status import exit_status, is_first_rank
 
 
 def parse_args() -> argparse.Namespace:
@@ -37,9 +37,11 @@ def parse_args() -> argparse.Namespace:
     precision = parser.add_mutually_exclusive_group()
     precision.add_argument("--amp", action="store_true", help="float16 mixed precision (GPU)")
     precision.add_argument("--bf16", action="store_true", help="bfloat16 mixed precision")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="KEY=VALUE ...")
     parser.add_argument(
-        "--dry-run", action="store_true", help="check and build everything, do not train"
+        "--cfg-options", nargs="+", action=checks.OverridesAction, help="KEY=VALUE ..."
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check all, try some steps, keep nothing"
     )
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
@@ -75,10 +77,13 @@ def run() -> None:
     cfg = load_config(args)
     checks.check_run(cfg)
     if args.dry_run:
-        checks.dry_run(FinetuneRunner.from_cfg(cfg))
-    else:
-        with hold_work_dir(cfg.work_dir), explain_disk_errors(cfg.work_dir):
-            FinetuneRunner.from_cfg(cfg).train()
+        run_options.keep_start(cfg)
+        report = checks.dry_run(cfg, FinetuneRunner.from_cfg)
+        if is_first_rank():
+            print(report)
+        return
+    with hold_work_dir(cfg.work_dir), explain_disk_errors(cfg.work_dir), checks.explain(cfg):
+        FinetuneRunner.from_cfg(cfg).train()
 
 
 def main() -> int:

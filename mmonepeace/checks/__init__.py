@@ -7,15 +7,17 @@ file for `tools/doctor.py`.
 from mmonepeace.checks.classes import check_heads
 from mmonepeace.checks.config import dataset_configs, is_detection, metric_configs, text_steps
 from mmonepeace.checks.environment import check_operators, read_config
+from mmonepeace.checks.explanations import explain
 from mmonepeace.checks.heads import has_mask_head
 from mmonepeace.checks.label_hook import LabelCheckHook
-from mmonepeace.checks.overrides import apply_overrides
+from mmonepeace.checks.overrides import OverridesAction, apply_overrides
 from mmonepeace.checks.report import CheckError, Finding, Report
-from mmonepeace.checks.run import check_data, check_run, dry_run, examine
+from mmonepeace.checks.run import check_data, check_run, check_settings, examine
+from mmonepeace.checks.trial_steps import dry_run
 
 __all__ = [
-    "CheckError", "Finding", "LabelCheckHook", "Report", "apply_overrides", "check_data",
-    "check_heads", "check_operators", "check_run", "dataset_configs", "dry_run", "examine",
-    "has_mask_head", "is_detection", "metric_configs", "read_config",
-    "text_steps",
+    "CheckError", "Finding", "LabelCheckHook", "OverridesAction", "Report", "apply_overrides",
+    "check_data", "check_heads", "check_operators", "check_run", "check_settings",
+    "dataset_configs", "dry_run", "examine", "explain", "has_mask_head", "is_detection",
+    "metric_configs", "read_config", "text_steps",
 ]  # fmt: skip

@@ -58,7 +58,7 @@ _ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
         " ({names})"), "--cfg-options {options}"),
     "one-class": ("stop", ("a softmax over one class is always 1: loss and gradient are 0, accuracy and "
         "IoU 100 %, whatever the model says"), "name a second class, such as the background."),
-    "class-weight-length": ("error", "{path}.class_weight has {weights} values for {classes} classes",
+    "class-weight-length": ("stop", "{path}.class_weight has {weights} values for {classes} classes",
         "one value for each class, and one for the background in heads that have it."),
     "reduce-zero-label-differs": ("error",
         "reduce_zero_label is not the same everywhere: label values mean different classes",

@@ -1,6 +1,6 @@
 """Where things are in a config: data sets, metrics, and everything else that has a type."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
@@ -61,7 +61,7 @@ def walk(node: Any) -> Iterator[ConfigDict]:
     return (child for _, child in walk_paths(node) if "type" in child)
 
 
-def type_name(node: ConfigDict) -> str:
+def type_name(node: Mapping[str, Any]) -> str:
     """The type of a config dict, without its scope."""
     kind = node["type"]
     return kind.split(".")[-1] if isinstance(kind, str) else kind.__name__

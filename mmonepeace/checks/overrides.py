@@ -1,17 +1,22 @@
 """Strict overrides: a key of `--cfg-options` that nothing reads is refused."""
 
+import argparse
 import inspect
+from collections.abc import Sequence
+from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any
 
-from mmengine import registry as root
-from mmengine.config import Config
-from mmengine.registry import DefaultScope, init_default_scope
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from mmonepeace.checks.config import LOADERS, walk_paths
 from mmonepeace.checks.report import CheckError
+from mmonepeace.checks.signatures import signature_of
+from mmonepeace.datasets.masking import MASK_RATIOS
+from mmonepeace.spec import Arch
 
 # Top-level keys that are read: the Runner's arguments, what it takes from its config, and TTA.
 # The preprocessor is the model's own: the Runner would only fill it in where it is missing.
@@ -19,11 +24,6 @@ _READ_KEYS = {*inspect.signature(Runner.__init__).parameters} - {"self", "data_p
     "activation_checkpointing", "compile", "tta_model", "tta_pipeline",
 }  # fmt: skip
 _LOADER_KEYS = {*inspect.signature(DataLoader).parameters, "num_batch_per_epoch"}
-_REGISTRIES = (
-    root.RUNNERS, root.STRATEGIES, root.DATA_SAMPLERS, root.MODELS, root.TASK_UTILS, root.DATASETS,
-    root.TRANSFORMS, root.OPTIMIZERS, root.OPTIM_WRAPPERS, root.PARAM_SCHEDULERS, root.HOOKS,
-    root.LOOPS, root.METRICS, root.VISUALIZERS,
-)  # fmt: skip
 # Arguments that no class declares.
 _UNDECLARED = {
     "test_cfg": {
@@ -34,27 +34,92 @@ _UNDECLARED = {
     "rpn": {"nms_pre", "nms", "max_per_img", "min_bbox_size"},
     "nms": {"iou_threshold", "sigma", "min_score", "method", "max_num", "class_agnostic"},
     "filter_cfg": {"filter_empty_gt", "min_size"},
+    "paramwise_cfg": {"decay_rate", "preset", "depth_zero", "no_decay"},
+    "arch": {field.name for field in fields(Arch)},
+    "ratios": {name for ratios in MASK_RATIOS.values() for name in ratios},
+    # Options of the modality adapters.
+    "image": {"img_size", "cls_token", "rpb_sides", "rpb_resampling"},
+    "text": {"vocab_size", "num_positions", "num_buckets"},
+    "audio": {
+        "feature_dim", "num_buckets", "pos_depth", "pos_kernel", "pos_groups", "pos_pre_norm",
+        "padding", "clip_seconds",
+    },
     "data_prefix": {"path", "img"},
     **dict.fromkeys(LOADERS, _LOADER_KEYS),
 }  # fmt: skip
 
 
-def apply_overrides(cfg: Config, overrides: dict[str, Any] | None) -> None:
-    """Merge `--cfg-options`, refusing keys that nothing reads.
+class OverridesAction(DictAction):
+    """`KEY=VALUE ...` of a command line; what is not of this form is an error of the parser."""
 
-    A key is known if the config has it, or if the class of its dict takes such an argument.
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Add the values to the dict of the option."""
+        for text in values or ():
+            if not text.partition("=")[0] or "=" not in text:
+                parser.error(
+                    f"{option_string} {text}: expected KEY=VALUE, without spaces around =."
+                )
+            try:
+                super().__call__(parser, namespace, [text], option_string)
+            except AssertionError:  # brackets
+                parser.error(
+                    f"{option_string} {text}: a bracket is not closed. Quote such values: 'KEY=[1,2]'."
+                )
+
+
+def apply_overrides(cfg: Config, overrides: dict[str, Any] | None) -> None:
+    """Merge `--cfg-options`, refusing keys that nothing reads; then settle the loaders' workers.
+
+    A key is known if the config has it, or if the class of its dict takes such an argument. An
+    element of a list or tuple is named by its index.
 
     Raises:
         CheckError: naming the key and the most similar ones.
     """
     init_default_scope(cfg.get("default_scope", "mmengine"))
     for key in overrides or {}:
-        _check_key(cfg, key)
-    if overrides:
-        cfg.merge_from_dict(overrides)
+        _check_key(cfg, key, overrides[key])  # type: ignore[index]
+    for key, value in (overrides or {}).items():
+        _replaced(cfg._cfg_dict, key.split("."), value)
+    for loader in LOADERS:
+        _settle_workers(cfg.get(loader))
 
 
-def _check_key(cfg: Config, key: str) -> None:
+def _replaced(node: Any, names: Sequence[str], value: Any) -> Any:
+    """A part of a config with one value replaced; dicts are merged, as MMEngine does.
+
+    MMEngine itself replaces neither elements of tuples nor those of lists that are no dicts.
+    """
+    if not names:
+        if isinstance(node, dict) and isinstance(value, dict):
+            merged = Config(dict(node=node))
+            merged.merge_from_dict(dict(node=value))
+            return merged.node
+        return ConfigDict(value) if isinstance(value, dict) else value
+    name, *rest = names
+    if isinstance(node, (list, tuple)):
+        elements = list(node)
+        elements[int(name)] = _replaced(elements[int(name)], rest, value)
+        return type(node)(elements)
+    node = ConfigDict() if node is None else node
+    node[name] = _replaced(node.get(name), rest, value)
+    return node
+
+
+def _settle_workers(loader: Any) -> None:
+    """Drop what torch refuses without workers: options of workers."""
+    if isinstance(loader, dict) and loader.get("num_workers") == 0:
+        for name in ("persistent_workers", "prefetch_factor", "timeout", "multiprocessing_context"):
+            loader.pop(name, None)
+
+
+def _check_key(cfg: Config, key: str, value: Any = None) -> None:
     first, *_ = names = key.split(".")
     read_keys = _read_keys(cfg)
     if first in cfg and first not in read_keys:
@@ -84,9 +149,19 @@ def _check_key(cfg: Config, key: str) -> None:
             guess = " or ".join(f"{where}.{n}" if where else n for n in near)
             raise CheckError(
                 f"--cfg-options {key}: {path} has no {name!r}. "
-                + (f"Did you mean {guess}?" if near else f"It has {', '.join(sorted(known))}.")
+                + (
+                    f"Did you mean {guess}?"
+                    if near
+                    else f"It takes {', '.join(sorted(known | taken))}."
+                )
             )
         node = node.get(name) if isinstance(node, dict) else None
+    if isinstance(node, dict) and node and value is not None and not isinstance(value, dict):
+        inside = ", ".join(f"{key}.{name}" for name in list(node)[:3])
+        raise CheckError(
+            f"--cfg-options {key}={value}: {key} is a dict, which one value cannot replace. Set a key "
+            f"of it, such as {inside}."
+        )
 
 
 def _read_keys(cfg: Config) -> set[str]:
@@ -110,26 +185,4 @@ def _example_use(cfg: Config, name: str) -> str:
 
 def arguments(node: Any) -> set[str]:
     """Constructor arguments of the class that a config dict names."""
-    kind = node.get("type") if isinstance(node, dict) else None
-    if not isinstance(kind, str):
-        return set()
-    taken: set[str] = set()
-    scope = DefaultScope.get_current_instance()
-    for registry in _REGISTRIES:
-        with registry.switch_scope_and_registry(scope and scope.scope_name) as local:
-            try:
-                cls = local.get(kind)
-            except (ImportError, RuntimeError):  # not in this registry
-                cls = None
-        if not callable(cls):
-            continue
-        for base in inspect.getmro(cls) if inspect.isclass(cls) else (cls,):
-            if inspect.isclass(base) and "__init__" not in vars(
-                base
-            ):  # takes what the next one does
-                continue
-            parameters = inspect.signature(base).parameters.values()
-            taken |= {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
-            if all(p.kind is not p.VAR_KEYWORD for p in parameters):
-                break
-    return taken
+    return set(signature_of(node).arguments)

@@ -50,6 +50,14 @@ class Finding:
             lines.append(f"    ... {len(self.where):,} in all; tools/doctor.py --json names them")
         return "\n".join([*lines, f"    fix: {self.fix}"])
 
+    def briefly(self) -> str:
+        """What is wrong, where, and the fix: in one line, unless it is about several files."""
+        if self.where and (self.split != "config" or len(self.where) > _NAMED[self.level]):
+            return str(self)
+        what = self.what.removesuffix(f" ({len(self.where)}).").removesuffix(".")
+        where = f": {', '.join(self.where)}" if self.where else ""
+        return f"[{self.code}] {self.split}: {what}{where}. fix: {self.fix}"
+
 
 @dataclass(frozen=True)
 class Bin:
@@ -124,7 +132,7 @@ class Report:
         """
         errors = self.of("error")
         if any(CATALOGUE[error.code].stops for error in errors):
-            lines = list(map(str, errors))  # the others may be the cause
+            lines = [error.briefly() for error in errors]  # the others may be the cause
             if advice and any(error.code in NOT_FOUND for error in errors):
                 lines.append(advice)
             raise CheckError("\n".join(lines))

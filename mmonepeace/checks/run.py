@@ -1,14 +1,15 @@
-"""What tools check before every run, the full examination of the data, and the dry run."""
+"""What tools check before every run, and the full examination of the data."""
 
 from collections.abc import Hashable, Sequence
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.runner import FlexibleRunner, Runner
 
 from mmonepeace.checks import boxes, coco, detection, label_maps, label_values, pairs, segmentation
+from mmonepeace.checks.building import check_parts
 from mmonepeace.checks.classes import check_classes, check_occurrence
 from mmonepeace.checks.config import LOADERS, is_detection
+from mmonepeace.checks.consistency import USED_WITH, check_consistency
 from mmonepeace.checks.decoding import (
     AudioInfo,
     FileInfo,
@@ -22,6 +23,7 @@ from mmonepeace.checks.duplicates import check_duplicates
 from mmonepeace.checks.images import check_images, check_missing
 from mmonepeace.checks.report import Report, Section
 from mmonepeace.checks.splits import Kind, Sample, Split, read_splits
+from mmonepeace.checks.values import check_values
 from mmonepeace.checks.weights import check_tokenizers, check_weights
 
 _LABEL_SECONDS = 20.0  # to read label maps of a split before a run
@@ -34,11 +36,13 @@ _MISREAD = (
 
 
 def check_run(cfg: Config) -> None:
-    """Check weights, tokenizers and, quickly, the data that a run needs.
+    """Check settings, weights, tokenizers and, quickly, the data that a run needs.
 
     Raises:
         CheckError: naming what would stop the run or certainly ruin it.
     """
+    check_settings(cfg)
+    check_parts(cfg)
     report = Report()
     check_weights(cfg, report)
     check_tokenizers(cfg, report)
@@ -51,7 +55,27 @@ def check_data(cfg: Config, loaders: Sequence[str] = LOADERS) -> None:
     Raises:
         CheckError: naming what would stop a run or certainly ruin it.
     """
+    _check_data_settings(cfg, loaders)
     _check_quickly(cfg, loaders, Report())
+
+
+def check_settings(cfg: Config, loaders: Sequence[str] = LOADERS) -> None:
+    """Check names and values of a config, and what a run with these data loaders needs.
+
+    Raises:
+        CheckError: a line for each fault.
+    """
+    unused = [key for loader in LOADERS if loader not in loaders for key in USED_WITH[loader]]
+    check_values(cfg, unused)
+    check_consistency(cfg, unused)
+
+
+def _check_data_settings(cfg: Config, loaders: Sequence[str] = LOADERS) -> None:
+    """Check the settings of data sets; the rest of the config may be missing."""
+    used = (*loaders, *(key for loader in loaders for key in USED_WITH[loader] if "eval" in key))
+    unused = [key for key in cfg if key not in used]
+    check_values(cfg, unused)
+    check_consistency(cfg, unused, complete=False)
 
 
 def _check_quickly(cfg: Config, loaders: Sequence[str], report: Report) -> None:
@@ -90,8 +114,9 @@ def examine(cfg: Config, limit: int | None = None) -> Report:
         findings and histograms.
 
     Raises:
-        CheckError: if the config names no data set that is installed.
+        CheckError: if the config names no data set that is installed, or no run can use it.
     """
+    _check_data_settings(cfg)
     report = Report()
     splits = read_splits(cfg, report)
     lists = _list_samples(cfg, splits, report)
@@ -200,24 +225,3 @@ def _check_labels(
         ignored, limit = segmentation.ignored_value(cfg), cfg.get("max_broken", 0.05)
         label_values.check_labels(split, some, values, ignored, limit)
     return label_pairs
-
-
-def dry_run(runner: Runner | FlexibleRunner) -> None:
-    """Build everything that training needs and load one batch, without training."""
-    loader = runner.build_dataloader(runner._train_dataloader)
-    if isinstance(runner, FlexibleRunner):
-        runner.prepare()
-    else:
-        runner.build_optim_wrapper(runner.optim_wrapper)
-    batch = next(iter(loader))
-    parameters = sum(p.numel() for p in runner.model.parameters())
-    trained = sum(p.numel() for p in runner.model.parameters() if p.requires_grad)
-    inputs = batch["inputs"]
-    by_name = inputs if isinstance(inputs, dict) else {"image": inputs}
-    first = ", ".join(f"{name} {tuple(value[0].shape)}" for name, value in by_name.items())
-    samples = getattr(loader.dataset, "total", None) or len(loader.dataset)  # a stream has no len
-    runner.logger.info(
-        f"dry run: {parameters:,} parameters, {trained:,} of them trained; "
-        f"{samples:,} training samples, a batch of {len(batch['data_samples'])} whose "
-        f"first has {first}. Nothing was trained."
-    )

@@ -72,8 +72,11 @@ class LoadImage(BaseTransform):
     ) -> None:
         for name, limits in (("crop_scale", crop_scale or (1, 1)), ("crop_ratio", crop_ratio)):
             low, high = limits
-            if not 0 < low <= high:
-                raise ValueError(f"{name} is {limits}, expected 0 < low <= high.")
+            if not 0 < low <= high or (name == "crop_scale" and high > 1):
+                most = " <= 1, fractions of the area" if name == "crop_scale" else ""
+                raise ValueError(f"{name} is {limits}, expected 0 < low <= high{most}.")
+        if min(size if isinstance(size, (tuple, list)) else [size]) < 1:
+            raise ValueError(f"size is {size}, expected pixels, 1 or more.")
         self.alpha = image_io.check_alpha(alpha)
         self.size = size
         self.keep_ratio = keep_ratio
@@ -143,6 +146,8 @@ class Tokenize(BaseTransform):
     ) -> None:
         if cleaning not in ("hub", "dataset"):
             raise ValueError(f"cleaning {cleaning!r} is neither 'hub' nor 'dataset'.")
+        if max_length < 1:
+            raise ValueError(f"max_length is {max_length}, expected 1 or more tokens.")
         self.tokenizer = _load_tokenizer(tokenizer)
         self.max_length = max_length
         self.cleaning = cleaning
@@ -177,6 +182,11 @@ class LoadAudio(BaseTransform):
         max_seconds: float | None = spec.MAX_AUDIO_SECONDS,
         min_seconds: float = spec.MIN_AUDIO_SECONDS,
     ) -> None:
+        if min_seconds < 0 or (max_seconds is not None and not 0 < max_seconds >= min_seconds):
+            raise ValueError(
+                f"max_seconds is {max_seconds} and min_seconds {min_seconds}; expected 0 <= min_seconds "
+                "<= max_seconds, and max_seconds above 0 or None."
+            )
         self.max_seconds = max_seconds
         self.min_seconds = min_seconds
 

@@ -1,5 +1,6 @@
 """Command-line options that change how a recipe runs."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,15 @@ from mmonepeace.checks import (
     metric_configs,
     text_steps,
 )
+from mmonepeace.engine.resuming import find_latest_valid_checkpoint
 from mmonepeace.exit_status import is_first_rank
+
+# What a launcher tells the processes that it starts.
+_SET_BY = {
+    "pytorch": ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+    "slurm": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_NODELIST"),
+    "mpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+}
 
 
 def set_data_root(cfg: Config, folder: str) -> None:
@@ -99,9 +108,17 @@ def set_launcher(cfg: Config, launcher: str) -> None:
     """Run in one process, or in those of a launcher; on CPUs too.
 
     Raises:
-        CheckError: for a launcher other than torchrun where there is no GPU.
+        CheckError: for a launcher other than torchrun where there is no GPU, and for one that did
+            not start this process.
     """
     cfg.launcher = launcher
+    absent = [name for name in _SET_BY.get(launcher, ()) if name not in os.environ]
+    if absent:
+        raise CheckError(
+            f"--launcher {launcher}: {', '.join(absent)} not set, so that launcher did not start this "
+            "process. Start the processes with tools/dist_train.sh, dist_pretrain.sh or their slurm "
+            "versions, or leave out --launcher."
+        )
     if launcher == "none" or torch.cuda.is_available():
         return
     if launcher != "pytorch":
@@ -164,6 +181,17 @@ def set_resume(cfg: Config, source: str) -> None:
     cfg.load_from = None if source == "auto" else str(checkpoint.find(source))
     if source != "auto" or checkpoint.checkpoints_of_run(cfg.work_dir):
         _forget_init(cfg.model)  # the checkpoint has all weights
+
+
+def keep_start(cfg: Config) -> None:
+    """Name the checkpoint that "auto" resumes from, for a run in another work directory: a dry run.
+
+    Raises:
+        CheckError: if all checkpoints of the work directory are damaged.
+    """
+    if cfg.get("resume") and cfg.get("load_from") is None:
+        cfg.load_from = find_latest_valid_checkpoint(cfg.work_dir)
+        cfg.resume = cfg.load_from is not None
 
 
 def _forget_init(model: Any) -> None:

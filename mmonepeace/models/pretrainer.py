@@ -14,7 +14,7 @@ from mmonepeace import checkpoint
 from mmonepeace.layers.decoder import Decoder, insert_mask_tokens
 from mmonepeace.layers.tokens import Tokens
 from mmonepeace.models.losses import GradCache, denoising_contrastive
-from mmonepeace.models.retriever import LOGIT_SCALE_INIT, OnePeaceRetriever
+from mmonepeace.models.retriever import LOGIT_SCALE_INIT, OnePeaceRetriever, check_smoothing
 from mmonepeace.registry import MODELS
 from mmonepeace.spec import DECODER_ARCH, DECODER_POSITIONS, Arch, get_arch
 
@@ -106,6 +106,12 @@ class OnePeacePretrainer(OnePeaceRetriever):
         super().__init__(backbone, **kwargs)
         if stage not in STAGES:
             raise ValueError(f"stage is {stage!r}; choose one of {', '.join(STAGES)}.")
+        check_smoothing("denoising_smoothing", denoising_smoothing)
+        if not denoising_weight >= 0 or not denoising_scale > 0 or max_logits < 1:
+            raise ValueError(
+                f"denoising_weight is {denoising_weight}, denoising_scale {denoising_scale} and max_logits "
+                f"{max_logits}; expected at least 0, above 0, and 1 or more."
+            )
         self.stage = STAGES[stage]
         adapters = self.backbone.adapters
         missing = [name for name in self.stage.pair if name not in adapters]

@@ -7,7 +7,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,9 @@ class OnePeaceRetriever(BackboneModel):
         data_preprocessor: config; by default `MultimodalDataPreprocessor`.
         init_cfg: `dict(type="Pretrained", checkpoint=PATH)` with a file of any official or own
             layout.
+
+    Raises:
+        ValueError: for an unknown `gather`, or a smoothing outside 0 to below 1.
     """
 
     def __init__(
@@ -48,6 +51,9 @@ class OnePeaceRetriever(BackboneModel):
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(backbone, data_preprocessor, init_cfg)
+        if gather not in get_args(Gather):
+            raise ValueError(f"gather is {gather!r}; choose one of {', '.join(get_args(Gather))}.")
+        check_smoothing("label_smoothing", label_smoothing)
         self.label_smoothing = label_smoothing
         self.gather = gather
         self.equal_texts_match = equal_texts_match
@@ -184,6 +190,12 @@ class OnePeaceRetriever(BackboneModel):
         *rows, of_scale = torch.autograd.grad(loss, [*leaves.values(), leaf_scale])
         gradient = GradCache(dict(zip(leaves, rows, strict=True)), of_scale)
         return {name: value.detach() for name, value in results.items()}, gradient
+
+
+def check_smoothing(name: str, value: float) -> None:
+    """Raise a `ValueError` for a label smoothing outside 0 to below 1."""
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} is {value}, expected a fraction from 0 to below 1.")
 
 
 def _number(text: str) -> int:

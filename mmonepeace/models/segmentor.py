@@ -88,6 +88,8 @@ class EncoderDecoder(MMSegEncoderDecoder):
         super().__init__(**fill_widths(config))
         if self.with_neck:
             accept_narrow_maps(self.neck)
+        mode = (self.test_cfg or {}).get("mode", "whole")
+        check_option("mode", mode, mode in ("slide", "whole"), "'slide' or 'whole'")
         if self._slides():
             self._read_test_cfg()  # an error should not wait for the first image
 

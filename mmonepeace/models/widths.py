@@ -50,6 +50,13 @@ def fill_widths(config: Mapping[str, Any]) -> dict[str, Any]:
     if cls is OnePeace and "out_indices" not in backbone and _takes_four_maps(config):
         quarters = tuple(arch.depth * i // 4 - 1 for i in (1, 2, 3, 4))
         backbone["out_indices"] = _OUT_INDICES.get(arch.depth, quarters)
+    elif cls is OnePeace and _takes_four_maps(config):
+        indices = backbone["out_indices"]
+        if isinstance(indices, int) or len(indices) != 4:
+            raise ValueError(
+                f"backbone.out_indices is {indices}, but the decode head takes four maps. Name four "
+                "blocks, or leave it out."
+            )
     width = _fill_neck(neck, arch.embed_dim) if neck else arch.embed_dim
     source = "the neck" if neck else "the backbone"
     if width is None:

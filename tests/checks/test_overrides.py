@@ -1,10 +1,15 @@
 """`--cfg-options`: what nothing reads is refused."""
 
+import argparse
+import inspect
+
 import pytest
 from mmengine.config import Config
 
 from mmonepeace import checks
 from mmonepeace.checks import CheckError
+from mmonepeace.checks.overrides import _UNDECLARED
+from mmonepeace.layers.adapters import ADAPTERS
 from tests.conftest import ROOT
 
 SEGMENTATION = ROOT / "configs/tiny/onepeace-tiny_upernet_emoji-128.py"
@@ -84,3 +89,81 @@ def test_overrides_of_detectors_that_the_recipe_leaves_out_are_taken():
     cfg = Config.fromfile(DETECTION)
     checks.apply_overrides(cfg, overrides)
     assert cfg.model.test_cfg.rcnn.nms.min_score == 0.01
+
+
+def test_an_index_into_a_tuple_replaces_its_element():
+    cfg = Config.fromfile(SEGMENTATION)
+    before = cfg.train_dataloader.dataset.pipeline[3].crop_size
+    assert before == (128, 128)
+    checks.apply_overrides(
+        cfg,
+        {
+            "train_dataloader.dataset.pipeline.3.crop_size.0": 64,
+            "train_dataloader.dataset.metainfo.palette.1": (1, 2, 3),
+            "optim_wrapper.optimizer.betas.1": 0.98,
+        },
+    )
+    assert cfg.train_dataloader.dataset.pipeline[3].crop_size == (64, 128)
+    assert cfg.train_dataloader.dataset.metainfo.palette[:2] == [(40, 40, 40), (1, 2, 3)]
+    assert cfg.optim_wrapper.optimizer.betas == (0.9, 0.98)
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("train_dataloader.dataset.pipeline.3.crop_size.2", "a list of 2; name an element by"),
+        (
+            "train_dataloader.dataset.pipeline.-1.prob",
+            "is a list of 6; name an element by its index",
+        ),
+        ("crop_size.0", "pipeline.3.crop_size"),
+        ("model.backbone", "is a dict, which one value cannot replace. Set a key of it, such as"),
+        ("optim_wrapper.paramwise_cfg.decay", "optim_wrapper.paramwise_cfg.decay_rate"),
+    ],
+)
+def test_what_cannot_be_replaced_is_refused(key, says):
+    refused(SEGMENTATION, key, says)
+
+
+def test_options_of_dicts_without_a_class_are_taken():
+    cfg = Config.fromfile(ROOT / "configs/tiny/onepeace-tiny_al_gm-instruments.py")
+    overrides = {
+        "model.backbone.modalities.audio.padding": "compat",
+        "model.backbone.arch.sub_norm": False,
+        "train_dataloader.dataset.pipeline.2.ratios.audio": 0.5,
+        "optim_wrapper.paramwise_cfg.no_decay": "logit_scale",
+    }
+    checks.apply_overrides(cfg, overrides)
+    assert cfg.model.backbone.modalities.audio.padding == "compat"
+    for name, adapter in ADAPTERS.items():
+        parameters = set(inspect.signature(adapter).parameters)
+        assert _UNDECLARED[name] == parameters - {"modality", "arch", "num_tables"}
+
+
+def test_options_of_workers_are_dropped_without_workers():
+    cfg = Config.fromfile(SEGMENTATION)
+    assert cfg.train_dataloader.persistent_workers
+    checks.apply_overrides(cfg, {"train_dataloader.num_workers": 0})
+    assert "persistent_workers" not in cfg.train_dataloader
+    assert cfg.val_dataloader.persistent_workers
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("train_cfg.max_iters", "--cfg-options train_cfg.max_iters: expected KEY=VALUE"),
+        ("=3", "expected KEY=VALUE"),
+        ("a.b=[0,1", "--cfg-options a.b=[0,1: a bracket is not closed."),
+    ],
+)
+def test_what_is_not_key_and_value_is_an_error_of_the_command_line(text, says, capsys):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--cfg-options", nargs="+", action=checks.OverridesAction)
+    with pytest.raises(SystemExit) as end:
+        parser.parse_args(["--cfg-options", "x=1", text])
+    assert end.value.code == 2
+    assert says in capsys.readouterr().err
+    assert parser.parse_args(["--cfg-options", "x=1", "y=[1,2]"]).cfg_options == {
+        "x": 1,
+        "y": [1, 2],
+    }

@@ -177,6 +177,25 @@ def test_crops_keep_to_scale_and_ratio_or_take_the_middle(width, height):
     assert transform({"img": image, "seed": (0,)})["inputs"]["image"].shape[1:] == image.shape[:2]
 
 
+@pytest.mark.parametrize(
+    ("transform", "options", "says"),
+    [
+        (LoadImage, dict(crop_scale=(0.5, 1.5)), r"crop_scale is \(0\.5, 1\.5\), .* high <= 1"),
+        (LoadImage, dict(size=0), "size is 0, expected pixels"),
+        (LoadImage, dict(size=(64, -1)), r"size is \(64, -1\)"),
+        (LoadAudio, dict(max_seconds=-2), "max_seconds is -2 and min_seconds 1; expected"),
+        (LoadAudio, dict(max_seconds=0, min_seconds=0), "max_seconds is 0"),
+        (LoadAudio, dict(min_seconds=-1), "min_seconds -1"),
+        (LoadAudio, dict(max_seconds=2, min_seconds=3), "max_seconds is 2 and min_seconds 3"),
+        (Tokenize, dict(tokenizer="x.json", max_length=0), "max_length is 0, expected 1 or more"),
+    ],
+)
+def test_sizes_and_lengths_are_checked(transform, options, says):
+    with pytest.raises(ValueError, match=says):
+        transform(**options)
+    LoadAudio(max_seconds=None, min_seconds=0)
+
+
 def test_limits_of_crops_are_checked():
     for options in (dict(crop_scale=(0, 1)), dict(crop_scale=(1, 0.5)), dict(crop_ratio=(-1, 1))):
         with pytest.raises(ValueError, match="expected 0 < low <= high"):

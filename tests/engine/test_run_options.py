@@ -39,6 +39,23 @@ def test_resuming_from_another_work_directory_takes_its_newest(segmentation, tmp
     assert segmentation.load_from == str(tmp_path / "iter_10.pth")
 
 
+def test_a_launcher_that_did_not_start_the_process_is_named(segmentation, monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(CheckError, match=r"--launcher pytorch: RANK, .*tools/dist_train\.sh"):
+        run_options.set_launcher(segmentation, "pytorch")
+
+
+def test_a_dry_run_begins_where_the_run_would(segmentation, tmp_path, monkeypatch):
+    segmentation.work_dir, segmentation.resume = str(tmp_path), True
+    found = iter([str(tmp_path / "iter_9.pth"), None])
+    monkeypatch.setattr(run_options, "find_latest_valid_checkpoint", lambda folder: next(found))
+    run_options.keep_start(segmentation)
+    assert (segmentation.resume, segmentation.load_from) == (True, str(tmp_path / "iter_9.pth"))
+    segmentation.load_from = None
+    run_options.keep_start(segmentation)
+    assert (segmentation.resume, segmentation.load_from) == (False, None)
+
+
 def test_metrics_follow_the_data_root(detection, tmp_path):
     root = make_coco(tmp_path / "data", train=3, val=2)
     for _, dataset in checks.dataset_configs(detection):

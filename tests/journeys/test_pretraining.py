@@ -332,10 +332,14 @@ def test_stage_two_without_the_first_is_warned_of(pretrain, tmp_path, capsys):
     assert len(logged(tmp_path)) == 1
 
 
-def test_dry_run_trains_nothing(pretrain, tmp_path, capsys):
-    assert pretrain("vl", "--work-dir", tmp_path, "--dry-run", "--stage", "vl") == 0
-    assert "image (3, 64, 64)" in capsys.readouterr().out
-    assert not logged(tmp_path)
+def test_dry_run_takes_real_steps_and_keeps_nothing(pretrain, tmp_path, capsys):
+    work_dir = tmp_path / "work"
+    assert pretrain("vl", "--work-dir", work_dir, "--dry-run", "--stage", "vl") == 0
+    said = capsys.readouterr().out
+    said = said[said.index("dry run: ") :]
+    assert "16 training samples, a batch of 6 whose first has image (3, 64, 64), text (" in said
+    assert "for 12 steps, and 2 validations of 4 batches" in said
+    assert not work_dir.exists()
 
 
 @pytest.mark.parametrize(
@@ -351,7 +355,7 @@ def test_dry_run_trains_nothing(pretrain, tmp_path, capsys):
         (["--resume", "/no.pth"], "--resume without a path takes the newest"),
         (
             ["--cfg-options", "model.backbone.modalities.text.vocab_size=270"],
-            "vocab_size is 270.\n    fix: set it to",
+            "vocab_size is 270. fix: set it to",
         ),
         (["--cfg-options", "train_dataloader.dataset.columns.text=title"], "title"),
         (

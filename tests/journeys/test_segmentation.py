@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -279,9 +280,86 @@ def test_two_processes_train_on_a_cpu(recipe, seg_data, tmp_path):
     assert "mIoU" in done.stdout
 
 
-def test_dry_run_trains_nothing(recipe, seg_data, tmp_path):
+LONG = [
+    "train_cfg.max_iters=600",
+    "train_cfg.val_interval=200",
+    "default_hooks.checkpoint.interval=1",
+]
+
+
+def test_dry_run_takes_real_steps_and_keeps_nothing(recipe, seg_data, tmp_path):
+    work_dir = tmp_path / "work"
     done = run_tool(
-        "train.py", recipe, "--data-root", seg_data, "--work-dir", tmp_path, "--dry-run"
-    )
-    assert "Nothing was trained" in done.stdout
-    assert not losses(done)
+        "train.py", recipe, "--data-root", seg_data, "--work-dir", work_dir, "--dry-run",
+        "--cfg-options", *LONG,
+    )  # fmt: skip
+    said = done.stdout[done.stdout.index("dry run: ") :]
+    assert "a batch of 4 whose first has image (3, " in said
+    assert re.search(r"memory: up to [\d.]+ GiB", said)
+    assert re.search(r"time per step: [\d.e-]+ s with loading, mean of steps 2 to 4;", said)
+    assert len(re.search(r"loss: (.*)", said)[1].split(", ")) == 4
+    assert "for 600 steps, and 3 validations of 4 batches" in said
+    assert "Nothing was trained or written." in said
+    assert not work_dir.exists()
+
+
+def test_dry_run_of_a_resumed_run_counts_what_is_left(trained, recipe, seg_data, tmp_path):
+    work_dir = shutil.copytree(trained[0], tmp_path / "work")
+    files = sorted(work_dir.rglob("*"))
+    done = run_tool(
+        "train.py", recipe, "--data-root", seg_data, "--work-dir", work_dir, "--dry-run", "--resume",
+        "--cfg-options", *LONG,
+    )  # fmt: skip
+    assert "for 590 steps" in done.stdout
+    assert "resumed: 10 of 600 steps were done before" in done.stdout
+    assert sorted(work_dir.rglob("*")) == files
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (
+            ["train_dataloader.batch_size=1"],
+            r"model\.decode_head: Expected more than 1 .* which is 1,",
+        ),
+        # A worker raises it, in a process without the objects that say where.
+        (
+            [
+                "train_dataloader.num_workers=1",
+                "train_dataloader.dataset.pipeline.3.cat_max_ratio=None",
+            ],
+            r"train_dataloader\.dataset\.pipeline\.3",
+        ),
+        (["default_hooks.checkpoint.save_best=mIou"], "save_best is 'mIou'; .*Did you mean 'mIoU'"),
+        (["param_scheduler.0.end=700"], r"param_scheduler\.0\.end is 700, but .*max_iters is 600"),
+        (
+            ["optim_wrapper.optimizer.lr=1e30"],
+            r"of step \d is \w+, not finite.*lr, which is 1e\+30",
+        ),
+    ],
+)
+def test_dry_run_names_the_key_that_makes_a_step_fail(options, says, recipe, seg_data, tmp_path):
+    done = run_tool(
+        "train.py", recipe, "--data-root", seg_data, "--work-dir", tmp_path / "work", "--dry-run",
+        "--cfg-options", *LONG, *options, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "Traceback" not in done.stdout + done.stderr
+    line = done.stderr[done.stderr.index("error: ") :].strip()
+    assert "\n" not in line
+    assert re.search(says, line), line
+
+
+def test_a_step_that_fails_is_one_line_in_a_run_too_and_its_log_has_the_traceback(
+    recipe, seg_data, tmp_path
+):
+    done = run_tool(
+        "train.py", recipe, "--data-root", seg_data, "--work-dir", tmp_path, "--cfg-options",
+        "train_dataloader.batch_size=1", check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "error: model.decode_head: Expected more than 1 value per channel" in done.stderr
+    (log,) = tmp_path.glob("*/*.log")
+    assert f"(traceback: {log})" in done.stderr
+    assert "Traceback (most recent call last)" in log.read_text()

@@ -117,6 +117,15 @@ def test_what_is_no_batch_of_clips_is_refused():
         adapter(torch.zeros(1, 16_000), torch.zeros(1, 50, dtype=torch.bool))
 
 
+def test_options_of_audio_are_checked():
+    for options, words in (
+        (dict(clip_seconds=-1), "clip_seconds is -1, expected a number above 0"),
+        (dict(pos_groups=5), "pos_groups is 5; it must divide embed_dim"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            make_audio(**options)
+
+
 def test_the_longest_clip_fits():
     samples = 327_759  # the official limit, 20.48 s
     assert num_audio_frames(samples) + 1 == MAX_POSITIONS

@@ -165,3 +165,30 @@ def test_the_second_stage_may_learn_the_words_it_reads_and_no_more_of_the_text()
     assert found[True] - found[False] == {table}
     read = model.get_parameter(table).grad.abs().sum(1).nonzero()[:, 0].tolist()
     assert read == sorted(set(INPUTS["text"].flatten().tolist()))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (dict(gather="fulll"), "gather is 'fulll'; choose one of official, full"),
+        (
+            dict(label_smoothing=1.0),
+            "label_smoothing is 1.0, expected a fraction from 0 to below 1",
+        ),
+        (dict(denoising_smoothing=-0.1), "denoising_smoothing is -0.1"),
+        (dict(denoising_weight=-1.0), "denoising_weight is -1.0, .*expected at least 0"),
+        (dict(denoising_weight=float("nan")), "denoising_weight is nan"),
+        (dict(denoising_scale=0), "denoising_scale 0"),
+        (dict(max_logits=0), "max_logits 0"),
+    ],
+)
+def test_options_that_no_loss_can_have_are_refused(options, says):
+    with pytest.raises(ValueError, match=says):
+        build(**options)
+
+
+@pytest.mark.parametrize("name", ["embed_dim", "depth", "num_heads", "ffn_dim"])
+def test_sizes_are_positive_integers(name):
+    for value in (0, -2, 1.5, "16"):
+        with pytest.raises(ValueError, match=f"arch: {name} is {value!r}, expected an integer"):
+            get_arch({**ARCH, name: value})

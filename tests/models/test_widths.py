@@ -95,6 +95,10 @@ def test_the_vit_adapter_needs_no_neck_and_no_indices():
             ),
             r"decode_head\.in_channels is .* the neck has 64 channels",
         ),
+        (
+            dict(backbone=dict(out_indices=[3, 7, 11])),
+            r"backbone\.out_indices is \[3, 7, 11\], but the decode head takes four maps",
+        ),
     ],
 )  # fmt: skip
 def test_a_width_that_does_not_fit_is_named_with_the_one_that_does(parts, message):

@@ -94,9 +94,13 @@ class AudioAdapter(Adapter):
         clip_seconds: float | None = None,
     ) -> None:
         super().__init__(modality, arch)
+        dim = arch.embed_dim
         if padding not in ("masked", "compat", None):
             raise ValueError(f"audio padding is {padding!r}; choose 'masked' or 'compat'.")
-        dim = arch.embed_dim
+        if clip_seconds is not None and not clip_seconds > 0:
+            raise ValueError(f"clip_seconds is {clip_seconds}, expected a number above 0, or None.")
+        if dim % pos_groups:
+            raise ValueError(f"pos_groups is {pos_groups}; it must divide embed_dim, {dim}.")
         self.padding = padding or "masked"
         self.padding_is_given = padding is not None
         self.clip_seconds = clip_seconds or MAX_AUDIO_SECONDS

@@ -64,7 +64,8 @@ class TextAdapter(Adapter):
         if length > len(self.pos_embed):
             raise ValueError(
                 f"text has {length - 1} tokens, the limit of this model is "
-                f"{len(self.pos_embed) - 1}. Truncate in Tokenize(max_length=...)."
+                f"{len(self.pos_embed) - 1}, one below its num_positions. Truncate in "
+                "Tokenize(max_length=...)."
             )
         return self.assemble(
             self.embed_tokens(ids_BT),
