@@ -24,13 +24,14 @@ PRETRAINED := work_dirs/pretrain_demo
 DET := configs/tiny/onepeace-tiny_mask-rcnn_emoji-160.py
 DET_DATA := data/emoji_objects
 
-.PHONY: help demo demo-data pretrain-demo det-demo test lint python env env-full clean
+.PHONY: help demo demo-data pretrain-demo det-demo faults test lint python env env-full clean
 
 help:
 	@echo "make demo             build a data set, fine-tune for segmentation on the CPU, draw predictions"
 	@echo "make pretrain-demo    pretrain both stages on the CPU, measure retrieval, draw a gallery"
 	@echo "make det-demo         compile mmcv's operators, train a detector with masks on the CPU, draw it"
 	@echo "make test             compile mmcv's operators, run the linter, the type checker and all tests"
+	@echo "make faults           kill runs, damage files, fill the disk: a table of what held (20 minutes)"
 	@echo "make lint             run the linter and the type checker"
 	@echo "make -s python        print the Python of the environment, which is created if it is missing"
 	@echo "make env-full         add what detection and the tests need to the environment"
@@ -100,6 +101,10 @@ det-demo: env-full
 	$(PY) tools/show_predictions.py $(DET) work_dirs/det_demo --num 8 --out work_dirs/det_demo/predictions.png
 
 # ------------------------------------------------------------------------------------- tests
+
+# FAULTS="--only kills --seed 3", for example
+faults: env-full
+	$(PY) -m benchmarks.faults $(FAULTS)
 
 lint: env-full
 	$(PY) -m ruff check .

@@ -9,7 +9,6 @@ from benchmarks.faults.material import Journey, make_pairs
 from benchmarks.faults.mutations import draw
 from benchmarks.faults.processes import in_parallel, judge, run
 from benchmarks.faults.report import Result
-
 from benchmarks.faults.wrong_configs import WRONG
 from tests.conftest import ROOT, has_compiled_ops
 

@@ -1,0 +1,37 @@
+"""A sample of each kind of fault that `make faults` tries."""
+
+import pytest
+
+from benchmarks.faults import mutations
+from benchmarks.faults.__main__ import attempts
+from benchmarks.faults.report import Report, Result
+
+SCALES = {
+    "kills": 0.1, "signals": 0.5, "damages": 0.05, "hostile": 0.05, "inputs": 0.1, "configs": 0.05,
+    "diverging": 0.1, "disk": 0.5,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SCALES)
+def test_a_sample_of_the_campaign_holds(kind, tmp_path):
+    report = Report()
+    for attempt in attempts(tmp_path, seed=1, scale=SCALES[kind])[kind]:
+        report.add(attempt())
+    assert report.results or kind == "disk"  # which needs root
+    assert not report.failed, str(report)
+
+
+def test_damage_changes_a_file_and_repeats():
+    data = bytes(range(256)) * 8
+    damaged = [mutations.mutate((0, i), data) for i in range(60)]
+    assert damaged == [mutations.mutate((0, i), data) for i in range(60)]
+    assert {name for name, _ in damaged} == {m.__name__ for m in mutations.MUTATIONS}
+    assert all(content != data for _, content in damaged)
+
+
+def test_the_table_counts_outcomes_and_names_failures():
+    report = Report()
+    report.add([Result("a", "1", "refused", True), Result("a", "2", "hang", False)])
+    assert "1 refused, 1 hang" in str(report)
+    assert "FAILED a 2: hang" in str(report)
+    assert "1 of 2 held" in str(report)
