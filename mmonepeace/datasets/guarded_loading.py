@@ -16,6 +16,7 @@ from mmonepeace.datasets.sample_errors import (
 
 _DEEP = "IF"  # first letters of Pillow's modes of more than 8 bits
 _LARGEST = 255
+_POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")  # what these files begin with
 
 
 class GuardedLoading:
@@ -74,8 +75,12 @@ def guard_loading(step: Any) -> Any:
 
 def _check_file(path: str, error: type[SampleError]) -> None:
     check_exists(path)
-    if not os.path.getsize(path):
+    with open(path, "rb") as file:
+        head = file.read(4)
+    if not head:
         raise error(f"{path} is empty (0 bytes). Get it again, or leave it out.")
+    if head in _POSTSCRIPT:  # Pillow, of mmcv's backend of that name, would run Ghostscript
+        raise error(f"{path} is PostScript, a program, and not read. Save it as PNG.")
 
 
 def _check_label_map(results: dict[str, Any], path: str) -> None:

@@ -96,3 +96,12 @@ def test_labels_of_any_library_are_named(tmp_path):
     )
     with pytest.raises(LabelError, match=r"image\.png"):
         load(results)
+
+
+@pytest.mark.parametrize("head", [b"%!PS-Adobe-3.0 EPSF-3.0", b"\xc5\xd0\xd3\xc6\x20\0\0\0"])
+def test_postscript_is_never_handed_to_a_decoder(tmp_path, head):
+    path = tmp_path / "image.png"
+    path.write_bytes(head)
+    load = GuardedLoading(lambda results: pytest.fail("the decoder was called"))
+    with pytest.raises(ImageError, match="is PostScript, a program"):
+        load(dict(img_path=str(path)))
