@@ -140,7 +140,6 @@ SEGMENTATION = {
     "train_dataloader.dataset.pipeline.0.imdecode_backend=opencv": "imdecode_backend",
     # contradictions
     "train_dataloader.batch_size=1": "train_dataloader.batch_size",
-    "train_dataloader.drop_last=True train_dataloader.batch_size=64 train_dataloader.sampler.type=DefaultSampler": "batch_size",
     "param_scheduler.0.end=700": "param_scheduler.0.end",
     "model.backbone.frozen_stages=4 model.decode_head.num_classes=3": "num_classes",
     # the command line

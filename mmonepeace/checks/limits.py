@@ -81,4 +81,5 @@ ORDERED = (
 CHOICES: dict[str, tuple[str, ...]] = {
     "log_level": ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
     "mp_start_method": ("fork", "spawn", "forkserver"),
+    "imdecode_backend": ("cv2", "turbojpeg", "pillow", "tifffile"),
 }

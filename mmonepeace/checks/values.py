@@ -144,7 +144,7 @@ def _check_dict(node: Mapping[str, Any], path: str) -> Iterator[str]:
 
 def _out_of_limits(name: str, value: Any, argument: Argument | None) -> str | None:
     """What is expected instead of a value, from the name of its argument."""
-    if name in CHOICES and value not in CHOICES[name]:
+    if name in CHOICES and value is not None and value not in CHOICES[name]:
         near = get_close_matches(f"{value}".upper(), CHOICES[name], 1, 0.5)
         return f"one of {', '.join(CHOICES[name])}" + (f": {near[0]}?" if near else "")
     limits = LIMITS.get(name)

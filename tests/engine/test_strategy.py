@@ -257,6 +257,8 @@ def test_a_strategy_that_cannot_be_is_refused_with_the_fix(launcher, name, shard
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
-def test_launchers_of_gpus_are_refused_without_one():
+def test_launchers_of_gpus_are_refused_without_one(monkeypatch):
+    for name in ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_NODELIST"):
+        monkeypatch.setenv(name, "1")
     with pytest.raises(checks.CheckError, match="start with torchrun"):
         run_options.set_launcher(Config(), "slurm")

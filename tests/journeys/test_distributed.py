@@ -54,7 +54,7 @@ def options(work_dir, *more, config=()):
         # AdamW makes noise of gradients that should be zero as large as any other update.
         "optim_wrapper.optimizer.eps=1e-3",
         # The drawings of RetrievalGalleryHook would take longer than the steps.
-        "custom_hooks.5.num_queries=1", "custom_hooks.5.num_results=1", *config,
+        "custom_hooks.6.num_queries=1", "custom_hooks.6.num_results=1", *config,
     ]  # fmt: skip
 
 
