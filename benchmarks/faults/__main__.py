@@ -46,7 +46,7 @@ def attempts(root: Path, seed: int, scale: float) -> dict[str, list[Attempts]]:
         "inputs": [partial(inputs.try_inputs, root / "inputs", seed, number(100))],
         "configs": [partial(configs.try_configs, journeys, root / "configs", seed, scale)],
         "diverging": [partial(diverging.try_diverging, journeys, root / "diverging", seed, scale)],
-        "disk": [partial(disk.try_full_disk, journeys, root / "disk")],
+        "disk": [partial(disk.try_full_disk, journeys, root / "disk", seed, scale)],
     }
 
 

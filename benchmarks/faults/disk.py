@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.faults.material import STEPS, Journey, make_model
+from benchmarks.faults.mutations import draw
 from benchmarks.faults.processes import judge, run
 from benchmarks.faults.report import Result
 from mmonepeace import checkpoint
@@ -31,10 +32,12 @@ def small_disk(folder: Path, size: int) -> Iterator[Path]:
         subprocess.run(["umount", str(folder)], check=False)
 
 
-def try_full_disk(journeys: dict[str, Journey], root: Path) -> Iterator[Result]:
+def try_full_disk(
+    journeys: dict[str, Journey], root: Path, seed: int, scale: float
+) -> Iterator[Result]:
     """Train, convert and embed on a disk with too little room."""
     try:
-        for journey in journeys.values():
+        for journey in draw(list(journeys.values()), seed, scale):
             yield _train(journey, root)
         yield from _write(journeys["pretraining"], root)
     except OSError as error:
