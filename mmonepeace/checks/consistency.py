@@ -7,10 +7,11 @@ from mmengine.config import Config
 from mmengine.dataset import InfiniteSampler
 from torch.utils.data import IterableDataset
 
-from mmonepeace.checks.config import LOADERS, dataset_configs, type_name
+from mmonepeace.checks.config import LOADERS, dataset_configs, type_name, walk_paths
 from mmonepeace.checks.report import CheckError
 from mmonepeace.checks.signatures import find_types
 
+PYRAMID_STRIDES = (4, 8, 16, 32, 64)  # of `SimpleFeaturePyramid`
 # What is used together with each data loader: all of it, or none.
 USED_WITH = {
     "train_dataloader": ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"),
@@ -32,7 +33,7 @@ def check_consistency(cfg: Config, unused: Collection[str] = (), complete: bool 
     """
     problems = [*_missing(cfg, unused)] if complete else []
     if not problems:
-        problems = [*_samplers(cfg, unused), *_crops(cfg), *_stages(cfg)]
+        problems = [*_samplers(cfg, unused), *_crops(cfg), *_stages(cfg), *_strides(cfg)]
         if "train_cfg" not in unused:
             problems += _steps_or_epochs(cfg)
     if problems:
@@ -150,6 +151,25 @@ def _stages(cfg: Config) -> Iterator[str]:
                 yield (
                     f"{loader}.dataset.pipeline.{i}.stage is {step.get('stage')!r}, but model.stage is "
                     f"{stage!r}. Set both to one of them: --stage {stage}"
+                )
+
+
+def _strides(cfg: Config) -> Iterator[str]:
+    """Anchors and regions of a detector are on the maps that its pyramid gives."""
+    model: Any = cfg.get("model") or {}
+    neck = model.get("neck")
+    if not isinstance(neck, dict) or type_name(neck) != "SimpleFeaturePyramid":
+        return
+    for path, node in walk_paths(model, "model"):
+        for name, all_maps in (("strides", True), ("featmap_strides", False)):
+            given = node.get(name)
+            if not isinstance(given, (list, tuple)) or (all_maps and "ratios" not in node):
+                continue
+            expected = list(PYRAMID_STRIDES[: None if all_maps else len(given)])
+            if list(given) != expected:
+                yield (
+                    f"{path}.{name} is {list(given)}; the maps of SimpleFeaturePyramid have strides "
+                    f"{list(PYRAMID_STRIDES)}. Use {'all' if all_maps else 'the first'} of them."
                 )
 
 

@@ -144,6 +144,22 @@ def test_stages_of_the_model_and_of_the_masks_are_the_same():
     assert "pipeline.2.stage is 'vl', but model.stage is 'al'." in line
 
 
+@pytest.mark.parametrize(
+    ("key", "strides", "which"),
+    [
+        ("model.rpn_head.anchor_generator.strides", [4, 8, 16], "all"),
+        ("model.roi_head.mask_roi_extractor.featmap_strides", [4, 8, 16, 32, 64, 128], "the first"),
+        ("model.roi_head.bbox_roi_extractor.featmap_strides", [8, 16], "the first"),
+    ],
+)
+def test_anchors_and_regions_are_on_the_maps_of_the_pyramid(key, strides, which):
+    line = refusal(DETECTION, check_consistency, **{key: strides})
+    assert line.startswith(
+        f"{key} is {strides}; the maps of SimpleFeaturePyramid have strides [4, 8,"
+    )
+    assert line.endswith(f"Use {which} of them.")
+
+
 def test_a_warm_up_that_is_longer_than_the_run_is_noticed():
     cfg = Config.fromfile(SEGMENTATION)
     assert late_schedules(cfg) == []
