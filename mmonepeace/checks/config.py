@@ -6,6 +6,13 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+# What is read of a config, but for its file's variables, which may have any value.
+SECTIONS = (
+    "model", *LOADERS, "optim_wrapper", "param_scheduler", "train_cfg", "val_cfg", "test_cfg",
+    "val_evaluator", "test_evaluator", "default_hooks", "custom_hooks", "visualizer",
+    "vis_backends", "env_cfg", "log_processor", "log_level", "randomness", "auto_scale_lr",
+    "tta_model", "tta_pipeline", "strategy",
+)  # fmt: skip
 
 
 def is_detection(cfg: Config) -> bool:

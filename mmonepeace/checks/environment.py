@@ -7,6 +7,7 @@ from mmengine.config import Config
 
 from mmonepeace.checks.config import is_detection, type_name, walk
 from mmonepeace.checks.report import CheckError
+from mmonepeace.checks.structure import check_structure
 
 # mmseg's heads that are built on mmdet's, or on an operator.
 _HEADS = {"Mask2FormerHead", "MaskFormerHead", "PointHead", "PSAHead", "CCHead"}
@@ -17,7 +18,8 @@ def read_config(path: str, builds_model: bool = True) -> Config:
     """Read a recipe that can be run in this environment, its model built or not.
 
     Raises:
-        CheckError: if the file does not exist or cannot be read, or a library is missing.
+        CheckError: if the file does not exist, cannot be read or has no config's shape, or a library is
+            missing.
     """
     if not Path(path).is_file():
         raise CheckError(f"config {path} does not exist.")
@@ -25,6 +27,7 @@ def read_config(path: str, builds_model: bool = True) -> Config:
         cfg = Config.fromfile(path)
     except Exception as error:  # noqa: BLE001  (a config is code and fails in many ways)
         raise CheckError(f"config {path} cannot be read: {error!r}") from None
+    check_structure(cfg)
     if builds_model:
         check_operators(cfg)
     check_library(cfg)

@@ -10,6 +10,7 @@ from mmengine.registry import build_from_cfg
 from torch import nn
 
 from mmonepeace.checks.config import type_name, walk_paths
+from mmonepeace.datasets.broken_samples import TooManyBrokenError
 
 
 def locate(cfg: Config, error: BaseException) -> str:
@@ -17,7 +18,7 @@ def locate(cfg: Config, error: BaseException) -> str:
     path, loader = "", "train_dataloader"
     model: nn.Module | None = None
     names: dict[int, str] = {}
-    for frame, _ in traceback.walk_tb(error.__traceback__):
+    for frame in frames_of(error):
         name, own = frame.f_code.co_name, frame.f_locals.get("self")
         if "val_loop" in name or type(own).__name__ == "ValLoop":
             loader = "val_dataloader"
@@ -35,6 +36,14 @@ def locate(cfg: Config, error: BaseException) -> str:
         elif own is not None and not isinstance(own, type):
             path = _find_type(cfg, type(own).__name__, path, loader) or path
     return path
+
+
+def frames_of(error: BaseException) -> list[FrameType]:
+    """The calls that an error went through, outermost first, those of its cause included."""
+    errors = [error]
+    if isinstance(error, TooManyBrokenError) and error.__context__:
+        errors.append(error.__context__)  # of the last broken sample
+    return [frame for each in errors for frame, _ in traceback.walk_tb(each.__traceback__)]
 
 
 def _find_equal(cfg: Config, frame: FrameType, within: str, loader: str) -> str | None:

@@ -19,6 +19,8 @@ from mmonepeace.checks.config import type_name, walk_paths
 from mmonepeace.checks.error_location import locate, node_at
 from mmonepeace.checks.report import CheckError
 from mmonepeace.checks.signatures import signature_of, similar_types
+from mmonepeace.datasets.broken_samples import TooManyBrokenError
+from mmonepeace.datasets.sample_errors import SampleError
 from mmonepeace.exit_status import is_users
 
 # What constructors raise; the words of other errors are not those of settings.
@@ -79,6 +81,10 @@ def explain(cfg: Config, log: bool = True) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        cause = error.__context__ if isinstance(error, TooManyBrokenError) else None
+        if isinstance(cause, Exception) and not isinstance(cause, SampleError):
+            # Every sample fails, for a reason that is not in the files.
+            raise CheckError(describe(cfg, cause, locate(cfg, error))) from error
         if is_users(error):
             raise
         line = describe(cfg, error)
@@ -87,14 +93,20 @@ def explain(cfg: Config, log: bool = True) -> Iterator[None]:
         raise CheckError(line) from error
 
 
-def describe(cfg: Config, error: Exception) -> str:
-    """One line about an error: the key of the config where it happened, and what to do."""
+def describe(cfg: Config, error: Exception, path: str | None = None) -> str:
+    """One line about an error: the key of the config where it happened, and what to do.
+
+    Args:
+        cfg: the config.
+        error: what was raised.
+        path: where in the config, if that is known.
+    """
     if isinstance(error, StopIteration):
         return (
             f"train_dataloader.batch_size is {_batch_size(cfg)}, and no batch is full: with drop_last the "
             "data set needs as many samples. Lower it."
         )
-    path, message = locate(cfg, error), _in_one_line(error)
+    path, message = path or locate(cfg, error), _in_one_line(error)
     node: Any = node_at(cfg, path)
     if unknown := re.search(r"(\S+) is not in the (\S+) registry", message):
         near = similar_types(unknown[1])
@@ -120,6 +132,8 @@ def describe(cfg: Config, error: Exception) -> str:
     where, value = None, None
     if isinstance(error, _ABOUT_SETTINGS):
         where, value = _find_setting(path, node, message)
+        if where is None:
+            where, value = _find_type_of(path, node, message)
     else:
         message = f"{type(error).__name__}: {message}"
     advice = advice or _numbers_of(cfg, path, message, value)
@@ -193,6 +207,16 @@ def _find_setting(path: str, node: Any, message: str) -> tuple[str | None, Any]:
             first = min(named)[1]
             best = score, _join(where, first), part[first]
     return best[1:]
+
+
+def _find_type_of(path: str, node: Any, message: str) -> tuple[str | None, Any]:
+    """(path, value) of the one setting of the type that a message of Python complains of."""
+    told = re.search(r"'(\w+)' object|of type '(\w+)'|not '?(\w+)'?$", message)
+    if not told or not isinstance(node, Mapping):
+        return None, None
+    name = next(filter(None, told.groups()))
+    of_type = [k for k, v in node.items() if k != "type" and type(v).__name__ == name]
+    return (_join(path, of_type[0]), node[of_type[0]]) if len(of_type) == 1 else (None, None)
 
 
 def _numbers_of(cfg: Config, path: str, message: str, known: Any) -> str:

@@ -23,7 +23,7 @@ class Limits(NamedTuple):
         """Whether a number is within the limits."""
         if value in self.but:
             return True
-        if math.isinf(value):
+        if not math.isfinite(value):
             return False
         if self.whole and value != int(value):
             return False
@@ -72,7 +72,7 @@ LIMITS = {name: limits for limits, names in _LIMITS.items() for name in names.sp
 # How many values some of them have, if they are lists.
 LENGTHS = {
     "betas": (2,), "crop_scale": (2,), "crop_ratio": (2,), "ratio_range": (2,), "crop_size": (2,),
-    "std": (1, 3), "image_std": (3,), "target_stds": (4,), "crop_ratio_range": (2,),
+    "std": (1, 3, 6), "image_std": (3,), "target_stds": (4,), "crop_ratio_range": (2,),
 }  # fmt: skip
 # Pairs of which the first is at most the second.
 ORDERED = (
@@ -83,3 +83,5 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "mp_start_method": ("fork", "spawn", "forkserver"),
     "imdecode_backend": ("cv2", "turbojpeg", "pillow", "tifffile"),
 }
+# True or False, of dicts whose class does not say so.
+FLAGS = ("enable", "cudnn_benchmark", "filter_empty_gt", "persistent_workers", "pin_memory")

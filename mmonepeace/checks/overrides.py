@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from mmonepeace.checks.config import LOADERS, walk_paths
 from mmonepeace.checks.report import CheckError
 from mmonepeace.checks.signatures import signature_of
+from mmonepeace.checks.structure import check_structure
 from mmonepeace.datasets.masking import MASK_RATIOS
 from mmonepeace.spec import Arch
 
@@ -82,11 +83,13 @@ def apply_overrides(cfg: Config, overrides: dict[str, Any] | None) -> None:
     Raises:
         CheckError: naming the key and the most similar ones.
     """
+    check_structure(cfg)
     init_default_scope(cfg.get("default_scope", "mmengine"))
     for key in overrides or {}:
         _check_key(cfg, key, overrides[key])  # type: ignore[index]
     for key, value in (overrides or {}).items():
         _replaced(cfg._cfg_dict, key.split("."), value)
+    check_structure(cfg)
     for loader in LOADERS:
         _settle_workers(cfg.get(loader))
 

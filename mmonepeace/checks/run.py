@@ -20,6 +20,7 @@ from mmonepeace.checks.decoding import (
     read_label_map,
 )
 from mmonepeace.checks.duplicates import check_duplicates
+from mmonepeace.checks.explanations import explain
 from mmonepeace.checks.images import check_images, check_missing
 from mmonepeace.checks.report import Report, Section
 from mmonepeace.checks.splits import Kind, Sample, Split, read_splits
@@ -43,10 +44,11 @@ def check_run(cfg: Config) -> None:
     """
     check_settings(cfg)
     check_parts(cfg)
-    report = Report()
-    check_weights(cfg, report)
-    check_tokenizers(cfg, report)
-    _check_quickly(cfg, LOADERS, report)
+    with explain(cfg, log=False):
+        report = Report()
+        check_weights(cfg, report)
+        check_tokenizers(cfg, report)
+        _check_quickly(cfg, LOADERS, report)
 
 
 def check_data(cfg: Config, loaders: Sequence[str] = LOADERS) -> None:
@@ -56,7 +58,8 @@ def check_data(cfg: Config, loaders: Sequence[str] = LOADERS) -> None:
         CheckError: naming what would stop a run or certainly ruin it.
     """
     _check_data_settings(cfg, loaders)
-    _check_quickly(cfg, loaders, Report())
+    with explain(cfg, log=False):
+        _check_quickly(cfg, loaders, Report())
 
 
 def check_settings(cfg: Config, loaders: Sequence[str] = LOADERS) -> None:

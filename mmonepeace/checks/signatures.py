@@ -57,7 +57,7 @@ def find_types(kind: Any) -> Iterator[Any]:
             found = registry.get(kind)
         except (ImportError, RuntimeError, AttributeError, ValueError):  # not in this registry
             continue
-        if found is not None:
+        if callable(found):  # the name of a Python module is found, too
             yield found
 
 

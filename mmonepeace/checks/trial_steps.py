@@ -21,6 +21,7 @@ from mmengine.visualization import Visualizer
 from mmonepeace.checks.consistency import late_schedules
 from mmonepeace.checks.explanations import explain
 from mmonepeace.checks.report import CheckError
+from mmonepeace.datasets.broken_samples import TooManyBrokenError
 
 AnyRunner: TypeAlias = Runner | FlexibleRunner
 _FOLDER = "mmonepeace_dry_run_"
@@ -52,11 +53,14 @@ def dry_run(cfg: Config, build: Callable[[Config], AnyRunner]) -> str:
         try:
             return _run(build(cfg))
         except Exception as error:
-            if "DataLoader worker" not in str(error):
+            from_worker = isinstance(error, TooManyBrokenError) and error.__context__ is None
+            if not from_worker and "DataLoader worker" not in str(error):
                 raise
             # Once more without workers, whose errors do not say where in the config they are from.
             for name in ("train_dataloader", "val_dataloader"):
-                cfg[name].update(num_workers=0, persistent_workers=False)
+                if cfg.get(name):
+                    cfg[name].update(num_workers=0, persistent_workers=False, prefetch_factor=None)
+            _close_visualizers()
             _run(build(cfg))
             raise
         finally:

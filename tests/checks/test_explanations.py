@@ -1,12 +1,14 @@
 """Errors of building and running become one line with the key of the config."""
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import DATASETS, MODELS, TRANSFORMS, init_default_scope
 
 from mmonepeace.checks import CheckError, explain
 from mmonepeace.checks.building import build_on_meta, check_parts
+from mmonepeace.datasets.broken_samples import BrokenSamples
 from tests.conftest import ROOT
 
 SEGMENTATION = ROOT / "configs/tiny/onepeace-tiny_upernet_emoji-128.py"
@@ -111,6 +113,22 @@ def test_a_transform_that_fails_is_named_by_its_place(seg_data):
     dataset.pipeline[2].scale = "large"
     line = refusal(cfg, lambda cfg: DATASETS.build(cfg.train_dataloader.dataset)[0])
     assert line.startswith("train_dataloader.dataset.pipeline.2")
+
+
+def test_a_pipeline_in_which_every_sample_breaks_is_named_by_the_setting():
+    cfg = read(SEGMENTATION)
+    broken = BrokenSamples(12, 0.5)
+
+    def load(cfg):
+        transform = TRANSFORMS.build({**cfg.train_dataloader.dataset.pipeline[2], "ratio_range": 2})
+        for index in range(12):
+            try:
+                transform({"img": np.zeros((8, 8, 3), np.uint8)})
+            except TypeError as error:
+                broken.add(index, error, str)
+
+    cfg.train_dataloader.dataset.pipeline[2].ratio_range = 2
+    assert refusal(cfg, load).startswith("train_dataloader.dataset.pipeline.2.ratio_range is 2: ")
 
 
 def test_errors_in_plain_words_stay_as_they_are():

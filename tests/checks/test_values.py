@@ -3,7 +3,7 @@
 import pytest
 from mmengine.config import Config
 
-from mmonepeace.checks import CheckError
+from mmonepeace.checks import CheckError, apply_overrides, read_config
 from mmonepeace.checks.consistency import check_consistency, late_schedules
 from mmonepeace.checks.values import check_values
 from tests.conftest import ROOT
@@ -34,6 +34,9 @@ def refusal(path, check, **changes):
         ("model.backbone.out_indices", "all", "expected an integer or a list, each an integer."),
         ("model.backbone.rpb", "per_layer", "expected one of 'shared', 'per_block'."),
         ("model.backbone", None, "is None; expected a dict."),
+        ("model.backbone.img_size", float("nan"), "is nan; expected an integer"),
+        ("model.decode_head.pool_scales", "all", "expected a list."),
+        ("train_dataloader.sampler.shuffle", "yes", "expected True or False"),
         ("model.decode_head.align_corners", "no", "True or False, without quotes."),
         ("model.decode_head.chanels", 16, "UPerHead has no 'chanels'. Did you mean channels"),
         ("optim_wrapper.clip_gard", dict(max_norm=1.0), "OptimWrapper has no 'clip_gard'."),
@@ -61,7 +64,6 @@ def refusal(path, check, **changes):
         ("model.decode_head.norm_cfg.type", "BatchNorm", "Did you mean 'BN'"),
         ("train_dataloader.sampler.type", "InfinteSampler", "Did you mean 'InfiniteSampler'"),
         ("optim_wrapper.constructor", "LayerDecayOptimWraperConstructor", "Did you mean"),
-        ("custom_hooks", ["LabelCheckHook"], "custom_hooks.0 is 'LabelCheckHook'; expected a dict"),
         # of words
         ("log_level", "LOUD", "expected one of DEBUG, INFO, WARNING"),
     ],
@@ -104,6 +106,47 @@ def test_all_faults_are_named_at_once():
         "train_dataloader.batch_size",
         "train_cfg.max_iters",
     ]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("train_dataloader", 1.5, "expected a dict."),
+        ("train_dataloader.dataset", [], "expected a dict with a type."),
+        ("train_dataloader.dataset", {}, "expected a dict with a type."),
+        ("train_dataloader.dataset.pipeline", "train", "expected a list of dicts with a type."),
+        ("train_dataloader.dataset.metainfo", -1, "expected a dict."),
+        ("train_dataloader.sampler", [1, 2], "expected a dict."),
+        ("optim_wrapper.optimizer", [1, 2], "expected a dict with a type."),
+        ("custom_hooks.0", "LabelCheckHook", "expected a dict with a type."),
+        ("param_scheduler.1", [], "expected a dict with a type."),
+        ("param_scheduler", "PolyLR", "expected a dict with a type, or a list of them."),
+        ("default_hooks.checkpoint", True, "expected a dict with a type, or None."),
+        ("model.type", [], "expected the name of a class."),
+        ("model.neck.norm_cfg.type", {}, "expected the name of a class."),
+        ("env_cfg", "fork", "expected a dict."),
+        ("default_hooks.checkpoint", {}, "expected a dict with a type, or None."),
+        ("train_dataloader.dataset.metainfo.classes", [1, 2], "expected names, each a string."),
+        ("runner_type", -1, "expected a name."),
+        ("default_scope", [], "expected a name."),
+    ],
+)
+def test_the_shape_of_a_config_is_checked_as_it_is_read(key, value, says, tmp_path):
+    cfg = Config.fromfile(SEGMENTATION)
+    *parents, name = key.split(".")
+    node = cfg._cfg_dict
+    for parent in parents:
+        node = node[int(parent)] if parent.isdigit() else node[parent]
+    node[int(name) if name.isdigit() else name] = value
+    line = f"{key} is {value!r}; {says}"
+    with pytest.raises(CheckError) as error:
+        apply_overrides(cfg, None)
+    assert str(error.value) == line
+    path = tmp_path / "recipe.py"
+    path.write_text("\n".join(f"{name} = {value!r}" for name, value in cfg._cfg_dict.items()))
+    with pytest.raises(CheckError) as error:
+        read_config(str(path))
+    assert str(error.value) == line
 
 
 def test_a_work_directory_that_is_a_file_is_refused(tmp_path):
