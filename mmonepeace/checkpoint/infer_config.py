@@ -55,6 +55,13 @@ def infer_config(
         return _infer(weights, meta)
 
 
+def _stem(shapes: "_Shapes") -> str:
+    """The variant of the image stem; that of the released models, if there is no image branch."""
+    if "adapters.image.stem.weight" in shapes:
+        return "conv"
+    return "overlapping" if "adapters.image.stem.proj.weight" in shapes else "hmlp"
+
+
 def _infer(weights: Mapping[str, Tensor], meta: Mapping[str, Any] | None) -> dict[str, Any]:
     shapes = _Shapes(weights)
     stored = {name.split(".")[1] for name in shapes if name.startswith("adapters.")}
@@ -76,7 +83,7 @@ def _infer(weights: Mapping[str, Tensor], meta: Mapping[str, Any] | None) -> dic
         depth=len({name.split(".")[1] for name in shapes if name.startswith("layers.")}),
         num_heads=shapes[f"adapters.{first}.rpb.tables.0"][1],
         ffn_dim=shapes[f"layers.0.ffn.{first}.gate.weight"][0],
-        stem="conv" if "adapters.image.stem.weight" in shapes else "hmlp",
+        stem=_stem(shapes),
         sub_norm=shapes.have("layers.0.attn.norm."),
         ffn_norm=shapes.have(f"layers.0.ffn.{first}.norm."),
         head_scale="layers.0.attn.head_scale" in shapes,

@@ -53,6 +53,7 @@ class OnePeace(BaseModule):
         out_indices: blocks whose maps are returned; negative ones count from the last.
         out_type: of the image backbone: "featmap", maps; "avg_featmap", the mean of the patches;
             "cls_token". The final norm, if there is one, comes after the mean.
+        stem_maps: return the maps of strides 4 and 8 of an overlapping stem too, before those of blocks.
         final_norm: end with the LayerNorm of each modality. The exported vision branch has none.
         drop_path_rate: of the last block, increasing linearly from 0 at the first.
         layer_scale_init: initial LayerScale; None leaves it out. The released models began with
@@ -80,6 +81,7 @@ class OnePeace(BaseModule):
         rpb: Literal["shared", "per_block"] = "shared",
         out_indices: int | Sequence[int] = -1,
         out_type: Literal["featmap", "avg_featmap", "cls_token"] = "featmap",
+        stem_maps: bool = False,
         final_norm: bool = False,
         drop_path_rate: float = 0.0,
         layer_scale_init: float | None = LAYER_SCALE_INIT,
@@ -113,6 +115,12 @@ class OnePeace(BaseModule):
             raise ValueError(f"frozen_stages is {frozen_stages}, expected -1 to {depth}.")
         self.out_indices = _resolve_indices(out_indices, depth)
         self.out_type = out_type
+        self.stem_maps = stem_maps
+        if stem_maps and (self.arch.stem != "overlapping" or out_type != "featmap"):
+            raise ValueError(
+                f"stem_maps needs arch.stem 'overlapping' and out_type 'featmap'; they are "
+                f"{self.arch.stem!r} and {out_type!r}."
+            )
         if out_type != "featmap":
             self.allow_missing = (r"norms\.",)  # exported vision branches have no final norm
         self.frozen_stages = frozen_stages
@@ -321,17 +329,12 @@ class OnePeace(BaseModule):
 
         Returns:
             one (B, D, ceil(H / 16), ceil(W / 16)) for each of `out_indices`; (B, D) with another
-            `out_type`.
+            `out_type`. With `stem_maps`, (B, D / 4, ceil(H / 4), ceil(W / 4)) and
+            (B, D / 2, ceil(H / 8), ceil(W / 8)) come first.
         """
         if "image" not in self.adapters:
             raise ValueError(f"this OnePeace has no image branch, only {tuple(self.adapters)}.")
-        adapter = self.adapters["image"]
-        # The stem would store about as much as all checkpointed blocks do.
-        tokens = (
-            activation_checkpoint(adapter, images_B3HW)
-            if self.layers.with_cp
-            else adapter(images_B3HW)
-        )
+        tokens, maps = self._embed_images(images_B3HW)
         outputs = self.layers(tokens, self.out_indices)
         if self.out_type == "avg_featmap":
             outputs = [x[:, 1:].mean(1) for x in outputs]
@@ -340,7 +343,17 @@ class OnePeace(BaseModule):
         self._normalise_last(outputs)
         if self.out_type != "featmap":
             return tuple(outputs)
-        return tuple(x[:, 1:].transpose(1, 2).unflatten(2, tokens.grid) for x in outputs)
+        return (*maps, *(x[:, 1:].transpose(1, 2).unflatten(2, tokens.grid) for x in outputs))
+
+    def _embed_images(self, images_B3HW: Tensor) -> tuple[Tokens, list[Tensor]]:
+        """Tokens, and the maps of the stem that `forward` returns."""
+        adapter = self.adapters["image"]
+        embed = adapter.with_maps if self.stem_maps else adapter
+        # The stem would store about as much as all checkpointed blocks do.
+        out = (
+            activation_checkpoint(embed, images_B3HW) if self.layers.with_cp else embed(images_B3HW)
+        )
+        return out if self.stem_maps else (out, [])
 
     def _normalise_last(self, outputs: list[Tensor]) -> None:
         """Apply the final norm to the output of the last block, in place in the list."""

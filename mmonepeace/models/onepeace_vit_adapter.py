@@ -35,7 +35,7 @@ class OnePeaceViTAdapter(OnePeace):
         ffn_ratio: width of the convolutional FFN, relative to the encoder's.
         norm_cfg: of the convolutions; use BN when training on a CPU.
         drop_path_rate: see `OnePeace`; also of the adapter's FFNs.
-        kwargs: see `OnePeace`, but for `out_indices`, `out_type` and `final_norm`.
+        kwargs: see `OnePeace`, but for `out_indices`, `out_type`, `stem_maps` and `final_norm`.
 
     Raises:
         ValueError: for groups that are not consecutive from the first block to the last.

@@ -78,9 +78,11 @@ class OnePeaceViTDet(OnePeace):
     def forward(self, images_B3HW: Tensor) -> tuple[Tensor, ...]:
         """Feature maps of images of any one size, (B, 3, H, W) RGB, normalised as in `spec`.
 
-        Returns one (B, D, ceil(H / 16), ceil(W / 16)) for each of `out_indices`.
+        Returns one (B, D, ceil(H / 16), ceil(W / 16)) for each of `out_indices`, after the maps of
+        the stem, if any, see `OnePeace.forward`.
         """
-        tokens = self.adapters["image"](images_B3HW)
+        tokens, stem_maps = self._embed_images(images_B3HW)
+        assert tokens.grid is not None  # they are patches
         maps = replace(
             tokens,
             x_BLD=tokens.x_BLD.unflatten(1, tokens.grid),  # (B, h, w, D), for GridAttention
@@ -90,7 +92,9 @@ class OnePeaceViTDet(OnePeace):
         outputs = self.layers(maps, self.out_indices)
         self._normalise_last(outputs)
         # Convolutions of other necks would keep channels last, see `SimpleFeaturePyramid`.
-        return tuple(x.permute(0, 3, 1, 2).contiguous() for x in outputs)
+        return tuple(
+            x.contiguous() for x in (*stem_maps, *(x.permute(0, 3, 1, 2) for x in outputs))
+        )
 
     def _bias(self, grid: Grid, block: int, dtype: torch.dtype) -> AttentionBias:
         rpb, window = self.adapters["image"].rpb, self.windows[block]

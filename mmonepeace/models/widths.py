@@ -8,6 +8,7 @@ from copy import deepcopy
 from inspect import isclass, signature
 from typing import Any
 
+from mmonepeace.layers.adapters.image import overlapping_widths
 from mmonepeace.models.necks import PYRAMID_CHANNELS
 from mmonepeace.models.onepeace import OnePeace
 from mmonepeace.registry import MODELS
@@ -30,6 +31,7 @@ def fill_widths(config: Mapping[str, Any]) -> dict[str, Any]:
 
     - `embed_dim` of a `Feature2Pyramid`, `in_channels` of a `SimpleFeaturePyramid`;
     - `in_channels` of heads, those of a `roi_head` included, and `out_channels` of its extractors;
+    - with `stem_maps`, `in_channels` of an `FPN`;
     - `out_indices` of an `OnePeace`, if the decode head takes four maps.
 
     With any backbone, what follows from `feat_channels` and the classes of a Mask2Former head.
@@ -47,7 +49,10 @@ def fill_widths(config: Mapping[str, Any]) -> dict[str, Any]:
     if cls is None:
         return config
     arch = get_arch(backbone.get("arch", signature(cls).parameters["arch"].default))
-    if cls is OnePeace and "out_indices" not in backbone and _takes_four_maps(config):
+    maps = _map_widths(backbone, arch.embed_dim)
+    if maps:
+        pass  # the blocks are the recipe's choice
+    elif cls is OnePeace and "out_indices" not in backbone and _takes_four_maps(config):
         quarters = tuple(arch.depth * i // 4 - 1 for i in (1, 2, 3, 4))
         backbone["out_indices"] = _OUT_INDICES.get(arch.depth, quarters)
     elif cls is OnePeace and _takes_four_maps(config):
@@ -57,13 +62,15 @@ def fill_widths(config: Mapping[str, Any]) -> dict[str, Any]:
                 f"backbone.out_indices is {indices}, but the decode head takes four maps. Name four "
                 "blocks, or leave it out."
             )
-    width = _fill_neck(neck, arch.embed_dim) if neck else arch.embed_dim
+    width: int | list[int] | None = maps or arch.embed_dim
+    if neck:
+        width = _fill_neck(neck, arch.embed_dim, maps)
     source = "the neck" if neck else "the backbone"
     if width is None:
         return config
     for name, head in heads:
-        _set_width(head, "in_channels", width, name, source, _num_maps(head))
-    if config.get("roi_head"):
+        _set_width(head, "in_channels", _head_width(head, width), name, source)
+    if config.get("roi_head") and isinstance(width, int):
         _fill_roi_head(config["roi_head"], width, source)
     return config
 
@@ -91,9 +98,35 @@ def _num_maps(head: Mapping[str, Any]) -> int:
     return len(indices) if isinstance(indices, (list, tuple)) else 0
 
 
-def _fill_neck(neck: Any, width: int) -> int | None:
+def _map_widths(backbone: Mapping[str, Any], width: int) -> list[int]:
+    """Widths of all maps of a backbone that returns those of its stem; else none."""
+    if not backbone.get("stem_maps"):
+        return []
+    indices = backbone.get("out_indices", -1)
+    return [*overlapping_widths(width), *[width] * len(_listed(indices))]
+
+
+def _head_width(head: Mapping[str, Any], width: int | list[int]) -> int | list[int]:
+    """`in_channels` of a head on maps of one width, or of one each."""
+    if isinstance(width, int):
+        count = _num_maps(head)
+        return [width] * count if count else width
+    indices = head.get("in_index", -1)
+    try:
+        return [width[i] for i in indices] if isinstance(indices, (list, tuple)) else width[indices]
+    except IndexError:
+        raise ValueError(
+            f"in_index of a head is {indices}, but the backbone returns {len(width)} maps: two of the "
+            "stem, and one for each of out_indices."
+        ) from None
+
+
+def _fill_neck(neck: Any, width: int, maps: list[int]) -> int | None:
     """Fill in a neck; returns the width of its maps, None if it is not known."""
     name = _name_of(neck)
+    if name == "FPN" and maps:
+        _set_width(neck, "in_channels", maps, "neck", "the backbone")
+        return neck.get("out_channels")
     if name == "Feature2Pyramid":
         _set_width(neck, "embed_dim", width, "neck", "the backbone")
         return width
@@ -137,14 +170,15 @@ def _fill_mask2former(head: dict[str, Any]) -> None:
 
 
 def _set_width(
-    part: dict[str, Any], key: str, width: int, path: str, source: str, count: int = 0
+    part: dict[str, Any], key: str, width: int | list[int], path: str, source: str
 ) -> None:
-    """Set a width, or a list of `count` widths; check what is already there."""
-    given = part.setdefault(key, [width] * count if count else width)
-    if any(each != width for each in _listed(given)):
+    """Set a width, or the widths of several maps; check what is already there."""
+    given, wanted = _listed(part.setdefault(key, width)), _listed(width)
+    if given != wanted and {*given, *wanted} != {wanted[0]}:
+        expected = width if len(set(wanted)) > 1 else wanted[0]
         raise ValueError(
-            f"{path}.{key} is {given}, but {source} has {width} channels. Leave it out, or set it "
-            f"to {width}."
+            f"{path}.{key} is {part[key]}, but {source} has {expected} channels. Leave it out, or "
+            f"set it to {expected}."
         )
 
 

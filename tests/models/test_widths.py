@@ -116,6 +116,34 @@ def test_other_backbones_and_necks_are_left_alone(kind):
     assert filled["decode_head"] == config["decode_head"]
 
 
+def test_maps_of_the_stem_come_first_each_with_its_width():
+    backbone = dict(
+        type="mmonepeace.OnePeace",
+        arch=dict(embed_dim=64, depth=3, num_heads=4, stem="overlapping"),
+        stem_maps=True,
+        out_indices=[1, 2],
+    )
+    config = dict(
+        backbone=backbone,
+        decode_head=dict(type="UPerHead", in_index=[0, 1, 3]),
+        auxiliary_head=dict(type="FCNHead", in_index=1),
+    )
+    filled = fill_widths(config)
+    widths = [x.shape[1] for x in MODELS.build(backbone)(torch.zeros(1, 3, 32, 32))]
+    assert widths == [16, 32, 64, 64]
+    assert filled["decode_head"]["in_channels"] == [16, 32, 64]
+    assert filled["auxiliary_head"]["in_channels"] == 32
+    filled = fill_widths(config | dict(neck=dict(type="FPN", out_channels=24)))
+    assert filled["neck"]["in_channels"] == widths
+    assert filled["decode_head"]["in_channels"] == [24, 24, 24]
+    with pytest.raises(
+        ValueError, match="in_index of a head is 4, but the backbone returns 4 maps"
+    ):
+        fill_widths(config | dict(auxiliary_head=dict(type="FCNHead", in_index=4)))
+    with pytest.raises(ValueError, match=r"neck\.in_channels is \[16, 32, 64, 8\]"):
+        fill_widths(config | dict(neck=dict(type="FPN", in_channels=[16, 32, 64, 8])))
+
+
 def test_a_detector_follows_its_pyramid():
     config = dict(
         backbone=dict(type="mmonepeace.OnePeaceViTDet", arch="tiny"),

@@ -3,8 +3,10 @@
 Shapes: B batch, H, W rows and columns, h, w those of patches, C channels, L tokens, D width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +54,78 @@ def hmlp_stem(dim: int) -> nn.Sequential:
     )
 
 
+def conv_stem(dim: int) -> PatchConv:
+    """One convolution of 16 x 16 patches."""
+    return PatchConv(3, dim, PATCH_SIZE, bias=False)
+
+
+class _ConvBlock(nn.Module):
+    """3 x 3 convolution, LayerNorm and GELU; with stride 1 it is added to its input."""
+
+    def __init__(self, in_dim: int, dim: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_dim, dim, 3, stride, padding=1, bias=False)
+        self.norm = nn.LayerNorm(dim, LAYER_NORM_EPS)
+        nn.init.kaiming_normal_(self.conv.weight)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H / stride, W / stride), channels last in memory."""
+        y = self.conv(x_BCHW).movedim(1, 3)
+        y = F.gelu(self.norm(y)).movedim(3, 1)
+        return y if self.conv.stride[0] > 1 else x_BCHW + y
+
+
+class OverlappingStem(nn.Module):
+    """Convolutions of 3 x 3 pixels: patches see their neighbours, and maps of finer strides exist.
+
+    Masked patches would be visible to their neighbours, so that it is not for pretraining with
+    denoising alone.
+
+    Args:
+        dim: width of the patches, a multiple of 8.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        if dim % 8:
+            raise ValueError(
+                f"the overlapping stem starts at an eighth of embed_dim; {dim} is not a multiple of 8."
+            )
+        start, *finer = dim // 8, *overlapping_widths(dim)
+        self.first = _ConvBlock(3, start, 2)
+        self.levels = nn.ModuleList(
+            nn.Sequential(_ConvBlock(inside, outside, 2), _ConvBlock(outside, outside, 1))
+            for inside, outside in pairwise((start, *finer))
+        )
+        self.last = _ConvBlock(finer[-1], dim, 2)
+        self.proj = nn.Linear(dim, dim)
+
+    def maps(self, x_BHWC: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """(B, H, W, 3) -> patches (B, H / 16, W / 16, D), and maps (B, C, H / s, W / s), s = 4, 8."""
+        x = self.first(x_BHWC.movedim(3, 1).contiguous(memory_format=torch.channels_last))
+        maps = []
+        for level in self.levels:
+            x = level(x)
+            maps.append(x)
+        return self.proj(self.last(x).movedim(1, 3)), maps
+
+    def forward(self, x_BHWC: Tensor) -> Tensor:
+        """(B, H, W, 3) -> (B, H / 16, W / 16, D)."""
+        return self.maps(x_BHWC)[0]
+
+
+def overlapping_widths(dim: int) -> tuple[int, int]:
+    """Channels of the maps of strides 4 and 8 of an `OverlappingStem`."""
+    return dim // 4, dim // 2
+
+
+STEMS: dict[str, Callable[[int], nn.Module]] = {
+    "hmlp": hmlp_stem,
+    "conv": conv_stem,
+    "overlapping": OverlappingStem,
+}
+
+
 class ImageAdapter(Adapter):
     """Image to patch tokens with learned positions and 2-D relative position bias.
 
@@ -68,6 +142,8 @@ class ImageAdapter(Adapter):
     Raises:
         ValueError: if `img_size` is not a multiple of the patch size.
     """
+
+    stem: Any  # a module, whose methods torch does not type
 
     def __init__(
         self,
@@ -87,9 +163,7 @@ class ImageAdapter(Adapter):
             )
         dim, side = arch.embed_dim, img_size // PATCH_SIZE
         self.grid = (side, side)
-        self.stem = (
-            hmlp_stem(dim) if arch.stem == "hmlp" else PatchConv(3, dim, PATCH_SIZE, bias=False)
-        )
+        self.stem = STEMS[arch.stem](dim)
         self.pos_embed = nn.Parameter(torch.zeros(side**2 + 1, dim))
         # Added to the second image of a pair (NLVR2), besides the common one.
         self.type_embed_2 = nn.Parameter(torch.zeros(1, 1, dim)) if arch.type_embed else None
@@ -112,6 +186,21 @@ class ImageAdapter(Adapter):
         Raises:
             ValueError: if the input is not (B, 3, H, W).
         """
+        return self._tokens(self.stem(self._pad(images_B3HW)), second)
+
+    def with_maps(self, images_B3HW: Tensor) -> tuple[Tokens, list[Tensor]]:
+        """`features`, and the maps (B, C, ceil(H / s), ceil(W / s)) of an `OverlappingStem`, s = 4, 8."""
+        height, width = images_B3HW.shape[-2:]
+        patches_BhwD, maps = self.stem.maps(self._pad(images_B3HW))
+        # Cells that are all padding would shift what heads resize to the image.
+        maps = [
+            x[..., : -(-height // stride), : -(-width // stride)]
+            for x, stride in zip(maps, (4, 8), strict=True)
+        ]
+        return self._tokens(patches_BhwD), maps
+
+    def _pad(self, images_B3HW: Tensor) -> Tensor:
+        """Checked, padded to complete patches, and channels last."""
         if images_B3HW.ndim != 4 or images_B3HW.shape[1] != 3 or 0 in images_B3HW.shape:
             raise ValueError(
                 f"images have shape {tuple(images_B3HW.shape)}, expected (batch, 3, height, "
@@ -121,8 +210,11 @@ class ImageAdapter(Adapter):
         pad = (0, -width % PATCH_SIZE, 0, -height % PATCH_SIZE)
         if any(pad):
             images_B3HW = F.pad(images_B3HW, pad)
-        patches_BhwD = self.stem(images_B3HW.movedim(1, 3))
-        grid = tuple(patches_BhwD.shape[1:3])
+        return images_B3HW.movedim(1, 3)
+
+    def _tokens(self, patches_BhwD: Tensor, second: bool = False) -> Tokens:
+        rows, columns = patches_BhwD.shape[1:3]
+        grid = (rows, columns)
         positions = self.pos_embed
         if grid != self.grid:
             positions = resample_pos_embed(positions, grid)
