@@ -35,6 +35,7 @@ AUDIO_CONVS = ((10, 5), *((3, 2),) * 4, *((2, 2),) * 2)  # (kernel, stride), wav
 AUDIO_STRIDE = math.prod(stride for _, stride in AUDIO_CONVS)  # samples from frame to frame
 AUDIO_FIELD = 400  # samples that a frame is computed from
 AUDIO_FEATURE_DIM = 512
+MEL_BINS = 64  # of our log-mel option; the released models take waveforms
 AUDIO_RPB_BUCKETS = 512
 
 DECODER_POSITIONS = {"text": TEXT_POSITIONS, "audio": 1026}  # images: those of the encoder

@@ -89,7 +89,8 @@ def test_recipe_of_pretraining_gives_its_stage_what_it_needs(path):
     assert cfg.runner_type == "mmonepeace.PretrainRunner"
     run_options.set_stage(cfg, cfg.model.stage)  # modalities of the data and of the backbone
     masks = [s for s in cfg.train_dataloader.dataset.pipeline if s.type.endswith("MaskTokens")]
-    assert [mask.stage for mask in masks] == [cfg.model.stage]
+    denoises = cfg.model.get("denoising_weight", 1) > 0
+    assert [mask.stage for mask in masks] == [cfg.model.stage] or not (masks or denoises)
     assert len({step.tokenizer for step in checks.text_steps(cfg)}) == 1
     dataset = cfg.train_dataloader.dataset
     assert dataset.get("batch_size", cfg.train_dataloader.batch_size) == (

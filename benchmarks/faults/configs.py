@@ -17,6 +17,8 @@ _AL = """
 _base_ = ["{root}/configs/tiny/onepeace-tiny_al_gm-instruments.py"]
 model = dict(
     learn_words=False,
+    learn_all=False,
+    denoising_weight=1.0,
     backbone=dict(
         arch=dict(_delete_=True, embed_dim=32, depth=3, num_heads=2, ffn_dim=48),
         modalities=dict(

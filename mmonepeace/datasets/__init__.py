@@ -13,11 +13,12 @@ from mmonepeace.datasets.transforms import (
     LoadImage,
     MaskTokens,
     PackModalities,
+    PerturbAudio,
     Tokenize,
 )
 
 __all__ = [
     "BrokenSamplesHook", "EndlessSampler", "LabelledDataset", "LoadAudio", "LoadImage",
-    "MaskTokens", "PackModalities", "PairDataset", "ResumableBatchSampler", "SeededDataset",
-    "ShardDataset", "Tokenize", "Tokenizer", "TolerantDataset", "tolerate_broken",
+    "MaskTokens", "PackModalities", "PairDataset", "PerturbAudio", "ResumableBatchSampler",
+    "SeededDataset", "ShardDataset", "Tokenize", "Tokenizer", "TolerantDataset", "tolerate_broken",
 ]  # fmt: skip

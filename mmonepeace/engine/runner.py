@@ -99,7 +99,10 @@ class PretrainRunner(ResumableRunner, FlexibleRunner):
 
     @classmethod
     def from_cfg(cls, cfg: Config) -> "PretrainRunner":
-        """Build a runner from a config."""
+        """Build a runner from a config. With a first stage `learn_all` of the model is off."""
+        if cfg.get("stage_one") and "learn_all" in cfg.get("model", {}):
+            # Here and not in the weights it starts from, because a resumed run reads none.
+            cfg.model.learn_all = False
         runner = super().from_cfg(cfg)
         runner.stage_one = cfg.get("stage_one")
         return runner
@@ -153,7 +156,7 @@ class PretrainRunner(ResumableRunner, FlexibleRunner):
         """Start the second stage from the first."""
         if self.stage_one:
             self.logger.info(str(self.bare_model.load_stage_one(self.stage_one)))
-        elif getattr(self.bare_model, "stage", None) and self.bare_model.stage.frozen:
+        elif getattr(self.bare_model, "is_frozen", False):
             self.logger.warning(
                 "this stage trains only one modality, and without stage_one all else stays randomly "
                 "initialised. Name the checkpoint of the first stage: --stage-one CKPT"

@@ -77,8 +77,10 @@ class OnePeacePretrainer(OnePeaceRetriever):
             does not; but a small first stage has the same embedding for all names that it has not
             seen, so that audio could not be distinguished by them. Other token embeddings change
             by weight decay only.
+        learn_all: in the second stage, train all that both modalities use, as must be without a
+            first stage; `PretrainRunner` turns it off where there is one.
         denoising_weight: weight of all denoising losses. In short runs from scratch they can
-            dominate the contrastive loss.
+            dominate the contrastive loss. With 0 they are not computed: `keeps` are not needed.
         denoising_scale: logit scale of the denoising loss.
         denoising_smoothing: its label smoothing.
         mask_padding: see `layers.decoder.Decoder`.
@@ -95,6 +97,7 @@ class OnePeacePretrainer(OnePeaceRetriever):
         decoder: str | dict[str, Any] | Arch = DECODER_ARCH,
         decoder_layer_scale_init: float | None = None,
         learn_words: bool = False,
+        learn_all: bool = False,
         denoising_weight: float = 1.0,
         denoising_scale: float = 2.5,
         denoising_smoothing: float = 0.1,
@@ -120,6 +123,11 @@ class OnePeacePretrainer(OnePeaceRetriever):
                 f"stage {stage!r} needs {' and '.join(self.stage.pair)}, the backbone has "
                 f"{', '.join(adapters)}. Add them to its modalities."
             )
+        if denoising_weight and getattr(adapters[self.stage.pair[1]], "frame_stride", 1) > 1:
+            raise ValueError(
+                "denoising needs a token for each frame of audio. Set frame_stride=1 of the audio "
+                "modality, or denoising_weight=0."
+            )
         arch, dim = get_arch(decoder), self.backbone.arch.embed_dim
         width = arch.embed_dim
         rows = {n: DECODER_POSITIONS.get(n) or len(adapters[n].pos_embed) for n in self.stage.pair}
@@ -139,16 +147,27 @@ class OnePeacePretrainer(OnePeaceRetriever):
             "gather_tokens": gather_tokens,
         }
         self.learn_words = learn_words
+        self.learn_all = learn_all
         if self.stage.frozen:
             self._freeze()
 
     def _freeze(self) -> None:
         new = self.stage.pair[1]
+        others = set(self.backbone.adapters) - set(self.stage.pair)
         for name, parameter in self.named_parameters():
-            if not name.startswith(("decoder", "mask_", "logit_scale")):
-                parameter.requires_grad_(new in name.split("."))
+            parts = name.split(".")
+            if name.startswith(("decoder", "mask_")):
+                parameter.requires_grad_(self.denoising_weight > 0)
+            elif name != "logit_scale":
+                learns = new in parts or (self.learn_all and others.isdisjoint(parts))
+                parameter.requires_grad_(learns)
         if self.learn_words:
             self.backbone.adapters["text"].embed_tokens.requires_grad_(True)
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether all that a first stage trains is frozen."""
+        return self.stage.frozen and not self.learn_all
 
     def load_stage_one(self, path: str) -> checkpoint.LoadReport:
         """Start the second stage from a checkpoint of the first, official or ours.
@@ -190,13 +209,15 @@ class OnePeacePretrainer(OnePeaceRetriever):
         complete: dict[str, Tokens] = {}
         unimodal: dict[str, Tensor] = {}
         for name in stage.pair:
-            trains = not stage.frozen or name == stage.pair[1] or self.learn_words
+            trains = not self.is_frozen or name == stage.pair[1] or self.learn_words
             with torch.set_grad_enabled(torch.is_grad_enabled() and trains):
                 features |= backbone.features({name: inputs[name]})
                 complete[name] = backbone.to_tokens({name: features[name]})
                 unimodal |= backbone.encode(complete[name], skip_padding=True)
         embeddings = self.project({name: x[:, 0] for name, x in unimodal.items()})
         results = self._contrast(embeddings, data_samples, contrast)
+        if not self.denoising_weight:
+            return results
         with torch.no_grad():
             pair = Tokens.join([complete[name] for name in stage.pair])
             joint = backbone.encode(pair, skip_padding=True)

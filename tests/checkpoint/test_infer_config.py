@@ -46,6 +46,7 @@ AUDIO = dict(
     feature_dim=8, num_buckets=12, pos_depth=2, pos_kernel=7, pos_groups=4, pos_pre_norm=True,
     padding="masked",
 )  # fmt: skip
+MEL = dict(features="log-mel", frame_stride=2)
 
 
 @pytest.mark.parametrize(
@@ -55,6 +56,7 @@ AUDIO = dict(
         dict(arch=ARCH | FLAGS, modalities={"image": {}}, img_size=64, rpb="per_block"),
         dict(arch=ARCH | PLAIN, modalities={"text": TEXT}, final_norm=True),
         dict(arch=ARCH | PLAIN, modalities={"text": TEXT, "audio": AUDIO}, layer_scale_init=None),
+        dict(arch=ARCH | PLAIN, modalities={"audio": AUDIO | MEL}),
         dict(
             arch=ARCH | FLAGS,
             modalities={"text": TEXT, "image": {}, "audio": AUDIO},

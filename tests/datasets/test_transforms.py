@@ -13,6 +13,7 @@ from mmonepeace.datasets import (
     LoadImage,
     MaskTokens,
     PackModalities,
+    PerturbAudio,
     Tokenize,
     audio_io,
     image_io,
@@ -71,6 +72,68 @@ def test_audio_is_standardised_before_it_is_truncated(files):
     whole = audio_io.standardise(audio_io.load_audio(files / "a.wav"))
     results = LoadAudio(max_seconds=0.1, min_seconds=0)(record(files))
     assert torch.equal(results["inputs"]["audio"], torch.from_numpy(whole[:1600]))
+
+
+def test_cached_audio_is_read_once(files, monkeypatch):
+    cached, plain = LoadAudio(cache=True), LoadAudio()
+    first = cached(record(files))["inputs"]["audio"]
+    assert torch.equal(first, plain(record(files))["inputs"]["audio"])
+    monkeypatch.setattr(audio_io, "load_audio", None)
+    assert torch.equal(cached(record(files))["inputs"]["audio"], first)
+
+
+def perturbed(wave, seed=(0, 0), **options):
+    results = {"seed": seed, "inputs": {"audio": torch.from_numpy(wave)}}
+    return PerturbAudio(**options)(results)["inputs"]["audio"].numpy()
+
+
+def pitch(wave):
+    """Hz of the strongest partial."""
+    return np.abs(np.fft.rfft(wave)).argmax() * 16_000 / len(wave)
+
+
+def test_perturbed_audio_is_standardised_and_of_the_length_asked_for():
+    tone = np.sin(np.arange(40_000) * 0.3).astype(np.float32)
+    rest = dict(speed=1.3, equaliser=6.0, noise=0.0, shift=0.2)
+    waves = [perturbed(tone, (0, i), max_seconds=1.5, min_seconds=1.5, **rest) for i in range(5)]
+    assert {len(wave) for wave in waves} == {24_000}
+    assert all(abs(w.mean()) < 1e-3 and abs(w.std() - 1) < 1e-3 for w in waves)
+    assert len({w.tobytes() for w in waves}) == 5
+    assert (
+        waves[0].tobytes()
+        == perturbed(tone, (0, 0), max_seconds=1.5, min_seconds=1.5, **rest).tobytes()
+    )
+
+
+def test_without_options_only_a_crop_remains():
+    noise = audio_io.standardise(np.random.default_rng(0).standard_normal(20_000, np.float32))
+    assert np.allclose(perturbed(noise, max_seconds=None), noise, atol=1e-5)
+    cropped = perturbed(noise, max_seconds=1.0)
+    fits = [i for i in range(4001) if np.corrcoef(noise[i : i + 16_000], cropped)[0, 1] > 0.999]
+    assert len(cropped) == 16_000
+    assert len(fits) == 1
+
+
+def test_speed_moves_the_pitch_within_its_limits():
+    tone = np.sin(2 * np.pi * 1000 * np.arange(32_000) / 16_000).astype(np.float32)
+    pitches = [pitch(perturbed(tone, (0, i), speed=1.25, max_seconds=1.0)) for i in range(30)]
+    assert 795 < min(pitches) < 900
+    assert 1100 < max(pitches) < 1255
+
+
+def test_noise_and_equaliser_change_a_clip_as_much_as_they_say():
+    tone = np.sin(2 * np.pi * 1000 * np.arange(32_000) / 16_000).astype(np.float32)
+    noisy = [perturbed(tone, (0, i), noise=10.0, max_seconds=None) for i in range(30)]
+    cosine = np.array([np.corrcoef(tone, wave)[0, 1] for wave in noisy])
+    ratios = 10 * np.log10(cosine**2 / (1 - cosine**2))
+    assert 9 < ratios.min() < 20
+    assert 40 < ratios.max() < 51
+    chord = tone + np.sin(2 * np.pi * 4000 * np.arange(32_000) / 16_000).astype(np.float32)
+    levels = []
+    for i in range(30):
+        spectrum = np.abs(np.fft.rfft(perturbed(chord, (0, i), equaliser=6.0, max_seconds=None)))
+        levels.append(20 * np.log10(spectrum[8000] / spectrum[2000]))
+    assert 5 < np.std(levels) < 12  # of a difference: 6 dB times the root of 2
 
 
 def test_raw_arrays_serve_as_well_as_files(files):
@@ -187,6 +250,8 @@ def test_crops_keep_to_scale_and_ratio_or_take_the_middle(width, height):
         (LoadAudio, dict(max_seconds=0, min_seconds=0), "max_seconds is 0"),
         (LoadAudio, dict(min_seconds=-1), "min_seconds -1"),
         (LoadAudio, dict(max_seconds=2, min_seconds=3), "max_seconds is 2 and min_seconds 3"),
+        (PerturbAudio, dict(max_seconds=2, min_seconds=3), "max_seconds is 2 and min_seconds 3"),
+        (PerturbAudio, dict(speed=0.9), "speed is 0.9, equaliser 0.0 and shift 0.0; expected"),
         (Tokenize, dict(tokenizer="x.json", max_length=0), "max_length is 0, expected 1 or more"),
     ],
 )

@@ -26,6 +26,7 @@ RECIPE = """
 _base_ = ["{root}/configs/tiny/onepeace-tiny_{base}.py"]
 model = dict(
     learn_words=False,  # as released
+    learn_all=False,
     denoising_weight=1.0,
     backbone=dict(
         arch=dict(_delete_=True, embed_dim=32, depth=3, num_heads=2, ffn_dim=48),

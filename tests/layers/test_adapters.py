@@ -99,6 +99,43 @@ def test_masked_audio_padding_changes_nothing_and_compat_padding_leaks():
         assert difference[: -2 * 2 * 2].max() < 1e-5  # two convolutions reach two frames each
 
 
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_padding_of_log_mel_frames_changes_nothing(stride):
+    clip, batch, pad = padded_clip()
+    adapter = make_audio(features="log-mel", frame_stride=stride)
+    alone, padded = adapter(clip).x_BLD, adapter(batch, pad)
+    length = 1 + -(-num_audio_frames(8000) // stride)
+    assert alone.shape == (1, length, 16)
+    assert not padded.x_BLD[:, length:].any()
+    assert padded.pad_BL[0].tolist() == [i >= length for i in range(padded.x_BLD.shape[1])]
+    torch.testing.assert_close(padded.x_BLD[:, :length], alone, rtol=1e-4, atol=1e-3)
+
+
+def test_a_tone_is_in_its_mel_bin():
+    stem = make_audio(features="log-mel").mel_stem
+    seconds = torch.arange(8000) / 16_000
+    bins = [
+        stem.spectrogram(2**0.5 * torch.sin(2 * torch.pi * hertz * seconds)[None])[0].mean(0)
+        for hertz in (440.0, 3000.0)
+    ]
+    # Bin i is centred at i + 1 of 65 equal steps from 32 to 2840 mel.
+    assert [int(x.argmax()) for x in bins] == [11, 42]
+    assert min(float(x.max() - x.min()) for x in bins) > 2
+
+
+def test_spectrograms_are_masked_in_training_only():
+    torch.manual_seed(0)
+    adapter, clip = make_audio(features="log-mel", spec_masks=2), torch.randn(2, 16_000)
+    plain = adapter(clip).x_BLD
+    assert torch.equal(adapter(clip).x_BLD, plain)
+    assert not torch.equal(adapter.train()(clip).x_BLD, plain)
+    pad = torch.zeros(2, 49, dtype=torch.bool)
+    pad[0, 20:] = True
+    hidden = adapter.mel_stem._hide(torch.ones(2, 49, 64), pad) == 0
+    assert 0 < hidden.float().mean() < 0.7
+    assert not hidden[0, 20:].all(1).any()  # stripes of time are where the clip is
+
+
 @pytest.mark.parametrize("kernel", [4, 5])
 def test_an_even_positional_kernel_keeps_the_length(kernel):
     assert make_audio(pos_kernel=kernel)(torch.randn(2, 4000)).x_BLD.shape == (2, 13, 16)
@@ -121,9 +158,23 @@ def test_options_of_audio_are_checked():
     for options, words in (
         (dict(clip_seconds=-1), "clip_seconds is -1, expected a number above 0"),
         (dict(pos_groups=5), "pos_groups is 5; it must divide embed_dim"),
+        (dict(features="mel"), "features are 'mel'; choose 'waveform' or 'log-mel'"),
+        (dict(features="log-mel", frame_stride=3), "frame_stride is 3"),
+        (dict(features="log-mel", spec_masks=-1), "spec_masks -1"),
+        (dict(frame_stride=2), "need features='log-mel'"),
     ):
         with pytest.raises(ValueError, match=words):
             make_audio(**options)
+
+
+def test_another_frame_stride_than_that_of_the_weights_is_refused():
+    adapter = make_audio(features="log-mel", frame_stride=2)
+    adapter.adopt_metadata(adapter.metadata())
+    adapter.adopt_metadata({})
+    with pytest.raises(ValueError, match="trained with frame_stride 4, the model is built with 2"):
+        adapter.adopt_metadata({"audio_frame_stride": "4"})
+    with pytest.raises(ValueError, match="audio_frame_stride is 'x'; expected one of"):
+        adapter.adopt_metadata({"audio_frame_stride": "x"})
 
 
 def test_the_longest_clip_fits():

@@ -146,11 +146,13 @@ def test_the_denoising_weight_scales_these_losses_only():
         torch.testing.assert_close(light[name], factor * value)
 
 
+AUDIO = dict(feature_dim=8, num_buckets=16, pos_depth=1, pos_kernel=5, pos_groups=4)
+
+
 def test_the_second_stage_may_learn_the_words_it_reads_and_no_more_of_the_text():
     torch.manual_seed(1)
-    audio = dict(feature_dim=8, num_buckets=16, pos_depth=1, pos_kernel=5, pos_groups=4)
     backbone = dict(
-        arch=ARCH, modalities=dict(text=dict(vocab_size=20), audio=audio), final_norm=True
+        arch=ARCH, modalities=dict(text=dict(vocab_size=20), audio=AUDIO), final_norm=True
     )
     inputs = {"text": INPUTS["text"], "audio": torch.randn(3, 2000)}
     keep = {"text": torch.tensor([[0, 2]] * 3), "audio": torch.tensor([[0, 1, 3]] * 3)}
@@ -165,6 +167,33 @@ def test_the_second_stage_may_learn_the_words_it_reads_and_no_more_of_the_text()
     assert found[True] - found[False] == {table}
     read = model.get_parameter(table).grad.abs().sum(1).nonzero()[:, 0].tolist()
     assert read == sorted(set(INPUTS["text"].flatten().tolist()))
+
+
+def second_stage(audio, **options):
+    modalities = dict(text=dict(vocab_size=20), image={}, audio={**AUDIO, **audio})
+    backbone = dict(arch=ARCH, modalities=modalities, img_size=32, final_norm=True)
+    return randomise(OnePeacePretrainer(backbone, "al", ARCH, **options))
+
+
+def test_without_a_first_stage_all_of_both_modalities_learns():
+    model = second_stage(
+        dict(features="log-mel", frame_stride=2), learn_all=True, denoising_weight=0
+    )
+    inputs = {"text": INPUTS["text"], "audio": torch.randn(3, 4000)}
+    losses = model.train()(inputs, mode="loss")
+    assert not any("denoise" in name for name in losses)
+    losses["loss_text_audio"].backward()
+    learned = {n for n, p in model.named_parameters() if p.grad is not None}
+    assert learned == {n for n, p in model.named_parameters() if p.requires_grad}
+    others = ("image", "decoder", "decoder_embeds", "mask_tokens", "mask_heads")
+    still = {n for n, _ in model.named_parameters() if set(others) & set(n.split("."))}
+    assert learned.isdisjoint(still)
+    assert len(learned | still) == len(dict(model.named_parameters()))
+
+
+def test_denoising_needs_every_frame():
+    with pytest.raises(ValueError, match="Set frame_stride=1 of the audio modality"):
+        second_stage(dict(features="log-mel", frame_stride=2))
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """Audio: waveforms to frame tokens, and the padding of clips.
 
-Shapes: B clips, S samples, T frames, C channels, L = T + 1 tokens, P kept tokens, D width.
+Shapes: B clips, S samples, T frames, F frequency bins, C channels, L = T + 1 tokens, P kept tokens,
+D width.
 """
 
+import math
 import warnings
 from collections.abc import Mapping
 from functools import partial
@@ -19,16 +21,24 @@ from mmonepeace.layers.tokens import BlockBias, Tokens, gather_tokens, kept_bias
 from mmonepeace.spec import (
     AUDIO_CONVS,
     AUDIO_FEATURE_DIM,
+    AUDIO_FIELD,
     AUDIO_RPB_BUCKETS,
+    AUDIO_STRIDE,
     LAYER_NORM_EPS,
     MAX_AUDIO_SECONDS,
     MAX_POSITIONS,
+    MEL_BINS,
     SAMPLE_RATE,
     Arch,
     num_audio_frames,
 )
 
 _MAX_CLIP_SECONDS = 3600.0  # in the metadata of a checkpoint
+_FRAME_STRIDES = (1, 2, 4)
+_FFT = 512  # samples: a power of two that a frame fits into
+_MEL_RANGE = (20.0, SAMPLE_RATE / 2)  # Hz
+# Of clips with unit variance: what lies 50 dB below white noise is silence, and the scale of the logs.
+_MEL_FLOOR, _MEL_MEAN, _MEL_STD = 1e-2, 2.0, 4.0
 
 
 class _ExtractorLayer(nn.Module):
@@ -58,6 +68,82 @@ def audio_extractor(dim: int) -> nn.Sequential:
     )
 
 
+def mel_filters(bins: int = MEL_BINS) -> Tensor:
+    """(_FFT / 2 + 1, F) triangles with peaks of 1, evenly spaced on the mel scale of O'Shaughnessy."""
+    low, high = (2595 * math.log10(1 + hertz / 700) for hertz in _MEL_RANGE)
+    mels = torch.linspace(low, high, bins + 2, dtype=torch.float64, device="cpu")
+    edges = 700 * (10 ** (mels / 2595) - 1)
+    spectrum = torch.linspace(0, SAMPLE_RATE / 2, _FFT // 2 + 1, dtype=torch.float64, device="cpu")
+    rise = (spectrum[:, None] - edges[:-2]) / edges.diff()[:-1]
+    fall = (edges[2:] - spectrum[:, None]) / edges.diff()[1:]
+    return torch.minimum(rise, fall).clamp(min=0).float()
+
+
+class MelStem(nn.Module):
+    """Log-mel spectrogram and three overlapping convolutions: (B, S) -> (B, T', C).
+
+    Its frames are those of the waveform extractor, every `frame_stride`-th of them: 25 ms, 50 a
+    second. Each convolution halves the frequencies.
+
+    Args:
+        dim: channels of the convolutions, half of them in the first; C is 8 times as many.
+        frame_stride: 1, 2 or 4 frames become one.
+        masks: in training, stripes of time and as many of frequencies that are hidden in each clip,
+            up to a fifth of each: SpecAugment.
+    """
+
+    def __init__(self, dim: int, frame_stride: int = 1, masks: int = 0) -> None:
+        super().__init__()
+        self.masks = masks
+        # No buffers: a model cast to half precision would round them.
+        self.filters = mel_filters()
+        self.window = torch.hann_window(AUDIO_FIELD, device="cpu")
+        self.strides = [1 + (frame_stride > 2), 1 + (frame_stride > 1), 1]
+        widths = [1, dim // 2, dim, dim]
+        self.convs = nn.ModuleList(
+            nn.Conv2d(a, b, 3, (stride, 2), padding=1)
+            for a, b, stride in zip(widths, widths[1:], self.strides, strict=False)
+        )
+        self.norms = nn.ModuleList(nn.LayerNorm(width, LAYER_NORM_EPS) for width in widths[1:])
+        self.out_dim = dim * (MEL_BINS // 8)
+
+    def forward(self, waves_BS: Tensor, pad_BT: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Frames (B, T', C) and their padding; what is padded is zero at every convolution."""
+        x = self.spectrogram(waves_BS)
+        if self.training and self.masks:
+            x = self._hide(x, pad_BT)
+        x = x.to(next(self.parameters()).dtype)[:, None]
+        for conv, norm, stride in zip(self.convs, self.norms, self.strides, strict=True):
+            if pad_BT is not None:
+                x = x.masked_fill(pad_BT[:, None, :, None], 0)
+                pad_BT = pad_BT[:, ::stride]
+            x = F.gelu(norm(conv(x).permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+        return x.permute(0, 2, 3, 1).flatten(2), pad_BT
+
+    @torch.no_grad()
+    def spectrogram(self, waves_BS: Tensor) -> Tensor:
+        """(B, T, F) float32, about zero mean and unit variance."""
+        with torch.autocast(waves_BS.device.type, enabled=False):
+            device = waves_BS.device
+            frames = waves_BS.float().unfold(1, AUDIO_FIELD, AUDIO_STRIDE)
+            spectrum = torch.fft.rfft(frames * self.window.to(device), _FFT)
+            power = spectrum.real.square() + spectrum.imag.square()
+            mels = (power @ self.filters.to(device)).clamp(min=_MEL_FLOOR)
+            return (mels.log() - _MEL_MEAN) / _MEL_STD
+
+    def _hide(self, x_BTF: Tensor, pad_BT: Tensor | None) -> Tensor:
+        length = x_BTF.shape[1] if pad_BT is None else (~pad_BT).sum(1)
+        device = x_BTF.device
+        for axis, size in ((1, length), (2, x_BTF.shape[2])):
+            for _ in range(self.masks):
+                width = torch.rand(len(x_BTF), device=device) * size / 5
+                start = torch.rand(len(x_BTF), device=device) * (size - width)
+                index = torch.arange(x_BTF.shape[axis], device=device)
+                hidden = (index >= start[:, None]) & (index < (start + width)[:, None])
+                x_BTF = x_BTF.masked_fill(hidden.unsqueeze(3 - axis), 0)
+        return x_BTF
+
+
 class AudioAdapter(Adapter):
     """Waveform to frame tokens (50 a second) with convolutional positions and 1-D RPB.
 
@@ -77,6 +163,12 @@ class AudioAdapter(Adapter):
             is loaded.
         clip_seconds: length of the clips that it learns from; longer audio is best embedded in
             windows of this length. None: 15, until a checkpoint that says otherwise is loaded.
+        features: what frames are computed with: "waveform", the released extractor; "log-mel", a
+            `MelStem`, which learns much faster from little data and costs a small part of it.
+            `feature_dim` is then the channels of its convolutions.
+        frame_stride: with "log-mel", 1, 2 or 4 frames become one token: 50, 25 or 12.5 a second.
+            `MaskTokens` needs 1.
+        spec_masks: with "log-mel", see `MelStem`.
     """
 
     def __init__(
@@ -92,6 +184,9 @@ class AudioAdapter(Adapter):
         pos_pre_norm: bool = False,
         padding: Literal["masked", "compat"] | None = None,
         clip_seconds: float | None = None,
+        features: Literal["waveform", "log-mel"] = "waveform",
+        frame_stride: int = 1,
+        spec_masks: int = 0,
     ) -> None:
         super().__init__(modality, arch)
         dim = arch.embed_dim
@@ -101,11 +196,25 @@ class AudioAdapter(Adapter):
             raise ValueError(f"clip_seconds is {clip_seconds}, expected a number above 0, or None.")
         if dim % pos_groups:
             raise ValueError(f"pos_groups is {pos_groups}; it must divide embed_dim, {dim}.")
+        if features not in ("waveform", "log-mel"):
+            raise ValueError(f"features are {features!r}; choose 'waveform' or 'log-mel'.")
+        if frame_stride not in _FRAME_STRIDES or spec_masks < 0:
+            raise ValueError(
+                f"frame_stride is {frame_stride} and spec_masks {spec_masks}; expected one of "
+                f"{_FRAME_STRIDES}, and 0 or more."
+            )
+        if features == "waveform" and (frame_stride > 1 or spec_masks):
+            raise ValueError("frame_stride and spec_masks need features='log-mel'.")
         self.padding = padding or "masked"
         self.padding_is_given = padding is not None
         self.clip_seconds = clip_seconds or MAX_AUDIO_SECONDS
         self.clip_seconds_are_given = clip_seconds is not None
-        self.extractor = audio_extractor(feature_dim)
+        self.frame_stride = frame_stride
+        if features == "log-mel":
+            self.mel_stem = MelStem(feature_dim, frame_stride, spec_masks)
+            feature_dim = self.mel_stem.out_dim
+        else:
+            self.extractor = audio_extractor(feature_dim)
         self.feature_norm = nn.LayerNorm(feature_dim, LAYER_NORM_EPS)
         self.feature_proj = nn.Linear(feature_dim, dim)
         self.pos_conv = nn.ModuleList(
@@ -122,11 +231,15 @@ class AudioAdapter(Adapter):
 
     @staticmethod
     def infer_options(shapes: Shapes, meta: Mapping[str, Any]) -> dict[str, Any]:
-        """Sizes of the layers, and the padding that the weights were trained with."""
+        """Kind and sizes of the layers, and the padding that the weights were trained with."""
         dim, group_dim, kernel = shapes["pos_conv.1.weight"]
         pos_pre_norm = "pos_conv.0.weight" in shapes
-        return dict(
-            feature_dim=shapes["extractor.0.conv.weight"][0],
+        if mel := shapes.get("mel_stem.norms.2.weight"):
+            stride = _stored_stride(meta)
+            kind: dict[str, Any] = dict(feature_dim=mel[0], features="log-mel", frame_stride=stride)
+        else:
+            kind = {"feature_dim": shapes["extractor.0.conv.weight"][0]}
+        return kind | dict(
             num_buckets=shapes["rpb.tables.0"][0] // 2 - 1,
             pos_depth=sum(f"pos_conv.{i}.weight" in shapes for i in range(1, len(shapes))),
             pos_kernel=kernel,
@@ -136,11 +249,23 @@ class AudioAdapter(Adapter):
         )
 
     def metadata(self) -> dict[str, str]:
-        """The padding and the clips the weights were trained with."""
-        return {"audio_padding": self.padding, "audio_clip_seconds": str(self.clip_seconds)}
+        """The padding, the clips and the stride the weights were trained with."""
+        meta = {"audio_padding": self.padding, "audio_clip_seconds": str(self.clip_seconds)}
+        if hasattr(self, "mel_stem"):  # what has the released extractor says what it always said
+            meta["audio_frame_stride"] = str(self.frame_stride)
+        return meta
 
     def adopt_metadata(self, meta: Mapping[str, Any]) -> None:
-        """Use those of the checkpoint, unless others were chosen; another padding then warns."""
+        """Use those of the checkpoint, unless others were chosen; another padding then warns.
+
+        Another stride is an error: nothing but the metadata says what weights were trained with.
+        """
+        has_stride = hasattr(self, "mel_stem") and "audio_frame_stride" in meta
+        if has_stride and (stride := _stored_stride(meta)) != self.frame_stride:
+            raise ValueError(
+                f"the checkpoint was trained with frame_stride {stride}, the model is built with "
+                f"{self.frame_stride}. Set frame_stride={stride} of its audio modality."
+            )
         if not self.clip_seconds_are_given:
             stored = meta.get("audio_clip_seconds", self.clip_seconds)
             try:
@@ -171,7 +296,8 @@ class AudioAdapter(Adapter):
             pad_BT: (B, T), T = `spec.num_audio_frames(S)`: True where a frame is padding.
 
         Returns:
-            frames without positions (B, T, D), and `pad_BT`.
+            frames without positions (B, T, D), and `pad_BT`; with a `frame_stride` s of both only
+            ceil(T / s).
 
         Raises:
             ValueError: if the waveforms are too short, too long, or of another form.
@@ -193,6 +319,11 @@ class AudioAdapter(Adapter):
                 f"the audio padding mask has shape {tuple(pad_BT.shape)}, expected "
                 f"{(len(waves_BS), frames)}: one entry for each frame, spec.num_audio_frames."
             )
+        if hasattr(self, "mel_stem"):
+            skipped = pad_BT if self.padding == "masked" else None
+            x, _ = self.mel_stem(waves_BS, skipped)
+            pad_BT = None if pad_BT is None else pad_BT[:, :: self.frame_stride]
+            return self.feature_proj(self.feature_norm(x)), pad_BT
         if kernel := cpu_kernel("audio_features", waves_BS):
             skipped = pad_BT if self.padding == "masked" else None
             return kernel(self._frames, waves_BS, frames, skipped), pad_BT
@@ -228,3 +359,11 @@ class AudioAdapter(Adapter):
             x = conv(x.transpose(1, 2))[..., : x_BTD.shape[1]].transpose(1, 2)
             x = F.gelu(F.layer_norm(x, x.shape[-1:], eps=LAYER_NORM_EPS))
         return torch.cat([self.cls_pos_embed.expand(len(x), -1, -1), x], 1)
+
+
+def _stored_stride(meta: Mapping[str, Any]) -> int:
+    """`frame_stride` in the metadata of a checkpoint; without any 1."""
+    stored = meta.get("audio_frame_stride", "1")
+    if str(stored) not in map(str, _FRAME_STRIDES):
+        raise ValueError(f"audio_frame_stride is {stored!r}; expected one of {_FRAME_STRIDES}.")
+    return int(stored)
