@@ -1,8 +1,10 @@
 import importlib
 import json
+import re
 
 import pytest
 import torch
+from mmengine.config import Config
 from PIL import Image
 
 from mmonepeace.models import OnePeace
@@ -70,3 +72,38 @@ def test_operations_counted_from_a_run_are_those_of_the_formula(size, monkeypatc
     assert built.operations == stem + 2 * (tokens * one + attention)
     # Attention by blocks pads keys to full cache lines.
     assert runs.operations_of(built.run) == pytest.approx(built.operations, rel=0.01)
+
+
+def test_recipes_are_measured_on_the_split_that_is_asked_for(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    recipes = importlib.import_module("recipes")
+    for name, recipe in recipes.RECIPES.items():
+        cfg = Config.fromfile(ROOT / f"configs/tiny/{recipe.config}.py")
+        before = [cfg.test_dataloader.to_dict(), Config(dict(e=cfg.test_evaluator)).to_dict()]
+        after = recipes.renamed(before, "held")
+        assert "val" in re.split(r"[\W_]+", str(before)), name
+        words = re.split(r"[\W_]+", str(after))
+        assert "held" in words, name
+        assert "val" not in words, name
+
+
+def test_rows_that_are_held_out_are_not_trained_on(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    recipes = importlib.import_module("recipes")
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir(), out.mkdir()
+    lines = ["audio\tlabel\tspeaker", "a.flac\tone\tanna", "b.flac\ttwo\tben", "c.flac\ttwo\tanna"]
+    (data / "train.tsv").write_text("\n".join(lines) + "\n")
+    recipes.without_rows(data, ("speaker", "anna"), out)
+    assert (out / "train.tsv").read_text() == f"{lines[0]}\n{data}/b.flac\ttwo\tben\n"
+    assert (out / "val.tsv").read_text().count("anna") == 2
+    with pytest.raises(SystemExit, match="where speaker is 'carl'"):
+        recipes.without_rows(data, ("speaker", "carl"), out)
+
+
+def test_recipes_without_data_are_refused_before_anything_is_timed(tmp_path):
+    done = run_tool(
+        ROOT / "benchmarks/recipes.py", "--data-root", tmp_path, "--only", "bccd", check=False
+    )
+    assert done.returncode == 2
+    assert f"no data for bccd: expected {tmp_path}/bccd" in done.stderr
