@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mmonepeace import checkpoint
 from mmonepeace.layers.adapters import ADAPTERS
+from mmonepeace.layers.adapters.image import PatchConv
 from mmonepeace.layers.encoder import FusionEncoder, SelfAttention, activation_checkpoint
 from mmonepeace.layers.kernels import Backend, check_backend
 from mmonepeace.layers.tokens import Tokens
@@ -165,14 +166,14 @@ class OnePeace(BaseModule):
     def _reset_parameters(self) -> None:
         """Initialise as the official multimodal code does.
 
-        Tables and type vectors start at zero; the convolutions of the audio branch initialise
+        Tables and type vectors start at zero; convolutions other than of patches initialise
         themselves.
         """
 
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 reset_weight(module.weight, self.init_std)
-            if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
+            if isinstance(module, nn.Linear | PatchConv) and module.bias is not None:
                 nn.init.zeros_(module.bias)
             if isinstance(module, nn.Embedding) and module.padding_idx is not None:
                 module.weight[module.padding_idx] = 0

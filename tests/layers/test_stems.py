@@ -44,6 +44,19 @@ def test_patches_of_an_overlapping_stem_see_their_neighbours():
     assert not patches[4:].any()
 
 
+def test_padding_does_not_dominate_the_gradients_of_an_overlapping_stem():
+    model = OnePeace(OVERLAPPING, img_size=64)
+    norms = []
+    for side in (64, 48):
+        images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+        images[..., side:, :] = 0
+        model.zero_grad()
+        model(images)[0].square().mean().backward()
+        stem = model.adapters["image"].stem
+        norms.append(max(p.grad.norm() for p in stem.parameters()))
+    assert norms[1] < 3 * norms[0]
+
+
 def test_the_stem_is_read_off_a_checkpoint():
     for stem in ("hmlp", "conv", "overlapping"):
         model = OnePeace(OVERLAPPING | dict(stem=stem), img_size=64)

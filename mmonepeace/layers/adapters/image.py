@@ -64,7 +64,9 @@ class _ConvBlock(nn.Module):
 
     def __init__(self, in_dim: int, dim: int, stride: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_dim, dim, 3, stride, padding=1, bias=False)
+        # A bias that is not zero: LayerNorm would multiply gradients by 1 / sqrt(eps) where the image
+        # is padding, which is zero in all channels.
+        self.conv = nn.Conv2d(in_dim, dim, 3, stride, padding=1)
         self.norm = nn.LayerNorm(dim, LAYER_NORM_EPS)
         nn.init.kaiming_normal_(self.conv.weight)
 
