@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
 from mmengine.structures import BaseDataElement
+from PIL import Image
+from torch import Tensor
 
 from mmonepeace import spec
 from mmonepeace.datasets import audio_io, image_io, masking
@@ -60,6 +62,8 @@ class LoadImage(BaseTransform):
         crop_ratio: limits of its width divided by its height.
         fast_jpeg: decode large JPEG files at a fraction of their size; pixels change a little.
         alpha: what becomes of transparency, see `image_io.to_rgb`.
+        cache: keep the images of files in memory, as they are before the crop, or resized without
+            one: for small data sets.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class LoadImage(BaseTransform):
         crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
         fast_jpeg: bool = False,
         alpha: str = "drop",
+        cache: bool = False,
     ) -> None:
         for name, limits in (("crop_scale", crop_scale or (1, 1)), ("crop_ratio", crop_ratio)):
             low, high = limits
@@ -83,6 +88,7 @@ class LoadImage(BaseTransform):
         self.keep_ratio = keep_ratio
         self.crop_scale = crop_scale
         self.crop_ratio = crop_ratio
+        self.cached: dict[str, Any] | None = {} if cache else None
         self.at_least = None
         if fast_jpeg:  # the smallest crop must be large enough
             fraction = min(1, crop_scale[0]) if crop_scale else 1
@@ -90,14 +96,28 @@ class LoadImage(BaseTransform):
 
     def transform(self, results: Results) -> Results:
         """Add `inputs["image"]`."""
-        image = image_io.to_rgb(_first(results, "img_path", "img"), self.at_least, self.alpha)
+        image = self._load(_first(results, "img_path", "img"))
         if self.crop_scale:
             rng = generator(results, self)
             box = _crop_box(rng, image.size, self.crop_scale, self.crop_ratio)
-            image = image_io.crop(image, box)
-        image = image_io.resize(image, self.size, self.keep_ratio)
-        results.setdefault("inputs", {})["image"] = image_io.to_tensor(image)
+            image = self._resize(image_io.crop(image, box))
+        results.setdefault("inputs", {})["image"] = image
         return results
+
+    def _load(self, source: Any) -> Any:
+        """What is cropped, a Pillow image; without a crop the tensor that the model gets."""
+        key = str(source) if isinstance(source, str | Path) else None
+        if self.cached and key in self.cached:
+            return self.cached[key]
+        image: Any = image_io.to_rgb(source, self.at_least, self.alpha)
+        if not self.crop_scale:
+            image = self._resize(image)
+        if self.cached is not None and key is not None:
+            self.cached[key] = image
+        return image
+
+    def _resize(self, image: Image.Image) -> Tensor:
+        return image_io.to_tensor(image_io.resize(image, self.size, self.keep_ratio))
 
 
 def _crop_box(

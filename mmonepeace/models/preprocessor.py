@@ -4,7 +4,8 @@ Shapes: B clips, texts or images; H, W pixels; L tokens, P of them kept; S sampl
 its frames.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from mmonepeace.models.augmentation import BatchAugmentation
 from mmonepeace.registry import MODELS
 from mmonepeace.spec import CLIP_MEAN, CLIP_STD, PAD_ID, num_audio_frames
 
@@ -27,6 +29,7 @@ class MultimodalDataPreprocessor(BaseDataPreprocessor):
         image_mean: of RGB values in 0..1.
         image_std: the same.
         non_blocking: whether copies from pinned memory return at once.
+        augmentation: options of `BatchAugmentation`, for images of training; None changes none.
     """
 
     def __init__(
@@ -34,8 +37,10 @@ class MultimodalDataPreprocessor(BaseDataPreprocessor):
         image_mean: Sequence[float] = CLIP_MEAN,
         image_std: Sequence[float] = CLIP_STD,
         non_blocking: bool = False,
+        augmentation: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(non_blocking)
+        self.augment = BatchAugmentation(**augmentation) if augmentation else None
         # No buffers: a model cast to half precision would round them.
         self.image_mean = torch.tensor(image_mean, device="cpu").view(3, 1, 1)
         self.image_std = torch.tensor(image_std, device="cpu").view(3, 1, 1)
@@ -46,7 +51,7 @@ class MultimodalDataPreprocessor(BaseDataPreprocessor):
         Args:
             data: `inputs`, a dict with a list of tensors (or a batch of them) per modality, and
                 perhaps `data_samples` and `keeps`.
-            training: makes no difference.
+            training: whether images are augmented; else it makes no difference.
 
         Returns:
             `data_samples` (None without) and `inputs`:
@@ -62,7 +67,8 @@ class MultimodalDataPreprocessor(BaseDataPreprocessor):
             ValueError: if samples that are not padded differ in size.
         """
         data = self.cast_data(data)
-        batch = {"image": self._images, "text": self._texts, "audio": self._audio}
+        images = partial(self._images, augment=self.augment if training else None)
+        batch = {"image": images, "text": self._texts, "audio": self._audio}
         inputs = {
             name: batch[name](samples) if name in batch else _stack(name, samples)
             for name, samples in data["inputs"].items()
@@ -79,7 +85,7 @@ class MultimodalDataPreprocessor(BaseDataPreprocessor):
         tensors = [torch.as_tensor(row) for row in rows]
         return pad_sequence(tensors, batch_first=True, padding_value=-1).to(self.device)
 
-    def _images(self, samples: Samples) -> Tensor:
+    def _images(self, samples: Samples, augment: BatchAugmentation | None = None) -> Tensor:
         images = _stack("image", samples)
         if images.dtype != torch.uint8:
             raise TypeError(
@@ -87,7 +93,10 @@ class MultimodalDataPreprocessor(BaseDataPreprocessor):
                 "Load them with LoadImage."
             )
         mean, std = self.image_mean.to(images.device), self.image_std.to(images.device)
-        return images.float().div_(255).sub_(mean).div_(std)
+        images = images.float().div_(255)
+        if augment is not None:
+            images = augment(images)
+        return images.sub_(mean).div_(std)
 
     def _texts(self, samples: Samples) -> Tensor:
         return pad_sequence(list(samples), batch_first=True, padding_value=PAD_ID)

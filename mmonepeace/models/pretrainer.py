@@ -150,6 +150,9 @@ class OnePeacePretrainer(OnePeaceRetriever):
         self.learn_all = learn_all
         if self.stage.frozen:
             self._freeze()
+        if not denoising_weight:
+            for module in (self.decoder, self.decoder_embeds, self.mask_tokens, self.mask_heads):
+                module.requires_grad_(False)
 
     def _freeze(self) -> None:
         new = self.stage.pair[1]

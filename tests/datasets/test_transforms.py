@@ -214,6 +214,18 @@ def test_random_crops_depend_on_the_seed(files):
     assert len({crop(files, s, **options).sum().item() for s in range(10)}) > 5
 
 
+@pytest.mark.parametrize("crop_scale", [None, (0.3, 0.9)])
+def test_a_kept_image_is_read_once_and_gives_the_same(files, crop_scale, monkeypatch):
+    plain, kept = (LoadImage(32, crop_scale=crop_scale, cache=cache) for cache in (False, True))
+    samples = [{**record(files), "seed": (seed,)} for seed in range(3)]
+    expected = [plain(dict(sample))["inputs"]["image"] for sample in samples]
+    read, calls = image_io.to_rgb, []
+    monkeypatch.setattr(image_io, "to_rgb", lambda *args: calls.append(args) or read(*args))
+    for sample, image in zip(samples, expected, strict=True):
+        assert kept(dict(sample))["inputs"]["image"].equal(image)
+    assert len(calls) == 1
+
+
 def test_a_crop_of_everything_is_the_resized_image(files):
     whole = crop(files, 0, (40, 90), crop_scale=(1.0, 1.0), crop_ratio=(2.25, 2.25))
     assert whole.equal(LoadImage((40, 90))(record(files))["inputs"]["image"])

@@ -7,6 +7,7 @@ from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
 
 from mmonepeace.models import MultimodalDataPreprocessor
+from mmonepeace.models.augmentation import BatchAugmentation
 from mmonepeace.spec import CLIP_MEAN, CLIP_STD, PAD_ID, num_audio_frames
 
 
@@ -131,3 +132,61 @@ def test_everything_is_on_the_device_of_the_model():
     inputs = batch["inputs"]
     assert inputs["image"].is_cuda
     assert all(part.is_cuda for part in inputs["audio"])
+
+
+AUGMENTATION = dict(
+    rotation=10, zoom=1.2, aspect=1.1, shear=0.1, shift=0.1, flip=0.5, hue=30,
+    saturation=[0.5, 1.5], grey=0.2, contrast=1.5, brightness=0.1, invert=0.2, cover=0.5,
+)  # fmt: skip
+
+
+def test_images_of_training_are_augmented_by_the_generator_of_torch():
+    preprocess = MultimodalDataPreprocessor(augmentation=AUGMENTATION)
+    data = {"inputs": {"image": images(8)}}
+
+    def batch(seed, training=True):
+        torch.manual_seed(seed)
+        return preprocess(data, training)["inputs"]["image"]
+
+    assert batch(0).equal(batch(0))
+    assert not batch(0).equal(batch(1))
+    assert batch(0, training=False).equal(run(image=data["inputs"]["image"])["image"])
+
+
+def test_augmentation_that_changes_nothing():
+    batch = torch.rand(4, 3, 16, 20)
+    torch.testing.assert_close(BatchAugmentation()(batch.clone()), batch, rtol=0, atol=1e-5)
+
+
+def test_a_flip_a_negative_and_no_colour_are_these():
+    batch = torch.rand(4, 3, 16, 20)
+    same = dict(rtol=0, atol=1e-5)
+    torch.testing.assert_close(BatchAugmentation(flip=1.0)(batch), batch.flip(3), **same)
+    torch.testing.assert_close(BatchAugmentation(invert=1.0)(batch), 1 - batch, **same)
+    grey = BatchAugmentation(grey=1.0)(batch)
+    torch.testing.assert_close(grey[:, 0], grey[:, 2], **same)
+    weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    torch.testing.assert_close(grey[:, 0], (batch * weights).sum(1), **same)
+
+
+def test_grey_pixels_have_no_hue_and_a_cover_is_of_one_colour():
+    grey = torch.rand(8, 1, 16, 16).expand(-1, 3, -1, -1)
+    augment = BatchAugmentation(hue=180, saturation=(0, 2))
+    torch.testing.assert_close(augment(grey), grey, rtol=0, atol=1e-5)
+    covered = BatchAugmentation(cover=1.0)(torch.ones(16, 3, 16, 16))
+    colours = [len(x.flatten(1).unique(dim=1).t()) for x in covered]
+    assert max(colours) == 2  # white, and that of its rectangle
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (dict(zoom=0.5), "zoom is 0.5, expected a factor of 1 or more"),
+        (dict(rotation=-1), "rotation is -1, expected 0 or more"),
+        (dict(flip=1.5), "flip is 1.5, expected 0 to 1"),
+        (dict(saturation=(2, 1)), r"saturation is \(2, 1\), expected 0 <= low <= high"),
+    ],
+)
+def test_options_of_augmentation_in_range(options, says):
+    with pytest.raises(ValueError, match=says):
+        MultimodalDataPreprocessor(augmentation=options)

@@ -146,6 +146,20 @@ def test_the_denoising_weight_scales_these_losses_only():
         torch.testing.assert_close(light[name], factor * value)
 
 
+def test_without_a_denoising_weight_there_is_nothing_to_denoise():
+    model = build(denoising_weight=0.0)
+    results = model(INPUTS, mode="loss")  # no keeps
+    assert set(results) == {
+        "logit_scale", "loss_text_image", "acc_text_to_image", "acc_image_to_text"
+    }  # fmt: skip
+    results["loss_text_image"].backward()
+    idle = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert {name.split(".")[0] for name in idle} == {
+        "decoder", "decoder_embeds", "mask_tokens", "mask_heads"
+    }  # fmt: skip
+    assert all(p.grad is not None for n, p in model.named_parameters() if n not in idle)
+
+
 AUDIO = dict(feature_dim=8, num_buckets=16, pos_depth=1, pos_kernel=5, pos_groups=4)
 
 
