@@ -41,4 +41,4 @@ param_scheduler = [
     dict(type="CosineAnnealingLR", eta_min=1e-6, by_epoch=False, begin=50, end=3000),
 ]
 train_cfg = dict(max_iters=3000, val_interval=1000)
-default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=500))
+default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=250))

@@ -68,7 +68,7 @@ class MultimodalDataPreprocessor(BaseDataPreprocessor):
         """
         data = self.cast_data(data)
         images = partial(self._images, augment=self.augment if training else None)
-        batch = {"image": images, "text": self._texts, "audio": self._audio}
+        batch: dict[str, Any] = {"image": images, "text": self._texts, "audio": self._audio}
         inputs = {
             name: batch[name](samples) if name in batch else _stack(name, samples)
             for name, samples in data["inputs"].items()
