@@ -3,13 +3,23 @@
 Run:    python tools/train_tokenizer.py DIR/train.tsv data/emoji/tokenizer.json --vocab-size 2000
         python tools/pretrain.py configs/tiny/onepeace-tiny_vl-overlapping_emoji-64.py --data-root DIR
 Needs:  emoji and their names in DIR/{train,val}.tsv, with columns image and caption
-Expect: see benchmarks/, pretraining. Narrower than onepeace-tiny_vl_emoji-64.py and with another
-        stem: the recipes of stage two do not take its checkpoints
+Expect: on drawings by an artist not seen in training, with 1,175 names: R@1 of about 27 %
+        (chance 0.1 %) and R@10 of about 70 %, text to image 2 % more; 15 minutes on one core.
+        Narrower than onepeace-tiny_vl_emoji-64.py and with another stem: the recipes of stage
+        two do not take its checkpoints
 """
 
-_base_ = ["./onepeace-tiny_vl_emoji-64.py"]
+_base_ = [
+    "../_base_/models/onepeace_pretrainer.py",
+    "../_base_/datasets/emoji_64.py",
+    "../_base_/schedules/pretrain_tiny.py",
+    "../_base_/pretrain_runtime.py",
+]
 tokenizer = "data/emoji/tokenizer.json"
 model = dict(
+    stage="vl",
+    gather="full",
+    equal_texts_match=True,
     denoising_weight=0.0,  # patches of the overlapping stem see their neighbours
     data_preprocessor=dict(
         type="mmonepeace.MultimodalDataPreprocessor",
@@ -27,8 +37,16 @@ model = dict(
             brightness=0.12,
         ),
     ),
-    backbone=dict(arch=dict(embed_dim=96, depth=2, ffn_dim=192, stem="overlapping")),
-    decoder=dict(embed_dim=96, ffn_dim=192),
+    backbone=dict(
+        arch=dict(embed_dim=96, depth=2, num_heads=4, ffn_dim=192, stem="overlapping"),
+        img_size=64,
+        modalities=dict(text=dict(vocab_size=2000), image={}),
+        drop_path_rate=0.0,
+        layer_scale_init=1.0,
+        init_std=0.06,
+        with_cp=False,
+    ),
+    decoder=dict(embed_dim=96, depth=1, num_heads=4, ffn_dim=192),
 )
 train_pipeline = [
     dict(type="mmonepeace.LoadImage", size=64, cache=True),
@@ -41,4 +59,8 @@ param_scheduler = [
     dict(type="CosineAnnealingLR", eta_min=1e-6, by_epoch=False, begin=50, end=3000),
 ]
 train_cfg = dict(max_iters=3000, val_interval=1000)
-default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=250))
+default_hooks = dict(
+    logger=dict(interval=50),
+    checkpoint=dict(interval=250, save_best="retrieval/mean_R@1", rule="greater"),
+)
+auto_scale_lr = dict(base_batch_size=128)
