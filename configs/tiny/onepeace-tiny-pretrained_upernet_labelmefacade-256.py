@@ -7,13 +7,24 @@ Needs:  LabelMeFacade in DIR/{img_dir,ann_dir}; a checkpoint of onepeace-tiny_vl
 Expect: see benchmarks/
 """
 
-_base_ = ["./onepeace-tiny_upernet_labelmefacade-256.py"]
+_base_ = [
+    "../_base_/models/onepeace_upernet.py",
+    "../_base_/datasets/labelmefacade_256.py",
+    "../_base_/schedules/tiny.py",
+    "../_base_/runtime.py",
+]
+norm_cfg = dict(type="BN", requires_grad=True)
 model = dict(
     backbone=dict(
-        arch=dict(_delete_=True, embed_dim=128, depth=3, num_heads=4, ffn_dim=256),
+        arch=dict(embed_dim=128, depth=3, num_heads=4, ffn_dim=256),
+        img_size=_base_.crop_size[0],
         out_indices=-1,
+        drop_path_rate=0.1,
         layer_scale_init=1.0,
         init_std=0.06,
     ),
     neck=dict(_delete_=True, type="mmonepeace.SimpleFeaturePyramid", out_channels=128),
+    decode_head=dict(channels=64, num_classes=8, norm_cfg=norm_cfg),
+    auxiliary_head=dict(channels=64, num_classes=8, norm_cfg=norm_cfg),
 )
+default_hooks = dict(checkpoint=dict(interval=60))
