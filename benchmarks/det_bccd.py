@@ -3,7 +3,7 @@
 Run:    python benchmarks/det_bccd.py --data-root DIR [--seeds 0] [--steps 600]
 Makes:  WORK_DIR/REPORT.md, to be kept as benchmarks/det_bccd_HARDWARE_DATE.md
 
-Data, batch, steps, optimiser, schedule and heads are the same; the learning rate is that of each
+Data, batch, steps and optimiser are the same; learning rate, warm-up and strides are those of each
 recipe. Each model is also evaluated before training.
 """
 
@@ -46,7 +46,7 @@ def train(name: str, seed: int, steps: int, args: argparse.Namespace) -> dict[st
             str(ROOT / f"configs/tiny/{MODELS[name]}_bccd.py"),
             "--data-root", str(args.data_root), "--work-dir", str(work_dir), "--cfg-options",
             f"randomness.seed={seed}", f"train_cfg.max_iters={steps}",
-            f"train_cfg.val_interval={steps}", f"param_scheduler.1.end={max(steps, 51)}",
+            f"train_cfg.val_interval={steps}", f"param_scheduler.1.end={max(steps, 101)}",
             # One step at a learning rate of zero trains nothing.
             *(["optim_wrapper.optimizer.lr=0"] if steps == 1 else []),
             f"default_hooks.logger.interval={min(10, steps)}",

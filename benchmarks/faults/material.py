@@ -45,7 +45,7 @@ model = dict(
 _DETECTION = """
 _base_ = ["{root}/configs/tiny/onepeace-tiny_mask-rcnn_emoji-160.py"]
 model = dict(
-    backbone=dict(arch=dict(_delete_=True, embed_dim=32, depth=4, num_heads=2)),
+    backbone=dict(arch=dict(embed_dim=32, depth=4, num_heads=2)),
     roi_head=dict(bbox_head=dict(num_classes=3), mask_head=dict(num_classes=3)),
 )
 """

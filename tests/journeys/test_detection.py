@@ -26,7 +26,7 @@ val_dataloader = dict(dataset=dict(metainfo=metainfo))
 test_dataloader = val_dataloader
 model = dict(
     backbone=dict(arch=dict(embed_dim=32, depth=4, num_heads=2)),
-    neck=dict(in_channels=32, out_channels=32),
+    neck=dict(in_channels=[8, 16, 32], out_channels=32),
     rpn_head=dict(in_channels=32, feat_channels=32),
     roi_head=dict({heads}),
     test_cfg=dict(rcnn=dict(score_thr=0.0, max_per_img=20)),

@@ -36,6 +36,10 @@ train_pipeline = [
     dict(type="RandomCrop", crop_size=size, recompute_bbox=True, allow_negative_crop=True),
     dict(type="FilterAnnotations", min_gt_bbox_wh=(2, 2), keep_empty=False),
     dict(type="RandomFlip", prob=0.5),
+    # Other artists take other colours.
+    dict(type="Color", prob=0.3, min_mag=0.0, max_mag=1.0),
+    dict(type="Invert", prob=0.1),
+    dict(type="PhotoMetricDistortion"),
     dict(type="PackDetInputs"),
 ]
 test_pipeline = [
