@@ -2,7 +2,7 @@
 
 Run:    python tools/train.py configs/tiny/onepeace-tiny_faster-rcnn_bccd.py --data-root DIR
 Needs:  mmdetection, mmcv with compiled ops; BCCD in DIR/{train,val,annotations}
-Expect: AP 53, AP50 87; 7 minutes on one core
+Expect: AP 53, AP50 87 on val (one seed); 7 minutes on one core
 """
 
 _base_ = [
@@ -14,8 +14,6 @@ _base_ = [
 strides = [8, 16, 32]  # the smallest cells have 15 pixels
 model = dict(
     type="mmonepeace.FasterRCNN",
-    # Not zero, of which the norms of the stem would have steep gradients.
-    data_preprocessor=dict(pad_value=1),
     backbone=dict(
         type="mmonepeace.OnePeaceViTDet",
         arch=dict(embed_dim=128, depth=2, num_heads=4, ffn_dim=256, stem="overlapping"),

@@ -16,8 +16,6 @@ strides = [8, 16, 32]  # drawings have 30 to 100 pixels
 norm_cfg = dict(type="GN", num_groups=8)
 roi_extractor = dict(roi_layer=dict(sampling_ratio=2), featmap_strides=strides, finest_scale=40)
 model = dict(
-    # Not zero, of which the norms of the stem would have steep gradients.
-    data_preprocessor=dict(pad_value=1),
     backbone=dict(
         arch=dict(embed_dim=128, depth=2, num_heads=4, ffn_dim=256, stem="overlapping"),
         img_size=160,
