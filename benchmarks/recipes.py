@@ -92,7 +92,21 @@ RECIPES = {
         2,
     ),
     "emoji": Recipe(
-        "onepeace-tiny_vl_emoji-64", "emoji", _both_ways(16, 50), 2, ("train.tsv",)
+        "onepeace-tiny_vl-overlapping_emoji-64", "emoji", _both_ways(16, 50), 2, ("train.tsv",)
+    ),
+    "esc10": Recipe(
+        "onepeace-tiny_al_esc10", "esc10", {_ACCURACY: ("accuracy", 82)}, 1, ("train.tsv:label",)
+    ),
+    "fsdd": Recipe(
+        "onepeace-tiny_al_fsdd", "fsdd", {_ACCURACY: ("accuracy", 94)}, 1, ("train.tsv:label",)
+    ),
+    "fsdd-new-speaker": Recipe(
+        "onepeace-tiny_al_fsdd",
+        "fsdd",
+        {_ACCURACY: ("accuracy", 50)},
+        1,
+        ("train.tsv:label",),
+        ("speaker", "theo"),
     ),
     "gm_instruments": Recipe(
         "onepeace-tiny_al_gm-instruments",
@@ -186,7 +200,7 @@ def train_one(name: str, args: argparse.Namespace) -> None:
         tables = [str(data / table) for table in recipe.captions]
         subprocess.run(
             [sys.executable, str(ROOT / "tools/train_tokenizer.py"), *tables, str(tokenizer),
-             "--vocab-size", "2000"],
+             "--vocab-size", str(cfg.model.backbone.modalities.text.vocab_size)],
             check=True,
         )  # fmt: skip
         run_options.set_tokenizer(cfg, str(tokenizer))

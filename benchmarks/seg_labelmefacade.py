@@ -5,8 +5,9 @@ Run:   python benchmarks/seg_labelmefacade.py --data-root DIR [--seeds 0 1 2] [-
        ... --pretrained 'work_dirs/benchmark_pretraining/full-{seed}/iter_300.pth'
 Makes: WORK_DIR/REPORT.md, to be kept as benchmarks/seg_labelmefacade_HARDWARE_DATE.md
 
-Two models share data, crop, batch, steps, optimiser, schedule, heads and seeds. Runs alternate, so
-that a change of the machine's speed hits both.
+Two models share data, batch, steps and seeds. The encoder of pretraining has the same recipe in both
+runs; ONE-PEACE tiny has its own crops, schedule and light head, the ViT those that both had in the
+report of 2026-11-22. Runs alternate, so that a change of the machine's speed hits both.
 """
 
 import argparse
@@ -98,7 +99,7 @@ def main() -> None:
 - Command: `{command}`
 - Hardware: {platform.machine()} CPU, {torch.get_num_threads()} threads
 - Versions: Python {platform.python_version()}, {versions}
-- Budget of each run: {args.steps} steps of 8 crops of 256 px, AdamW, cosine; evaluated once, on the
+- Budget of each run: {args.steps} steps of 8 crops of the recipe's size, AdamW, cosine; evaluated once, on the
   142 validation photographs, after the last step
 
 | model | mIoU of seeds {seeds} | mean mIoU ± std | mean aAcc | s/step | minutes |
