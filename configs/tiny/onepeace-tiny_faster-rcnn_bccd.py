@@ -2,7 +2,7 @@
 
 Run:    python tools/train.py configs/tiny/onepeace-tiny_faster-rcnn_bccd.py --data-root DIR
 Needs:  mmdetection, mmcv with compiled ops; BCCD in DIR/{train,val,annotations}
-Expect: AP 53, AP50 87 on val (one seed); 7 minutes on one core
+Expect: AP 53, AP50 87 on val (one seed); 6 minutes on one core
 """
 
 _base_ = [
