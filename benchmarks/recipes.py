@@ -1,7 +1,8 @@
 """What the tiny recipes reach on small real data, from scratch, and how long that takes.
 
 Run:    python benchmarks/recipes.py --data-root DIR [--only labelmefacade bccd] [--seeds 0 1 2]
-        ... --split test    measures on another split than val, with the same layout
+        ... --split test    measures on another split than val, with the same layout; recipes that
+        leave rows of train.tsv out measure on these
 Needs:  DIR/NAME for each recipe, laid out as its config says. The sets of the demos are made by
         tools/dataset_converters/{emoji_scenes,emoji_objects}.py
 Makes:  WORK_DIR/REPORT.md, to be kept as benchmarks/recipes_HARDWARE_DATE.md
@@ -186,7 +187,7 @@ def without_rows(data: Path, held_out: tuple[str, str], folder: Path) -> None:
 def train_one(name: str, args: argparse.Namespace) -> None:
     """One run, in this process; its scores are written to a file."""
     recipe, (seed,) = RECIPES[name], args.seeds
-    work_dir = args.work_dir / f"{name}-{seed}"
+    work_dir = folder_of(name, seed, args)
     data = args.data_root / recipe.data
     if recipe.held_out:
         without_rows(data, recipe.held_out, work_dir)
@@ -229,9 +230,15 @@ def train_one(name: str, args: argparse.Namespace) -> None:
     (work_dir / "result.json").write_text(json.dumps({"seconds": seconds, "scores": scores}))
 
 
+def folder_of(name: str, seed: int, args: argparse.Namespace) -> Path:
+    """The work directory of a run: results of other splits or lengths are not this one's."""
+    steps = f"-{args.steps}" if args.steps else ""
+    return args.work_dir / f"{name}-{args.split}{steps}-{seed}"
+
+
 def run(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """One run, in a process of its own; one that has been measured is not repeated."""
-    work_dir = args.work_dir / f"{name}-{seed}"
+    work_dir = folder_of(name, seed, args)
     work_dir.mkdir(parents=True, exist_ok=True)
     result = work_dir / "result.json"
     if not result.is_file():

@@ -6,7 +6,7 @@ implementation (state of October 2024) and arXiv 2305.11172.
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 PATCH_SIZE = 16  # total stride of the image stem
 PRETRAIN_IMG_SIZE = 256  # 16 x 16 patches
@@ -42,6 +42,10 @@ DECODER_POSITIONS = {"text": TEXT_POSITIONS, "audio": 1026}  # images: those of 
 
 MAX_POSITIONS = 1024  # reach of the 1-D relative positions, CLS included
 
+# conv: one 16 x 16 convolution without bias. overlapping: 3 x 3 convolutions of stride 2, not in the
+# official code, which learn faster from little data.
+Stem = Literal["hmlp", "conv", "overlapping"]
+
 
 @dataclass(frozen=True)
 class Arch:
@@ -56,9 +60,7 @@ class Arch:
     depth: int
     num_heads: int
     ffn_dim: int
-    # conv: one 16 x 16 convolution without bias. overlapping: 3 x 3 convolutions of stride 2, not in
-    # the official code, which learn faster from little data.
-    stem: Literal["hmlp", "conv", "overlapping"] = "hmlp"
+    stem: Stem = "hmlp"
     sub_norm: bool = True  # LayerNorm between the heads and the output projection
     ffn_norm: bool = True  # LayerNorm in the middle of the FFN
     head_scale: bool = False  # one learned factor per head
@@ -71,9 +73,9 @@ class Arch:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"arch: {name} is {value!r}, expected an integer of 1 or more.")
-        stems = ("hmlp", "conv", "overlapping")
-        if self.stem not in stems:
-            raise ValueError(f"arch: stem is {self.stem!r}; choose one of {', '.join(stems)}.")
+        if self.stem not in get_args(Stem):
+            stems = ", ".join(get_args(Stem))
+            raise ValueError(f"arch: stem is {self.stem!r}; choose one of {stems}.")
         if self.embed_dim % self.num_heads:
             raise ValueError(
                 f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}."

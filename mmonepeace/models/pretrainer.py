@@ -159,9 +159,7 @@ class OnePeacePretrainer(OnePeaceRetriever):
         others = set(self.backbone.adapters) - set(self.stage.pair)
         for name, parameter in self.named_parameters():
             parts = name.split(".")
-            if name.startswith(("decoder", "mask_")):
-                parameter.requires_grad_(self.denoising_weight > 0)
-            elif name != "logit_scale":
+            if not name.startswith(("decoder", "mask_", "logit_scale")):
                 learns = new in parts or (self.learn_all and others.isdisjoint(parts))
                 parameter.requires_grad_(learns)
         if self.learn_words:

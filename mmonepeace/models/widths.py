@@ -50,12 +50,11 @@ def fill_widths(config: Mapping[str, Any]) -> dict[str, Any]:
         return config
     arch = get_arch(backbone.get("arch", signature(cls).parameters["arch"].default))
     maps = _map_widths(backbone, arch.embed_dim)
-    if maps:
-        pass  # the blocks are the recipe's choice
-    elif cls is OnePeace and "out_indices" not in backbone and _takes_four_maps(config):
+    takes_four_blocks = cls is OnePeace and not maps and _takes_four_maps(config)
+    if takes_four_blocks and "out_indices" not in backbone:
         quarters = tuple(arch.depth * i // 4 - 1 for i in (1, 2, 3, 4))
         backbone["out_indices"] = _OUT_INDICES.get(arch.depth, quarters)
-    elif cls is OnePeace and _takes_four_maps(config):
+    elif takes_four_blocks:
         indices = backbone["out_indices"]
         if isinstance(indices, int) or len(indices) != 4:
             raise ValueError(
