@@ -227,7 +227,8 @@ def train_one(name: str, args: argparse.Namespace) -> None:
     tested.experiment_name = f"test-{name}-{seed}"
     tested.load_from = str(find(str(work_dir)))
     scores = runner_class.from_cfg(tested).test()
-    (work_dir / "result.json").write_text(json.dumps({"seconds": seconds, "scores": scores}))
+    result = json.dumps({"seconds": seconds, "scores": scores}, default=float)  # NumPy's numbers
+    (work_dir / "result.json").write_text(result)
 
 
 def folder_of(name: str, seed: int, args: argparse.Namespace) -> Path:
