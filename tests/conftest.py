@@ -30,6 +30,7 @@ def _parse(code: str, **_: object) -> tuple[str, bool]:
 yapf.yapflib.yapf_api.FormatCode = _parse
 
 ROOT = Path(__file__).resolve().parents[1]
+SEGMENTATION = ROOT / "tests/assets/upernet.py"  # a recipe for tests alone
 TINY = {"embed_dim": 32, "depth": 3, "num_heads": 2, "ffn_dim": 48}
 
 

@@ -17,7 +17,7 @@ from mmonepeace import checkpoint
 from mmonepeace.datasets import tokenizer
 from mmonepeace.models import OnePeaceRetriever
 from tests.coco_data import make_coco
-from tests.conftest import ROOT, has_compiled_ops, randomise
+from tests.conftest import ROOT, SEGMENTATION, has_compiled_ops, randomise
 
 STEPS, INTERVAL = 16, 3
 AUDIO = dict(feature_dim=8, num_buckets=16, pos_depth=2, pos_kernel=5, pos_groups=4)
@@ -32,7 +32,7 @@ default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval={INTERVAL
 train_cfg = dict(max_iters={STEPS}, val_interval={STEPS})
 """
 _SEGMENTATION = """
-_base_ = ["{root}/configs/tiny/onepeace-tiny_upernet_emoji-128.py"]
+_base_ = ["{segmentation}"]
 model = dict(
     backbone=dict(
         arch=dict(_delete_=True, embed_dim=32, depth=4, num_heads=2), out_indices=[0, 1, 2, 3],
@@ -101,7 +101,11 @@ def make_journeys(root: Path) -> dict[str, Journey]:
     for name, (tool, text, rest) in options.items():
         recipe = root / f"{name}.py"
         data = _SHAPES if name == "detection" else ""
-        recipe.write_text(text.format(root=ROOT) + _LOADERS.format(data=data) + _SCHEDULE)
+        recipe.write_text(
+            text.format(root=ROOT, segmentation=SEGMENTATION)
+            + _LOADERS.format(data=data)
+            + _SCHEDULE
+        )
         journeys[name] = Journey(tool, recipe, rest)
     return journeys
 

@@ -11,7 +11,6 @@ from tests.conftest import ROOT
 from tests.processes import run_tool
 
 DETECTION = ROOT / "configs/tiny/resnet18_faster-rcnn_bccd.py"
-SEGMENTATION = ROOT / "configs/tiny/onepeace-tiny_upernet_emoji-128.py"
 
 
 @pytest.fixture

@@ -9,9 +9,8 @@ from mmengine.registry import DATASETS, MODELS, TRANSFORMS, init_default_scope
 from mmonepeace.checks import CheckError, explain
 from mmonepeace.checks.building import build_on_meta, check_parts
 from mmonepeace.datasets.broken_samples import BrokenSamples
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SEGMENTATION
 
-SEGMENTATION = ROOT / "configs/tiny/onepeace-tiny_upernet_emoji-128.py"
 PRETRAINING = ROOT / "configs/tiny/onepeace-tiny_vl_emoji-64.py"
 SMALL = {
     "model.backbone.out_indices": [0, 1, 2, 3],

@@ -10,9 +10,8 @@ from mmonepeace import checks
 from mmonepeace.checks import CheckError
 from mmonepeace.checks.overrides import _UNDECLARED
 from mmonepeace.layers.adapters import ADAPTERS
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SEGMENTATION
 
-SEGMENTATION = ROOT / "configs/tiny/onepeace-tiny_upernet_emoji-128.py"
 DETECTION = ROOT / "configs/tiny/resnet18_faster-rcnn_bccd.py"
 
 

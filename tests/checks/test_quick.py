@@ -12,9 +12,8 @@ from mmonepeace.checks import CheckError
 from mmonepeace.engine import run_options
 from tests.checks.data import edit
 from tests.checks.segmentation import each_label, one_pixel_outside
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SEGMENTATION
 
-SEGMENTATION = ROOT / "configs/tiny/onepeace-tiny_upernet_emoji-128.py"
 PRETRAINING = ROOT / "configs/tiny/onepeace-tiny_vl_emoji-64.py"
 
 

@@ -6,10 +6,9 @@ from mmengine.config import Config
 from mmonepeace.checks import CheckError, apply_overrides, read_config
 from mmonepeace.checks.consistency import check_consistency, late_schedules
 from mmonepeace.checks.values import check_values
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SEGMENTATION
 
 TINY = ROOT / "configs/tiny"
-SEGMENTATION = TINY / "onepeace-tiny_upernet_emoji-128.py"
 PRETRAINING = TINY / "onepeace-tiny_vl_emoji-64.py"
 DETECTION = TINY / "onepeace-tiny_mask-rcnn_emoji-160.py"
 PYRAMID = ROOT / "configs/det/onepeace-base_mask-rcnn_coco-lsj-1280.py"

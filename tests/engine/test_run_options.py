@@ -7,12 +7,12 @@ from mmonepeace import checks
 from mmonepeace.checks import CheckError
 from mmonepeace.engine import run_options
 from tests.coco_data import CLASSES, make_coco
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SEGMENTATION
 
 
 @pytest.fixture
 def segmentation():
-    return Config.fromfile(ROOT / "configs/tiny/onepeace-tiny_upernet_emoji-128.py")
+    return Config.fromfile(SEGMENTATION)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from PIL import Image
 from mmonepeace import checkpoint
 from mmonepeace.datasets import tokenizer
 from mmonepeace.engine import StepSeedHook
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SEGMENTATION
 from tests.processes import run_in_two, run_tool
 
 RECIPE = """
@@ -384,7 +384,6 @@ def test_a_missing_first_stage_is_named(pretrain, tmp_path, capsys):
 
 
 def test_a_recipe_of_another_task_is_refused(tool, monkeypatch, capsys):
-    recipe = str(ROOT / "configs/tiny/onepeace-tiny_upernet_emoji-128.py")
-    monkeypatch.setattr(sys, "argv", ["pretrain.py", recipe])
+    monkeypatch.setattr(sys, "argv", ["pretrain.py", str(SEGMENTATION)])
     assert tool.main() == 2
     assert "tools/train.py" in capsys.readouterr().err

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SEGMENTATION
 from tests.journeys.resuming import assert_same_run, die_at_step_8
 from tests.processes import Done, free_port, run_tool
 
 SMALL_RECIPE = """
-_base_ = ["{root}/configs/tiny/onepeace-tiny_upernet_emoji-128.py"]
+_base_ = ["{base}"]
 model = dict(
     backbone=dict(arch=dict(_delete_=True, embed_dim=32, depth=4, num_heads=2), out_indices=[0, 1, 2, 3]),
     neck=dict(embed_dim=32),
@@ -52,7 +52,7 @@ def losses(done):
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
     path = tmp_path_factory.mktemp("recipe") / "small.py"
-    path.write_text(SMALL_RECIPE.format(root=ROOT))
+    path.write_text(SMALL_RECIPE.format(base=SEGMENTATION))
     return path
 
 

@@ -16,7 +16,13 @@ param_scheduler = [dict(type="ConstantLR", factor=1.0, by_epoch=False)]
 train_cfg = dict(max_iters=10, val_interval=10)
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=5))
 """
+LOADERS = """
+train_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False)
+val_dataloader = dict(num_workers=0, persistent_workers=False)
+test_dataloader = val_dataloader
+"""
 RECIPES = {
+    "upernet_emoji-128": LOADERS,  # the demo, whatever its model and its pipeline are
     "vit-adapter_upernet_labelmefacade-256": f"""
 known = dict(avg_non_ignore=True)  # the images are small, and padded to the crop
 model = dict(
@@ -41,10 +47,7 @@ model = dict(
         train_cfg=dict(num_points=256),
     ),
 )
-train_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False)
-val_dataloader = dict(num_workers=0, persistent_workers=False)
-test_dataloader = val_dataloader
-""",
+{LOADERS}""",
 }
 
 
@@ -82,6 +85,12 @@ def check(done, metric):
     assert np.mean(values[-3:]) < np.mean(values[:3])
     assert metric in done.stdout
     assert "Optimiser groups" in done.stdout
+
+
+def test_the_demo_learns(seg_data, tmp_path):
+    name = "upernet_emoji-128"
+    _, done = ten_steps(name, RECIPES[name], seg_data, tmp_path)
+    check(done, "mIoU")
 
 
 def test_vit_adapter_with_upernet_needs_no_operators(seg_data, tmp_path):

@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import ROOT
-
-CONFIG = ROOT / "configs/tiny/onepeace-tiny_upernet_emoji-128.py"
+from tests.conftest import ROOT, SEGMENTATION
 
 
 @pytest.fixture
@@ -28,7 +26,7 @@ def run(monkeypatch, capfd):
 
 
 def test_a_healthy_set_ends_with_0(run, seg_data):
-    status, out, _ = run(CONFIG, "--data-root", seg_data)
+    status, out, _ = run(SEGMENTATION, "--data-root", seg_data)
     assert status == 0
     assert "errors: 0" in out
     assert "train: 8 images" in out
@@ -38,7 +36,7 @@ def test_names_of_files_do_not_reach_the_terminal_as_codes(run, seg_data, tmp_pa
     shutil.copytree(seg_data, tmp_path / "data")
     (tmp_path / "data/img_dir/train/0.png").rename(tmp_path / "data/img_dir/train/\x1b[31m.png")
     (tmp_path / "data/ann_dir/train/0.png").rename(tmp_path / "data/ann_dir/train/\udce9.png")
-    status, out, _ = run(CONFIG, "--data-root", tmp_path / "data")
+    status, out, _ = run(SEGMENTATION, "--data-root", tmp_path / "data")
     assert status == 1
     assert "image-without-label" in out
     assert "\x1b" not in out
@@ -51,7 +49,9 @@ def test_an_error_ends_with_1_and_is_written_for_programs(run, seg_data, tmp_pat
         labels[0, 0] = 77
         Image.fromarray(labels).save(path)
     found = tmp_path / "new/found.json"
-    status, out, _ = run(CONFIG, "--data-root", tmp_path / "data", "--json", found, "--limit", 4)
+    status, out, _ = run(
+        SEGMENTATION, "--data-root", tmp_path / "data", "--json", found, "--limit", 4
+    )
     assert status == 1
     assert "[label-outside-classes] train" in out
     written = json.loads(found.read_text())
@@ -69,8 +69,8 @@ def test_an_error_ends_with_1_and_is_written_for_programs(run, seg_data, tmp_pat
     [
         (["none.py"], "none.py does not exist"),
         ([ROOT / "README.md"], "cannot be read"),
-        ([CONFIG, "--cfg-options", "train_dataloader.dataset.img_sufix=.png"], "img_suffix"),
-        ([CONFIG, "--limit", 0], "--limit 0"),
+        ([SEGMENTATION, "--cfg-options", "train_dataloader.dataset.img_sufix=.png"], "img_suffix"),
+        ([SEGMENTATION, "--limit", 0], "--limit 0"),
         ([ROOT / "configs/_base_/runtime.py"], "no data"),
     ],
 )

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SEGMENTATION
 
 FILE, RUN = "FILE", "WORK_DIR"
-SEGMENT = ["configs/tiny/onepeace-tiny_upernet_emoji-128.py", "--data-root", "DATA"]
+SEGMENT = ["RECIPE", "--data-root", "DATA"]
 PRETRAIN = ["configs/tiny/onepeace-tiny_vl_emoji-64.py", "--work-dir", "NEW"]
 PARTS = {  # of a model -> config that has it start from the file
     "head": "model = dict(decode_head=dict(init_cfg=dict(type='Pretrained', checkpoint='FILE')))",
@@ -75,7 +75,7 @@ def test_nothing_is_executed(name, tmp_path, seg_data, monkeypatch, capsys):
     (tmp_path / "run/last_checkpoint").write_text(str(path))
     (tmp_path / "table.tsv").write_text(f"image\tcaption\n{seg_data}/img_dir/val/0.png\ta\n")
     words = {"FILE": path, "DATA": seg_data, "NEW": tmp_path / "new", "WORK_DIR": tmp_path / "run",
-             "TABLE": tmp_path / "table.tsv"}  # fmt: skip
+             "TABLE": tmp_path / "table.tsv", "RECIPE": SEGMENTATION}  # fmt: skip
     command = (COMMANDS | DRY)[name]
     arguments = []
     for part in command[1:]:
@@ -84,7 +84,7 @@ def test_nothing_is_executed(name, tmp_path, seg_data, monkeypatch, capsys):
         arguments.append(str(ROOT / part) if part.startswith("configs/") else part)
     if (part := command[1].removesuffix(".py")) in PARTS:
         arguments[0] = str(tmp_path / command[1])
-        base = f"_base_ = [{str(ROOT / SEGMENT[0])!r}]\n"
+        base = f"_base_ = [{str(SEGMENTATION)!r}]\n"
         Path(arguments[0]).write_text(base + PARTS[part].replace("FILE", str(path)))
     monkeypatch.setattr(logging, "raiseExceptions", False)  # capsys closes what logs are written to
     monkeypatch.setattr(sys, "argv", [command[0], *arguments])
