@@ -2,7 +2,8 @@
 
 Run:    make demo
 Needs:  nothing; the data are made by tools/dataset_converters/emoji_scenes.py
-Expect: see README.md
+Expect: 33.8 mIoU on a training artist held out, trained on the others (one seed); about 10 minutes on one
+        core
 """
 
 _base_ = [
@@ -11,14 +12,45 @@ _base_ = [
     "../_base_/schedules/tiny.py",
     "../_base_/runtime.py",
 ]
+max_iters = 2500
 norm_cfg = dict(type="BN", requires_grad=True)
+# Inverse square roots of the shares of pixels.
+class_weight = [0.5, 2.2, 2.5, 2.5, 2.5, 2.1, 2.5, 2.5, 2.0]
 model = dict(
     backbone=dict(
-        arch="tiny", img_size=_base_.crop_size[0], out_indices=[2, 5, 8, 11], layer_scale_init=0.03
+        arch=dict(embed_dim=128, depth=3, num_heads=4, ffn_dim=256, stem="overlapping"),
+        img_size=_base_.crop_size[0],
+        stem_maps=True,
+        out_indices=[2],
+        layer_scale_init=1.0,
+        init_std=0.06,
     ),
-    neck=dict(norm_cfg=norm_cfg),
-    decode_head=dict(channels=64, num_classes=9, norm_cfg=norm_cfg),
-    auxiliary_head=dict(channels=64, num_classes=9, norm_cfg=norm_cfg),
+    neck=None,
+    decode_head=dict(
+        in_index=[1, 2],
+        channels=32,
+        num_classes=9,
+        dropout_ratio=0.0,
+        norm_cfg=norm_cfg,
+        loss_decode=dict(class_weight=class_weight),
+    ),
+    auxiliary_head=None,
 )
-optim_wrapper = dict(optimizer=dict(lr=3e-3))
-default_hooks = dict(checkpoint=dict(interval=60))
+train_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations"),
+    dict(type="RandomResize", scale=(160, 160), ratio_range=(0.8, 1.33), keep_ratio=True),
+    dict(type="RandomCrop", crop_size=_base_.crop_size),
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="PhotoMetricDistortion"),
+    dict(type="SegRescale", scale_factor=0.5),  # a loss of a quarter of the pixels is cheaper
+    dict(type="PackSegInputs"),
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+optim_wrapper = dict(optimizer=dict(lr=2e-3, betas=(0.9, 0.98)))
+param_scheduler = [
+    dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=100),
+    dict(type="CosineAnnealingLR", eta_min=1e-6, by_epoch=False, begin=100, end=max_iters),
+]
+train_cfg = dict(max_iters=max_iters, val_interval=max_iters // 2)
+default_hooks = dict(checkpoint=dict(interval=max_iters // 10))
