@@ -50,7 +50,7 @@ class Recipe(NamedTuple):
     Attributes:
         config: file in configs/tiny.
         data: folder in the root of the data.
-        targets: name of a score in the log -> (label, value to reach, in per cent).
+        targets: name of a score in the log -> (label, value to reach, in per cent; None: none).
         budget: of its training, in T.
         captions: tables and columns that its tokenizer is trained on, if it reads text.
         held_out: column and value of rows that are not trained on but measured, if not the split's.
@@ -58,13 +58,13 @@ class Recipe(NamedTuple):
 
     config: str
     data: str
-    targets: dict[str, tuple[str, float]]
+    targets: dict[str, tuple[str, float | None]]
     budget: float
     captions: tuple[str, ...] = ()
     held_out: tuple[str, str] | None = None
 
 
-def _both_ways(at_1: float, at_10: float) -> dict[str, tuple[str, float]]:
+def _both_ways(at_1: float, at_10: float) -> dict[str, tuple[str, float | None]]:
     return {
         f"retrieval/{direction}_R@{k}": (f"{direction.replace('_', ' ')} R@{k}", value)
         for direction in ("image_to_text", "text_to_image")
@@ -79,6 +79,9 @@ RECIPES = {
     ),
     "emoji-scenes": Recipe(
         "onepeace-tiny_upernet_emoji-128", "emoji_scenes", {"mIoU": ("mIoU", 45)}, 1
+    ),
+    "emoji-scenes-mask2former": Recipe(
+        "onepeace-tiny_vit-adapter_mask2former_emoji-128", "emoji_scenes", {"mIoU": ("mIoU", None)}, 1
     ),
     "bccd": Recipe(
         "onepeace-tiny_faster-rcnn_bccd",
@@ -262,7 +265,8 @@ def row(name: str, runs: list[dict[str, Any]], unit: float) -> str:
         values = [run["scores"][key] for run in runs]
         values = [100 * v for v in values] if key.startswith("coco/") else values
         spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-        cells.append(f"{label} {statistics.mean(values):.1f}{spread} ({target:g})")
+        wanted = "" if target is None else f" ({target:g})"
+        cells.append(f"{label} {statistics.mean(values):.1f}{spread}{wanted}")
     seconds = statistics.mean(run["seconds"] for run in runs)
     return (
         f"| {name} | {', '.join(cells)} | {seconds / unit:.2f} ({recipe.budget:g}) | "

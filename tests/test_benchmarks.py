@@ -101,6 +101,22 @@ def test_rows_that_are_held_out_are_not_trained_on(monkeypatch, tmp_path):
         recipes.without_rows(data, ("speaker", "carl"), out)
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("emoji-scenes", "| emoji-scenes | mIoU 30.0 ± 14.1 (45) | 0.50 (1) | 5.0 |"),
+        ("emoji-scenes-mask2former", "| emoji-scenes-mask2former | mIoU 30.0 ± 14.1 | 0.50 (1) | 5.0 |"),
+    ],
+)  # fmt: skip
+def test_a_recipe_without_a_target_has_no_brackets(name, says, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    recipes = importlib.import_module("recipes")
+    runs = [
+        dict(seconds=seconds, scores={"mIoU": miou}) for seconds, miou in ((200, 20), (400, 40))
+    ]
+    assert recipes.row(name, runs, unit=600).startswith(says)
+
+
 def test_recipes_without_data_are_refused_before_anything_is_timed(tmp_path):
     done = run_tool(
         ROOT / "benchmarks/recipes.py", "--data-root", tmp_path, "--only", "bccd", check=False

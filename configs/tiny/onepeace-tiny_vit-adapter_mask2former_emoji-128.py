@@ -2,7 +2,8 @@
 
 Run:    python tools/train.py configs/tiny/onepeace-tiny_vit-adapter_mask2former_emoji-128.py
 Needs:  the data of `make demo-data`; mmdetection, mmcv with compiled ops: make env-full
-Expect: not measured yet
+Expect: 20.9 mIoU on drawings of a training artist that is held out (one seed), 10 minutes on one
+        core; on val not measured yet
 """
 
 _base_ = [
@@ -11,26 +12,45 @@ _base_ = [
     "../_base_/schedules/tiny.py",
     "../_base_/runtime.py",
 ]
+max_iters = 500
 model = dict(
     backbone=dict(
-        arch="tiny",
+        arch=dict(embed_dim=96, depth=4, num_heads=3, ffn_dim=192, stem="overlapping"),
         img_size=_base_.crop_size[0],
-        spatial_dim=32,
-        layer_scale_init=0.03,
+        spatial_dim=16,
+        deform_points=2,
+        layer_scale_init=1.0,
+        init_std=0.06,
         norm_cfg=dict(type="BN", requires_grad=True),
     ),
     decode_head=dict(
-        feat_channels=256,
+        feat_channels=64,
         num_classes=9,
         num_queries=20,
         pixel_decoder=dict(
-            encoder=dict(num_layers=2, layer_cfg=dict(ffn_cfg=dict(feedforward_channels=1024)))
+            encoder=dict(num_layers=1, layer_cfg=dict(ffn_cfg=dict(feedforward_channels=128)))
         ),
         transformer_decoder=dict(
-            num_layers=3, layer_cfg=dict(ffn_cfg=dict(feedforward_channels=2048))
+            num_layers=3, layer_cfg=dict(ffn_cfg=dict(feedforward_channels=128))
         ),
-        train_cfg=dict(num_points=1024),
+        train_cfg=dict(num_points=512),
     ),
     test_cfg=dict(mode="slide", crop_size=(128, 128), stride=(85, 85)),
 )
-default_hooks = dict(checkpoint=dict(interval=60))
+train_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations"),
+    dict(type="RandomResize", scale=(160, 160), ratio_range=(0.8, 1.33), keep_ratio=True),
+    dict(type="RandomCrop", crop_size=_base_.crop_size, cat_max_ratio=0.75),
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="PhotoMetricDistortion"),
+    dict(type="PackSegInputs"),
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+optim_wrapper = dict(optimizer=dict(lr=2e-3, betas=(0.9, 0.98)))
+param_scheduler = [
+    dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=100),
+    dict(type="CosineAnnealingLR", eta_min=1e-6, by_epoch=False, begin=100, end=max_iters),
+]
+train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
+default_hooks = dict(checkpoint=dict(interval=max_iters // 10))
