@@ -68,7 +68,7 @@ def write_checkpoints(folder: Path) -> None:
     (folder / "work_dirs/demo").mkdir(parents=True)
     torch.save(
         dict(state_dict=segmentor.state_dict(), meta=dict(dataset_meta=dict(metainfo))),
-        folder / "work_dirs/demo/iter_2500.pth",
+        folder / f"work_dirs/demo/iter_{cfg.train_cfg.max_iters}.pth",
     )
 
 
