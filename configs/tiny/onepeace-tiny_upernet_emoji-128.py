@@ -43,11 +43,14 @@ train_pipeline = [
     dict(type="RandomCrop", crop_size=_base_.crop_size),
     dict(type="RandomFlip", prob=0.5),
     dict(type="PhotoMetricDistortion"),
+    dict(
+        type="Pad", size=_base_.crop_size, pad_val=dict(img=0, seg=255)
+    ),  # what is smaller than a crop
     dict(type="SegRescale", scale_factor=0.5),  # a loss of a quarter of the pixels is cheaper
     dict(type="PackSegInputs"),
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
-optim_wrapper = dict(optimizer=dict(lr=2e-3, betas=(0.9, 0.98)))
+optim_wrapper = dict(optimizer=dict(lr=3e-3, betas=(0.9, 0.98)))
 param_scheduler = [
     dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=100),
     dict(type="CosineAnnealingLR", eta_min=1e-6, by_epoch=False, begin=100, end=max_iters),
