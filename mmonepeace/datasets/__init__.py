@@ -9,6 +9,7 @@ from mmonepeace.datasets.shards import ShardDataset
 from mmonepeace.datasets.tokenizer import Tokenizer
 from mmonepeace.datasets.tolerant_dataset import TolerantDataset, tolerate_broken
 from mmonepeace.datasets.transforms import (
+    DropWords,
     LoadAudio,
     LoadImage,
     MaskTokens,
@@ -18,7 +19,7 @@ from mmonepeace.datasets.transforms import (
 )
 
 __all__ = [
-    "BrokenSamplesHook", "EndlessSampler", "LabelledDataset", "LoadAudio", "LoadImage",
+    "BrokenSamplesHook", "DropWords", "EndlessSampler", "LabelledDataset", "LoadAudio", "LoadImage",
     "MaskTokens", "PackModalities", "PairDataset", "PerturbAudio", "ResumableBatchSampler",
     "SeededDataset", "ShardDataset", "Tokenize", "Tokenizer", "TolerantDataset", "tolerate_broken",
 ]  # fmt: skip

@@ -149,6 +149,32 @@ def _crop_box(
 
 
 @TRANSFORMS.register_module()
+class DropWords(BaseTransform):
+    """Leave words of a caption out at random, for training; before `Tokenize`.
+
+    A model that sees each image of a small data set often then cannot know its captions by heart.
+
+    Args:
+        probability: of each word; of the words of a caption, one always stays.
+    """
+
+    def __init__(self, probability: float) -> None:
+        if not 0 <= probability < 1:
+            raise ValueError(f"probability is {probability}, expected 0 <= probability < 1.")
+        self.probability = probability
+
+    def transform(self, results: Results) -> Results:
+        """Replace `text`."""
+        rng = generator(results, self)
+        words = _first(results, "text").split()
+        draws = rng.random(len(words))
+        kept = [w for w, draw in zip(words, draws, strict=True) if draw >= self.probability]
+        if words:
+            results["text"] = " ".join(kept or [words[int(draws.argmax())]])
+        return results
+
+
+@TRANSFORMS.register_module()
 class Tokenize(BaseTransform):
     """Turn `text`, a string, into (L,) int64 ids with the end token.
 

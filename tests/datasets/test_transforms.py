@@ -9,6 +9,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from mmonepeace.datasets import (
+    DropWords,
     LoadAudio,
     LoadImage,
     MaskTokens,
@@ -80,6 +81,20 @@ def test_cached_audio_is_read_once(files, monkeypatch):
     assert torch.equal(first, plain(record(files))["inputs"]["audio"])
     monkeypatch.setattr(audio_io, "load_audio", None)
     assert torch.equal(cached(record(files))["inputs"]["audio"], first)
+
+
+def test_words_are_left_out_at_random():
+    text = "a black dog runs on the white snow"
+    drop = DropWords(0.5)
+    texts = [drop({"text": text, "seed": (0, i)})["text"] for i in range(200)]
+    assert texts[3] == drop({"text": text, "seed": (0, 3)})["text"]
+    assert all(f" {t} ".count(" ") > 1 for t in texts)
+    words = iter(text.split())
+    assert all(word in words for word in texts[3].split())  # in their order
+    assert 3.5 < sum(len(t.split()) for t in texts) / 200 < 4.5
+    assert DropWords(0.99)({"text": "dog", "seed": (0,)})["text"] == "dog"
+    assert DropWords(0.5)({"text": " ", "seed": (0,)})["text"] == " "
+    assert DropWords(0)({"text": text, "seed": (0,)})["text"] == text
 
 
 def perturbed(wave, seed=(0, 0), **options):
@@ -264,6 +279,7 @@ def test_crops_keep_to_scale_and_ratio_or_take_the_middle(width, height):
         (LoadAudio, dict(max_seconds=2, min_seconds=3), "max_seconds is 2 and min_seconds 3"),
         (PerturbAudio, dict(max_seconds=2, min_seconds=3), "max_seconds is 2 and min_seconds 3"),
         (PerturbAudio, dict(speed=0.9), "speed is 0.9, equaliser 0.0 and shift 0.0; expected"),
+        (DropWords, dict(probability=1.0), "probability is 1.0, expected 0 <= probability < 1"),
         (Tokenize, dict(tokenizer="x.json", max_length=0), "max_length is 0, expected 1 or more"),
     ],
 )
