@@ -43,7 +43,7 @@ _UNDECLARED = {
     "text": {"vocab_size", "num_positions", "num_buckets"},
     "audio": {
         "feature_dim", "num_buckets", "pos_depth", "pos_kernel", "pos_groups", "pos_pre_norm",
-        "padding", "clip_seconds", "features", "frame_stride", "spec_masks",
+        "padding", "clip_seconds", "features", "frame_stride", "spec_masks", "equaliser",
     },
     "data_prefix": {"path", "img"},
     **dict.fromkeys(LOADERS, _LOADER_KEYS),

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -136,6 +138,21 @@ def test_spectrograms_are_masked_in_training_only():
     assert not hidden[0, 20:].all(1).any()  # stripes of time are where the clip is
 
 
+def test_the_equaliser_changes_bands_by_what_it_says_in_training_only():
+    torch.manual_seed(0)
+    adapter, clips = make_audio(features="log-mel", equaliser=6.0), torch.randn(200, 8000)
+    stem = adapter.mel_stem
+    assert torch.equal(adapter(clips[:2]).x_BLD, adapter(clips[:2]).x_BLD)
+    change = stem.spectrogram(clips, 6.0) - stem.spectrogram(clips)
+    assert change.std(1).max() < 1e-4  # of a clip the same at any time
+    decibels = change.mean(1) * 4 * 10 / math.log(10)
+    assert abs(decibels[:, [0, 63]].std() - 6) < 1
+    assert abs(decibels.mean()) < 1
+    assert decibels.diff(dim=1).abs().max() < 6  # smooth
+    adapter.train()
+    assert not torch.equal(adapter(clips[:2]).x_BLD, adapter(clips[:2]).x_BLD)
+
+
 @pytest.mark.parametrize("kernel", [4, 5])
 def test_an_even_positional_kernel_keeps_the_length(kernel):
     assert make_audio(pos_kernel=kernel)(torch.randn(2, 4000)).x_BLD.shape == (2, 13, 16)
@@ -161,7 +178,9 @@ def test_options_of_audio_are_checked():
         (dict(features="mel"), "features are 'mel'; choose 'waveform' or 'log-mel'"),
         (dict(features="log-mel", frame_stride=3), "frame_stride is 3"),
         (dict(features="log-mel", spec_masks=-1), "spec_masks -1"),
+        (dict(features="log-mel", equaliser=-1.0), "equaliser is -1.0, expected decibels"),
         (dict(frame_stride=2), "need features='log-mel'"),
+        (dict(equaliser=6.0), "need features='log-mel'"),
     ):
         with pytest.raises(ValueError, match=words):
             make_audio(**options)
