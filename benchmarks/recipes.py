@@ -113,7 +113,7 @@ RECIPES = {
         ("speaker", "theo"),
     ),
     "gm_instruments": Recipe(
-        "onepeace-tiny_al_gm-instruments",
+        "onepeace-tiny_al_gm-instruments-log-mel",
         "gm_instruments",
         {_ACCURACY: ("accuracy", 22)},
         1,
