@@ -64,11 +64,11 @@ class Recipe(NamedTuple):
     held_out: tuple[str, str] | None = None
 
 
-def _both_ways(at_1: float, at_10: float) -> dict[str, tuple[str, float | None]]:
+def _both_ways(recalls: dict[int, float]) -> dict[str, tuple[str, float | None]]:
     return {
         f"retrieval/{direction}_R@{k}": (f"{direction.replace('_', ' ')} R@{k}", value)
         for direction in ("image_to_text", "text_to_image")
-        for k, value in ((1, at_1), (10, at_10))
+        for k, value in recalls.items()
     }
 
 
@@ -96,7 +96,14 @@ RECIPES = {
         2,
     ),
     "emoji": Recipe(
-        "onepeace-tiny_vl-overlapping_emoji-64", "emoji", _both_ways(16, 50), 2, ("train.tsv",)
+        "onepeace-tiny_vl-overlapping_emoji-64",
+        "emoji",
+        _both_ways({1: 16, 10: 50}),
+        2,
+        ("train.tsv",),
+    ),
+    "flickr1k": Recipe(
+        "onepeace-tiny_vl_flickr1k-64", "flickr1k", _both_ways({10: 20}), 1.5, ("train.tsv",)
     ),
     "esc10": Recipe(
         "onepeace-tiny_al_esc10", "esc10", {_ACCURACY: ("accuracy", 82)}, 1, ("train.tsv:label",)
