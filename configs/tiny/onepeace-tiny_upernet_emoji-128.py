@@ -43,9 +43,8 @@ train_pipeline = [
     dict(type="RandomCrop", crop_size=_base_.crop_size),
     dict(type="RandomFlip", prob=0.5),
     dict(type="PhotoMetricDistortion"),
-    dict(
-        type="Pad", size=_base_.crop_size, pad_val=dict(img=0, seg=255)
-    ),  # what is smaller than a crop
+    # For images smaller than a crop: labels of half the size cannot be padded like images.
+    dict(type="Pad", size=_base_.crop_size, pad_val=dict(img=0, seg=255)),
     dict(type="SegRescale", scale_factor=0.5),  # a loss of a quarter of the pixels is cheaper
     dict(type="PackSegInputs"),
 ]
