@@ -33,12 +33,14 @@ class OnePeaceRetriever(BackboneModel):
         gather: over processes, "official" without or "full" with gradient, see `gather.gather`.
         equal_texts_match: samples of a batch with equal texts are positives of each other. Small
             data sets need it; the official loss does not have it.
+        equal_images_match: the same of equal paths of images, for several captions of an image.
         data_preprocessor: config; by default `MultimodalDataPreprocessor`.
         init_cfg: `dict(type="Pretrained", checkpoint=PATH)` with a file of any official or own
             layout.
 
     Raises:
-        ValueError: for an unknown `gather`, or a smoothing outside 0 to below 1.
+        ValueError: for an unknown `gather`, a smoothing outside 0 to below 1, or if both equal
+            texts and equal images match.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class OnePeaceRetriever(BackboneModel):
         label_smoothing: float = 0.0,
         gather: Gather = "official",
         equal_texts_match: bool = False,
+        equal_images_match: bool = False,
         data_preprocessor: dict[str, Any] | None = None,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
@@ -56,7 +59,10 @@ class OnePeaceRetriever(BackboneModel):
         check_smoothing("label_smoothing", label_smoothing)
         self.label_smoothing = label_smoothing
         self.gather = gather
-        self.equal_texts_match = equal_texts_match
+        if equal_texts_match and equal_images_match:
+            raise ValueError("equal_texts_match and equal_images_match: choose one.")
+        # What samples that are positives of each other have in common.
+        self.match_key = "text" if equal_texts_match else "img_path" if equal_images_match else None
         dim = self.backbone.arch.embed_dim
         self.projections = nn.ModuleDict(
             {name: nn.Linear(dim, dim) for name in self.backbone.adapters}
@@ -151,7 +157,8 @@ class OnePeaceRetriever(BackboneModel):
         Args:
             embeddings: modality -> (B, D) of unit length.
             scale: exp(logit_scale), the inverse temperature.
-            data_samples: with the `text` of each sample, where equal texts match.
+            data_samples: with the `text` of each sample where equal texts match, the `img_path`
+                where equal images do.
 
         Returns:
             losses, whose sum is the mean over the pairs of modalities; accuracies; the scale.
@@ -160,9 +167,9 @@ class OnePeaceRetriever(BackboneModel):
         if not pairs:
             raise ValueError(f"inputs are {tuple(embeddings)}; the loss compares two or more.")
         groups = None
-        if self.equal_texts_match:
-            texts = [sample.text for sample in data_samples or ()]
-            groups = torch.tensor([_number(t) for t in texts], device=scale.device)
+        if self.match_key:
+            shared = [getattr(sample, self.match_key) for sample in data_samples or ()]
+            groups = torch.tensor([_number(str(x)) for x in shared], device=scale.device)
         results = {"logit_scale": scale.detach()}
         for a, b in pairs:
             loss, a_to_b, b_to_a = contrastive(

@@ -1,8 +1,10 @@
 import pytest
 import torch
+from mmengine.structures import BaseDataElement
 
 from mmonepeace.layers.decoder import Decoder
 from mmonepeace.models import OnePeacePretrainer
+from mmonepeace.models.losses import contrastive
 from mmonepeace.spec import EOS_ID, get_arch
 from tests.conftest import randomise
 
@@ -110,6 +112,20 @@ def test_a_cached_contrast_has_the_gradient_of_the_loss():
     )
     for actual, gradient in zip(torch.autograd.grad(surrogate, wanted), expected, strict=True):
         torch.testing.assert_close(actual, gradient)
+
+
+@pytest.mark.parametrize("option", ["equal_texts_match", "equal_images_match"])
+def test_what_matches_is_what_samples_have_in_common(option):
+    """Two captions of a photograph, or two photographs of a caption, are no negatives."""
+    embeddings, scale = build()(INPUTS, mode="contrast")
+    names = dict(text=["a", "a", "b"], img_path=["1.png", "2.png", "2.png"])
+    samples = [
+        BaseDataElement(metainfo={key: of[i] for key, of in names.items()}) for i in range(3)
+    ]
+    loss = build(**{option: True}).contrastive_losses(embeddings, scale, samples)["loss_text_image"]
+    groups = torch.tensor([0, 0, 1] if option == "equal_texts_match" else [0, 1, 1])
+    expected = contrastive(embeddings["text"], embeddings["image"], scale, groups_B=groups).loss
+    torch.testing.assert_close(loss, expected)
 
 
 @pytest.mark.parametrize(("start", "expected"), [(9.0, 100.0), (-3.0, 1.0)])
@@ -223,6 +239,10 @@ def test_denoising_needs_every_frame():
         (dict(denoising_weight=float("nan")), "denoising_weight is nan"),
         (dict(denoising_scale=0), "denoising_scale 0"),
         (dict(max_logits=0), "max_logits 0"),
+        (
+            dict(equal_texts_match=True, equal_images_match=True),
+            "equal_texts_match and equal_images_match: choose one",
+        ),
     ],
 )
 def test_options_that_no_loss_can_have_are_refused(options, says):
