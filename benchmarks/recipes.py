@@ -54,6 +54,7 @@ class Recipe(NamedTuple):
         budget: of its training, in T.
         captions: tables and columns that its tokenizer is trained on, if it reads text.
         held_out: column and value of rows that are not trained on but measured, if not the split's.
+        start: recipe whose last weights the backbone starts from, trained first if it has not been.
     """
 
     config: str
@@ -62,6 +63,7 @@ class Recipe(NamedTuple):
     budget: float
     captions: tuple[str, ...] = ()
     held_out: tuple[str, str] | None = None
+    start: str | None = None
 
 
 def _both_ways(recalls: dict[int, float]) -> dict[str, tuple[str, float | None]]:
@@ -76,6 +78,19 @@ _ACCURACY = "zero_shot/top1"
 RECIPES = {
     "labelmefacade": Recipe(
         "onepeace-tiny_upernet_labelmefacade-256", "labelmefacade", {"mIoU": ("mIoU", 46)}, 1.5
+    ),
+    "labelmefacade-short": Recipe(
+        "onepeace-tiny-pretrained_upernet_labelmefacade-256",
+        "labelmefacade",
+        {"mIoU": ("mIoU", None)},
+        0.5,
+    ),
+    "labelmefacade-pretrained": Recipe(
+        "onepeace-tiny-pretrained_upernet_labelmefacade-256",
+        "labelmefacade",
+        {"mIoU": ("mIoU", None)},
+        0.5,
+        start="emoji",
     ),
     "emoji-scenes": Recipe(
         "onepeace-tiny_upernet_emoji-128", "emoji_scenes", {"mIoU": ("mIoU", 45)}, 1
@@ -215,6 +230,9 @@ def train_one(name: str, args: argparse.Namespace) -> None:
             check=True,
         )  # fmt: skip
         run_options.set_tokenizer(cfg, str(tokenizer))
+    if recipe.start:
+        weights = find(str(folder_of(recipe.start, seed, args)))
+        cfg.model.backbone.init_cfg = dict(type="Pretrained", checkpoint=str(weights))
     if args.steps:
         cfg.train_cfg.max_iters = cfg.param_scheduler[-1].end = args.steps
         cfg.default_hooks.checkpoint.interval = args.steps
@@ -252,6 +270,8 @@ def run(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     work_dir = folder_of(name, seed, args)
     work_dir.mkdir(parents=True, exist_ok=True)
     result = work_dir / "result.json"
+    if start := RECIPES[name].start:
+        run(start, seed, args)
     if not result.is_file():
         command = [
             sys.executable, __file__, "--data-root", str(args.data_root), "--seeds", str(seed),
@@ -297,7 +317,9 @@ def main() -> None:
     if args.run:
         train_one(args.run, args)
         return
-    missing = [name for name in args.only if not (args.data_root / RECIPES[name].data).is_dir()]
+    starts = [start for name in args.only if (start := RECIPES[name].start)]
+    needed = dict.fromkeys([*args.only, *starts])
+    missing = [name for name in needed if not (args.data_root / RECIPES[name].data).is_dir()]
     if missing:
         folders = ", ".join(str(args.data_root / RECIPES[name].data) for name in missing)
         parser.error(f"no data for {', '.join(missing)}: expected {folders}.")

@@ -1,6 +1,7 @@
 import importlib
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -123,3 +124,30 @@ def test_recipes_without_data_are_refused_before_anything_is_timed(tmp_path):
     )
     assert done.returncode == 2
     assert f"no data for bccd: expected {tmp_path}/bccd" in done.stderr
+
+
+def test_what_a_recipe_starts_from_is_trained_first_and_needs_its_data_too(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    recipes = importlib.import_module("recipes")
+    trained = []
+
+    def train(command, **_):
+        trained.append(command[-1])
+        folder = tmp_path / f"{command[-1]}-val-3"
+        (folder / "result.json").write_text('{"seconds": 1, "scores": {}}')
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(recipes.subprocess, "run", train)
+    args = SimpleNamespace(data_root=tmp_path, work_dir=tmp_path, split="val", steps=None)
+    for _ in range(2):  # what has been measured is not repeated
+        recipes.run("labelmefacade-pretrained", 3, args)
+    assert trained == ["emoji", "labelmefacade-pretrained"]
+
+    (tmp_path / "labelmefacade").mkdir()
+    done = run_tool(
+        ROOT / "benchmarks/recipes.py",
+        *("--data-root", tmp_path, "--only", "labelmefacade-pretrained"),
+        check=False,
+    )
+    assert done.returncode == 2
+    assert f"no data for emoji: expected {tmp_path}/emoji" in done.stderr
