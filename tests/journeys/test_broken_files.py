@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.coco_data import make_coco
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SEGMENTATION
 from tests.journeys import test_detection, test_segmentation
 from tests.processes import run_tool
 
@@ -26,7 +26,7 @@ def scores_of(done, name):
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
     path = tmp_path_factory.mktemp("recipe") / "small.py"
-    path.write_text(test_segmentation.SMALL_RECIPE.format(root=ROOT))
+    path.write_text(test_segmentation.SMALL_RECIPE.format(base=SEGMENTATION))
     return path
 
 
