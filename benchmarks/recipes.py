@@ -330,11 +330,12 @@ def main() -> None:
         rows.append(row(name, [run(name, seed, args) for seed in args.seeds], unit))
         print(rows[-1], flush=True)
     seeds = " ".join(map(str, args.seeds))
+    only = "" if args.only == list(RECIPES) else f" --only {' '.join(args.only)}"
     versions = ", ".join(f"{p} {version(p)}" for p in ("torch", "onedl-mmengine", "onedl-mmcv"))
     report = f"""# What the tiny recipes reach from scratch
 
 - Date: {date.today().isoformat()}
-- Command: `python benchmarks/recipes.py --data-root DIR --seeds {seeds} --split {args.split}`
+- Command: `python benchmarks/recipes.py --data-root DIR{only} --seeds {seeds} --split {args.split}`
 - Hardware: {platform.machine()} CPU, {torch.get_num_threads()} threads
 - Versions: Python {platform.python_version()}, {versions}
 - T: {unit:.0f} s, see the script
