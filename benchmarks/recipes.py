@@ -270,9 +270,9 @@ def run(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     work_dir = folder_of(name, seed, args)
     work_dir.mkdir(parents=True, exist_ok=True)
     result = work_dir / "result.json"
-    if start := RECIPES[name].start:
-        run(start, seed, args)
     if not result.is_file():
+        if start := RECIPES[name].start:
+            run(start, seed, args)
         command = [
             sys.executable, __file__, "--data-root", str(args.data_root), "--seeds", str(seed),
             "--split", args.split, "--work-dir", str(args.work_dir), "--run", name,

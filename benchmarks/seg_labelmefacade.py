@@ -1,8 +1,8 @@
 """UPerNet on LabelMeFacade, equal budgets: ONE-PEACE tiny against mmseg's ViT-tiny, from scratch; or
-the encoder of the tiny pretraining recipes, from scratch and pretrained.
+the encoder of emoji and their names, from scratch and pretrained.
 
 Run:   python benchmarks/seg_labelmefacade.py --data-root DIR [--seeds 0 1 2] [--steps 500]
-       ... --pretrained 'work_dirs/benchmark_pretraining/full-{seed}/iter_300.pth'
+       ... --pretrained 'work_dirs/benchmark_recipes/emoji-val-{seed}/iter_3000.pth'
 Makes: WORK_DIR/REPORT.md, to be kept as benchmarks/seg_labelmefacade_HARDWARE_DATE.md
 
 Two models share data, batch, steps and seeds. The encoder of pretraining has the same recipe in both

@@ -4,8 +4,8 @@ Run:    python tools/train_tokenizer.py DIR/train.tsv data/fsdd/tokenizer.json -
             --vocab-size 1000
         python tools/pretrain.py configs/tiny/onepeace-tiny_al_fsdd.py --data-root DIR
 Needs:  the Free Spoken Digit Dataset in DIR/{train,val}.tsv with columns audio and label
-Expect: 91 % zero-shot accuracy on a speaker who was left out of training (one seed, see
-        benchmarks/, recipes); about 8 minutes on one core
+Expect: zero-shot accuracy of 99 % on val, 91 % on a speaker who was left out of training (one seed
+        each, see benchmarks/, recipes); about 8 minutes on one core
 """
 
 _base_ = [
