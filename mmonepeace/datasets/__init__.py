@@ -9,6 +9,7 @@ from mmonepeace.datasets.shards import ShardDataset
 from mmonepeace.datasets.tokenizer import Tokenizer
 from mmonepeace.datasets.tolerant_dataset import TolerantDataset, tolerate_broken
 from mmonepeace.datasets.transforms import (
+    Cached,
     DropWords,
     LoadAudio,
     LoadImage,
@@ -19,7 +20,8 @@ from mmonepeace.datasets.transforms import (
 )
 
 __all__ = [
-    "BrokenSamplesHook", "DropWords", "EndlessSampler", "LabelledDataset", "LoadAudio", "LoadImage",
-    "MaskTokens", "PackModalities", "PairDataset", "PerturbAudio", "ResumableBatchSampler",
-    "SeededDataset", "ShardDataset", "Tokenize", "Tokenizer", "TolerantDataset", "tolerate_broken",
+    "BrokenSamplesHook", "Cached", "DropWords", "EndlessSampler", "LabelledDataset", "LoadAudio",
+    "LoadImage", "MaskTokens", "PackModalities", "PairDataset", "PerturbAudio",
+    "ResumableBatchSampler", "SeededDataset", "ShardDataset", "Tokenize", "Tokenizer",
+    "TolerantDataset", "tolerate_broken",
 ]  # fmt: skip

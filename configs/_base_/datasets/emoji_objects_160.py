@@ -1,4 +1,7 @@
-"""Emoji on photographs with boxes and masks, 8 classes, 160 px: the data set of `make det-demo`."""
+"""Emoji on photographs with boxes and masks, 8 classes, 160 px at half their size: `make det-demo`.
+
+A quarter of the pixels cost a quarter of the time, and small models see four times as many scenes.
+"""
 
 dataset_type = "CocoDataset"
 data_root = "data/emoji_objects"
@@ -28,10 +31,16 @@ metainfo = dict(
         (23, 190, 207),
     ],
 )
-size = (160, 160)
+size = (80, 80)  # files have 160 px
 train_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(
+        type="mmonepeace.Cached",
+        transforms=[
+            dict(type="LoadImageFromFile"),
+            dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+            dict(type="Resize", scale=size, keep_ratio=True),
+        ],
+    ),
     dict(type="RandomResize", scale=size, ratio_range=(0.8, 1.25), keep_ratio=True),
     dict(type="RandomCrop", crop_size=size, recompute_bbox=True, allow_negative_crop=True),
     dict(type="FilterAnnotations", min_gt_bbox_wh=(2, 2), keep_empty=False),

@@ -1,4 +1,7 @@
-"""Emoji on photographs, 9 classes, crops of 128 px: the data set of `make demo`."""
+"""Emoji on photographs, 9 classes, crops of 128 px at half their size: the data set of `make demo`.
+
+A quarter of the pixels cost a quarter of the time, and small models see four times as many scenes.
+"""
 
 dataset_type = "BaseSegDataset"
 data_root = "data/emoji_scenes"
@@ -27,22 +30,30 @@ metainfo = dict(
         (23, 190, 207),
     ],
 )
-crop_size = (128, 128)
+size = (80, 80)  # files have 160 px
+crop_size = (64, 64)
 train_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="LoadAnnotations"),
-    dict(type="RandomResize", scale=(160, 160), ratio_range=(0.8, 1.25), keep_ratio=True),
-    dict(type="RandomCrop", crop_size=crop_size, cat_max_ratio=0.75),
+    dict(
+        type="mmonepeace.Cached",
+        transforms=[
+            dict(type="LoadImageFromFile"),
+            dict(type="LoadAnnotations"),
+            dict(type="Resize", scale=size, keep_ratio=True),
+        ],
+    ),
+    dict(type="RandomResize", scale=size, ratio_range=(0.8, 1.33), keep_ratio=True),
+    dict(type="RandomCrop", crop_size=crop_size),
     dict(type="RandomFlip", prob=0.5),
+    dict(type="PhotoMetricDistortion"),
     dict(type="PackSegInputs"),
 ]
 test_pipeline = [
     dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=(160, 160), keep_ratio=True),
+    dict(type="Resize", scale=size, keep_ratio=True),
     dict(type="LoadAnnotations"),  # after Resize: labels keep their size
     dict(type="PackSegInputs"),
 ]
-tta_ratios = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
+tta_ratios = [0.25, 0.375, 0.5, 0.625, 0.75, 0.875]
 tta_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(
