@@ -40,7 +40,10 @@ def head_classes(model: ConfigDict) -> Iterator[tuple[str, int | None, int]]:
         elif "num_classes" in head:
             yield f"{path}.num_classes", head.num_classes, 0
         elif name in _DEFAULTED and "type" in head:
-            yield f"{path}.num_classes", _default_classes(head["type"]), 0
+            parameter = _parameter(head["type"])
+            if parameter:  # CondInst's mask head has one mask for all classes
+                default = parameter.default
+                yield f"{path}.num_classes", default if isinstance(default, int) else None, 0
 
 
 def softmax_of_one(model: ConfigDict) -> Iterator[tuple[str, ConfigDict]]:
@@ -78,12 +81,11 @@ def has_mask_head(model: ConfigDict) -> bool:
     return any(h.get(name) for h in heads for name in ("mask_head", "panoptic_head"))
 
 
-def _default_classes(kind: Any) -> int | None:
-    """`num_classes` of a head whose config leaves it out; None where it has no default."""
+def _parameter(kind: Any) -> inspect.Parameter | None:
+    """The option `num_classes` of a class of heads; None if it has none, or is unknown."""
     with MODELS.switch_scope_and_registry(None) as registry:
         cls = registry.get(kind) if isinstance(kind, str) else kind
     for base in inspect.getmro(cls) if inspect.isclass(cls) else ():
-        parameter = inspect.signature(base).parameters.get("num_classes")
-        if parameter:
-            return parameter.default if isinstance(parameter.default, int) else None
+        if parameter := inspect.signature(base).parameters.get("num_classes"):
+            return parameter
     return None

@@ -56,6 +56,7 @@ def test_heads_that_count_something_else_are_left_alone():
             mask_head=dict(num_classes=80, class_agnostic=True),
             semantic_head=dict(num_classes=183),
         ),
+        mask_head=dict(type="mmdet.CondInstMaskHead"),  # without classes
     )
     assert findings(heads) == []
 
