@@ -19,6 +19,7 @@ WORKERS ?= 2
 
 DEMO := configs/tiny/onepeace-tiny_upernet_emoji-128.py
 DEMO_DATA := data/emoji_scenes
+DEMO_PICTURE := work_dirs/demo/predictions.png
 PAIRS := data/pretrain_demo
 PRETRAINED := work_dirs/pretrain_demo
 DET := configs/tiny/onepeace-tiny_mask-rcnn_emoji-160.py
@@ -29,7 +30,7 @@ DET_DATA := data/emoji_objects
 help:
 	@echo "make demo             build a data set, fine-tune for segmentation on the CPU, draw predictions"
 	@echo "make pretrain-demo    pretrain both stages on the CPU, measure retrieval, draw a gallery"
-	@echo "make det-demo         compile mmcv's operators, train a detector with masks on the CPU, draw it"
+	@echo "make det-demo         compile mmcv's operators, train a detector with masks from the demo's encoder, draw it"
 	@echo "make test             compile mmcv's operators, run the linter, the type checker and all tests"
 	@echo "make faults           kill runs, damage files, fill the disk: a table of what held (20 minutes)"
 	@echo "make lint             run the linter and the type checker"
@@ -76,7 +77,11 @@ demo-data: env
 demo: demo-data
 	$(PY) tools/train.py $(DEMO) --work-dir work_dirs/demo
 	$(PY) tools/test.py $(DEMO) work_dirs/demo --work-dir work_dirs/demo
-	$(PY) tools/show_predictions.py $(DEMO) work_dirs/demo --num 8 --out work_dirs/demo/predictions.png
+	$(PY) tools/show_predictions.py $(DEMO) work_dirs/demo --num 8 --out $(DEMO_PICTURE)
+
+# Written last: the demo has been trained.
+$(DEMO_PICTURE):
+	$(MAKE) --no-print-directory demo
 
 # Images with names, then audio with names; the evaluation adds audio with images, which no step
 # has seen together. The tokenizer has the words of both stages.
@@ -93,10 +98,11 @@ pretrain-demo: env
 	  --out $(PRETRAINED)/retrieval.json --gallery $(PRETRAINED)/gallery.png --queries 5 \
 	  --directions text_to_image audio_to_text audio_to_image
 
-det-demo: env-full
+# Starts from the encoder of `make demo`.
+det-demo: env-full | $(DEMO_PICTURE)
 	$(PY) tools/dataset_converters/emoji_objects.py --out $(DET_DATA)
 	$(PY) tools/doctor.py $(DET)
-	$(PY) tools/train.py $(DET) --work-dir work_dirs/det_demo
+	$(PY) tools/train.py $(DET) --checkpoint $$(cat work_dirs/demo/last_checkpoint) --work-dir work_dirs/det_demo
 	$(PY) tools/test.py $(DET) work_dirs/det_demo --work-dir work_dirs/det_demo
 	$(PY) tools/show_predictions.py $(DET) work_dirs/det_demo --num 8 --out work_dirs/det_demo/predictions.png
 

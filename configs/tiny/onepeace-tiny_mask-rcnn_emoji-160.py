@@ -25,6 +25,7 @@ model = dict(
         stem_maps=True,
         layer_scale_init=1.0,
         init_std=0.06,
+        rpb="per_block",  # as in the demo's segmentor
     ),
     neck=dict(
         _delete_=True,
@@ -49,11 +50,11 @@ model = dict(
     ),
     test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100)),
 )
-optim_wrapper = dict(optimizer=dict(lr=2e-3, betas=(0.9, 0.98)))
+optim_wrapper = dict(optimizer=dict(lr=2e-3, betas=(0.9, 0.98)), paramwise_cfg=dict(decay_rate=0.6))
 param_scheduler = [
     dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=100),
-    dict(type="CosineAnnealingLR", eta_min=1e-6, by_epoch=False, begin=100, end=2600),
+    dict(type="CosineAnnealingLR", eta_min=1e-6, by_epoch=False, begin=100, end=1800),
 ]
-train_cfg = dict(max_iters=2600, val_interval=1300)
+train_cfg = dict(max_iters=1800, val_interval=900)
 auto_scale_lr = dict(base_batch_size=8)
-default_hooks = dict(checkpoint=dict(interval=260))
+default_hooks = dict(checkpoint=dict(interval=180))

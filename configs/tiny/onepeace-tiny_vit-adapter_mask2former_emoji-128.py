@@ -1,4 +1,4 @@
-"""ONE-PEACE tiny with ViT-Adapter and Mask2Former on emoji scenes at 128 px, from scratch on a CPU.
+"""ONE-PEACE tiny with ViT-Adapter and Mask2Former on emoji scenes, crops of 128 px at half size, from scratch on a CPU.
 
 Run:    python tools/train.py configs/tiny/onepeace-tiny_vit-adapter_mask2former_emoji-128.py
 Needs:  the data of `make demo-data`; mmdetection, mmcv with compiled ops: make env-full
@@ -12,7 +12,7 @@ _base_ = [
     "../_base_/schedules/tiny.py",
     "../_base_/runtime.py",
 ]
-max_iters = 500
+max_iters = 1200
 model = dict(
     backbone=dict(
         arch=dict(embed_dim=96, depth=4, num_heads=3, ffn_dim=192, stem="overlapping"),
@@ -35,18 +35,8 @@ model = dict(
         ),
         train_cfg=dict(num_points=512),
     ),
-    test_cfg=dict(mode="slide", crop_size=(128, 128), stride=(85, 85)),
+    test_cfg=dict(mode="whole"),
 )
-train_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="LoadAnnotations"),
-    dict(type="RandomResize", scale=(160, 160), ratio_range=(0.8, 1.33), keep_ratio=True),
-    dict(type="RandomCrop", crop_size=_base_.crop_size, cat_max_ratio=0.75),
-    dict(type="RandomFlip", prob=0.5),
-    dict(type="PhotoMetricDistortion"),
-    dict(type="PackSegInputs"),
-]
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 optim_wrapper = dict(optimizer=dict(lr=2e-3, betas=(0.9, 0.98)))
 param_scheduler = [
     dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=100),

@@ -16,12 +16,13 @@ from mmonepeace.datasets.transforms import (
     MaskTokens,
     PackModalities,
     PerturbAudio,
+    ShrinkLabels,
     Tokenize,
 )
 
 __all__ = [
     "BrokenSamplesHook", "Cached", "DropWords", "EndlessSampler", "LabelledDataset", "LoadAudio",
     "LoadImage", "MaskTokens", "PackModalities", "PairDataset", "PerturbAudio",
-    "ResumableBatchSampler", "SeededDataset", "ShardDataset", "Tokenize", "Tokenizer",
-    "TolerantDataset", "tolerate_broken",
+    "ResumableBatchSampler", "SeededDataset", "ShardDataset", "ShrinkLabels", "Tokenize",
+    "Tokenizer", "TolerantDataset", "tolerate_broken",
 ]  # fmt: skip

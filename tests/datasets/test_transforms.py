@@ -17,6 +17,7 @@ from mmonepeace.datasets import (
     MaskTokens,
     PackModalities,
     PerturbAudio,
+    ShrinkLabels,
     Tokenize,
     audio_io,
     image_io,
@@ -296,6 +297,19 @@ def test_cached_loading_of_mmseg_gives_the_same(files, tmp_path):
         assert results["seg_fields"] == ["gt_seg_map"]
         np.testing.assert_array_equal(results["img"], expected["img"])
         np.testing.assert_array_equal(results["gt_seg_map"], expected["gt_seg_map"])
+
+
+def test_shrunk_labels_are_those_in_the_middle():
+    labels = np.arange(8 * 12).reshape(8, 12)
+    results = ShrinkLabels(4)({"gt_seg_map": labels, "other": labels, "seg_fields": ["gt_seg_map"]})
+    np.testing.assert_array_equal(results["gt_seg_map"], [[26, 30, 34], [74, 78, 82]])
+    assert results["other"] is labels
+    results["seg_fields"].append("other")
+    np.testing.assert_array_equal(ShrinkLabels(1)(results)["other"], labels)
+    with pytest.raises(ValueError, match="labels are 8 x 12, expected multiples of 5"):
+        ShrinkLabels(5)({"gt_seg_map": labels, "seg_fields": ["gt_seg_map"]})
+    with pytest.raises(ValueError, match="factor is 0"):
+        ShrinkLabels(0)
 
 
 def test_a_crop_of_everything_is_the_resized_image(files):

@@ -282,7 +282,7 @@ def parse_options(description: str, out: str) -> argparse.Namespace:
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path(out))
-    parser.add_argument("--train", type=int, default=1600, help="training images")
+    parser.add_argument("--train", type=int, default=4800, help="training images")
     parser.add_argument("--val", type=int, default=200, help="validation images")
     parser.add_argument("--size", type=int, default=160, help="side in pixels")
     parser.add_argument(

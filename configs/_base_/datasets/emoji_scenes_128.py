@@ -86,15 +86,15 @@ val_dataset = dict(
 )
 train_dataloader = dict(
     batch_size=16,
-    num_workers=2,
-    persistent_workers=True,
+    num_workers=0,  # two cores are busy already
+    persistent_workers=False,
     sampler=dict(type="InfiniteSampler", shuffle=True),
     dataset=train_dataset,
 )
 val_dataloader = dict(
     batch_size=1,
-    num_workers=2,
-    persistent_workers=True,
+    num_workers=0,  # two cores are busy already
+    persistent_workers=False,
     sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=val_dataset,
 )
