@@ -88,3 +88,11 @@ def test_a_render_keeps_the_shape_of_the_drawing():
 
 def test_splits_share_no_artist():
     assert not set(emoji_sets.ARTISTS["train"]) & set(emoji_sets.ARTISTS["val"])
+
+
+def test_lengths_in_millimetres_are_drawn():
+    svg = (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 96 96">'
+        '<rect width="25.4mm" height="0.5in" fill="#00ff00"/></svg>'
+    )
+    assert emoji_sets.render(svg, 96).getbbox() == (0, 0, 96, 48)

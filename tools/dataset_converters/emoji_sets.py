@@ -145,5 +145,8 @@ def render(svg: str, size: int) -> Image.Image:
     """A drawing as an RGBA image; its longer side has `size` pixels."""
     import resvg_py
 
-    png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, skip_system_fonts=True)
+    # Without dpi, lengths in mm, in or pt are zero.
+    png = resvg_py.svg_to_bytes(
+        svg_string=svg, width=size, height=size, skip_system_fonts=True, dpi=96
+    )
     return Image.open(BytesIO(bytes(png))).convert("RGBA")
