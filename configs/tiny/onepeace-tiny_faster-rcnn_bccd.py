@@ -2,7 +2,7 @@
 
 Run:    python tools/train.py configs/tiny/onepeace-tiny_faster-rcnn_bccd.py --data-root DIR
 Needs:  mmdetection, mmcv with compiled ops; BCCD in DIR/{train,val,annotations}
-Expect: AP 55.8, AP50 88.5 on val (mean of two seeds); 10 minutes on one core
+Expect: AP 55.7, AP50 88.4 on val (mean of three seeds); 10 minutes on one core
 """
 
 _base_ = [

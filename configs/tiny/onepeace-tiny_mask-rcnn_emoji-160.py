@@ -19,9 +19,9 @@ roi_extractor = dict(roi_layer=dict(sampling_ratio=1), featmap_strides=strides, 
 model = dict(
     data_preprocessor=dict(pad_size_divisor=16),
     backbone=dict(
-        arch=dict(embed_dim=128, depth=2, num_heads=4, ffn_dim=256, stem="overlapping"),
+        arch=dict(embed_dim=128, depth=3, num_heads=4, ffn_dim=256, stem="overlapping"),
         img_size=80,
-        global_blocks=[0, 1],  # images have 25 patches
+        global_blocks=[0, 1, 2],  # images have 25 patches
         stem_maps=True,
         layer_scale_init=1.0,
         init_std=0.06,

@@ -11,16 +11,16 @@ _base_ = [
     "../_base_/schedules/tiny.py",
     "../_base_/runtime.py",
 ]
-max_iters = 7000
+max_iters = 6500
 norm_cfg = dict(type="BN", requires_grad=True)
 # Objects are a quarter of the pixels. Inverse square roots of the shares were too much.
 class_weight = [0.85] + 8 * [1.4]
 model = dict(
     backbone=dict(
-        arch=dict(embed_dim=128, depth=2, num_heads=4, ffn_dim=256, stem="overlapping"),
+        arch=dict(embed_dim=128, depth=3, num_heads=4, ffn_dim=256, stem="overlapping"),
         img_size=_base_.crop_size[0],
         stem_maps=True,
-        out_indices=[1],
+        out_indices=[2],
         layer_scale_init=1.0,
         init_std=0.06,
     ),
