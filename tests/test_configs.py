@@ -14,6 +14,7 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import DATASETS, MODELS, PARAM_SCHEDULERS, init_default_scope
 
 from mmonepeace import checks
+from mmonepeace.checks.config import walk
 from mmonepeace.engine import run_options
 from mmonepeace.spec import ARCHS, IMAGE_MEAN, IMAGE_STD
 from tests.conftest import ROOT
@@ -135,7 +136,7 @@ def test_learning_rates_of_pretraining_are_the_official_ones(recipe, peak, warm_
 
 
 def _has_masks(cfg):
-    return any(step.get("with_mask") for step in cfg.train_dataloader.dataset.pipeline)
+    return any(step.get("with_mask") for step in walk(cfg.train_dataloader.dataset.pipeline))
 
 
 def _classes(cfg):

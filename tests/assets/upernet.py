@@ -5,7 +5,7 @@ The recipe of the demo may change; this one stays. Its data are those of `seg_da
 
 _base_ = [
     "../../configs/_base_/models/onepeace_upernet.py",
-    "../../configs/_base_/datasets/emoji_scenes_128.py",
+    "scenes.py",
     "../../configs/_base_/schedules/tiny.py",
     "../../configs/_base_/runtime.py",
 ]
