@@ -2,7 +2,7 @@
 
 Run:    make demo
 Needs:  nothing; the data are made by tools/dataset_converters/emoji_scenes.py
-Expect: 35.4 mIoU on val (one seed); about 10 minutes on one core
+Expect: 43.8 mIoU on val (mean of three seeds); 11 minutes on one core beside another job
 """
 
 _base_ = [

@@ -281,9 +281,9 @@ def test_cached_loading_of_mmseg_gives_the_same(files, tmp_path):
     labels = np.arange(40 * 90, dtype=np.uint8).reshape(40, 90) % 7
     Image.fromarray(labels).save(tmp_path / "labels.png")
     steps = [
-        dict(type="mmseg.LoadImageFromFile"),
+        dict(type="LoadImageFromFile"),
         dict(type="mmseg.LoadAnnotations"),
-        dict(type="mmseg.Resize", scale=(20, 20)),
+        dict(type="Resize", scale=(20, 20)),
     ]
     sample = {
         "sample_idx": 0, "img_path": record(files)["img_path"], "seg_fields": [],
