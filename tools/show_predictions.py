@@ -22,6 +22,7 @@ with explain_missing_packages():
     from mmonepeace import checks
     from mmonepeace.atomic_file import atomic_file
     from mmonepeace.checkpoint import find, load_model
+    from mmonepeace.checks.config import type_name, walk
     from mmonepeace.console import printable
     from mmonepeace.datasets.guarded_loading import GuardedLoading
     from mmonepeace.datasets.sample_errors import SampleError
@@ -37,8 +38,8 @@ def load_samples(cfg: Config, num: int) -> tuple[list[dict[str, Any]], dict[str,
     In place of a sample that cannot be read, which is named, the one after it is taken.
     """
     dataset_cfg = cfg.test_dataloader.dataset
-    steps = [s for s in dataset_cfg.pipeline if s["type"].split(".")[-1].startswith("Load")]
-    if not any(s["type"].endswith("Annotations") for s in steps):
+    steps = [step for step in walk(dataset_cfg.pipeline) if type_name(step).startswith("Load")]
+    if not any(type_name(step).endswith("Annotations") for step in steps):
         raise checks.CheckError("the pipeline of test_dataloader has no LoadAnnotations.")
     load = [GuardedLoading(TRANSFORMS.build(step)) for step in steps]
     dataset = DATASETS.build(dataset_cfg)

@@ -125,6 +125,24 @@ def test_predictions_are_drawn(trained, recipe, seg_data, tmp_path):
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100
 
 
+def test_predictions_of_a_cached_pipeline_are_the_same(trained, recipe, seg_data, tmp_path):
+    cached = tmp_path / "cached.py"
+    cached.write_text(f"""_base_ = ["{recipe}"]
+*loading, last = _base_.test_dataloader.dataset.pipeline
+pipeline = [dict(type="mmonepeace.Cached", transforms=loading), last]
+test_dataloader = dict(dataset=dict(pipeline=pipeline))
+""")
+    drawn = []
+    for config in (recipe, cached):
+        out = tmp_path / f"{config.stem}.png"
+        run_tool(
+            "show_predictions.py", config, trained[0], "--num", 2, "--out", out, "--data-root",
+            seg_data,
+        )  # fmt: skip
+        drawn.append(np.array(Image.open(out)))
+    np.testing.assert_array_equal(*drawn)
+
+
 def test_mmseg_api_takes_any_size_and_lists(trained, recipe, tmp_path):
     from mmengine.runner import find_latest_checkpoint
     from mmseg.apis import MMSegInferencer, inference_model, init_model

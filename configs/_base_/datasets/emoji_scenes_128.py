@@ -1,6 +1,6 @@
 """Emoji on photographs, 9 classes, crops of 128 px at half their size: the data set of `make demo`.
 
-A quarter of the pixels cost a quarter of the time, and small models see four times as many scenes.
+At half the size a small model sees more scenes in the same time.
 """
 
 dataset_type = "BaseSegDataset"
