@@ -46,8 +46,8 @@ def metric_configs(cfg: Config) -> Iterator[tuple[str, ConfigDict]]:
 
 
 def text_steps(cfg: Config) -> list[ConfigDict]:
-    """The transforms with a tokenizer, of data sets and of metrics."""
-    steps = [step for _, dataset in dataset_configs(cfg) for step in dataset.get("pipeline") or ()]
+    """The transforms with a tokenizer, of data sets and of metrics, also within other transforms."""
+    steps = [step for _, dataset in dataset_configs(cfg) for step in walk(dataset.get("pipeline"))]
     steps += [metric.get("tokenize") or {} for _, metric in metric_configs(cfg)]
     return [step for step in steps if "tokenizer" in step]
 

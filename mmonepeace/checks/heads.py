@@ -40,10 +40,10 @@ def head_classes(model: ConfigDict) -> Iterator[tuple[str, int | None, int]]:
         elif "num_classes" in head:
             yield f"{path}.num_classes", head.num_classes, 0
         elif name in _DEFAULTED and "type" in head:
-            parameter = _parameter(head["type"])
-            if parameter:  # CondInst's mask head has one mask for all classes
-                default = parameter.default
-                yield f"{path}.num_classes", default if isinstance(default, int) else None, 0
+            option = _classes_option(head["type"])
+            if option:  # CondInst's mask head has one mask for all classes
+                default = option.default if isinstance(option.default, int) else None
+                yield f"{path}.num_classes", default, 0
 
 
 def softmax_of_one(model: ConfigDict) -> Iterator[tuple[str, ConfigDict]]:
@@ -81,7 +81,7 @@ def has_mask_head(model: ConfigDict) -> bool:
     return any(h.get(name) for h in heads for name in ("mask_head", "panoptic_head"))
 
 
-def _parameter(kind: Any) -> inspect.Parameter | None:
+def _classes_option(kind: Any) -> inspect.Parameter | None:
     """The option `num_classes` of a class of heads; None if it has none, or is unknown."""
     with MODELS.switch_scope_and_registry(None) as registry:
         cls = registry.get(kind) if isinstance(kind, str) else kind

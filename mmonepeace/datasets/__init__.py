@@ -2,6 +2,7 @@
 
 from mmonepeace.datasets.broken_samples import BrokenSamplesHook
 from mmonepeace.datasets.labelled import LabelledDataset
+from mmonepeace.datasets.mm_transforms import Cached, ShrinkLabels
 from mmonepeace.datasets.pairs import PairDataset
 from mmonepeace.datasets.resumable_sampler import EndlessSampler, ResumableBatchSampler
 from mmonepeace.datasets.seeded_dataset import SeededDataset
@@ -9,14 +10,12 @@ from mmonepeace.datasets.shards import ShardDataset
 from mmonepeace.datasets.tokenizer import Tokenizer
 from mmonepeace.datasets.tolerant_dataset import TolerantDataset, tolerate_broken
 from mmonepeace.datasets.transforms import (
-    Cached,
     DropWords,
     LoadAudio,
     LoadImage,
     MaskTokens,
     PackModalities,
     PerturbAudio,
-    ShrinkLabels,
     Tokenize,
 )
 

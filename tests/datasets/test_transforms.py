@@ -1,4 +1,3 @@
-import copy
 import pickle
 
 import numpy as np
@@ -10,14 +9,12 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from mmonepeace.datasets import (
-    Cached,
     DropWords,
     LoadAudio,
     LoadImage,
     MaskTokens,
     PackModalities,
     PerturbAudio,
-    ShrinkLabels,
     Tokenize,
     audio_io,
     image_io,
@@ -242,74 +239,6 @@ def test_a_kept_image_is_read_once_and_gives_the_same(files, crop_scale, monkeyp
     for sample, image in zip(samples, expected, strict=True):
         assert kept(dict(sample))["inputs"]["image"].equal(image)
     assert len(calls) == 1
-
-
-def test_cached_transforms_run_once_for_each_sample():
-    runs = []
-
-    class Half:
-        def __call__(self, results):
-            runs.append(results["img_path"])
-            if results["img_path"] == "empty":
-                return None
-            results["img"] = results["img"][::2]
-            return {**results, "img_shape": results["img"].shape}
-
-    cached = Cached([])
-    cached.transforms.append(Half())
-    image = np.arange(6)
-    samples = [
-        {"sample_idx": i, "img_path": path, "img": image + i, "seed": seed}
-        for seed, (i, path) in enumerate([(0, "a"), (1, "b"), (0, "a"), (2, "empty"), (0, "a")])
-    ]
-    made = []
-    for sample in samples:
-        made.append(cached(sample))
-        if made[-1]:
-            made[-1]["img"] = made[-1]["img"].copy()
-            assert sample["img"].shape == (6,)  # the record is as it was
-            cached({**sample})["img"][:] = -1  # a later transform in place
-    assert runs == ["a", "b", "empty"]
-    assert made[3] is None
-    for results, sample in zip(made, samples, strict=True):
-        if results:
-            np.testing.assert_array_equal(results["img"], sample["img"][::2])
-            assert (results["seed"], results["img_shape"]) == (sample["seed"], (3,))
-
-
-def test_cached_loading_of_mmseg_gives_the_same(files, tmp_path):
-    labels = np.arange(40 * 90, dtype=np.uint8).reshape(40, 90) % 7
-    Image.fromarray(labels).save(tmp_path / "labels.png")
-    steps = [
-        dict(type="LoadImageFromFile"),
-        dict(type="mmseg.LoadAnnotations"),
-        dict(type="Resize", scale=(20, 20)),
-    ]
-    sample = {
-        "sample_idx": 0, "img_path": record(files)["img_path"], "seg_fields": [],
-        "seg_map_path": str(tmp_path / "labels.png"), "reduce_zero_label": False,
-    }  # fmt: skip
-    expected = Compose(steps)(copy.deepcopy(sample))
-    cached = Cached(steps)
-    for _ in range(2):
-        results = cached(copy.deepcopy(sample))
-        assert results.keys() == expected.keys()
-        assert results["seg_fields"] == ["gt_seg_map"]
-        np.testing.assert_array_equal(results["img"], expected["img"])
-        np.testing.assert_array_equal(results["gt_seg_map"], expected["gt_seg_map"])
-
-
-def test_shrunk_labels_are_those_in_the_middle():
-    labels = np.arange(8 * 12).reshape(8, 12)
-    results = ShrinkLabels(4)({"gt_seg_map": labels, "other": labels, "seg_fields": ["gt_seg_map"]})
-    np.testing.assert_array_equal(results["gt_seg_map"], [[26, 30, 34], [74, 78, 82]])
-    assert results["other"] is labels
-    results["seg_fields"].append("other")
-    np.testing.assert_array_equal(ShrinkLabels(1)(results)["other"], labels)
-    with pytest.raises(ValueError, match="labels are 8 x 12, expected multiples of 5"):
-        ShrinkLabels(5)({"gt_seg_map": labels, "seg_fields": ["gt_seg_map"]})
-    with pytest.raises(ValueError, match="factor is 0"):
-        ShrinkLabels(0)
 
 
 def test_a_crop_of_everything_is_the_resized_image(files):
