@@ -13,6 +13,7 @@ _base_ = [
 ]
 max_iters = 1200
 model = dict(
+    data_preprocessor=dict(augmentation=_base_.augmentation),
     backbone=dict(
         arch=dict(embed_dim=96, depth=4, num_heads=3, ffn_dim=192, stem="overlapping"),
         img_size=_base_.crop_size[0],

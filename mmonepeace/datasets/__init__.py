@@ -2,7 +2,7 @@
 
 from mmonepeace.datasets.broken_samples import BrokenSamplesHook
 from mmonepeace.datasets.labelled import LabelledDataset
-from mmonepeace.datasets.mm_transforms import Cached, ShrinkLabels
+from mmonepeace.datasets.mm_transforms import Cached
 from mmonepeace.datasets.pairs import PairDataset
 from mmonepeace.datasets.resumable_sampler import EndlessSampler, ResumableBatchSampler
 from mmonepeace.datasets.seeded_dataset import SeededDataset
@@ -22,6 +22,6 @@ from mmonepeace.datasets.transforms import (
 __all__ = [
     "BrokenSamplesHook", "Cached", "DropWords", "EndlessSampler", "LabelledDataset", "LoadAudio",
     "LoadImage", "MaskTokens", "PackModalities", "PairDataset", "PerturbAudio",
-    "ResumableBatchSampler", "SeededDataset", "ShardDataset", "ShrinkLabels", "Tokenize",
+    "ResumableBatchSampler", "SeededDataset", "ShardDataset", "Tokenize",
     "Tokenizer", "TolerantDataset", "tolerate_broken",
 ]  # fmt: skip

@@ -36,34 +36,3 @@ class Cached(BaseTransform):
                     return None
             self.kept[index] = {k: v for k, v in made.items() if v is not results.get(k)}
         return {**results, **copy.deepcopy(self.kept[index])}
-
-
-@TRANSFORMS.register_module()
-class ShrinkLabels(BaseTransform):
-    """Keep one label of each square of a label map, for a loss at the stride of the head's maps.
-
-    It is taken from the middle. mmseg's `SegRescale` takes the corner, so that predictions are
-    (factor - 1) / 2 pixels off. Sides have to be multiples of the factor. All images of a batch need
-    one size, see `Pad`: mmseg pads labels by as many pixels as images, whatever their size.
-
-    Args:
-        factor: side of the squares in pixels.
-    """
-
-    def __init__(self, factor: int) -> None:
-        if factor < 1:
-            raise ValueError(f"factor is {factor}, expected pixels, 1 or more.")
-        self.factor = factor
-
-    def transform(self, results: Results) -> Results:
-        """(H, W) -> (H / factor, W / factor) for each of `seg_fields`."""
-        for field in results["seg_fields"]:
-            labels = results[field]
-            if any(side % self.factor for side in labels.shape):
-                raise ValueError(
-                    f"labels are {' x '.join(map(str, labels.shape))}, expected multiples of "
-                    f"{self.factor}: put Pad with size_divisor={self.factor} before ShrinkLabels."
-                )
-            middle = self.factor // 2
-            results[field] = labels[middle :: self.factor, middle :: self.factor]
-        return results

@@ -1,7 +1,7 @@
 """Samples of any data set that depend on nothing but the seed, the epoch and their index."""
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -18,19 +18,28 @@ from mmonepeace.registry import DATASETS
 @contextmanager
 def seeded(*seeds: int) -> Iterator[None]:
     """Seed Python, NumPy and torch on the CPU; afterwards they go on as if nothing had happened."""
-    sequence = np.random.SeedSequence(seeds)
-    (seed,) = sequence.generate_state(1).tolist()
-    generator = torch.default_generator  # torch.manual_seed would seed GPUs too
+    with _kept_states():
+        _seed(*seeds)
+        yield
+
+
+@contextmanager
+def _kept_states() -> Iterator[None]:
+    generator = torch.default_generator
     before = random.getstate(), np.random.get_state(), generator.get_state()
-    random.seed(seed)
-    np.random.seed(seed)
-    generator.manual_seed(seed)
     try:
         yield
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])
         generator.set_state(before[2])
+
+
+def _seed(*seeds: int) -> None:
+    (seed,) = np.random.SeedSequence(seeds).generate_state(1).tolist()
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs too
 
 
 class ForwardingDataset(Dataset[Any]):
@@ -76,12 +85,20 @@ class SeededDataset(ForwardingDataset):
         self.__dict__.update(dataset=built, seed=seed)
 
     def __getitem__(self, position: int | EpochIndex) -> Any:
+        return self.__getitems__([position])[0]
+
+    def __getitems__(self, positions: Sequence[int | EpochIndex]) -> list[Any]:
+        """The samples of a batch, for torch's loader: keeping states costs as much as a small sample."""
+        with _kept_states():
+            return [self._get(position) for position in positions]
+
+    def _get(self, position: int | EpochIndex) -> Any:
         index, epoch = position if isinstance(position, EpochIndex) else (position, 0)
         if isinstance(index, int):
             index = range(len(self))[index]  # as lists do: negative ones, IndexError
         knows_epochs = isinstance(self.dataset, PairDataset)
-        with seeded(self.seed, epoch, *np.ravel(index).tolist()):  # a frame of a video has two
-            return self.dataset[EpochIndex(index, epoch) if knows_epochs else index]
+        _seed(self.seed, epoch, *np.ravel(index).tolist())  # a frame of a video has two
+        return self.dataset[EpochIndex(index, epoch) if knows_epochs else index]
 
     def get_data_info(self, position: int | EpochIndex) -> Any:
         """What the other data set knows of a sample; samplers of batches ask for it."""

@@ -2,10 +2,11 @@
 
 A transform of each sample costs a CPU more than the step of a small model.
 
-Shapes: B images, H, W pixels.
+Shapes: B images, H, W pixels; h, w of the result.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +37,8 @@ class BatchAugmentation:
         invert: probability of a negative.
         cover: largest sides of the rectangle of one colour that covers a part, of 0..1 of those of
             the image.
+        size: rows and columns of the result, from a random place inside the image where it fits;
+            None: those of the image, and its middle.
 
     Raises:
         ValueError: if an option is out of range.
@@ -56,6 +59,7 @@ class BatchAugmentation:
         brightness: float = 0.0,
         invert: float = 0.0,
         cover: float = 0.0,
+        size: tuple[int, int] | None = None,
     ) -> None:
         for name, value in dict(zoom=zoom, aspect=aspect, contrast=contrast).items():
             if not 1 <= value < math.inf:
@@ -75,32 +79,76 @@ class BatchAugmentation:
         self.shear, self.shift, self.flip = shear, shift, flip
         self.saturation, self.grey, self.invert = (low, high), grey, invert
         self.brightness, self.cover = brightness, cover
+        if size is not None and (len(size) != 2 or min(size) < 1):
+            raise ValueError(f"size is {tuple(size)}, expected rows and columns.")
+        self.size = size
 
     def __call__(self, images_B3HW: Tensor) -> Tensor:
-        """(B, 3, H, W) floats in 0..1 -> the same."""
-        number, device = len(images_B3HW), images_B3HW.device
-        grid = F.affine_grid(self._moves(number).to(device), list(images_B3HW.shape), False)
-        x = F.grid_sample(images_B3HW, grid, padding_mode="border", align_corners=False)
-        matrix, offset = (t.to(device) for t in self._colours(number))
-        x = torch.baddbmm(offset, matrix, x.flatten(2) - 0.5).clamp_(0, 1).view(x.shape)
-        if self.cover:
-            mask, colour = (t.to(device) for t in self._covers(number, *x.shape[2:]))
-            x = torch.where(mask, colour, x)
-        return x
+        """(B, 3, H, W) floats in 0..1 -> (B, 3, h, w)."""
+        return self._change(images_B3HW)[0]
 
-    def _moves(self, n: int) -> Tensor:
+    def with_labels(
+        self, images_B3HW: Tensor, labels_B1HW: Tensor, stride: int = 1, ignore: int = 255
+    ) -> tuple[Tensor, Tensor]:
+        """Change images and their label maps.
+
+        Args:
+            images_B3HW: floats in 0..1.
+            labels_B1HW: integers.
+            stride: side of squares of the result, of which only the label in the middle is kept.
+            ignore: label outside the image and where it is covered.
+
+        Returns:
+            (B, 3, h, w) and (B, 1, h / stride, w / stride), of the same dtypes.
+
+        Raises:
+            ValueError: if a side of the result is not a multiple of the stride.
+        """
+        images, moves, covered = self._change(images_B3HW)
+        n, _, *sides = images.shape
+        if any(side % stride for side in sides):
+            raise ValueError(f"images have {sides} pixels, expected multiples of stride, {stride}.")
+        grid = F.affine_grid(moves, [n, 1, *(side // stride for side in sides)], False)
+        # Less the ignored label: grid_sample has zeros outside.
+        labels = F.grid_sample(labels_B1HW.float() - ignore, grid, "nearest", align_corners=False)
+        labels = (labels + ignore).to(labels_B1HW.dtype)
+        if covered is not None:
+            middle = stride // 2
+            labels = labels.masked_fill(covered[..., middle::stride, middle::stride], ignore)
+        return images, labels
+
+    def _change(self, images_B3HW: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Changed images, (B, 2, 3) moves, and (B, 1, h, w) bool where an image is covered."""
+        (n, _, *sides), device = images_B3HW.shape, images_B3HW.device
+        size = self.size or sides
+        moves = self._moves(n, sides, size).to(device)
+        grid = F.affine_grid(moves, [n, 3, *size], False)
+        x = F.grid_sample(images_B3HW, grid, padding_mode="border", align_corners=False)
+        matrix, offset = (t.to(device) for t in self._colours(n))
+        x = torch.baddbmm(offset, matrix, x.flatten(2) - 0.5).clamp_(0, 1).view(x.shape)
+        if not self.cover:
+            return x, moves, None
+        covered, colour = (t.to(device) for t in self._covers(n, *size))
+        return torch.where(covered, colour, x), moves, covered
+
+    def _moves(self, n: int, sides: Sequence[int], size: Sequence[int]) -> Tensor:
         """(B, 2, 3): from places of the result to those of the image, as `affine_grid` takes them."""
+        (height, width), (rows, columns) = sides, size
         turn, shear = _draw(n, self.rotation), _draw(n, self.shear)
-        size, ratio = _draw(n, self.zoom).exp(), _draw(n, self.aspect).exp()
+        factor, ratio = _draw(n, self.zoom).exp(), _draw(n, self.aspect).exp()
         mirror = 1 - 2 * (_uniform(n) < self.flip).float()
         cos, sin = turn.cos(), turn.sin()
-        # Rotation times shear times size.
-        wide, high = size * ratio * mirror, size / ratio
-        rows = [
-            cos * wide, (cos * shear - sin) * high, _draw(n, self.shift),
-            sin * wide, (sin * shear + cos) * high, _draw(n, self.shift),
-        ]  # fmt: skip
-        return torch.stack(rows, 1).view(n, 2, 3)
+        # Rotation times shear times size, in pixels; then in halves of the sides.
+        wide, high = factor * ratio * mirror * columns, factor / ratio * rows
+        x = torch.stack([cos * wide, (cos * shear - sin) * high]) / width
+        y = torch.stack([sin * wide, (sin * shear + cos) * high]) / height
+        places = []
+        for axis in (x, y):
+            place = _draw(n, self.shift)
+            if self.size is not None:
+                place += _draw(n, 1) * (1 - axis.abs().sum(0)).clamp(min=0)
+            places.append(place)
+        return torch.stack([*x, places[0], *y, places[1]], 1).view(n, 2, 3)
 
     def _colours(self, n: int) -> tuple[Tensor, Tensor]:
         """(B, 3, 3) and (B, 3, 1): the product with colours from which 0.5 is taken, and what is added."""

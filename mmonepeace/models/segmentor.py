@@ -6,7 +6,7 @@ Shapes: N images, C classes, H rows, W columns.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import groupby
 from operator import itemgetter
@@ -19,6 +19,7 @@ from mmseg.models import SegDataPreProcessor as MMSegDataPreProcessor
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
+from mmonepeace.models.augmentation import BatchAugmentation
 from mmonepeace.models.necks import accept_narrow_maps
 from mmonepeace.models.sliding_window import BandResizer, SlidingWindow, check_option
 from mmonepeace.models.widths import fill_widths
@@ -49,16 +50,62 @@ class LabelsOnly(SegDataSample):
 
 @MODELS.register_module()
 class SegDataPreProcessor(MMSegDataPreProcessor):
-    """`mmseg.SegDataPreProcessor` whose defaults are the normalisation of the released models."""
+    """`mmseg.SegDataPreProcessor` whose defaults are the normalisation of the released models.
+
+    Args:
+        augmentation: options of `BatchAugmentation` for batches of training: a small model sees more
+            images in the same time than if each was changed by transforms. Images of a batch have one
+            size; with option `size`, they need no `RandomCrop`. None changes none.
+        label_stride: side of squares of the augmented images of which the loss sees the label in the
+            middle: that of the head's maps makes it cheaper.
+
+    Raises:
+        ValueError: if options are out of range, or images are not of one size.
+    """
 
     def __init__(
         self,
         mean: Sequence[float] = IMAGE_MEAN,
         std: Sequence[float] = IMAGE_STD,
         bgr_to_rgb: bool = True,
+        augmentation: Mapping[str, Any] | None = None,
+        label_stride: int = 1,
         **kwargs: Any,
     ) -> None:
+        if kwargs.get("batch_augments") is not None:
+            raise ValueError(
+                f"batch_augments is {kwargs['batch_augments']}, which mmseg calls in training without "
+                "building it. Use `augmentation`, or transforms in the pipeline."
+            )
         super().__init__(mean, std, bgr_to_rgb=bgr_to_rgb, **kwargs)
+        self.augment = BatchAugmentation(**augmentation) if augmentation else None
+        self.label_stride = label_stride
+
+    def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
+        """As mmseg's; in training with `augmentation`, batches of it."""
+        if not training or self.augment is None:
+            return super().forward(data, training)
+        sizes = {tuple(image.shape[1:]) for image in data["inputs"]}
+        if len(sizes) > 1:
+            raise ValueError(
+                f"images of a batch have {sorted(sizes)} pixels, `augmentation` expects one size: "
+                "put Resize or RandomCrop with Pad into the pipeline."
+            )
+        # One copy to the device instead of two an image, see `cast_data`.
+        samples, images = data["data_samples"], torch.stack(list(data["inputs"])).to(self.device)
+        if self._channel_conversion:
+            images = images[:, [2, 1, 0]]
+        labels = torch.stack([sample.gt_sem_seg.data for sample in samples]).to(self.device)
+        images, labels = self.augment.with_labels(
+            images.float() / 255, labels, self.label_stride, self.seg_pad_val
+        )
+        if self._enable_normalize:
+            images = (images * 255 - self.mean) / self.std
+        shape = tuple(images.shape[2:])
+        for sample, label in zip(samples, labels, strict=True):
+            sample.gt_sem_seg = PixelData(data=label)
+            sample.set_metainfo(dict(img_shape=shape, pad_shape=shape))
+        return dict(inputs=images, data_samples=samples)
 
 
 @MODELS.register_module()

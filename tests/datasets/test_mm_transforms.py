@@ -1,12 +1,11 @@
 import copy
 
 import numpy as np
-import pytest
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from PIL import Image
 
-from mmonepeace.datasets import Cached, ShrinkLabels
+from mmonepeace.datasets import Cached
 from mmonepeace.engine import run_options
 
 
@@ -65,19 +64,6 @@ def test_cached_loading_of_mmseg_gives_the_same(tmp_path):
         assert results["seg_fields"] == ["gt_seg_map"]
         np.testing.assert_array_equal(results["img"], expected["img"])
         np.testing.assert_array_equal(results["gt_seg_map"], expected["gt_seg_map"])
-
-
-def test_shrunk_labels_are_those_in_the_middle():
-    labels = np.arange(8 * 12).reshape(8, 12)
-    results = ShrinkLabels(4)({"gt_seg_map": labels, "other": labels, "seg_fields": ["gt_seg_map"]})
-    np.testing.assert_array_equal(results["gt_seg_map"], [[26, 30, 34], [74, 78, 82]])
-    assert results["other"] is labels
-    results["seg_fields"].append("other")
-    np.testing.assert_array_equal(ShrinkLabels(1)(results)["other"], labels)
-    with pytest.raises(ValueError, match="labels are 8 x 12, expected multiples of 5"):
-        ShrinkLabels(5)({"gt_seg_map": labels, "seg_fields": ["gt_seg_map"]})
-    with pytest.raises(ValueError, match="factor is 0"):
-        ShrinkLabels(0)
 
 
 def test_a_tokenizer_within_cached_is_set_like_others():

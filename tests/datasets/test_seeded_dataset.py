@@ -64,6 +64,7 @@ def test_reading_a_sample_leaves_the_random_state_alone():
     expected = draw()
     random.seed(5), np.random.seed(5), torch.manual_seed(5)
     assert data[2] == data[2] == data[-4] != data[EpochIndex(2, 1)]
+    assert data.__getitems__([-4, EpochIndex(2, 1)]) == [data[2], data[EpochIndex(2, 1)]]
     assert draw() == expected
     with pytest.raises(IndexError):
         data[6]

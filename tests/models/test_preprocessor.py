@@ -178,12 +178,66 @@ def test_grey_pixels_have_no_hue_and_a_cover_is_of_one_colour():
     assert max(colours) == 2  # white, and that of its rectangle
 
 
+def test_a_crop_is_at_a_random_place_inside_the_image():
+    rows, columns = torch.arange(10.0) / 255, torch.arange(16.0) / 255
+    image = torch.stack([rows[:, None].expand(10, 16), columns.expand(10, 16), torch.zeros(10, 16)])
+    crops = BatchAugmentation(size=(4, 8))(image.expand(64, -1, -1, -1)) * 255
+    assert crops.shape == (64, 3, 4, 8)
+    first = crops[:, :2, 0, 0]  # row and column of the corner, as they need not be whole
+    for axis, (size, places) in enumerate(zip((4, 8), (7, 9), strict=True)):
+        steps = crops[:, axis].diff(dim=1 + axis)
+        torch.testing.assert_close(steps, torch.ones_like(steps), rtol=0, atol=1e-3)
+        assert -1e-3 <= first[:, axis].min() < 1
+        assert places - 2 < first[:, axis].max() <= places - 1 + 1e-3, size
+
+
+def test_a_turn_of_an_image_that_is_not_square_keeps_its_angles():
+    torch.manual_seed(0)
+    augment = BatchAugmentation(rotation=90)
+    moves = augment._moves(16, (20, 40), (20, 40))
+    in_pixels = moves[:, :, :2] * torch.tensor([40.0, 20.0])[:, None] / torch.tensor([40.0, 20.0])
+    torch.testing.assert_close(in_pixels @ in_pixels.mT, torch.eye(2).expand(16, 2, 2))
+
+
+@pytest.mark.parametrize("size", [None, (24, 16)])
+def test_labels_move_with_their_images(size):
+    torch.manual_seed(0)
+    values = torch.randint(0, 4, (8, 1, 4, 5)).repeat_interleave(10, 2).repeat_interleave(10, 3)
+    options = dict(rotation=20, zoom=1.3, aspect=1.2, shear=0.1, shift=0.2, flip=0.5, size=size)
+    augment = BatchAugmentation(**options)
+    state = torch.get_rng_state()
+    images, labels = augment.with_labels(values.expand(-1, 3, -1, -1) / 4, values)
+    seen = images[:, :1] * 4
+    whole = (seen - seen.round()).abs() < 1e-4  # not between two values
+    inside = labels != 255
+    assert whole.float().mean() > 0.7
+    assert 0.5 < inside.float().mean() < 1
+    assert (seen.round() == labels)[whole & inside].all()
+    assert labels.dtype == values.dtype
+    torch.set_rng_state(state)
+    shrunk = augment.with_labels(values.expand(-1, 3, -1, -1) / 4, values, stride=2)[1]
+    assert shrunk.shape[2:] == torch.Size(side // 2 for side in labels.shape[2:])
+    corners = torch.stack([labels[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1)])
+    assert (shrunk == corners)[:, (corners == corners[0]).all(0)].all()  # where a square has one
+
+
+def test_covered_labels_are_ignored():
+    torch.manual_seed(0)
+    labels = torch.ones(8, 1, 16, 16, dtype=torch.uint8)
+    images, kept = BatchAugmentation(cover=1.0).with_labels(torch.ones(8, 3, 16, 16), labels, 1, 9)
+    assert kept.unique().tolist() == [1, 9]
+    assert ((images == 1).all(1, keepdim=True) == (kept == 1)).all()
+    with pytest.raises(ValueError, match=r"images have \[16, 16\] pixels, expected multiples"):
+        BatchAugmentation().with_labels(images, labels, stride=5)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
         (dict(zoom=0.5), "zoom is 0.5, expected a factor of 1 or more"),
         (dict(rotation=-1), "rotation is -1, expected 0 or more"),
         (dict(flip=1.5), "flip is 1.5, expected 0 to 1"),
+        (dict(size=(4, 0)), r"size is \(4, 0\), expected rows and columns"),
         (dict(saturation=(2, 1)), r"saturation is \(2, 1\), expected 0 <= low <= high"),
     ],
 )

@@ -14,7 +14,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from PIL import Image
 
-from mmonepeace.models.segmentor import LabelsOnly
+from mmonepeace.models.segmentor import LabelsOnly, SegDataPreProcessor
 from mmonepeace.models.sliding_window import BandResizer
 from tests.conftest import TINY, randomise
 
@@ -512,3 +512,42 @@ def test_mask2former_with_test_time_augmentation(masked, image_paths, mode):
     for one, other in zip(together, alone, strict=True):
         differing = one.pred_sem_seg.data != other.pred_sem_seg.data
         assert differing.float().mean() < 0.01
+
+
+def labelled(size=(20, 24)):
+    """Images whose first channel is ten times the label, and their samples."""
+    images, samples = [], []
+    for i in range(4):
+        labels = torch.randint(0, 4, (1, size[0] // 4, size[1] // 4))
+        labels = labels.repeat_interleave(4, 1).repeat_interleave(4, 2)
+        images.append((labels * 10).expand(3, -1, -1).to(torch.uint8).contiguous())
+        sample = SegDataSample(metainfo=dict(img_shape=size, seg_map_path=f"{i}.png"))
+        sample.gt_sem_seg = PixelData(data=labels)
+        samples.append(sample)
+    return dict(inputs=images, data_samples=samples)
+
+
+def test_batches_of_training_are_augmented_with_their_labels():
+    torch.manual_seed(0)
+    options = dict(size=(16, 16), flip=0.5)
+    preprocess = SegDataPreProcessor(
+        mean=[0, 0, 10], std=[1, 1, 2], augmentation=options, label_stride=4
+    )
+    batch = preprocess(labelled(), training=True)
+    assert batch["inputs"].shape == (4, 3, 16, 16)
+    for image, sample in zip(batch["inputs"], batch["data_samples"], strict=True):
+        labels = sample.gt_sem_seg.data
+        assert labels.shape == (1, 4, 4)
+        assert labels.dtype == torch.int64
+        assert sample.img_shape == sample.pad_shape == (16, 16)
+        torch.testing.assert_close(image[1], image[2] * 2 + 10)  # normalised, in this order
+        middle = image[0, 1:3, 1:3].mean() / 10
+        assert abs(middle - labels[0, 0, 0]) < 1.5
+    same = preprocess(labelled())["inputs"]
+    assert same.shape == (4, 3, 20, 24)  # not of training
+    mixed = labelled()
+    mixed["inputs"][0] = mixed["inputs"][0][:, :16]
+    with pytest.raises(ValueError, match=r"\(16, 24\), \(20, 24\)\] pixels, .* one size"):
+        preprocess(mixed, training=True)
+    with pytest.raises(ValueError, match=r"batch_augments is .*Use `augmentation`"):
+        SegDataPreProcessor(batch_augments=[dict(type="Mixup")])
