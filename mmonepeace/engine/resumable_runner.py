@@ -27,6 +27,7 @@ from mmonepeace.engine.resuming import (
     write_folder,
 )
 from mmonepeace.engine.strategy import FSDP2Strategy
+from mmonepeace.engine.threads import leave_busy_cores
 from mmonepeace.engine.train_loop import EndlessTrainLoop, EpochTrainLoop, samples_of_step
 
 # What reading a checkpoint that another program made up can raise.
@@ -82,6 +83,8 @@ class ResumableRunner:
 
     def build_train_loop(self, loop: BaseLoop | dict[str, Any]) -> BaseLoop:
         """Build the training loop, with the seed of the checkpoint that is resumed."""
+        if message := leave_busy_cores():
+            self.logger.info(message)
         self.find_start()
         return super().build_train_loop(loop)  # type: ignore[misc]
 
