@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import mmengine
+import torch
 from mmengine import hooks
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
@@ -27,7 +28,7 @@ from mmonepeace.engine.resuming import (
     write_folder,
 )
 from mmonepeace.engine.strategy import FSDP2Strategy
-from mmonepeace.engine.threads import leave_busy_cores
+from mmonepeace.engine.threads import choose_threads
 from mmonepeace.engine.train_loop import EndlessTrainLoop, EpochTrainLoop, samples_of_step
 
 # What reading a checkpoint that another program made up can raise.
@@ -64,6 +65,7 @@ class ResumableRunner:
 
     shards: FSDP2Strategy | None = None  # the model is in shards, one of each process
     _start_is_found = False
+    _threads_before: int | None = None  # of the run that is resumed
 
     @property
     def bare_model(self) -> BaseModel:
@@ -83,9 +85,9 @@ class ResumableRunner:
 
     def build_train_loop(self, loop: BaseLoop | dict[str, Any]) -> BaseLoop:
         """Build the training loop, with the seed of the checkpoint that is resumed."""
-        if message := leave_busy_cores():
-            self.logger.info(message)
         self.find_start()
+        if message := choose_threads(self._threads_before):
+            self.logger.info(message)
         return super().build_train_loop(loop)  # type: ignore[misc]
 
     def find_start(self) -> None:
@@ -107,6 +109,7 @@ class ResumableRunner:
             # Reads no tensor.
             content = checkpoint.read_run(self._load_from, lambda parts: parts[0], verify=False)
             meta = _meta_of_run(self._load_from, content)
+            self._threads_before = meta.get("threads")
             if self._randomness_cfg.get("seed") is None:
                 self.set_seed(meta["seed"])
 
@@ -293,6 +296,7 @@ class ResumableRunner:
                 "cfg": self.cfg.pretty_text,
                 "settings": self._settings(),
                 "seed": self.seed,
+                "threads": torch.get_num_threads(),
                 "experiment_name": self.experiment_name,
                 "mmengine_version": mmengine.__version__,
                 **leave_out_objects({"dataset_meta": metainfo}),
@@ -338,7 +342,7 @@ def _meta_of_run(filename: str, content: dict[str, Any]) -> dict[str, Any]:
             f"an iter_*.pth, or start from its weights: --cfg-options load_from={filename}"
         )
     meta = content["meta"]
-    for name in {"epoch", "iter", "seed"} | ({"samples"} & set(meta)):
+    for name in {"epoch", "iter", "seed"} | ({"samples", "threads"} & set(meta)):
         if not isinstance(meta.get(name), int) or meta[name] < 0:
             raise CheckpointError(
                 f"{filename} has {meta.get(name)!r} as its {name}, expected a number: it was not "

@@ -11,11 +11,14 @@ _STAT = Path("/proc/stat")
 _SECONDS = 0.3
 
 
-def leave_busy_cores() -> str | None:
-    """Compute with as many threads as cores are idle; a GPU, OMP_NUM_THREADS and ranks keep theirs.
+def choose_threads(before: int | None = None) -> str | None:
+    """Compute with as many threads as cores are idle; with a GPU, OMP_NUM_THREADS or ranks, all stay.
 
     The threads of an operator wait for each other: one whose core is busy stops all. Two threads
     beside two other jobs on two cores took four times as long as one thread did.
+
+    Args:
+        before: of the run that is resumed. It keeps them, since others would change its bits.
 
     Returns:
         what to tell the user if there are now fewer.
@@ -24,13 +27,18 @@ def leave_busy_cores() -> str | None:
     given = "OMP_NUM_THREADS" in os.environ or torch.cuda.is_available() or get_world_size() > 1
     if threads == 1 or given or not _STAT.exists():
         return None
+    if before is not None:
+        if before >= threads:
+            return None
+        torch.set_num_threads(max(1, before))
+        return f"Threads: {before} instead of {threads}, as before the run was stopped."
     idle = idle_cores()
     if (fewer := max(1, round(idle))) >= threads:
         return None
     torch.set_num_threads(fewer)
     return (
-        f"Other jobs leave {idle:.1f} cores: {fewer} threads instead of {threads}, because one that "
-        "waits for a core stops the others. OMP_NUM_THREADS sets the number."
+        f"Other jobs leave {idle:.1f} cores idle. Threads: {fewer} instead of {threads}, because one "
+        "that waits for a core stops the others. OMP_NUM_THREADS sets the number."
     )
 
 

@@ -13,7 +13,7 @@ from mmengine.runner import BaseLoop
 from mmonepeace import checkpoint
 from mmonepeace.checkpoint import CheckpointError
 from mmonepeace.checks import CheckError
-from mmonepeace.engine import CheckpointHook, PretrainRunner
+from mmonepeace.engine import CheckpointHook, PretrainRunner, resumable_runner
 from tests.engine.toy_run import ToyModel, assert_same, config, train
 
 
@@ -181,6 +181,14 @@ def change(path, tmp_path, **parts):
 
 def resume(tmp_path, path, **given):
     return train(tmp_path / "other", resume=True, load_from=str(path), **given)
+
+
+def test_a_resumed_run_is_told_how_many_threads_there_were(trained, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(resumable_runner, "choose_threads", told.append)
+    resume(tmp_path, trained / "iter_4.pth")
+    train(tmp_path / "new")
+    assert told == [torch.get_num_threads(), None]
 
 
 def test_a_run_is_resumed_from_a_file_of_another_folder(trained, tmp_path):

@@ -25,13 +25,13 @@ def machine(tmp_path, monkeypatch):
     was_set = []
     monkeypatch.setattr(torch, "set_num_threads", was_set.append)
 
-    def look(before, after):
+    def look(before, after, resumed=None):
         (tmp_path / "stat").write_text(stat(*before))
         written = stat(*after)
         monkeypatch.setattr(
             threads.time, "sleep", lambda seconds: (tmp_path / "stat").write_text(written)
         )
-        return threads.leave_busy_cores(), was_set
+        return threads.choose_threads(resumed), was_set
 
     return look
 
@@ -42,7 +42,7 @@ IDLE = [(0, 100)] * 4
 def test_threads_of_busy_cores_are_left_to_other_jobs(machine):
     said, was_set = machine(IDLE, [(30, 100), (0, 130), (28, 102), (0, 130)])
     assert was_set == [2]
-    assert "leave 2.1 cores: 2 threads instead of 4" in said
+    assert "leave 2.1 cores idle. Threads: 2 instead of 4" in said
 
 
 def test_one_thread_stays_on_a_full_machine_and_all_on_an_idle_one(machine):
@@ -60,6 +60,13 @@ def test_only_cores_that_this_process_may_use_count(machine, monkeypatch):
 def test_a_number_that_the_user_gave_stays(machine, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     assert machine(IDLE, [(30, 100)] * 4) == (None, [])
+
+
+def test_a_resumed_run_keeps_its_threads(machine):
+    said, was_set = machine(IDLE, [(30, 100)] * 4, resumed=3)
+    assert was_set == [3]
+    assert said == "Threads: 3 instead of 4, as before the run was stopped."
+    assert machine(IDLE, [(30, 100)] * 4, resumed=4) == (None, [3])
 
 
 def test_this_machine_says_how_many_cores_are_idle():
