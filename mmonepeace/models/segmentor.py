@@ -60,7 +60,8 @@ class SegDataPreProcessor(MMSegDataPreProcessor):
             middle: that of the head's maps makes it cheaper.
 
     Raises:
-        ValueError: if options are out of range, or images are not of one size.
+        ValueError: if options are out of range, images are not of one size, or samples have more
+            than `gt_sem_seg`.
     """
 
     def __init__(
@@ -93,6 +94,11 @@ class SegDataPreProcessor(MMSegDataPreProcessor):
             )
         # One copy to the device instead of two an image, see `cast_data`.
         samples, images = data["data_samples"], torch.stack(list(data["inputs"])).to(self.device)
+        if others := set().union(*(sample.keys() for sample in samples)) - {"gt_sem_seg"}:
+            raise ValueError(
+                f"samples have {', '.join(sorted(others))}: `augmentation` moves images and "
+                "gt_sem_seg only. Leave it out, and use transforms."
+            )
         if self._channel_conversion:
             images = images[:, [2, 1, 0]]
         labels = torch.stack([sample.gt_sem_seg.data for sample in samples]).to(self.device)

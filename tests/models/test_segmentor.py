@@ -549,5 +549,9 @@ def test_batches_of_training_are_augmented_with_their_labels():
     mixed["inputs"][0] = mixed["inputs"][0][:, :16]
     with pytest.raises(ValueError, match=r"\(16, 24\), \(20, 24\)\] pixels, .* one size"):
         preprocess(mixed, training=True)
+    edges = labelled()
+    edges["data_samples"][1].gt_edge_map = PixelData(data=torch.zeros(1, 20, 24))
+    with pytest.raises(ValueError, match="samples have gt_edge_map: "):
+        preprocess(edges, training=True)
     with pytest.raises(ValueError, match=r"batch_augments is .*Use `augmentation`"):
         SegDataPreProcessor(batch_augments=[dict(type="Mixup")])
