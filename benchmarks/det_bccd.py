@@ -9,6 +9,7 @@ recipe. Each model is also evaluated before training.
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -74,6 +75,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/benchmark_det"))
     args = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))  # whatever other jobs do
     seeds = " ".join(map(str, args.seeds))
     versions = ", ".join(
         f"{p} {version(p)}" for p in ("torch", "onedl-mmengine", "onedl-mmcv", "onedl-mmdetection")

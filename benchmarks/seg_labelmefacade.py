@@ -12,6 +12,7 @@ report of 2026-11-22. Runs alternate, so that a change of the machine's speed hi
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -71,6 +72,7 @@ def main() -> None:
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/benchmark"))
     parser.add_argument("--pretrained", metavar="CKPT", help="with {seed} for each seed's own")
     args = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))  # whatever other jobs do
     models = STARTS if args.pretrained else MODELS
     title = (
         "the encoder of the tiny pretraining with UPerNet, pretrained or not"

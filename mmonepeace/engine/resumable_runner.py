@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import mmengine
-import torch
 from mmengine import hooks
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
@@ -28,7 +27,7 @@ from mmonepeace.engine.resuming import (
     write_folder,
 )
 from mmonepeace.engine.strategy import FSDP2Strategy
-from mmonepeace.engine.threads import choose_threads
+from mmonepeace.engine.threads import choose_threads, threads_of_run
 from mmonepeace.engine.train_loop import EndlessTrainLoop, EpochTrainLoop, samples_of_step
 
 # What reading a checkpoint that another program made up can raise.
@@ -296,7 +295,7 @@ class ResumableRunner:
                 "cfg": self.cfg.pretty_text,
                 "settings": self._settings(),
                 "seed": self.seed,
-                "threads": torch.get_num_threads(),
+                **({} if (threads := threads_of_run()) is None else {"threads": threads}),
                 "experiment_name": self.experiment_name,
                 "mmengine_version": mmengine.__version__,
                 **leave_out_objects({"dataset_meta": metainfo}),
@@ -343,7 +342,7 @@ def _meta_of_run(filename: str, content: dict[str, Any]) -> dict[str, Any]:
         )
     meta = content["meta"]
     for name in {"epoch", "iter", "seed"} | ({"samples", "threads"} & set(meta)):
-        if not isinstance(meta.get(name), int) or meta[name] < 0:
+        if not isinstance(meta.get(name), int) or meta[name] < (name == "threads"):
             raise CheckpointError(
                 f"{filename} has {meta.get(name)!r} as its {name}, expected a number: it was not "
                 "written by a run of this version, or is damaged."

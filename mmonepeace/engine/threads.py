@@ -12,7 +12,7 @@ _SECONDS = 0.3
 
 
 def choose_threads(before: int | None = None) -> str | None:
-    """Compute with as many threads as cores are idle; with a GPU, OMP_NUM_THREADS or ranks, all stay.
+    """Compute with as many threads as cores are idle; OMP_NUM_THREADS, GPUs and ranks keep theirs.
 
     The threads of an operator wait for each other: one whose core is busy stops all. Two threads
     beside two other jobs on two cores took four times as long as one thread did.
@@ -21,18 +21,25 @@ def choose_threads(before: int | None = None) -> str | None:
         before: of the run that is resumed. It keeps them, since others would change its bits.
 
     Returns:
-        what to tell the user if there are now fewer.
+        what to tell the user if there are other threads than usual, or than before.
     """
-    threads = torch.get_num_threads()
-    given = "OMP_NUM_THREADS" in os.environ or torch.cuda.is_available() or get_world_size() > 1
-    if threads == 1 or given or not _STAT.exists():
+    threads = threads_of_run()
+    if threads is None or threads == before:
         return None
+    given = "OMP_NUM_THREADS" in os.environ
     if before is not None:
-        if before >= threads:
-            return None
-        torch.set_num_threads(max(1, before))
-        return f"Threads: {before} instead of {threads}, as before the run was stopped."
-    idle = idle_cores()
+        if given or before > threads:
+            return (
+                f"Threads: {threads}, before the run was stopped {before}: it does not end with the "
+                "same bits."
+            )
+        torch.set_num_threads(before)
+        return (
+            f"Threads: {before} instead of {threads}, as before the run was stopped. OMP_NUM_THREADS "
+            "sets the number, for other bits."
+        )
+    if threads == 1 or given or (idle := idle_cores()) is None:
+        return None
     if (fewer := max(1, round(idle))) >= threads:
         return None
     torch.set_num_threads(fewer)
@@ -42,11 +49,19 @@ def choose_threads(before: int | None = None) -> str | None:
     )
 
 
-def idle_cores() -> float:
-    """Idle cores among those that this process may use, as Linux counts them for a moment."""
+def threads_of_run() -> int | None:
+    """Threads that the bits of a run depend on; None with a GPU, or with several processes."""
+    alone = not torch.cuda.is_available() and get_world_size() == 1
+    return torch.get_num_threads() if alone else None
+
+
+def idle_cores() -> float | None:
+    """Idle cores among those that this process may use, for a moment; None if nobody counts them."""
     before = _ticks()
     time.sleep(_SECONDS)
     after = _ticks()
+    if before is None or after is None:
+        return None
     idle = 0.0
     for core, (free, total) in after.items():
         passed = total - before[core][1]
@@ -54,13 +69,17 @@ def idle_cores() -> float:
     return idle
 
 
-def _ticks() -> dict[int, tuple[int, int]]:
-    """Core -> ticks that it was idle, and all; of user, nice, system, idle, iowait and so on."""
+def _ticks() -> dict[int, tuple[int, int]] | None:
+    """Core -> ticks that were free for this process, and all; None if Linux does not count all."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else {-1}
+    yields = os.getpriority(os.PRIO_PROCESS, 0) <= 0  # a job of lower priority, to this process
     ticks = {}
-    allowed = os.sched_getaffinity(0)
-    for line in _STAT.read_text().splitlines():
-        name, *values = line.split() or [""]
-        if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in allowed:
-            counts = [int(value) for value in values[:8]]
-            ticks[int(name[3:])] = counts[3] + counts[4], sum(counts)
-    return ticks
+    try:
+        for line in _STAT.read_text().splitlines():
+            name, *values = line.split() or [""]
+            if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in allowed:
+                _, nice, _, idle, wait, *_ = counts = [int(value) for value in values[:8]]
+                ticks[int(name[3:])] = idle + wait + yields * nice, sum(counts)
+    except (OSError, ValueError):
+        return None
+    return ticks if ticks.keys() == allowed else None

@@ -79,8 +79,12 @@ class BatchAugmentation:
         self.shear, self.shift, self.flip = shear, shift, flip
         self.saturation, self.grey, self.invert = (low, high), grey, invert
         self.brightness, self.cover = brightness, cover
-        if size is not None and (len(size) != 2 or min(size) < 1):
-            raise ValueError(f"size is {tuple(size)}, expected rows and columns.")
+        if size is not None and not (
+            isinstance(size, tuple | list)
+            and len(size) == 2
+            and all(isinstance(side, int) and side > 0 for side in size)
+        ):
+            raise ValueError(f"size is {size}, expected rows and columns.")
         self.size = size
 
     def __call__(self, images_B3HW: Tensor) -> Tensor:
@@ -108,9 +112,11 @@ class BatchAugmentation:
         n, _, *sides = images.shape
         if any(side % stride for side in sides):
             raise ValueError(f"images have {sides} pixels, expected multiples of stride, {stride}.")
-        grid = F.affine_grid(moves, [n, 1, *(side // stride for side in sides)], False)
-        # Less the ignored label: grid_sample has zeros outside.
-        labels = F.grid_sample(labels_B1HW.float() - ignore, grid, "nearest", align_corners=False)
+        with _in_float32(images):
+            grid = F.affine_grid(moves, [n, 1, *(side // stride for side in sides)], False)
+            # Less the ignored label: grid_sample has zeros outside.
+            labels = labels_B1HW.float() - ignore
+            labels = F.grid_sample(labels, grid, "nearest", align_corners=False)
         labels = (labels + ignore).to(labels_B1HW.dtype)
         if covered is not None:
             middle = stride // 2
@@ -121,11 +127,12 @@ class BatchAugmentation:
         """Changed images, (B, 2, 3) moves, and (B, 1, h, w) bool where an image is covered."""
         (n, _, *sides), device = images_B3HW.shape, images_B3HW.device
         size = self.size or sides
-        moves = self._moves(n, sides, size).to(device)
-        grid = F.affine_grid(moves, [n, 3, *size], False)
-        x = F.grid_sample(images_B3HW, grid, padding_mode="border", align_corners=False)
-        matrix, offset = (t.to(device) for t in self._colours(n))
-        x = torch.baddbmm(offset, matrix, x.flatten(2) - 0.5).clamp_(0, 1).view(x.shape)
+        with _in_float32(images_B3HW):
+            moves = self._moves(n, sides, size).to(device)
+            grid = F.affine_grid(moves, [n, 3, *size], False)
+            x = F.grid_sample(images_B3HW, grid, padding_mode="border", align_corners=False)
+            matrix, offset = (t.to(device) for t in self._colours(n))
+            x = torch.baddbmm(offset, matrix, x.flatten(2) - 0.5).clamp_(0, 1).view(x.shape)
         if not self.cover:
             return x, moves, None
         covered, colour = (t.to(device) for t in self._covers(n, *size))
@@ -176,6 +183,11 @@ class BatchAugmentation:
             inside.append((places - centre[:, None]).abs() < half[:, None])
         mask = inside[0][:, None, :, None] & inside[1][:, None, None, :]
         return mask, torch.rand(n, 3, 1, 1, device="cpu")
+
+
+def _in_float32(images: Tensor) -> torch.autocast:
+    """Steps run preprocessors under autocast; bfloat16 would move images by pixels."""
+    return torch.autocast(images.device.type, enabled=False)
 
 
 def _uniform(n: int) -> Tensor:

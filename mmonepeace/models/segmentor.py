@@ -55,13 +55,14 @@ class SegDataPreProcessor(MMSegDataPreProcessor):
     Args:
         augmentation: options of `BatchAugmentation` for batches of training: a small model sees more
             images in the same time than if each was changed by transforms. Images of a batch have one
-            size; with option `size`, they need no `RandomCrop`. None changes none.
+            size; with option `size`, they need no `RandomCrop`, and nothing is padded. None changes
+            none.
         label_stride: side of squares of the augmented images of which the loss sees the label in the
             middle: that of the head's maps makes it cheaper.
 
     Raises:
-        ValueError: if options are out of range, images are not of one size, or samples have more
-            than `gt_sem_seg`.
+        ValueError: if options are out of range, images are not of one size, or samples have not
+            just `gt_sem_seg`.
     """
 
     def __init__(
@@ -78,6 +79,14 @@ class SegDataPreProcessor(MMSegDataPreProcessor):
                 f"batch_augments is {kwargs['batch_augments']}, which mmseg calls in training without "
                 "building it. Use `augmentation`, or transforms in the pipeline."
             )
+        if augmentation and kwargs.get("size") is not None:
+            raise ValueError(
+                f"size is {kwargs['size']}, expected none: `augmentation` does not pad, it has a size."
+            )
+        if not isinstance(label_stride, int) or label_stride < 1:
+            raise ValueError(f"label_stride is {label_stride}, expected pixels, 1 or more.")
+        if label_stride > 1 and not augmentation:
+            raise ValueError(f"label_stride is {label_stride}, which needs `augmentation`.")
         super().__init__(mean, std, bgr_to_rgb=bgr_to_rgb, **kwargs)
         self.augment = BatchAugmentation(**augmentation) if augmentation else None
         self.label_stride = label_stride
@@ -86,19 +95,26 @@ class SegDataPreProcessor(MMSegDataPreProcessor):
         """As mmseg's; in training with `augmentation`, batches of it."""
         if not training or self.augment is None:
             return super().forward(data, training)
+        samples = data["data_samples"]
         sizes = {tuple(image.shape[1:]) for image in data["inputs"]}
         if len(sizes) > 1:
             raise ValueError(
                 f"images of a batch have {sorted(sizes)} pixels, `augmentation` expects one size: "
-                "put Resize or RandomCrop with Pad into the pipeline."
+                "use Resize with keep_ratio=False, or Pad to the size of the largest."
             )
+        for sample, image in zip(samples, data["inputs"], strict=True):
+            if set(sample.keys()) != {"gt_sem_seg"}:
+                raise ValueError(
+                    f"{sample.get('img_path')} has {', '.join(sorted(sample.keys())) or 'no labels'}: "
+                    "`augmentation` moves images and gt_sem_seg, neither less nor more."
+                )
+            labels_size, size = sample.gt_sem_seg.shape, tuple(image.shape[1:])
+            if tuple(labels_size) != size:
+                raise ValueError(
+                    f"{sample.get('seg_map_path')} has {tuple(labels_size)} pixels, its image {size}."
+                )
         # One copy to the device instead of two an image, see `cast_data`.
-        samples, images = data["data_samples"], torch.stack(list(data["inputs"])).to(self.device)
-        if others := set().union(*(sample.keys() for sample in samples)) - {"gt_sem_seg"}:
-            raise ValueError(
-                f"samples have {', '.join(sorted(others))}: `augmentation` moves images and "
-                "gt_sem_seg only. Leave it out, and use transforms."
-            )
+        images = torch.stack(list(data["inputs"])).to(self.device)
         if self._channel_conversion:
             images = images[:, [2, 1, 0]]
         labels = torch.stack([sample.gt_sem_seg.data for sample in samples]).to(self.device)

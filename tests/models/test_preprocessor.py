@@ -221,6 +221,20 @@ def test_labels_move_with_their_images(size):
     assert (shrunk == corners)[:, (corners == corners[0]).all(0)].all()  # where a square has one
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_of_a_step_moves_nothing(dtype):
+    labels = torch.randint(0, 9, (2, 1, 320, 320), dtype=torch.uint8)
+    augment = BatchAugmentation(rotation=10, zoom=1.3, hue=30, size=(256, 256))
+    torch.manual_seed(0)
+    expected = augment.with_labels(labels.expand(-1, 3, -1, -1) / 9, labels)
+    torch.manual_seed(0)
+    with torch.autocast("cpu", dtype):
+        made = augment.with_labels(labels.expand(-1, 3, -1, -1) / 9, labels)
+    for one, other in zip(made, expected, strict=True):
+        assert one.dtype == other.dtype
+        assert one.equal(other)
+
+
 def test_covered_labels_are_ignored():
     torch.manual_seed(0)
     labels = torch.ones(8, 1, 16, 16, dtype=torch.uint8)
@@ -237,6 +251,8 @@ def test_covered_labels_are_ignored():
         (dict(zoom=0.5), "zoom is 0.5, expected a factor of 1 or more"),
         (dict(rotation=-1), "rotation is -1, expected 0 or more"),
         (dict(flip=1.5), "flip is 1.5, expected 0 to 1"),
+        (dict(size=64), r"size is 64, expected rows and columns"),
+        (dict(size=(4.0, 4.0)), r"size is \(4.0, 4.0\), expected rows and columns"),
         (dict(size=(4, 0)), r"size is \(4, 0\), expected rows and columns"),
         (dict(saturation=(2, 1)), r"saturation is \(2, 1\), expected 0 <= low <= high"),
     ],

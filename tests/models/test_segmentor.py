@@ -551,7 +551,20 @@ def test_batches_of_training_are_augmented_with_their_labels():
         preprocess(mixed, training=True)
     edges = labelled()
     edges["data_samples"][1].gt_edge_map = PixelData(data=torch.zeros(1, 20, 24))
-    with pytest.raises(ValueError, match="samples have gt_edge_map: "):
+    with pytest.raises(ValueError, match="has gt_edge_map, gt_sem_seg: `augmentation` moves"):
         preprocess(edges, training=True)
+    edges["data_samples"][1] = SegDataSample()
+    with pytest.raises(ValueError, match="has no labels: `augmentation` moves"):
+        preprocess(edges, training=True)
+    turned = labelled()
+    turned["data_samples"][2].gt_sem_seg = PixelData(data=torch.zeros(1, 24, 20))
+    with pytest.raises(ValueError, match=r"2.png has \(24, 20\) pixels, its image \(20, 24\)"):
+        preprocess(turned, training=True)
     with pytest.raises(ValueError, match=r"batch_augments is .*Use `augmentation`"):
         SegDataPreProcessor(batch_augments=[dict(type="Mixup")])
+    with pytest.raises(ValueError, match=r"size is \(32, 32\), expected none"):
+        SegDataPreProcessor(augmentation=options, size=(32, 32))
+    with pytest.raises(ValueError, match="label_stride is 4, which needs `augmentation`"):
+        SegDataPreProcessor(label_stride=4)
+    with pytest.raises(ValueError, match="label_stride is 0, expected pixels"):
+        SegDataPreProcessor(augmentation=options, label_stride=0)
