@@ -6,7 +6,7 @@ Run:    python tools/train_tokenizer.py DIR/train.tsv data/gm_instruments/tokeni
             --data-root DIR
 Needs:  audio clips and their names in DIR/{train,val}.tsv, with columns audio and label
 Expect: on a sound bank not seen in training, with 151 names: 27 % zero-shot accuracy (chance 0.7 %)
-        and R@10 of about 73 % (one seed); about 8 minutes on one core.
+        and R@10 of about 73 % (two seeds); about 8 minutes on one core.
         Narrower than onepeace-tiny_al_gm-instruments.py and without its image branch: it takes no
         checkpoints of a first stage
 """
