@@ -13,6 +13,7 @@ from operator import itemgetter
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from mmengine.structures import PixelData
 from mmseg.models import EncoderDecoder as MMSegEncoderDecoder
 from mmseg.models import SegDataPreProcessor as MMSegDataPreProcessor
@@ -54,15 +55,14 @@ class SegDataPreProcessor(MMSegDataPreProcessor):
 
     Args:
         augmentation: options of `BatchAugmentation` for batches of training: a small model sees more
-            images in the same time than if each was changed by transforms. Images of a batch have one
-            size; with option `size`, they need no `RandomCrop`, and nothing is padded. None changes
-            none.
+            images in the same time than if each was changed by transforms. With option `size`, they
+            need no `RandomCrop`. Images are padded to the largest of their batch, and not further.
+            None changes none.
         label_stride: side of squares of the augmented images of which the loss sees the label in the
             middle: that of the head's maps makes it cheaper.
 
     Raises:
-        ValueError: if options are out of range, images are not of one size, or samples have not
-            just `gt_sem_seg`.
+        ValueError: if options are out of range, or samples have not just `gt_sem_seg`.
     """
 
     def __init__(
@@ -96,12 +96,6 @@ class SegDataPreProcessor(MMSegDataPreProcessor):
         if not training or self.augment is None:
             return super().forward(data, training)
         samples = data["data_samples"]
-        sizes = {tuple(image.shape[1:]) for image in data["inputs"]}
-        if len(sizes) > 1:
-            raise ValueError(
-                f"images of a batch have {sorted(sizes)} pixels, `augmentation` expects one size: "
-                "use Resize with keep_ratio=False, or Pad to the size of the largest."
-            )
         for sample, image in zip(samples, data["inputs"], strict=True):
             if set(sample.keys()) != {"gt_sem_seg"}:
                 raise ValueError(
@@ -114,20 +108,29 @@ class SegDataPreProcessor(MMSegDataPreProcessor):
                     f"{sample.get('seg_map_path')} has {tuple(labels_size)} pixels, its image {size}."
                 )
         # One copy to the device instead of two an image, see `cast_data`.
-        images = torch.stack(list(data["inputs"])).to(self.device)
+        images = _stack(data["inputs"], 0).to(self.device)
         if self._channel_conversion:
             images = images[:, [2, 1, 0]]
-        labels = torch.stack([sample.gt_sem_seg.data for sample in samples]).to(self.device)
+        labels = _stack([sample.gt_sem_seg.data for sample in samples], self.seg_pad_val)
         images, labels = self.augment.with_labels(
-            images.float() / 255, labels, self.label_stride, self.seg_pad_val
+            images.float() / 255, labels.to(self.device), self.label_stride, self.seg_pad_val
         )
+        images = images * 255
         if self._enable_normalize:
-            images = (images * 255 - self.mean) / self.std
+            images = (images - self.mean) / self.std
         shape = tuple(images.shape[2:])
         for sample, label in zip(samples, labels, strict=True):
             sample.gt_sem_seg = PixelData(data=label)
             sample.set_metainfo(dict(img_shape=shape, pad_shape=shape))
         return dict(inputs=images, data_samples=samples)
+
+
+def _stack(maps: Sequence[Tensor], value: float) -> Tensor:
+    """Maps (C, H, W), padded on the right and at the bottom to the largest of them."""
+    rows, columns = (max(each.shape[axis] for each in maps) for axis in (1, 2))
+    return torch.stack(
+        [F.pad(m, (0, columns - m.shape[2], 0, rows - m.shape[1]), value=value) for m in maps]
+    )
 
 
 @MODELS.register_module()

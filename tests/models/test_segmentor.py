@@ -545,10 +545,16 @@ def test_batches_of_training_are_augmented_with_their_labels():
         assert abs(middle - labels[0, 0, 0]) < 1.5
     same = preprocess(labelled())["inputs"]
     assert same.shape == (4, 3, 20, 24)  # not of training
-    mixed = labelled()
-    mixed["inputs"][0] = mixed["inputs"][0][:, :16]
-    with pytest.raises(ValueError, match=r"\(16, 24\), \(20, 24\)\] pixels, .* one size"):
-        preprocess(mixed, training=True)
+    low, high = labelled((16, 24)), labelled((20, 16))
+    mixed = {key: low[key][:2] + high[key][2:] for key in low}
+    whole = SegDataPreProcessor(mean=None, std=None, augmentation=dict(size=(20, 24)))
+    batch = whole(mixed, training=True)
+    for i, (rows, columns) in enumerate([(16, 24)] * 2 + [(20, 16)] * 2):
+        labels = batch["data_samples"][i].gt_sem_seg.data
+        inside = torch.zeros(20, 24, dtype=torch.bool)
+        inside[:rows, :columns] = True
+        assert ((labels[0] != 255) == inside).all()
+        torch.testing.assert_close(batch["inputs"][i, 1][inside], labels[0][inside] * 10.0)
     edges = labelled()
     edges["data_samples"][1].gt_edge_map = PixelData(data=torch.zeros(1, 20, 24))
     with pytest.raises(ValueError, match="has gt_edge_map, gt_sem_seg: `augmentation` moves"):
