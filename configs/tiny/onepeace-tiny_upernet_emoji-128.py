@@ -2,7 +2,7 @@
 
 Run:    make demo
 Needs:  nothing; the data are made by tools/dataset_converters/emoji_scenes.py
-Expect: 46.1 mIoU on val (mean of three seeds); 7 minutes on two cores
+Expect: 46.1 mIoU on val (mean of three seeds); 8 minutes on two cores
 """
 
 _base_ = [

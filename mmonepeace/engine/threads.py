@@ -15,7 +15,8 @@ def choose_threads(before: int | None = None) -> str | None:
     """Compute with as many threads as cores are idle; OMP_NUM_THREADS, GPUs and ranks keep theirs.
 
     The threads of an operator wait for each other: one whose core is busy stops all. Two threads
-    beside two other jobs on two cores took four times as long as one thread did.
+    beside two other jobs on two cores took four times as long as one thread did (benchmarks/,
+    recipes, 2026-11-29).
 
     Args:
         before: of the run that is resumed. It keeps them, since others would change its bits.

@@ -179,6 +179,7 @@ def test_grey_pixels_have_no_hue_and_a_cover_is_of_one_colour():
 
 
 def test_a_crop_is_at_a_random_place_inside_the_image():
+    torch.manual_seed(0)
     rows, columns = torch.arange(10.0) / 255, torch.arange(16.0) / 255
     image = torch.stack([rows[:, None].expand(10, 16), columns.expand(10, 16), torch.zeros(10, 16)])
     crops = BatchAugmentation(size=(4, 8))(image.expand(64, -1, -1, -1)) * 255
