@@ -30,6 +30,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("checkpoint", help="file, or work directory with one")
     parser.add_argument("--work-dir", help="logs (work_dirs/CONFIG)")
     parser.add_argument("--data-root", help="folder of the data set, instead of the config's")
+    parser.add_argument("--tokenizer", metavar="JSON", help="instead of the config's")
     parser.add_argument("--tta", action="store_true", help="average over scales and flips")
     parser.add_argument("--show-dir", help="draw the predictions into this folder")
     parser.add_argument("--out", help="write the predictions here: PNG, or COCO's json")
@@ -47,10 +48,12 @@ def load_config(args: argparse.Namespace) -> Config:
     checks.apply_overrides(cfg, args.cfg_options)
     run_options.set_launcher(cfg, args.launcher)
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{Path(args.config).stem}"
-    cfg.model.backbone.init_cfg = None
+    cfg.model.backbone.init_cfg = cfg.model.init_cfg = None
     cfg.load_from, cfg.resume = None, False
     if args.data_root:
         run_options.set_data_root(cfg, args.data_root)
+    if args.tokenizer:
+        run_options.set_tokenizer(cfg, args.tokenizer)
     # Drawing an image takes longer than predicting it: only on demand.
     cfg.default_hooks.pop("visualization", None)
     detection = checks.is_detection(cfg)

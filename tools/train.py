@@ -1,4 +1,4 @@
-"""Train a recipe of segmentation or detection.
+"""Train a recipe of segmentation, detection, classification or a multimodal task.
 
 Run:  python tools/train.py configs/onepeace_upernet_ade20k.py --work-dir work_dirs/mine
 """
@@ -30,7 +30,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("config")
     parser.add_argument("--work-dir", help="logs and checkpoints (work_dirs/CONFIG)")
     parser.add_argument("--data-root", help="folder of the data set, instead of the config's")
-    parser.add_argument("--checkpoint", help="pretrained weights of the backbone, any layout")
+    parser.add_argument("--tokenizer", metavar="JSON", help="instead of the config's")
+    parser.add_argument("--checkpoint", help="pretrained weights, any layout")
     parser.add_argument(
         "--resume", nargs="?", const="auto", help="resume from PATH, or from the newest checkpoint"
     )
@@ -61,7 +62,9 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.data_root:
         run_options.set_data_root(cfg, args.data_root)
     if args.checkpoint:
-        cfg.model.backbone.init_cfg = dict(type="Pretrained", checkpoint=args.checkpoint)
+        run_options.set_checkpoint(cfg, args.checkpoint)
+    if args.tokenizer:
+        run_options.set_tokenizer(cfg, args.tokenizer)
     if args.bf16 or args.amp:
         run_options.set_precision(cfg, "bfloat16" if args.bf16 else "float16")
     if args.resume:
@@ -83,6 +86,7 @@ def run() -> None:
             print(report)
         return
     with hold_work_dir(cfg.work_dir), explain_disk_errors(cfg.work_dir), checks.explain(cfg):
+        run_options.keep_tokenizer(cfg)
         FinetuneRunner.from_cfg(cfg).train()
 
 

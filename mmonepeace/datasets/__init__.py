@@ -1,7 +1,7 @@
 """Reading and preparing data; registered in TRANSFORMS, DATASETS, DATA_SAMPLERS and HOOKS."""
 
 from mmonepeace.datasets.broken_samples import BrokenSamplesHook
-from mmonepeace.datasets.labelled import LabelledDataset
+from mmonepeace.datasets.labelled import BoxDataset, ChoiceDataset, LabelledDataset
 from mmonepeace.datasets.mm_transforms import Cached
 from mmonepeace.datasets.pairs import PairDataset
 from mmonepeace.datasets.resumable_sampler import EndlessSampler, ResumableBatchSampler
@@ -20,8 +20,8 @@ from mmonepeace.datasets.transforms import (
 )
 
 __all__ = [
-    "BrokenSamplesHook", "Cached", "DropWords", "EndlessSampler", "LabelledDataset", "LoadAudio",
-    "LoadImage", "MaskTokens", "PackModalities", "PairDataset", "PerturbAudio",
+    "BoxDataset", "BrokenSamplesHook", "Cached", "ChoiceDataset", "DropWords", "EndlessSampler",
+    "LabelledDataset", "LoadAudio", "LoadImage", "MaskTokens", "PackModalities", "PairDataset", "PerturbAudio",
     "ResumableBatchSampler", "SeededDataset", "ShardDataset", "Tokenize",
     "Tokenizer", "TolerantDataset", "tolerate_broken",
 ]  # fmt: skip

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 MODALITIES = ("image", "text", "audio")
+_PATHS = ("image", "image_2", "audio")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}  # other suffixes: as .tsv
 TABLES = (*DELIMITERS, ".jsonl")
 # Longest first: the mark of UTF-32 begins with that of UTF-16.
@@ -28,24 +29,29 @@ class ManifestError(ValueError):
     """A manifest that cannot be used. The message gives the file, the problem and the fix."""
 
 
-def read_manifest(path: str | Path, columns: Mapping[str, str], complete: bool = True) -> list[Row]:
+def read_manifest(
+    path: str | Path, columns: Mapping[str, str], complete: bool = True, extra: Sequence[str] = ()
+) -> list[Row]:
     """Read a .jsonl (one object per line), or else a table with a header: .csv or tab-separated.
 
     Fields may be quoted as `csv` and pandas do it. Quotes of a table that nobody quoted, such as
     the official ones, are characters as all others are. No line is guessed at: what has too many
     fields or too few is an error.
 
-    `columns` is modality -> its column, such as `dict(image="image", text="caption")`; a row of the
-    result, modality -> value. Rows that lack one (with `complete=False`: all of them) are skipped.
+    `columns` is modality -> its column, such as `dict(image="image", text="caption")`, and "image_2"
+    for the second of two images; a row of the result, modality -> value. Rows that lack one (with
+    `complete=False`: all of them) are skipped. `extra` are columns whose text a row has under their
+    own name, such as that of labels; they count as the others do.
 
     Raises:
         ManifestError: if a modality is unknown, a column is missing or there twice, a line cannot
             be read, a text is not UTF-8, a value is not a string, or no row is left.
         OSError: if the file cannot be read.
     """
-    unknown = set(columns) - set(MODALITIES)
+    unknown = set(columns) - {*MODALITIES, *_PATHS}
     if unknown or not columns:
         raise ManifestError(f"columns are for {tuple(columns)}; choose from {MODALITIES}.")
+    columns = {**columns, **{name: name for name in extra}}
     suffix, faults = Path(path).suffix.lower(), _Faults()
     try:
         data = _read(Path(path))
@@ -134,10 +140,10 @@ def _cell(number: int, column: str, value: bytes, modality: str, faults: _Faults
         text = value.decode()
     except UnicodeDecodeError:
         text = value.decode(errors="surrogateescape")
-        if modality == "text":
+        if modality not in _PATHS:
             fault = f"is not UTF-8: {column} is {value[:60]!r}. Save the table as UTF-8."
             faults.add(number, fault)
-    return text if modality == "text" else text.strip(" ")
+    return text.strip(" ") if modality in _PATHS else text
 
 
 def _table_rows(
@@ -308,7 +314,7 @@ def _jsonl_rows(data: bytes, columns: Mapping[str, str], faults: _Faults) -> Ite
                 continue
             if not isinstance(value, str):
                 faults.add(number, f"has {column}={value!r:.60}, expected a string.")
-            elif name == "text" and not _is_unicode(value):
+            elif name not in _PATHS and not _is_unicode(value):
                 faults.add(number, f"is not UTF-8: {column} is {value[:60]!r}. Write it again.")
             row[name] = value
         yield row

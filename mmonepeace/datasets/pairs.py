@@ -15,8 +15,13 @@ from mmonepeace.datasets.sample_errors import SampleError, check_exists
 from mmonepeace.registry import DATASETS
 
 # Modality -> its key in a record.
-RECORD_KEYS = {"image": "img_path", "text": "text", "audio": "audio_path"}
-PATH_KEYS = ("img_path", "audio_path")
+RECORD_KEYS = {
+    "image": "img_path",
+    "image_2": "img_path_2",
+    "text": "text",
+    "audio": "audio_path",
+}
+PATH_KEYS = ("img_path", "img_path_2", "audio_path")
 
 
 class Source(NamedTuple):
@@ -50,11 +55,13 @@ class PairDataset(BaseDataset):
     Args:
         ann_file: a manifest or several, .jsonl or tab-separated, see `manifest.read_manifest`.
         columns: modality -> its column, such as `dict(image="image", text="caption")`. Images and
-            audio are paths, absolute or relative to `data_prefix`.
+            audio are paths, absolute or relative to `data_prefix`. "image_2" is the second of two.
         data_prefix: `dict(path=FOLDER)`, relative to `data_root`; by default the folder of each
             manifest.
         seed: of everything random in a sample.
         max_broken: fraction of broken samples above which the run ends, see `BrokenSamples`.
+        extra: further columns that a record has under their own names.
+        where: column -> the values that rows have which are used, such as `dict(fold=["1", "2"])`.
         kwargs: of MMEngine's `BaseDataset`: data_root, pipeline, indices and others.
 
     Raises:
@@ -69,6 +76,8 @@ class PairDataset(BaseDataset):
         data_prefix: dict[str, str] | None = None,
         seed: int = 0,
         max_broken: float = 0.05,
+        extra: Sequence[str] = (),
+        where: Mapping[str, Sequence[str]] | None = None,
         **kwargs: Any,
     ) -> None:
         entries = [ann_file] if isinstance(ann_file, str | Mapping) else ann_file
@@ -84,6 +93,8 @@ class PairDataset(BaseDataset):
                 )
         self.seed = seed
         self.max_broken = max_broken
+        self.where = {column: set(map(str, values)) for column, values in (where or {}).items()}
+        self.extra = tuple(dict.fromkeys([*extra, *self.where]))
         super().__init__(data_prefix=data_prefix or {}, **kwargs)
         if self.test_mode:
             self.leaves_out = True
@@ -95,8 +106,12 @@ class PairDataset(BaseDataset):
             path = Path(self.data_root or "") / source.path
             folder = Path(self.data_prefix.get("path", path.parent))
             before = len(records)
-            for number, row in enumerate(read_manifest(path, source.columns)):
-                record = {RECORD_KEYS[name]: value for name, value in row.items()}
+            rows = read_manifest(path, source.columns, extra=self.extra)
+            rows = [row for row in rows if all(row[c] in kept for c, kept in self.where.items())]
+            if not rows:
+                raise ValueError(f"{path}: no row is left by where={self.where}.")
+            for number, row in enumerate(rows):
+                record = {RECORD_KEYS.get(name, name): value for name, value in row.items()}
                 record |= {key: str(folder / record[key]) for key in PATH_KEYS if key in record}
                 records += [record] * source.times(number)
             if len(records) == before:

@@ -106,8 +106,12 @@ class Tokenizer:
         starts = [i <= UNK_ID or bool(word_start.match(t)) for i, t in enumerate(tokens)]
         return torch.tensor(starts)
 
-    def encode(self, texts: Sequence[str], max_length: int = MAX_TEXT_TOKENS) -> list[list[int]]:
+    def encode(
+        self, texts: Sequence[str], max_length: int = MAX_TEXT_TOKENS, lower: bool = True
+    ) -> list[list[int]]:
         """Turn each text into at most `max_length` ids and the end token, as in the official code.
+
+        `lower`: in lower case, as everywhere but in audio question answering.
 
         Raises:
             TypeError: if `texts` is not a sequence of strings.
@@ -117,7 +121,7 @@ class Tokenizer:
             raise TypeError(f"encode takes a list of strings: encode([{texts[:20]!r}]).")
         # One by one: the library's batches are hardly faster on short texts, and their threads make
         # every later fork (a data loader with workers) print a warning.
-        encodings = map(self._bpe.encode, map(_normalise, texts))
+        encodings = (self._bpe.encode(_normalise(text, lower)) for text in texts)
         return [[*encoding.ids[:max_length], EOS_ID] for encoding in encodings]
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -205,7 +209,7 @@ def train(captions: Iterable[str], vocab_size: int) -> Tokenizer:
     return Tokenizer(*_read(json.loads(tokenizer.to_str())))
 
 
-def _normalise(text: str) -> str:
+def _normalise(text: str, lower: bool = True) -> str:
     if not isinstance(text, str):
         raise TypeError(f"a text is a {type(text).__name__}, not a string: {text!r}.")
     try:
@@ -215,7 +219,7 @@ def _normalise(text: str) -> str:
             f"the text {text[:40]!r} has half of a surrogate pair at character {error.start}. Fix "
             "it with text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')."
         ) from None
-    return " " + text.lower()
+    return f" {text.lower() if lower else text}"
 
 
 def _pair(rule: str | list[str]) -> tuple[str, str]:

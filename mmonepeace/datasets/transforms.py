@@ -30,6 +30,9 @@ from mmonepeace.registry import TRANSFORMS
 
 Results = dict[str, Any]
 Keeps = dict[str, np.ndarray]
+_META_KEYS = ("sample_idx", "img_path", "img_path_2", "text", "audio_path", "key", "ori_shape")
+_META_KEYS += ("question_id", "answers")
+_TARGET_KEYS = ("gt_label", "gt_score", "gt_box")
 
 
 def _first(results: Results, *keys: str) -> Any:
@@ -54,6 +57,8 @@ def generator(results: Results, transform: BaseTransform) -> np.random.Generator
 class LoadImage(BaseTransform):
     """Read an image and resize it: `img_path` or `img` to (3, H, W) uint8.
 
+    `ori_shape` of the record is its height and width before that, but not with `fast_jpeg`.
+
     Args:
         size: side in pixels, or (height, width).
         keep_ratio: see `image_io.resize`.
@@ -64,6 +69,7 @@ class LoadImage(BaseTransform):
         alpha: what becomes of transparency, see `image_io.to_rgb`.
         cache: keep the images of files in memory, as they are before the crop, or resized without
             one: for small data sets.
+        second: read `img_path_2` or `img_2`, the second of two images.
     """
 
     def __init__(
@@ -75,6 +81,7 @@ class LoadImage(BaseTransform):
         fast_jpeg: bool = False,
         alpha: str = "drop",
         cache: bool = False,
+        second: bool = False,
     ) -> None:
         for name, limits in (("crop_scale", crop_scale or (1, 1)), ("crop_ratio", crop_ratio)):
             low, high = limits
@@ -88,33 +95,37 @@ class LoadImage(BaseTransform):
         self.keep_ratio = keep_ratio
         self.crop_scale = crop_scale
         self.crop_ratio = crop_ratio
-        self.cached: dict[str, Any] | None = {} if cache else None
+        self.cached: dict[str, tuple[Any, tuple[int, int]]] | None = {} if cache else None
+        self.suffix = "_2" if second else ""
         self.at_least = None
         if fast_jpeg:  # the smallest crop must be large enough
             fraction = min(1, crop_scale[0]) if crop_scale else 1
             self.at_least = math.ceil(image_io.fast_sides(size) / math.sqrt(fraction))
 
     def transform(self, results: Results) -> Results:
-        """Add `inputs["image"]`."""
-        image = self._load(_first(results, "img_path", "img"))
+        """Add `inputs["image"]`, or `inputs["image_2"]`."""
+        image, size = self._load(_first(results, f"img_path{self.suffix}", f"img{self.suffix}"))
         if self.crop_scale:
             rng = generator(results, self)
             box = _crop_box(rng, image.size, self.crop_scale, self.crop_ratio)
             image = self._resize(image_io.crop(image, box))
-        results.setdefault("inputs", {})["image"] = image
+        results.setdefault("inputs", {})[f"image{self.suffix}"] = image
+        if self.at_least is None:  # else it may have been decoded at a fraction of its size
+            results.setdefault("ori_shape", size[::-1])
         return results
 
-    def _load(self, source: Any) -> Any:
-        """What is cropped, a Pillow image; without a crop the tensor that the model gets."""
+    def _load(self, source: Any) -> tuple[Any, tuple[int, int]]:
+        """What is cropped, a Pillow image; without a crop the tensor that the model gets; its size."""
         key = str(source) if isinstance(source, str | Path) else None
         if self.cached and key in self.cached:
             return self.cached[key]
         image: Any = image_io.to_rgb(source, self.at_least, self.alpha)
+        size = image.size
         if not self.crop_scale:
             image = self._resize(image)
         if self.cached is not None and key is not None:
-            self.cached[key] = image
-        return image
+            self.cached[key] = image, size
+        return image, size
 
     def _resize(self, image: Image.Image) -> Tensor:
         return image_io.to_tensor(image_io.resize(image, self.size, self.keep_ratio))
@@ -176,23 +187,24 @@ class DropWords(BaseTransform):
 
 @TRANSFORMS.register_module()
 class Tokenize(BaseTransform):
-    """Turn `text`, a string, into (L,) int64 ids with the end token.
+    """Turn `text`, a string, into (L,) int64 ids with the end token; a list of them, each.
 
     Args:
         tokenizer: a `tokenizer.json`, or a tokenizer.
         max_length: tokens kept, the end token not counted.
-        cleaning: "hub", as the official inference code, or "dataset", with `clean_caption` too; a
-            caption of which nothing is left is broken.
+        cleaning: "hub", lower-case, as the official inference code, or "dataset", with
+            `clean_caption` too; a caption of which nothing is left is broken. "none" keeps upper
+            case, as the official code does in audio question answering.
     """
 
     def __init__(
         self,
         tokenizer: str | Path | Tokenizer,
         max_length: int = spec.MAX_TEXT_TOKENS,
-        cleaning: Literal["hub", "dataset"] = "hub",
+        cleaning: Literal["hub", "dataset", "none"] = "hub",
     ) -> None:
-        if cleaning not in ("hub", "dataset"):
-            raise ValueError(f"cleaning {cleaning!r} is neither 'hub' nor 'dataset'.")
+        if cleaning not in ("hub", "dataset", "none"):
+            raise ValueError(f"cleaning is {cleaning!r}; choose 'hub', 'dataset' or 'none'.")
         if max_length < 1:
             raise ValueError(f"max_length is {max_length}, expected 1 or more tokens.")
         self.tokenizer = _load_tokenizer(tokenizer)
@@ -202,14 +214,19 @@ class Tokenize(BaseTransform):
     def transform(self, results: Results) -> Results:
         """Add `inputs["text"]`."""
         text = _first(results, "text")
+        ids = self._ids(text) if isinstance(text, str) else list(map(self._ids, text))
+        results.setdefault("inputs", {})["text"] = ids
+        return results
+
+    def _ids(self, text: str) -> Tensor:
+        given = text
         if self.cleaning == "dataset" and not (text := clean_caption(text)):
-            raise CaptionError(f"nothing is left of the caption {results['text']!r}.")
+            raise CaptionError(f"nothing is left of the caption {given!r}.")
         try:
-            (ids,) = self.tokenizer.encode([text], self.max_length)
+            (ids,) = self.tokenizer.encode([text], self.max_length, lower=self.cleaning != "none")
         except ValueError as error:
             raise CaptionError(str(error)) from None
-        results.setdefault("inputs", {})["text"] = torch.tensor(ids)
-        return results
+        return torch.tensor(ids)
 
 
 def _load_tokenizer(tokenizer: str | Path | Tokenizer) -> Tokenizer:
@@ -425,12 +442,11 @@ class MaskTokens(BaseTransform):
 class PackModalities(BaseTransform):
     """End of a pipeline: the inputs, the `keeps` of `MaskTokens`, and a data sample.
 
-    The meta information of the sample is `meta_keys` of the record, as far as it has them.
+    The sample has the targets of the record as tensors: `gt_label`, `gt_score` and `gt_box`. Its meta
+    information is `meta_keys` of the record. Both are as far as the record has them.
     """
 
-    def __init__(
-        self, meta_keys: Sequence[str] = ("sample_idx", "img_path", "text", "audio_path", "key")
-    ) -> None:
+    def __init__(self, meta_keys: Sequence[str] = _META_KEYS) -> None:
         self.meta_keys = tuple(meta_keys)
 
     def transform(self, results: Results) -> Results:
@@ -441,4 +457,5 @@ class PackModalities(BaseTransform):
             )
         meta = {key: results[key] for key in self.meta_keys if key in results}
         packed: Results = {key: results[key] for key in ("inputs", "keeps") if key in results}
-        return {**packed, "data_samples": BaseDataElement(metainfo=meta)}
+        targets = {k: torch.as_tensor(results[k]) for k in _TARGET_KEYS if k in results}
+        return {**packed, "data_samples": BaseDataElement(metainfo=meta, **targets)}

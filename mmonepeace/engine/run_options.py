@@ -20,6 +20,7 @@ from mmonepeace.checks import (
 )
 from mmonepeace.engine.resuming import find_latest_valid_checkpoint
 from mmonepeace.exit_status import is_first_rank
+from mmonepeace.registry import MODELS
 
 # What a launcher tells the processes that it starts.
 _SET_BY = {
@@ -47,6 +48,13 @@ def set_tokenizer(cfg: Config, path: str) -> None:
     """Set the tokenizer of every transform that takes one."""
     for step in text_steps(cfg):
         step.tokenizer = path
+
+
+def set_checkpoint(cfg: Config, path: str) -> None:
+    """Set the pretrained weights: of the backbone, or of a whole model that can start from them."""
+    whole = hasattr(MODELS.get(cfg.model.type), "load_checkpoint")
+    owner = cfg.model if whole else cfg.model.backbone
+    owner.init_cfg = dict(type="Pretrained", checkpoint=path)
 
 
 def keep_tokenizer(cfg: Config) -> None:

@@ -4,7 +4,7 @@ Shapes: B batch, L tokens, P kept tokens, D width, H heads.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -58,6 +58,13 @@ class Tokens:
         bias = self.bias if self.bias is no_bias else partial(kept_bias, self.bias, keep_BP)
         x_BPD, pad_BP = zero_padding(x_BPD, pad_BP)
         return Tokens(x_BPD, lengths, bias, self.shared_bias, pad_BP)
+
+    def repeat(self, times: int) -> "Tokens":
+        """Each sample `times` times in a row; of one modality, whose bias broadcasts."""
+        if times == 1:
+            return self
+        pad_BL = None if self.pad_BL is None else self.pad_BL.repeat_interleave(times, 0)
+        return replace(self, x_BLD=self.x_BLD.repeat_interleave(times, 0), pad_BL=pad_BL)
 
     @staticmethod
     def join(views: Sequence["Tokens"]) -> "Tokens":

@@ -1,6 +1,7 @@
 """Models registered in MODELS."""
 
 from mmonepeace.models.classifier import OnePeaceClassifier
+from mmonepeace.models.grounder import OnePeaceGrounder
 from mmonepeace.models.image_classifier import image_classifier
 from mmonepeace.models.necks import SimpleFeaturePyramid
 from mmonepeace.models.onepeace import OnePeace
@@ -9,9 +10,10 @@ from mmonepeace.models.onepeace_vitdet import OnePeaceViTDet
 from mmonepeace.models.preprocessor import MultimodalDataPreprocessor
 from mmonepeace.models.pretrainer import OnePeacePretrainer
 from mmonepeace.models.retriever import OnePeaceRetriever
+from mmonepeace.models.task_losses import ClassLoss, HingeLoss, MultiLabelLoss
 
 __all__ = [
-    "MultimodalDataPreprocessor", "OnePeace", "OnePeaceClassifier", "OnePeacePretrainer",
-    "OnePeaceRetriever", "OnePeaceViTAdapter", "OnePeaceViTDet", "SimpleFeaturePyramid",
-    "image_classifier",
+    "ClassLoss", "HingeLoss", "MultiLabelLoss", "MultimodalDataPreprocessor", "OnePeace",
+    "OnePeaceClassifier", "OnePeaceGrounder", "OnePeacePretrainer", "OnePeaceRetriever",
+    "OnePeaceViTAdapter", "OnePeaceViTDet", "SimpleFeaturePyramid", "image_classifier",
 ]  # fmt: skip

@@ -1,16 +1,21 @@
-"""Classification of any combination of modalities: VQA, NLVR2, grounding, audio classes.
+"""Classification of any combination of modalities, and choice among candidate answers.
 
-Shapes: B batch.
+Shapes: B batch, C classes or candidates.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from mmonepeace.layers.heads import ClassificationHead
+from mmonepeace.layers.tokens import Tokens
 from mmonepeace.models.base import BackboneModel
+from mmonepeace.models.task_losses import ClassLoss
 from mmonepeace.registry import MODELS
+
+Inputs = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 
 @MODELS.register_module()
@@ -23,9 +28,15 @@ class OnePeaceClassifier(BackboneModel):
         head: options of `layers.heads.ClassificationHead`: num_classes and others.
         pool_over: modality whose tokens are pooled; None takes the first of text, image, audio
             that is in the input. The released grounding models but RefCOCOg pool "image".
+        num_candidates: texts for each sample (audio question answering: 4). The head gives each
+            one score, and the scores of a sample are those of its classes.
+        loss: config of a loss of `task_losses`; by default `ClassLoss`.
         data_preprocessor: config; by default `MultimodalDataPreprocessor`.
         init_cfg: `dict(type="Pretrained", checkpoint=PATH)`; a pretrained file leaves the head as
             initialised.
+
+    Raises:
+        ValueError: if there are candidates and the head has more than one output.
     """
 
     allow_missing: ClassVar = ("head.",)
@@ -35,42 +46,107 @@ class OnePeaceClassifier(BackboneModel):
         backbone: dict[str, Any],
         head: dict[str, Any],
         pool_over: str | None = None,
+        num_candidates: int = 1,
+        loss: dict[str, Any] | None = None,
         data_preprocessor: dict[str, Any] | None = None,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(backbone, data_preprocessor, init_cfg)
         self.head = ClassificationHead(self.backbone.arch, **head)
         self.reset_parameters(self.head)
+        if num_candidates < 1 or (num_candidates > 1 and head["num_classes"] != 1):
+            raise ValueError(
+                f"num_candidates is {num_candidates} and num_classes {head['num_classes']}; expected "
+                "1 or more candidates, and num_classes=1 if there are several: a score for each."
+            )
+        if pool_over is not None and pool_over not in self.backbone.adapters:
+            raise ValueError(
+                f"pool_over is {pool_over!r}; the backbone has {tuple(self.backbone.adapters)}."
+            )
         self.pool_over = pool_over
+        self.num_candidates = num_candidates
+        self.loss = MODELS.build(loss or dict(type=ClassLoss))
 
     def forward(
         self,
-        inputs: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        inputs: Inputs,
         data_samples: Sequence[Any] | None = None,
-        mode: Literal["tensor", "predict"] = "tensor",
-    ) -> Tensor | Sequence[Any]:
+        mode: Literal["tensor", "predict", "loss"] = "tensor",
+    ) -> Any:
         """Classify joint encodings.
 
         Args:
-            inputs: modality -> input, see `OnePeace.embed`; or a list of them, one for each view
-                of the head. The second of two images is `{"image": (images, True)}`.
-            data_samples: one `BaseDataElement` for each sample, or None.
+            inputs: modality -> input, see `OnePeace.embed`, and "image_2", the second of two
+                images; or a list of such dicts, one for each view of the head. With candidates,
+                the texts of a sample follow each other.
+            data_samples: one `BaseDataElement` for each sample, or None; for "loss" with `gt_label`,
+                the index of a class, or `gt_score`, a (C,) target.
             mode: "tensor" returns logits; "predict" puts those of each sample into its data
-                sample as `pred_score`.
+                sample as `pred_score`; "loss" compares them with the targets.
 
         Returns:
-            (B, classes) logits, or the data samples.
+            (B, C) logits, the data samples, or the loss and the accuracy by name.
         """
-        views = [inputs] if isinstance(inputs, Mapping) else inputs
+        logits = self.logits(inputs)
+        if mode == "tensor":
+            return logits
+        if mode == "loss":
+            return self._losses(logits, data_samples)
+        return self.set_prediction(data_samples, "pred_score", list(logits.float()), mode)
+
+    def logits(self, inputs: Inputs) -> Tensor:
+        """(B, C) outputs of the head, see `forward`."""
+        views = _split_pair(inputs) if isinstance(inputs, Mapping) else inputs
         if len(views) != self.head.num_views:
             raise ValueError(f"{len(views)} views given, the head takes {self.head.num_views}.")
         pooled = []
-        for view in views:
-            tokens = self.backbone.embed(view)
+        for tokens in map(self._embed, views):
             name = self.pool_over or next(iter(tokens.lengths))
+            if name not in tokens.lengths:
+                raise ValueError(f"pool_over is {name!r}, the inputs are {tuple(tokens.lengths)}.")
             pad = None if tokens.pad_BL is None else tokens.split(tokens.pad_BL)[name]
             pooled.append((self.backbone.encode(tokens, skip_padding=True)[name], pad))
-        logits = self.head(pooled)
-        if mode == "tensor":
-            return logits
-        return self.set_prediction(data_samples, "pred_score", logits, mode)
+        return self.head(pooled).unflatten(0, (-1, self.num_candidates)).flatten(1)
+
+    def _embed(self, view: Mapping[str, Any]) -> Tokens:
+        if self.num_candidates == 1:
+            return self.backbone.embed(view)
+        # The other modalities are the same for all candidates, up to the first block.
+        features = self.backbone.features(view)
+        return Tokens.join(
+            [
+                self.backbone.to_tokens({name: features[name]}).repeat(
+                    1 if name == "text" else self.num_candidates
+                )
+                for name in self.backbone.adapters
+                if name in features
+            ]
+        )
+
+    def _losses(self, logits_BC: Tensor, data_samples: Sequence[Any] | None) -> dict[str, Tensor]:
+        soft = any("gt_score" in sample for sample in data_samples or ())
+        target = targets(data_samples, "gt_score" if soft else "gt_label")
+        accuracy = self.loss.accuracy(logits_BC.detach(), target)
+        return {"loss": self.loss(logits_BC, target), "acc": accuracy}
+
+
+def targets(data_samples: Sequence[Any] | None, name: str) -> Tensor:
+    """The targets of a batch, stacked.
+
+    Raises:
+        ValueError: if a sample has none.
+    """
+    if not data_samples or any(name not in sample for sample in data_samples):
+        raise ValueError(
+            f"the data samples have no {name}: train with a data set that reads labels, such as "
+            "LabelledDataset, and PackModalities."
+        )
+    return torch.stack([sample.get(name) for sample in data_samples])
+
+
+def _split_pair(inputs: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """One view, or two if there is a second image: the rest of the inputs is common to them."""
+    first = {name: value for name, value in inputs.items() if name != "image_2"}
+    if "image_2" not in inputs:
+        return [first]
+    return [first, first | {"image": (inputs["image_2"], True)}]

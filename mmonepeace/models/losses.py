@@ -31,18 +31,25 @@ class ContrastiveResult(NamedTuple):
     b_to_a: Tensor
 
 
-def _in_full_precision(loss: Callable[..., Any]) -> Callable[..., Any]:
+def in_full_precision(loss: Callable[..., Any]) -> Callable[..., Any]:
     """Compute a loss outside autocast, which would round cosines times 100 to steps of a half."""
 
     @wraps(loss)
-    def run(x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        with torch.autocast(x.device.type, enabled=False):
-            return loss(x, *args, **kwargs)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        device = next(x.device.type for x in args if isinstance(x, Tensor))
+        with torch.autocast(device, enabled=False):
+            return loss(*args, **kwargs)
 
     return run
 
 
-@_in_full_precision
+def check_smoothing(name: str, value: float) -> None:
+    """Raise a `ValueError` for a label smoothing outside 0 to below 1."""
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} is {value}, expected a fraction from 0 to below 1.")
+
+
+@in_full_precision
 def contrastive(
     a_BD: Tensor,
     b_BD: Tensor,
@@ -124,7 +131,7 @@ class GradCache:
         return sum(products, scale * self.scale)
 
 
-@_in_full_precision
+@in_full_precision
 def denoising_contrastive(
     student_BLD: Tensor,
     teacher_BLD: Tensor,

@@ -5,7 +5,6 @@ its frames.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -56,7 +55,8 @@ class MultimodalDataPreprocessor(BaseDataPreprocessor):
         Returns:
             `data_samples` (None without) and `inputs`:
             image: (B, 3, H, W) float32, normalised, from uint8;
-            text: (B, L) int64, padded on the right;
+            image_2: the same; changed at random as the first image of the sample is;
+            text: (B, L) int64, padded on the right; of candidates, those of a sample in a row;
             audio: (B, S) waveforms padded with zeros, and (B, T) bool, True where a frame is
             padding;
             any other key: stacked.
@@ -67,12 +67,17 @@ class MultimodalDataPreprocessor(BaseDataPreprocessor):
             ValueError: if samples that are not padded differ in size.
         """
         data = self.cast_data(data)
-        images = partial(self._images, augment=self.augment if training else None)
-        batch: dict[str, Any] = {"image": images, "text": self._texts, "audio": self._audio}
-        inputs = {
-            name: batch[name](samples) if name in batch else _stack(name, samples)
-            for name, samples in data["inputs"].items()
-        }
+        state = torch.get_rng_state()
+        inputs: dict[str, Any] = {}
+        for name, samples in data["inputs"].items():
+            if name in ("image", "image_2"):
+                # Both images of a sample change alike: what is on the left stays there, or in none.
+                torch.set_rng_state(state)
+                inputs[name] = self._images(name, samples, self.augment if training else None)
+            elif name == "text":
+                inputs[name] = self._texts(samples)
+            else:
+                inputs[name] = self._audio(samples) if name == "audio" else _stack(name, samples)
         batched = {"inputs": inputs, "data_samples": data.get("data_samples")}
         if "keeps" in data:
             batched["keeps"] = {
@@ -85,8 +90,8 @@ class MultimodalDataPreprocessor(BaseDataPreprocessor):
         tensors = [torch.as_tensor(row) for row in rows]
         return pad_sequence(tensors, batch_first=True, padding_value=-1).to(self.device)
 
-    def _images(self, samples: Samples, augment: BatchAugmentation | None = None) -> Tensor:
-        images = _stack("image", samples)
+    def _images(self, name: str, samples: Samples, augment: BatchAugmentation | None) -> Tensor:
+        images = _stack(name, samples)
         if images.dtype != torch.uint8:
             raise TypeError(
                 f"images are {images.dtype}, expected uint8 in 0..255: normalisation is done here. "
@@ -98,8 +103,9 @@ class MultimodalDataPreprocessor(BaseDataPreprocessor):
             images = augment(images)
         return images.sub_(mean).div_(std)
 
-    def _texts(self, samples: Samples) -> Tensor:
-        return pad_sequence(list(samples), batch_first=True, padding_value=PAD_ID)
+    def _texts(self, samples: Samples | Sequence[Sequence[Tensor]]) -> Tensor:
+        texts = [t for s in samples for t in ([s] if isinstance(s, Tensor) else s)]
+        return pad_sequence(texts, batch_first=True, padding_value=PAD_ID)
 
     def _audio(self, samples: Samples) -> tuple[Tensor, Tensor]:
         waves_BS = pad_sequence(list(samples), batch_first=True)

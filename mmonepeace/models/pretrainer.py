@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from mmonepeace import checkpoint
 from mmonepeace.layers.decoder import Decoder, insert_mask_tokens
 from mmonepeace.layers.tokens import Tokens
-from mmonepeace.models.losses import GradCache, denoising_contrastive
-from mmonepeace.models.retriever import LOGIT_SCALE_INIT, OnePeaceRetriever, check_smoothing
+from mmonepeace.models.losses import GradCache, check_smoothing, denoising_contrastive
+from mmonepeace.models.retriever import LOGIT_SCALE_INIT, OnePeaceRetriever
 from mmonepeace.registry import MODELS
 from mmonepeace.spec import DECODER_ARCH, DECODER_POSITIONS, Arch, get_arch
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mmonepeace import checkpoint
 from mmonepeace.models.base import BackboneModel
 from mmonepeace.models.gather import Gather
-from mmonepeace.models.losses import GradCache, contrastive
+from mmonepeace.models.losses import GradCache, check_smoothing, contrastive
 from mmonepeace.registry import MODELS
 
 LOGIT_SCALE_INIT = math.log(1 / 0.07)
@@ -197,12 +197,6 @@ class OnePeaceRetriever(BackboneModel):
         *rows, of_scale = torch.autograd.grad(loss, [*leaves.values(), leaf_scale])
         gradient = GradCache(dict(zip(leaves, rows, strict=True)), of_scale)
         return {name: value.detach() for name, value in results.items()}, gradient
-
-
-def check_smoothing(name: str, value: float) -> None:
-    """Raise a `ValueError` for a label smoothing outside 0 to below 1."""
-    if not 0 <= value < 1:
-        raise ValueError(f"{name} is {value}, expected a fraction from 0 to below 1.")
 
 
 def _number(text: str) -> int:

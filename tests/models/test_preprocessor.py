@@ -153,6 +153,23 @@ def test_images_of_training_are_augmented_by_the_generator_of_torch():
     assert batch(0, training=False).equal(run(image=data["inputs"]["image"])["image"])
 
 
+def test_the_second_image_of_a_sample_changes_as_the_first():
+    preprocess = MultimodalDataPreprocessor(augmentation=AUGMENTATION | {"flip": 0.5})
+    first = images(8)
+    inputs = preprocess({"inputs": {"image": first, "image_2": first}}, True)["inputs"]
+    assert inputs["image"].equal(inputs["image_2"])
+    assert not inputs["image"].equal(preprocess({"inputs": {"image": first}})["inputs"]["image"])
+    # What is drawn afterwards is not what was drawn before.
+    again = preprocess({"inputs": {"image": first, "image_2": first}}, True)["inputs"]
+    assert not again["image"].equal(inputs["image"])
+
+
+def test_candidates_of_a_sample_follow_each_other():
+    texts = [[torch.tensor([5, 6, 2]), torch.tensor([7, 2])], [torch.tensor([8, 2])] * 2]
+    expected = torch.tensor([[5, 6, 2], [7, 2, 1], [8, 2, 1], [8, 2, 1]])
+    assert run(text=texts)["text"].equal(expected)
+
+
 def test_augmentation_that_changes_nothing():
     batch = torch.rand(4, 3, 16, 20)
     torch.testing.assert_close(BatchAugmentation()(batch.clone()), batch, rtol=0, atol=1e-5)

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.structures import BaseDataElement
 from torch import Tensor
 
 from mmonepeace import checkpoint
 from mmonepeace.layers.heads import ClassificationHead
-from mmonepeace.layers.resampling import resample_pos_embed
-from mmonepeace.models import OnePeaceClassifier, OnePeaceRetriever
+from mmonepeace.models import OnePeaceClassifier, OnePeaceGrounder, OnePeaceRetriever
 from mmonepeace.spec import Arch
 from tests.parity.case import Case, Tensors
 
@@ -72,10 +72,19 @@ def backbone_config(config: dict[str, Any], weights: Tensors) -> dict[str, Any]:
         m for m in MODALITIES if encoder[f"use_{m}_moe"] and f"adapters.{m}.cls_token" in converted
     ]
     per_block = any(f"adapters.{m}.rpb.tables.1" in converted for m in present)
+    modalities = {m: adapter_options(encoder, m, len(words)) for m in present}
+    side = encoder["image_adapter"]["rel_bucket_size"]
+    if "image" in modalities:
+        # The reference keeps the positions of pretraining and resamples them in each forward.
+        positions = converted["adapters.image.pos_embed"]
+        modalities["image"] = dict(
+            img_size=16 * math.isqrt(len(positions) - 1),
+            rpb_sides=[side] * (encoder["layers"] if per_block else 1),
+        )
     return dict(
         arch=arch_of(encoder),
-        modalities={m: adapter_options(encoder, m, len(words)) for m in present},
-        img_size=16 * encoder["image_adapter"]["rel_bucket_size"],
+        modalities=modalities,
+        img_size=16 * side,
         rpb="per_block" if per_block else "shared",
         final_norm=True,
     )
@@ -152,7 +161,7 @@ def _compare_embeddings(case: Case, model: OnePeaceRetriever) -> None:
 def criterion_retrieval(case: Case) -> None:
     """Loss, number of correct matches and the norm of every gradient."""
     weights = case.weights()
-    config = Case(case.root, case.manifest["weights"]["model_case"]).config
+    config = _model_of(case)
     smoothing = case.config.get("criterion", {}).get("label_smoothing", 0.0)
     model = OnePeaceRetriever(backbone_config(config, weights), label_smoothing=smoothing)
     load(model, weights)
@@ -164,10 +173,8 @@ def criterion_retrieval(case: Case) -> None:
     first, second = name.removeprefix("loss_").split("_")
     pairs = next(len(x[0]) if isinstance(x, tuple) else len(x) for x in inputs.values())
     got = {
+        **_counts(1, pairs),  # the loss is a mean
         "loss": losses[name].detach(),
-        "sample_size": torch.tensor(1),  # the loss is a mean
-        "log.sample_size": torch.tensor(1),
-        "log.nsentences": torch.tensor(pairs),
         "log.logit_scale_exp": losses["logit_scale"],
     }
     for a, b in ((first, second), (second, first)):
@@ -181,29 +188,16 @@ def gradients_of(model: Any) -> dict[str, Tensor | None]:
     return {n.removeprefix("backbone."): p.grad for n, p in model.named_parameters()}
 
 
-def compare_gradients(case: Case, model: Any) -> None:
-    """The norm of each gradient, absent and zero ones included."""
-    weights, gradients = case.weights(), gradients_of(model)
+def compare_gradients(case: Case, model: Any, times: int = 1) -> None:
+    """The norm of each gradient, absent and zero ones included; ours `times` a number."""
+    gradients = gradients_of(model)
     for key, expected in case.manifest.get("grad_norms", {}).items():
-        own = checkpoint.own_name(key) or ""
-        gradient = gradients.get(own)
-        if own == "adapters.image.pos_embed" and len(weights[key]) != len(gradient):
-            # We resample positions once, when they are loaded; the reference in each forward.
-            gradient = _pulled_back(gradient, len(weights[key]))
-        got = 0.0 if gradient is None else gradient.norm().item()
+        gradient = gradients.get(checkpoint.own_name(key) or "")
+        got = 0.0 if gradient is None else times * gradient.norm().item()
         rtol = case.tolerance["grad_norm_rtol"]
         case.check_that(
             math.isclose(got, expected, rel_tol=rtol, abs_tol=1e-6), f"{key}: {got} != {expected}"
         )
-
-
-def _pulled_back(gradient: Tensor, rows: int) -> Tensor:
-    """Gradient of the stored position table, from that of the resampled one."""
-    table = torch.zeros(rows, gradient.shape[1], requires_grad=True)
-    side = math.isqrt(len(gradient) - 1)
-    with torch.enable_grad():
-        resample_pos_embed(table, (side, side)).backward(gradient)
-    return table.grad
 
 
 def _head(config: dict[str, Any]) -> dict[str, Any]:
@@ -234,25 +228,95 @@ def head_classify(case: Case) -> None:
     case.compare_outputs({"logits": head(views)})
 
 
-def _classifier(case: Case, backbone: dict[str, Any]) -> OnePeaceClassifier:
-    return OnePeaceClassifier(
-        backbone,
-        _head(case.config),
-        pool_over="image" if case.config["use_image_features"] else None,
-    )
+def _classifier(
+    config: dict[str, Any], backbone: dict[str, Any], **options: Any
+) -> OnePeaceClassifier:
+    pool_over = "image" if config["use_image_features"] else None
+    return OnePeaceClassifier(backbone, _head(config), pool_over, **options)
 
 
 def _compare_logits(case: Case, model: OnePeaceClassifier) -> None:
-    inputs: Any = inputs_of(case)
+    inputs = inputs_of(case)
     if "src_images_2" in case.inputs:
-        inputs = [inputs, inputs | {"image": (case.inputs["src_images_2"], True)}]
+        inputs["image_2"] = case.inputs["src_images_2"]
     case.compare_outputs({"logits": model(inputs)})
 
 
 def classify(case: Case) -> None:
     """Logits of a classification model."""
     weights = case.weights()
-    _compare_logits(case, load(_classifier(case, backbone_config(case.config, weights)), weights))
+    _compare_logits(
+        case, load(_classifier(case.config, backbone_config(case.config, weights)), weights)
+    )
+
+
+def criterion_classify(case: Case) -> None:
+    """Loss of one class, soft targets, several classes or candidates, and every gradient's norm."""
+    options, classes = case.config["criterion"], case.inputs["target"]
+    smoothing = options.get("label_smoothing", 0.0)
+    loss: dict[str, Any] = dict(type="ClassLoss", label_smoothing=smoothing)
+    if options.get("use_multi_label"):
+        loss = dict(type="MultiLabelLoss")
+    elif "num_choices" in options:
+        loss = dict(type="HingeLoss", margin=options["margin"])
+    config, weights = _model_of(case), case.weights()
+    backbone = backbone_config(config, weights)
+    candidates = options.get("num_choices", 1)
+    model = load(_classifier(config, backbone, num_candidates=candidates, loss=loss), weights)
+    name = "gt_score" if classes.is_floating_point() else "gt_label"
+    losses = _differentiate(case, model, name)
+    number = len(classes)
+    case.compare_outputs(
+        _counts(number, number)
+        | {"loss": losses["loss"].detach() * number, "log.n_correct": losses["acc"] * number}
+    )
+
+
+def criterion_grounding(case: Case) -> None:
+    """Losses of boxes and every gradient's norm.
+
+    Where no predicted box has its corners in order, the loss of the reference is NaN, ours is not.
+    """
+    config, weights = _model_of(case), case.weights()
+    head = {k: v for k, v in _head(config).items() if k != "num_classes"}
+    pool_over = "image" if config["use_image_features"] else "text"
+    model = load(OnePeaceGrounder(backbone_config(config, weights), head, pool_over), weights)
+    losses = _differentiate(case, model, "gt_box", ori_shape=(1, 1))
+    loss = losses["loss_l1"].detach() + losses["loss_giou"].detach()
+    case.check_that(bool(loss.isfinite()), f"loss: {loss}")
+    if case.outputs["loss"].isnan():
+        boxes = model(inputs_of(case))
+        in_order = (boxes[:, :2] < boxes[:, 2:]).all(1)
+        case.check_that(not in_order.any(), "the reference has no loss, but we have boxes")
+        case.outputs.pop("loss")
+    case.compare_outputs(_counts(1, len(case.inputs["target"])) | {"loss": loss})
+
+
+def _model_of(case: Case) -> dict[str, Any]:
+    """Options of the model that a criterion is computed with."""
+    return Case(case.root, case.manifest["weights"]["model_case"]).config
+
+
+def _differentiate(case: Case, model: Any, name: str, **meta: Any) -> dict[str, Tensor]:
+    """Losses with the targets of a case, each sample's as `name`; compares gradients."""
+    samples = []
+    for target in case.inputs["target"]:
+        samples.append(BaseDataElement(metainfo=meta, **{name: target}))
+    with torch.enable_grad():
+        losses = model(inputs_of(case), samples, mode="loss")
+        model.parse_losses(losses)[0].backward()
+    # Officially a sum, of which the trainer takes the mean, but for boxes.
+    compare_gradients(case, model, 1 if name == "gt_box" else len(samples))
+    return losses
+
+
+def _counts(sample_size: int, sentences: int) -> Tensors:
+    """What the reference divides its gradients by, and logs."""
+    return {
+        "sample_size": torch.tensor(sample_size),
+        "log.sample_size": torch.tensor(sample_size),
+        "log.nsentences": torch.tensor(sentences),
+    }
 
 
 def load_pretrained(case: Case) -> None:
@@ -265,7 +329,9 @@ def load_pretrained(case: Case) -> None:
     wanted |= {m: (m,) for m in ("text", "image", "audio")}
     names = wanted[case.config["head_type"]]
     config["modalities"] = {m: o for m, o in config["modalities"].items() if m in names}
-    model: Any = OnePeaceRetriever(config) if retrieval else _classifier(case, config)
+    if "image" in names:
+        config["modalities"]["image"] = {}  # positions and tables of img_size, resampled once
+    model: Any = OnePeaceRetriever(config) if retrieval else _classifier(case.config, config)
     load(model, weights, ("head.",))
     state = {k.removeprefix("backbone."): v for k, v in model.state_dict().items()}
     atol = case.tolerance.get("transformed_atol")

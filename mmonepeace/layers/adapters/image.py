@@ -138,7 +138,7 @@ class ImageAdapter(Adapter):
         img_size: side in pixels of the square image whose grid positions and tables are for.
         cls_token: whether CLS comes before the patches; detectors have none.
         rpb_sides: of the square grids in patches that the tables are for, if not that of
-            `img_size`.
+            `img_size`; a number is the side of all.
         rpb_resampling: for other grids, see `resample_rpb`.
 
     Raises:
@@ -154,7 +154,7 @@ class ImageAdapter(Adapter):
         num_tables: int,
         img_size: int = PRETRAIN_IMG_SIZE,
         cls_token: bool = True,
-        rpb_sides: Sequence[int] | None = None,
+        rpb_sides: Sequence[int] | int | None = None,
         rpb_resampling: Resampling = "geometric",
     ) -> None:
         super().__init__(modality, arch, cls_token)
@@ -169,7 +169,9 @@ class ImageAdapter(Adapter):
         self.pos_embed = nn.Parameter(torch.zeros(side**2 + 1, dim))
         # Added to the second image of a pair (NLVR2), besides the common one.
         self.type_embed_2 = nn.Parameter(torch.zeros(1, 1, dim)) if arch.type_embed else None
-        sides = rpb_sides or [side] * num_tables
+        sides = rpb_sides or side
+        if isinstance(sides, int):
+            sides = [sides] * num_tables
         self.rpb = RelativePositionBias2D(sides, arch.num_heads, cls_token, rpb_resampling)
 
     def features(self, images_B3HW: Tensor, second: bool = False) -> Tokens:
