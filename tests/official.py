@@ -143,8 +143,8 @@ def pretraining(modalities: Sequence[str], dim: int, ffn: int, depth: int, heads
     return shapes | {"logit_scale": ()}
 
 
-def classify_head(dim: int, heads: int, classes: int, ratio: int = 2) -> Shapes:
-    """The head of a classification model with pooling and pooler."""
+def classify_head(dim: int, heads: int, classes: int, ratio: int = 2, *, pooler: bool = True, views: int = 1) -> Shapes:  # fmt: skip
+    """The head of a classification model with pooling."""
     head, hidden = "classify_head", ratio * dim
     return {
         **_norm(f"{head}.norm", dim),
@@ -152,8 +152,40 @@ def classify_head(dim: int, heads: int, classes: int, ratio: int = 2) -> Shapes:
         f"{head}.attn_pooling_func.k_proj.weight": (dim, dim),
         **_linear(f"{head}.attn_pooling_func.v_proj", dim, dim),
         **_linear(f"{head}.attn_pooling_func.out_proj", dim, dim),
-        **_linear(f"{head}.pooler.1", dim, dim),
-        **_linear(f"{head}.classifier.0", hidden, dim),
+        **(_linear(f"{head}.pooler.1", dim, dim) if pooler else {}),
+        **_linear(f"{head}.classifier.0", hidden, views * dim),
         **_norm(f"{head}.classifier.1", hidden),
         **_linear(f"{head}.classifier.3", classes, hidden),
     }
+
+
+# Task -> modalities, options of its head, and what the stored configuration says.
+FINE_TUNED = {
+    "coco": (("text", "image"), None, {}),
+    "refcoco": (("text", "image"), dict(classes=4, pooler=False), {"model": {"use_image_features": True}}),
+    "refcocog": (("text", "image"), dict(classes=4, pooler=False), {"model": {"use_image_features": False}}),
+    "vqa": (("text", "image"), dict(classes=11), {"criterion": {"use_multi_label": True}}),
+    "nlvr2": (("text", "image"), dict(classes=2, pooler=False, views=2), {}),
+    "al_retrieval": (("text", "audio"), None, {}),
+    "fsd50k": (("audio",), dict(classes=200, pooler=False), {"criterion": {"use_multi_label": True}}),
+    "vggsound": (("audio",), dict(classes=9, pooler=False), {"criterion": {"use_multi_label": False}}),
+    "aqa": (("text", "audio"), dict(classes=1, pooler=False), {}),
+}  # fmt: skip
+
+
+def fine_tuned(task: str, side: int = 6, positions: int = 4, vocab: int = 400) -> dict:
+    """The content of a fine-tuned file: tables of each block for a larger grid than positions."""
+    modalities, head, config = FINE_TUNED[task]
+    shapes = encoder(modalities, 32, 48, 2, 4, side=side, vocab=vocab, tables=2)
+    wrapper = "encoder_wrapper"
+    if "image" in modalities:
+        shapes[f"{wrapper}.image_adapter.pos_embed"] = (positions**2 + 1, 32)
+    if head is None:
+        shapes |= {k: v for m in modalities for k, v in _linear(f"{m}_proj", 32, 32).items()}
+        shapes["logit_scale"] = ()
+    else:
+        shapes |= classify_head(32, 4, **head)
+    if task == "nlvr2":
+        names = ("text_adapter.type_embedding", "image_adapter.type_embedding", "image_adapter.type_embedding_2")  # fmt: skip
+        shapes |= {f"{wrapper}.{name}": (1, 1, 32) for name in names}
+    return {"args": None, "cfg": {"task": {"_name": task}, **config}, "model": filled(shapes)}

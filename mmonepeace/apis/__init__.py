@@ -2,6 +2,7 @@
 
 from mmonepeace.apis.embedder import Embedder
 from mmonepeace.apis.index import EmbeddingIndex, build_index, embedder_of
+from mmonepeace.apis.predictor import Prediction, Predictor
 from mmonepeace.apis.sources import find_files, read_rows, read_table, read_texts
 from mmonepeace.apis.vector_search import combine, search, similarity
 from mmonepeace.apis.zero_shot import ZeroShotClassifier
@@ -9,7 +10,7 @@ from mmonepeace.evaluation import evaluate
 from mmonepeace.visualization import write_gallery
 
 __all__ = [
-    "Embedder", "EmbeddingIndex", "ZeroShotClassifier", "build_index", "combine", "embedder_of",
-    "evaluate", "find_files", "read_rows", "read_table", "read_texts", "search", "similarity",
-    "write_gallery",
+    "Embedder", "EmbeddingIndex", "Prediction", "Predictor", "ZeroShotClassifier", "build_index",
+    "combine", "embedder_of", "evaluate", "find_files", "read_rows", "read_table", "read_texts",
+    "search", "similarity", "write_gallery",
 ]  # fmt: skip

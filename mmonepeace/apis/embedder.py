@@ -15,8 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmonepeace.apis.item_reader import AudioLike, ItemReader, as_rows
-from mmonepeace.apis.loading import fingerprint_of, load_retriever, to_dtype
+from mmonepeace.apis.item_reader import AudioLike, ItemReader, as_rows, model_inputs
+from mmonepeace.apis.loading import (
+    check_vocabulary,
+    find_tokenizer,
+    fingerprint_of,
+    load_retriever,
+    to_dtype,
+)
 from mmonepeace.apis.vector_search import Embeddings, combine, search, similarity
 from mmonepeace.datasets import image_io
 from mmonepeace.datasets.tokenizer import Tokenizer
@@ -77,13 +83,7 @@ class Embedder:
             image_size = image_size or PATCH_SIZE * adapters["image"].rpb.sides[0]
         clip = adapters["audio"].clip_seconds if "audio" in adapters else MAX_AUDIO_SECONDS
         window_seconds = window_seconds or clip
-        if tokenizer and "text" in adapters:
-            known = adapters["text"].embed_tokens.num_embeddings
-            if tokenizer.vocab_size > known:
-                raise ValueError(
-                    f"the tokenizer has {tokenizer.vocab_size} tokens, the model {known}. Use the "
-                    "tokenizer.json that the model was trained with."
-                )
+        check_vocabulary(model, tokenizer)
         self.reader = ItemReader(
             tokenizer=tokenizer,
             image_size=image_size or 0,
@@ -123,10 +123,7 @@ class Embedder:
         """
         dtype = to_dtype(dtype)
         model, path = load_retriever(Path(path), projections)
-        if not isinstance(tokenizer, Tokenizer):
-            beside = path.parent / "tokenizer.json"
-            file = tokenizer or (beside if beside.is_file() else None)
-            tokenizer = Tokenizer.from_file(file) if file else None
+        tokenizer = find_tokenizer(tokenizer, path)
         options.setdefault("fingerprint", fingerprint_of(model.state_dict()))
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return cls(model.to(device, dtype), tokenizer, **options)
@@ -267,16 +264,7 @@ class Embedder:
 
     def _batch(self, inputs: Mapping[str, list[Tensor]]) -> dict[str, Any]:
         """Inputs of the model, on its device, in its dtype."""
-        parameter = self.model.logit_scale
-        batch = self.model.data_preprocessor({"inputs": dict(inputs)})["inputs"]
-
-        def to(x: Any) -> Any:
-            if isinstance(x, tuple):
-                return tuple(map(to, x))
-            # Token ids and masks keep their type.
-            return x.to(parameter.device, parameter.dtype if x.is_floating_point() else x.dtype)
-
-        return {name: to(value) for name, value in batch.items()}
+        return model_inputs(self.model.data_preprocessor, inputs, self.model.logit_scale)
 
     @torch.inference_mode()
     def _forward(self, inputs: Mapping[str, list[Tensor]]) -> Tensor:

@@ -17,9 +17,10 @@ from torch import Tensor
 from mmonepeace.console import progress_bar
 from mmonepeace.datasets import audio_io, image_io
 from mmonepeace.datasets.tokenizer import Tokenizer
+from mmonepeace.spec import MAX_TEXT_TOKENS
 
 AudioLike = str | Path | tuple[np.ndarray | Tensor, int]
-Batch = tuple[list[int], dict[str, list[Tensor]]]  # the item of each piece; modality -> inputs
+Batch = tuple[list[int], dict[str, list[Any]]]  # the item of each piece; modality -> inputs
 
 READERS = 4  # threads that decode files while the model runs
 
@@ -28,7 +29,7 @@ class _Piece(NamedTuple):
     """Part of an item that goes through the model at once, such as a window of a long clip."""
 
     item: int
-    inputs: dict[str, Tensor]
+    inputs: dict[str, Any]  # tensors; of candidate texts, lists of them
 
 
 @dataclass(kw_only=True)
@@ -43,6 +44,10 @@ class ItemReader:
     windows: tuple[float, float]  # length and hop in seconds; longer audio clips are cut
     batch_size: int  # pieces of a batch, at most
     equal_length_audio: bool  # a batch has audio clips of one length only
+    first_window: bool = False  # only the beginning of long audio clips
+    lower: bool = True  # texts in lower case
+    max_tokens: int = MAX_TEXT_TOKENS  # of a text
+    image_sizes: bool = False  # add "image_size", width and height in pixels before the resizing
 
     def batches(
         self,
@@ -78,45 +83,53 @@ class ItemReader:
 
     def _batched(self, pieces: list[_Piece]) -> Iterator[Batch]:
         """Batches of pieces that do not influence each other."""
-        same_shape = {"image", "audio"} if self.equal_length_audio else {"image"}
+        same_shape = {"image", "image_2"} | ({"audio"} if self.equal_length_audio else set())
         groups = defaultdict(list)
         for piece in pieces:
             shapes = tuple(x.shape for name, x in piece.inputs.items() if name in same_shape)
             groups[shapes].append(piece)
         for members in groups.values():
             # Neighbours of similar length need little padding.
-            members.sort(key=lambda piece: sum(x.numel() for x in piece.inputs.values()))
+            members.sort(key=lambda piece: sum(map(_num_elements, piece.inputs.values())))
             for start in range(0, len(members), self.batch_size):
                 batch = members[start : start + self.batch_size]
                 inputs = {name: [p.inputs[name] for p in batch] for name in batch[0].inputs}
                 yield [piece.item for piece in batch], inputs
 
-    def _load(self, item: Mapping[str, Any]) -> list[dict[str, Tensor]] | ValueError:
+    def _load(self, item: Mapping[str, Any]) -> list[dict[str, Any]] | ValueError:
         """The pieces of an item, or why it has none."""
+        loaded: dict[str, list[Any]] = {}
         try:
-            loaded = {name: getattr(self, f"_load_{name}")(x) for name, x in item.items()}
+            for name, value in item.items():
+                loaded[name] = getattr(self, f"_load_{name.removesuffix('_2')}")(value)
         except ValueError as error:
             return error
-        if len(loaded) > 1:
+        if self.image_sizes:
+            loaded["image"], loaded["image_size"] = map(list, zip(*loaded["image"], strict=True))
+        if len(loaded) > 1 or self.first_window:
             return [{name: pieces[0] for name, pieces in loaded.items()}]
         ((name, pieces),) = loaded.items()
         return [{name: piece} for piece in pieces]
 
-    def _load_image(self, image: image_io.ImageInput) -> list[Tensor]:
+    def _load_image(self, image: image_io.ImageInput) -> list[Any]:
         at_least = image_io.fast_sides(self.image_size) if self.fast_jpeg else None
         with image_io.one_large_at_a_time(image):
             rgb = image_io.to_rgb(image, at_least, self.alpha)
-            return [image_io.to_tensor(image_io.resize(rgb, self.image_size, self.keep_ratio))]
+            pixels = image_io.to_tensor(image_io.resize(rgb, self.image_size, self.keep_ratio))
+            return [(pixels, torch.tensor(rgb.size)) if self.image_sizes else pixels]
 
-    def _load_text(self, text: str) -> list[Tensor]:
+    def _load_text(self, text: str | list[str]) -> list[Any]:
         if self.tokenizer is None:
             raise ValueError(
                 "there is no tokenizer. Put tokenizer.json beside the checkpoint or pass its path; "
                 "tools/convert_tokenizer.py makes one from the official vocabulary files."
             )
-        if not isinstance(text, str):
-            raise TypeError(f"a text is {text!r}, expected a string.")
-        return [torch.tensor(self.tokenizer.encode([text])[0])]
+        texts = text if isinstance(text, list) else [text]
+        if wrong := [x for x in texts if not isinstance(x, str)]:
+            raise TypeError(f"a text is {wrong[0]!r}, expected a string.")
+        ids = self.tokenizer.encode(texts, self.max_tokens, self.lower)
+        tensors = [torch.tensor(x) for x in ids]
+        return tensors if isinstance(text, str) else [tensors]
 
     def _load_audio(self, clip: AudioLike) -> list[Tensor]:
         if isinstance(clip, tuple):
@@ -126,6 +139,27 @@ class ItemReader:
         # The whole clip is standardised, then cut: the official order.
         windows = audio_io.split_windows(audio_io.standardise(wave), *self.windows)
         return [torch.from_numpy(audio_io.fit_length(w, max_seconds=None)) for w in windows]
+
+
+def _num_elements(value: Tensor | list[Tensor]) -> int:
+    return value.numel() if isinstance(value, Tensor) else sum(x.numel() for x in value)
+
+
+def model_inputs(
+    preprocess: Callable[[dict[str, Any]], dict[str, Any]],
+    inputs: Mapping[str, list[Any]],
+    like: Tensor,
+) -> dict[str, Any]:
+    """Inputs of a model, on the device and in the dtype of one of its parameters."""
+
+    def to(x: Any) -> Any:
+        if isinstance(x, tuple):
+            return tuple(map(to, x))
+        # Token ids and masks keep their type.
+        return x.to(like.device, like.dtype if x.is_floating_point() else x.dtype)
+
+    batch = preprocess({"inputs": dict(inputs)})["inputs"]
+    return {name: to(value) for name, value in batch.items()}
 
 
 def as_rows(modalities: Mapping[str, Iterable[Any]]) -> list[dict[str, Any]]:

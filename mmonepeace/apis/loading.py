@@ -1,4 +1,4 @@
-"""The retriever of a checkpoint or a config, and a fingerprint of its weights."""
+"""The model of a checkpoint or a config, its tokenizer, and a fingerprint of its weights."""
 
 import hashlib
 from collections.abc import Mapping
@@ -9,7 +9,9 @@ from mmengine.config import Config
 from torch import Tensor
 
 from mmonepeace import checkpoint
-from mmonepeace.models import OnePeaceRetriever
+from mmonepeace.datasets.tokenizer import Tokenizer
+from mmonepeace.models import OnePeaceClassifier, OnePeaceRetriever
+from mmonepeace.models.base import BackboneModel
 from mmonepeace.registry import MODELS
 
 DTYPES = {
@@ -53,6 +55,48 @@ def load_retriever(path: Path, projections: bool) -> tuple[OnePeaceRetriever, Pa
         model.projections.clear()
     model.load_checkpoint(str(path), converted=converted)
     return model, path
+
+
+def load_predictor(path: Path) -> tuple[OnePeaceClassifier, list[str] | None, Path]:
+    """Build the fine-tuned model that a checkpoint describes, see `Predictor.from_checkpoint`.
+
+    Returns the model with its weights, the names of its classes if it has them, and the path of its
+    checkpoint. Raises a CheckpointError if the file cannot be used or is of a retriever.
+    """
+    path = checkpoint.find(path)
+    converted = checkpoint.read_own(path)
+    with checkpoint.prefix_errors(path):
+        config = checkpoint.infer_model(converted.weights, converted.meta)
+        classes = config.pop("classes")
+        with torch.device("meta"), checkpoint.explain_broken_file("a fine-tuned model"):
+            model = MODELS.build(config)
+        if not isinstance(model, OnePeaceClassifier):
+            raise checkpoint.CheckpointError(
+                "it is of retrieval: it gives embeddings. Use Embedder, tools/embed.py and search.py."
+            )
+    model.load_checkpoint(str(path), converted=converted)
+    return model, classes, path
+
+
+def find_tokenizer(tokenizer: str | Path | Tokenizer | None, path: Path) -> Tokenizer | None:
+    """A tokenizer, or that of a file, by default of `tokenizer.json` beside a checkpoint."""
+    if isinstance(tokenizer, Tokenizer):
+        return tokenizer
+    beside = path.parent / "tokenizer.json"
+    file = tokenizer or (beside if beside.is_file() else None)
+    return Tokenizer.from_file(file) if file else None
+
+
+def check_vocabulary(model: BackboneModel, tokenizer: Tokenizer | None) -> None:
+    """Raise a ValueError for a tokenizer with ids that a model does not know."""
+    adapters = model.backbone.adapters
+    if tokenizer and "text" in adapters:
+        known = adapters["text"].embed_tokens.num_embeddings
+        if tokenizer.vocab_size > known:
+            raise ValueError(
+                f"the tokenizer has {tokenizer.vocab_size} tokens, the model {known}. Use the "
+                "tokenizer.json that the model was trained with."
+            )
 
 
 def fingerprint_of(weights: Mapping[str, Tensor]) -> str:

@@ -16,6 +16,7 @@ from mmonepeace.checkpoint.conversion import (
 from mmonepeace.checkpoint.errors import CheckpointError, explain_broken_file, prefix_errors
 from mmonepeace.checkpoint.finding import find
 from mmonepeace.checkpoint.infer_config import infer_config
+from mmonepeace.checkpoint.infer_model import infer_model
 from mmonepeace.checkpoint.integrity import non_finite, refuse_non_finite
 from mmonepeace.checkpoint.key_mapping import (
     RECOMPUTED,
@@ -56,7 +57,7 @@ from mmonepeace.checkpoint.writing import write
 __all__ = [
     "RECOMPUTED", "CheckpointError", "Conversion", "LoadReport", "Target", "adapt_on_load",
     "adapt_state_dict", "checkpoints_of_run", "commit", "convert_file", "explain_broken_file",
-    "find", "infer_config", "is_checkpoint_name", "is_committed", "join", "key_table",
+    "find", "infer_config", "infer_model", "is_checkpoint_name", "is_committed", "join", "key_table",
     "load_checkpoint", "load_model", "non_finite", "official_name", "own_name", "prefix_errors",
     "read", "read_content", "read_note", "read_own", "read_run", "refuse_non_finite",
     "remove_checkpoint", "remove_leftovers", "run_files", "select_vision", "to_model",

@@ -41,7 +41,13 @@ def _official(key: str) -> str:
 # Layout of an official file -> prefix of its backbone's names.
 _PREFIXES = {"segmentation": "backbone.", "detection": "backbone.net.", "classification": ""}
 # Prefix of a head -> official layout, for models that do not come from an official file.
-_TASKS = {"decode_head.": "segmentation", "rpn_head.": "detection", "head.fc.": "classification"}
+_TASKS = {
+    "decode_head.": "segmentation",
+    "rpn_head.": "detection",
+    "head.fc.": "classification",
+    "head.classifier.": "full",
+    "projections.": "full",
+}
 _BACKBONE = ("adapters.", "layers.", "norms.", "vit_adapter.")
 
 
@@ -51,12 +57,14 @@ def to_official_vision(converted: Conversion) -> Conversion:
 
 
 def to_official_model(converted: Conversion) -> Conversion:
-    """A segmentor, detector or classifier in the layout of the official files.
+    """A segmentor, detector, classifier or retriever in the layout of the official files.
 
     Raises:
         CheckpointError: if it has no heads, or parts that the official models do not have.
     """
     layout = _task(converted)
+    if layout == "full":
+        return to_official_full(converted)
     norm = converted.meta.get("official_norm", "fc_norm")
     return _to_layout(converted, layout, _PREFIXES[layout], norm)
 
@@ -92,7 +100,7 @@ def _to_layout(
 
 
 def to_model(converted: Conversion) -> Conversion:
-    """The names of a model of mmseg, mmdet or mmpretrain: those of its backbone have a prefix.
+    """The names of a model of an MM library or of ours: those of its backbone have a prefix.
 
     Raises:
         CheckpointError: if the file has no heads.
@@ -111,7 +119,7 @@ def _task(converted: Conversion) -> str:
         if any(key.startswith(start) for key in converted.weights):
             return layout
     raise CheckpointError(
-        "it has no heads of a segmentor, detector or image classifier. Use --to full or "
+        "it has no heads of a segmentor, detector, classifier or retriever. Use --to full or "
         "--to vision for an encoder without a head."
     )
 

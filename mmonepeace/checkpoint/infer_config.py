@@ -1,5 +1,6 @@
 """The configuration of the model that weights belong to, read off their names and shapes."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -98,6 +99,10 @@ def _infer(weights: Mapping[str, Tensor], meta: Mapping[str, Any] | None) -> dic
             img_size = PATCH_SIZE * rpb_side(rows)
             if img_size > _MAX_IMG_SIZE:
                 raise CheckpointError(f"is of images of {img_size} pixels, not {_MAX_IMG_SIZE}.")
+        # Fine-tuned models keep the positions of pretraining, and resample them in each forward.
+        positions = math.isqrt(max(shapes["adapters.image.pos_embed"][0] - 1, 0))
+        if positions != rpb_side(rows):
+            modalities["image"] = dict(img_size=PATCH_SIZE * positions, rpb_sides=rpb_side(rows))
     return dict(
         arch=arch,
         modalities=modalities,

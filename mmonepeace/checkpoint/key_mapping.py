@@ -235,7 +235,7 @@ def to_own(weights: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None)
         facts |= _official_facts(weights)
         if "audio" in adapters:  # trained with padding that the positional convolutions see
             facts["audio_padding"] = "compat"
-    kept = ("official_", *(f"{modality}_" for modality in adapters))
+    kept = ("official_", "task", *(f"{modality}_" for modality in adapters))
     result.meta |= {key: str(value) for key, value in facts.items() if key.startswith(kept)}
     return result
 

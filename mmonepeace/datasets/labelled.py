@@ -221,7 +221,7 @@ class ChoiceDataset(TargetDataset):
                 f"expected a question, {self.num_candidates} candidates and the index of the right "
                 f"one from 0, with {_SEPARATOR} between them."
             )
-        return {"text": [f"{question} answer: {c}" for c in candidates], "gt_label": int(right)}
+        return {"text": candidate_texts(question, candidates), "gt_label": int(right)}
 
 
 @DATASETS.register_module()
@@ -248,6 +248,11 @@ class BoxDataset(TargetDataset):
         if x0 >= x1 or y0 >= y1:
             raise ValueError("expected x0 < x1 and y0 < y1.")
         return {"gt_box": np.array(corners, np.float32)}
+
+
+def candidate_texts(question: str, candidates: Sequence[str]) -> list[str]:
+    """A text for each candidate answer, in the official form."""
+    return [f"{question} answer: {candidate}" for candidate in candidates]
 
 
 def _number(text: str) -> float:

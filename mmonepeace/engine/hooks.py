@@ -75,21 +75,29 @@ class MeanLogHook(Hook):
 
 @HOOKS.register_module()
 class CheckpointMetadataHook(Hook):
-    """Store the backbone's metadata, such as its audio padding, in checkpoints, and restore it.
+    """Store in checkpoints what a model has to say besides its weights, and restore it.
 
-    For models with an `OnePeace` as `backbone`. A checkpoint saved without this hook is assumed to
-    have masked padding.
+    That is the metadata of its backbone, such as the audio padding, and its task, with the names of
+    the classes. For models with an `OnePeace` as `backbone`. A checkpoint saved without this hook is
+    assumed to have masked padding.
     """
+
+    def before_train(self, runner: Runner) -> None:
+        """Tell a classifier the names of its classes."""
+        model = _bare_model(runner)
+        if hasattr(model, "classes"):
+            model.classes = runner.train_dataloader.dataset.metainfo.get("classes")
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Add the metadata to `meta`."""
-        checkpoint["meta"].update(_backbone(runner).metadata())
+        model = _bare_model(runner)
+        owner = model if hasattr(model, "metadata") else model.backbone
+        checkpoint["meta"].update(owner.metadata())
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Adopt the metadata that an earlier run stored."""
-        _backbone(runner).adopt_metadata(checkpoint.get("meta") or {})
+        _bare_model(runner).backbone.adopt_metadata(checkpoint.get("meta") or {})
 
 
-def _backbone(runner: Runner) -> Any:
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    return model.backbone
+def _bare_model(runner: Runner) -> Any:
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model

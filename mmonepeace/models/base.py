@@ -1,5 +1,6 @@
 """Base of the models with an `OnePeace` as backbone."""
 
+import json
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -63,6 +64,14 @@ class BackboneModel(BaseModel):
         `converted` is what `checkpoint.read_own` gave for it, if it has been read.
         """
         return checkpoint.load_checkpoint(self, path, allow_missing, converted)
+
+    def task(self) -> dict[str, Any]:
+        """What no weight tells of the task, such as `type`, see `checkpoint.infer_model`."""
+        raise NotImplementedError
+
+    def metadata(self) -> dict[str, str]:
+        """What a checkpoint of this model has to say besides its weights."""
+        return {**self.backbone.metadata(), "task": json.dumps(self.task())}
 
     @staticmethod
     def set_prediction(

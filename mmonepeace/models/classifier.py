@@ -66,6 +66,8 @@ class OnePeaceClassifier(BackboneModel):
         self.pool_over = pool_over
         self.num_candidates = num_candidates
         self.loss = MODELS.build(loss or dict(type=ClassLoss))
+        # Names of the classes, for whoever uses a checkpoint; the runner knows them.
+        self.classes: tuple[str, ...] | None = None
 
     def forward(
         self,
@@ -93,6 +95,17 @@ class OnePeaceClassifier(BackboneModel):
         if mode == "loss":
             return self._losses(logits, data_samples)
         return self.set_prediction(data_samples, "pred_score", list(logits.float()), mode)
+
+    def task(self) -> dict[str, Any]:
+        """See `BackboneModel`."""
+        facts = {
+            "type": "OnePeaceClassifier",
+            "pool_over": self.pool_over,
+            "num_candidates": self.num_candidates,
+            "loss": type(self.loss).__name__,
+            "classes": self.classes,
+        }
+        return {key: value for key, value in facts.items() if value is not None}
 
     def logits(self, inputs: Inputs) -> Tensor:
         """(B, C) outputs of the head, see `forward`."""

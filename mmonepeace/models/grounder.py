@@ -69,6 +69,10 @@ class OnePeaceGrounder(OnePeaceClassifier):
             return {"loss_l1": l1, "loss_giou": iou}
         return self.set_prediction(data_samples, "pred_box", list(boxes_B4 * sides_B4), mode)
 
+    def task(self) -> dict[str, Any]:
+        """See `BackboneModel`."""
+        return {"type": "OnePeaceGrounder", "pool_over": self.pool_over}
+
 
 def _sides(data_samples: Sequence[Any] | None) -> Tensor:
     """(B, 4) width and height, twice, of the original images."""

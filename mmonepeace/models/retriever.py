@@ -82,6 +82,10 @@ class OnePeaceRetriever(BackboneModel):
             self.logit_scale = nn.Parameter(torch.tensor(LOGIT_SCALE_INIT, device="cpu"))
         return report
 
+    def task(self) -> dict[str, Any]:
+        """See `BackboneModel`."""
+        return {"type": "OnePeaceRetriever"}
+
     def scale(self) -> Tensor:
         """exp(logit_scale), which never exceeds 100 nor falls below 1.
 
