@@ -69,7 +69,7 @@ def read_rows(
     """
     folder = Path(root or Path(path).parent)
     return [
-        {name: str(folder / value) if name in SUFFIXES else value for name, value in row.items()}
+        {n: value if n == "text" else str(folder / value) for n, value in row.items()}
         for row in read_manifest(path, columns, complete=False)
     ]
 

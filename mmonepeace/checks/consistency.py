@@ -12,6 +12,8 @@ from mmonepeace.checks.report import CheckError
 from mmonepeace.checks.signatures import find_types
 
 PYRAMID_STRIDES = (4, 8, 16, 32, 64)  # of `SimpleFeaturePyramid`
+_MULTIMODAL = ("OnePeaceRetriever", "OnePeaceClassifier", "OnePeaceGrounder", "OnePeacePretrainer")
+_LOADS = {"LoadImage": "image", "Tokenize": "text", "LoadAudio": "audio"}
 # What is used together with each data loader: all of it, or none.
 USED_WITH = {
     "train_dataloader": ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"),
@@ -34,6 +36,7 @@ def check_consistency(cfg: Config, unused: Collection[str] = (), complete: bool 
     problems = [*_missing(cfg, unused)] if complete else []
     if not problems:
         problems = [*_samplers(cfg, unused), *_crops(cfg), *_stages(cfg), *_strides(cfg)]
+        problems += _inputs(cfg)
         if "train_cfg" not in unused:
             problems += _steps_or_epochs(cfg)
     if problems:
@@ -152,6 +155,36 @@ def _stages(cfg: Config) -> Iterator[str]:
                     f"{loader}.dataset.pipeline.{i}.stage is {step.get('stage')!r}, but model.stage is "
                     f"{stage!r}. Set both to one of them: --stage {stage}"
                 )
+
+
+def _inputs(cfg: Config) -> Iterator[str]:
+    """What pipelines load is what a model of several modalities takes."""
+    model: Any = cfg.get("model") or {}
+    kind = type_name(model) if "type" in model else ""
+    if kind not in _MULTIMODAL or not isinstance(model.get("backbone"), dict):
+        return
+    branches = set(model.backbone.get("modalities") or ("image",))
+    views = (model.get("head") or {}).get("num_views", 1)
+    for loader, dataset in dataset_configs(cfg):
+        steps = {
+            f"{loader}.dataset.pipeline.{i}": s for i, s in enumerate(dataset.get("pipeline") or ())
+        }
+        for path, step in steps.items():
+            name = _LOADS.get(type_name(step))
+            if type_name(step) == "MaskTokens" and kind != "OnePeacePretrainer":
+                yield f"{path} is MaskTokens, which {kind} has no use for. Leave it out."
+            if name and name not in branches:
+                yield (
+                    f"{path} loads {name}, but model.backbone.modalities has {', '.join(branches)}. "
+                    "Leave it out, or add the modality."
+                )
+        second = any(step.get("second") for step in steps.values())
+        if steps and second is not (views == 2):
+            yield (
+                f"{loader} loads {'two images' if second else 'one image'} of each sample, but "
+                f"model.head.num_views is {views}. Set it to {2 if second else 1}, or "
+                f"{'leave out' if second else 'add'} LoadImage(second=True)."
+            )
 
 
 def _strides(cfg: Config) -> Iterator[str]:

@@ -58,19 +58,30 @@ def write_gallery(
     link to the files, relative to the page. The card of a file that cannot be read says why. Facts
     go into the footer, such as `dict(checkpoint="onepeace.safetensors")`.
     """
-    path = Path(path)
-    folder = path.resolve().parent
+    folder = Path(path).resolve().parent
     best = max((entry.number for entry in results), default=0.0)
+    write_page(
+        path,
+        facts,
+        title=escape(" ".join(_spoken(part, i) for i, part in enumerate(query))),
+        heading="Most like",
+        query="".join(_part(part, i, len(query), folder) for i, part in enumerate(query)),
+        filters=_filters(results),
+        count=f"{len(results)} match{'' if len(results) == 1 else 'es'}",
+        results="".join(_card(rank, e, best, folder) for rank, e in enumerate(results, 1)),
+        note="Bars: cosine, relative to the best match",
+    )
+
+
+def write_page(path: str | Path, facts: Mapping[str, str] | None, **markup: str) -> None:
+    """Write a page: facts in its footer, and what `gallery.html` has places for, as it is."""
+    path = Path(path)
     now = datetime.now().astimezone()
     lines = [f"<span>{escape(k)} <b>{escape(v)}</b></span>" for k, v in (facts or {}).items()]
     # Values go in as they are: each is markup made below, or escaped.
     page = Template(resources.files(__package__).joinpath("gallery.html").read_text("utf-8"))
     html = page.substitute(
-        title=escape(" ".join(_spoken(part, i) for i, part in enumerate(query))),
-        query="".join(_part(part, i, len(query), folder) for i, part in enumerate(query)),
-        filters=_filters(results),
-        count=f"{len(results)} match{'' if len(results) == 1 else 'es'}",
-        results="".join(_card(rank, e, best, folder) for rank, e in enumerate(results, 1)),
+        markup,
         facts="".join(lines),
         date=f'<time datetime="{now.isoformat(timespec="seconds")}">{now:%d %B %Y, %H:%M}</time>',
     )
@@ -92,8 +103,8 @@ def _part(part: Entry, position: int, count: int, folder: Path) -> str:
     word = "minus" if sign == MINUS else "plus"
     operator = f'<span class="sign" role="img" aria-label="{word}">{sign}</span>' if sign else ""
     return (
-        f'<div class="term">{operator}<div class="part {part.modality}">{_draw(part, folder)}'
-        f'<div class="of">{_name(part, folder)}{weight}</div></div></div>'
+        f'<div class="term">{operator}<div class="part {part.modality}">{draw_entry(part, folder)}'
+        f'<div class="of">{name_of(part, folder)}{weight}</div></div></div>'
     )
 
 
@@ -101,14 +112,15 @@ def _card(rank: int, result: Entry, best: float, folder: Path) -> str:
     relative = min(max(result.number / best, 0), 1) if best > 0 else 0
     score = f"{result.number:.3f}".replace("-", MINUS)
     return (
-        f'<li class="card {result.modality}"><div class="body">{_draw(result, folder)}</div>'
-        f'<div class="facts"><span class="rank">{rank}</span>{_name(result, folder)}'
+        f'<li class="card {result.modality}"><div class="body">{draw_entry(result, folder)}</div>'
+        f'<div class="facts"><span class="rank">{rank}</span>{name_of(result, folder)}'
         f'<span class="score" title="cosine similarity">{score}</span>'
         f'<span class="bar"><i style="width:{relative:.1%}"></i></span></div></li>'
     )
 
 
-def _name(entry: Entry, folder: Path) -> str:
+def name_of(entry: Entry, folder: Path) -> str:
+    """What a card calls an entry: a link to its file."""
     if entry.modality == "text":
         return '<span class="name">text</span>'
     name, full = (escape(str(x)) for x in (Path(entry.content).name, entry.content))
@@ -128,7 +140,8 @@ def _filters(results: Sequence[Entry]) -> str:
     return f'<fieldset class="filters"><legend>Show</legend>{buttons}</fieldset>'
 
 
-def _draw(entry: Entry, folder: Path) -> str:
+def draw_entry(entry: Entry, folder: Path) -> str:
+    """The content of an entry as markup; for a file that cannot be read, why."""
     draw = {"text": _draw_text, "image": _draw_image, "audio": _draw_audio}[entry.modality]
     try:
         return draw(entry.content, folder)
@@ -142,7 +155,11 @@ def _draw_text(content: str | Path, _folder: Path) -> str:
 
 
 def _draw_image(content: str | Path, _folder: Path) -> str:
-    image = image_io.to_rgb(content)
+    return draw_pixels(image_io.to_rgb(content), Path(content).stem)
+
+
+def draw_pixels(image: Image.Image, alt: str) -> str:
+    """An image, which becomes a thumbnail."""
     image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     image.save(file, "JPEG", quality=86, optimize=True, subsampling=0)
@@ -151,7 +168,7 @@ def _draw_image(content: str | Path, _folder: Path) -> str:
         f'<div class="frame" style="background:{_backdrop(image)}">'
         f'<img src="{_data("image/jpeg", file.getvalue())}" width="{width}" height="{height}" '
         f'style="max-width:{MAX_ENLARGED * width}px;max-height:{MAX_ENLARGED * height}px" '
-        f'alt="{escape(Path(content).stem)}" loading="lazy"></div>'
+        f'alt="{escape(alt)}" loading="lazy"></div>'
     )
 
 

@@ -1,0 +1,88 @@
+"""What a fine-tuned model said, as one page: images with boxes, players, answers with bars."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image, ImageDraw
+
+from mmonepeace.datasets import image_io
+from mmonepeace.visualization.gallery import Entry as Part
+from mmonepeace.visualization.gallery import draw_entry, draw_pixels, name_of, write_page
+
+_BOX, _HALO = (255, 64, 64), (255, 255, 255)
+_LEAST_SIDE = 240  # pixels of an image that a box is drawn on
+
+
+class Answered(NamedTuple):
+    """An item, and what a model said about it: answers, or a box."""
+
+    item: Mapping[str, str]  # image, image_2 or audio -> path; text -> what was asked
+    answers: Sequence[Any] = ()  # with label and score, the best first
+    box: Sequence[float] | None = None  # x0, y0, x1, y1 in pixels of the image
+
+
+def write_predictions(
+    path: str | Path, items: Sequence[Answered], facts: Mapping[str, str] | None = None
+) -> None:
+    """Write a page with a card for each item, see `write_gallery`.
+
+    A box is drawn into its image. Bars are the scores, which end at 1.
+    """
+    folder = Path(path).resolve().parent
+    write_page(
+        path,
+        facts,
+        title="Predictions",
+        heading="Predictions",
+        query="",
+        filters="",
+        count=f"{len(items):,} item{'' if len(items) == 1 else 's'}",
+        results="".join(_card(rank, item, folder) for rank, item in enumerate(items, 1)),
+        note="Bars: scores" if any(item.answers for item in items) else "Boxes: what was named",
+    )
+
+
+def _card(rank: int, answered: Answered, folder: Path) -> str:
+    files = {name: path for name, path in answered.item.items() if name != "text"}
+    kind = "audio" if "audio" in files else "image"
+    drawn = "".join(_draw(name, file, answered.box, folder) for name, file in files.items())
+    text = answered.item.get("text")
+    asked = f'<p class="asked" dir="auto">{escape(text)}</p>' if text else ""
+    bars = "".join(
+        f'<span class="name">{escape(p.label)}</span><span class="score">{p.score:.3f}</span>'
+        f'<span class="bar"><i style="width:{min(max(p.score, 0), 1):.1%}"></i></span>'
+        for p in answered.answers
+    )
+    names = " ".join(name_of(Part(0, kind, file), folder) for file in files.values())
+    return (
+        f'<li class="card {kind}"><div class="body{" pair" if len(files) > 1 else ""}">{drawn}</div>'
+        f'<div class="said">{asked}<div class="answers">{bars}</div>'
+        f'<div class="of"><span class="rank">{rank}</span>{names}</div></div></li>'
+    )
+
+
+def _draw(name: str, file: str, box: Sequence[float] | None, folder: Path) -> str:
+    if box is None:
+        return draw_entry(Part(0, name.removesuffix("_2"), file), folder)
+    try:
+        image = image_io.to_rgb(file)
+    except ValueError as error:
+        return f'<p class="missing">{escape(str(error))}</p>'
+    return draw_pixels(with_box(image, box), Path(file).stem)
+
+
+def with_box(image: Image.Image, box: Sequence[float]) -> Image.Image:
+    """A copy of an image with a box x0, y0, x1, y1 in its pixels; small images are enlarged."""
+    factor = max(1, -(-_LEAST_SIDE // min(image.size)))
+    size = (image.width * factor, image.height * factor)
+    drawn = image.resize(size, Image.Resampling.NEAREST) if factor > 1 else image.copy()
+    width = max(2, round(min(size) / 120))
+    x0, x1 = sorted(factor * x for x in box[0::2])
+    y0, y1 = sorted(factor * y for y in box[1::2])
+    draw = ImageDraw.Draw(drawn)
+    # Red on white is seen on any ground.
+    draw.rectangle((x0 - width, y0 - width, x1 + width, y1 + width), outline=_HALO, width=3 * width)
+    draw.rectangle((x0, y0, x1, y1), outline=_BOX, width=width)
+    return drawn

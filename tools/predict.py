@@ -1,0 +1,164 @@
+"""Ask a fine-tuned model: classes of images and sounds, answers to questions, boxes of phrases.
+
+Run:  python tools/predict.py CKPT --images DIR
+      python tools/predict.py CKPT --audios a.ogg b.ogg --top 3 --out classes.tsv
+      python tools/predict.py CKPT --images photo.jpg --text "how many dogs?" "is it raining?"
+      python tools/predict.py CKPT --images photos --text "the red car" --html boxes.html
+      python tools/predict.py CKPT --images left.jpg --images-2 right.jpg --text "both show a cat"
+      python tools/predict.py CKPT --audios a.ogg --text "What is it?" --candidates "dog|cat|rain|car"
+      python tools/predict.py CKPT --table val.tsv --columns image=image text=question --html page.html
+
+CKPT is an official fine-tuned file or one of ours, or a folder with one; what it was trained for is
+read off it. One text is asked about all files, several are asked about one file, or one about each.
+In a table, the text of candidates is the official one: question&&&a&&&b&&&c&&&d&&&0.
+"""
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mmonepeace.missing_packages import explain_missing_packages
+
+with explain_missing_packages():
+    from mmonepeace.apis import Predictor, read_rows
+    from mmonepeace.apis.loading import DTYPES
+    from mmonepeace.apis.sources import list_files
+    from mmonepeace.atomic_file import atomic_file
+    from mmonepeace.checkpoint import find
+    from mmonepeace.cli import device, exit_code, list_failed, make_parser, positive
+    from mmonepeace.console import printable, table
+    from mmonepeace.visualization import Answered, write_predictions
+
+SHOWN = 20  # rows in the terminal
+BOX = ("x0", "y0", "x1", "y1")
+
+
+def parse() -> argparse.Namespace:
+    """Command line."""
+    parser = make_parser(__doc__)
+    parser.add_argument("checkpoint", metavar="CKPT", help="file, or folder with one")
+    parser.add_argument("--images", nargs="+", type=Path, metavar="PATH", help="files, folders")
+    parser.add_argument(
+        "--images-2", nargs="+", type=Path, metavar="PATH", help="the second of two"
+    )
+    parser.add_argument("--audios", nargs="+", type=Path, metavar="PATH", help="files, folders")
+    parser.add_argument("--text", nargs="+", help="questions, phrases or statements")
+    parser.add_argument("--candidates", metavar="A|B|C", help="answers to choose from")
+    parser.add_argument("--table", type=Path, help="a .tsv, .csv or .jsonl, instead of these")
+    parser.add_argument("--columns", nargs="+", metavar="NAME=COLUMN", help="of the table: image, image_2, audio, text")  # fmt: skip
+    parser.add_argument("--root", type=Path, help="of the table's paths")
+    parser.add_argument("--classes-file", type=Path, metavar="FILE", help="a name per line")
+    parser.add_argument("--tokenizer", type=Path, help="default: tokenizer.json beside CKPT")
+    parser.add_argument("--device", type=device, help="default: a GPU if there is one")
+    parser.add_argument("--dtype", default="fp32", choices=DTYPES)
+    parser.add_argument("--batch-size", type=positive, default=32)
+    parser.add_argument("--top", type=positive, default=3, help="classes or answers of each item")
+    parser.add_argument("--out", type=Path, metavar="TSV", help="write all predictions")
+    parser.add_argument("--html", type=Path, metavar="PAGE", help="draw them on a page")
+    args = parser.parse_args()
+    if (args.table is None) is not (args.columns is None):
+        parser.error("--table and --columns go together")
+    if args.table and (args.images or args.audios or args.text or args.images_2):
+        parser.error("name a table, or files and texts")
+    if not (args.table or args.images or args.audios):
+        parser.error("name what to look at or listen to: --images, --audios or --table")
+    return args
+
+
+def gather(args: argparse.Namespace, unread: dict[str, str]) -> dict[str, list[str]]:
+    """Modality -> values, all of one length."""
+    if args.table:
+        columns = dict(column.partition("=")[::2] for column in args.columns)
+        rows = read_rows(args.table, columns, args.root)
+        whole = [row for row in rows if len(row) == len(columns)]
+        return {name: [row[name] for row in whole] for name in columns}
+    files = {
+        "image": list_files(args.images or [], "image", unread),
+        "image_2": list_files(args.images_2 or [], "image", unread),
+        "audio": list_files(args.audios or [], "audio", unread),
+        "text": args.text or [],
+    }
+    given = {name: list(map(str, values)) for name, values in files.items() if values}
+    if not given.keys() - {"text"}:
+        raise ValueError("no file was found in what was named.")
+    longest = max(map(len, given.values()))
+    for name, values in given.items():
+        if len(values) not in (1, longest):
+            counts = ", ".join(f"{len(v)} of {n}" for n, v in given.items())
+            raise ValueError(f"{counts}: expected one, or as many of each.")
+        given[name] = values * (longest if len(values) == 1 else 1)
+    return given
+
+
+def ask(
+    predictor: Predictor,
+    items: dict[str, list[str]],
+    args: argparse.Namespace,
+    errors: dict[int, str],
+) -> list[Answered]:
+    """What the model says of each item."""
+    count = len(next(iter(items.values())))
+    shown = [{name: values[i] for name, values in items.items()} for i in range(count)]
+    images, audio, text = (items.get(name) for name in ("image", "audio", "text"))
+    if predictor.task == "ground" and images and text:
+        boxes = predictor.ground(images, text, errors)
+        return [Answered(item, box=box.tolist()) for item, box in zip(shown, boxes, strict=True)]
+    if predictor.task == "compare" and images and text:
+        found = predictor.compare(images, items.get("image_2", []), text, errors)
+    elif text:
+        candidates = [args.candidates.split("|")] * count if args.candidates else None
+        if candidates is None and all("&&&" in t for t in text):
+            parts = [t.split("&&&") for t in text]
+            text, candidates = [p[0] for p in parts], [p[1:-1] for p in parts]
+            shown = [item | {"text": question} for item, question in zip(shown, text, strict=True)]
+        found = predictor.answer(text, images, audio, candidates, args.top, errors)
+    else:
+        found = predictor.classify(images, audio, args.top, errors)
+    return [Answered(item, answers) for item, answers in zip(shown, found, strict=True)]
+
+
+def as_rows(answered: list[Answered]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a table."""
+    names = list(answered[0].item)
+    if answered[0].box is not None:
+        return [*names, *BOX], [[*a.item.values(), *(f"{x:.1f}" for x in a.box)] for a in answered]
+    most = max(len(a.answers) for a in answered)
+    header = [f"{name}{i}" for i in range(1, most + 1) for name in ("answer", "score")]
+    cells = [[x for p in a.answers for x in (p.label, f"{p.score:.3f}")] for a in answered]
+    return [*names, *header], [[*a.item.values(), *c] for a, c in zip(answered, cells, strict=True)]
+
+
+def run() -> None:
+    """Ask, list, write."""
+    args, unread, errors = parse(), {}, {}
+    items = gather(args, unread)
+    path = find(args.checkpoint)
+    predictor = Predictor.from_checkpoint(
+        path, args.device, args.dtype, args.tokenizer, args.classes_file, batch_size=args.batch_size
+    )
+    everything = ask(predictor, items, args, errors)
+    answered = [a for i, a in enumerate(everything) if i not in errors]
+    if not answered:
+        raise ValueError(f"none of {len(everything)} items can be read; the first: {errors[0]}")
+    header, rows = as_rows(answered)
+    print(table(header, rows[:SHOWN]))
+    if len(rows) > SHOWN:
+        print(f"... and {len(rows) - SHOWN:,} more")
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        # The bytes of a file name stay what they are, so that the table can be read back.
+        options = dict(encoding="utf-8", errors="surrogateescape", newline="")
+        with atomic_file(args.out) as temporary, temporary.open("w", **options) as file:
+            csv.writer(file, delimiter="\t", lineterminator="\n").writerows([header, *rows])
+        print(f"{len(rows):,} predictions are in {printable(str(args.out))}")
+    if args.html:
+        write_predictions(args.html, answered, {"checkpoint": str(path), "task": predictor.task})
+        print(f"the page is {printable(str(args.html))}")
+    list_failed([*unread.values(), *errors.values()])
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(run))
