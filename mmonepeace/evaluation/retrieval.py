@@ -234,6 +234,7 @@ def find_ranks(
                 f"embeddings of {broken:,} of {len(x):,} {name} are not finite. The model diverged "
                 "or overflows: look at its losses, and evaluate it in float32 or bfloat16."
             )
+    query_P, item_P = torch.stack([query_P, item_P]).unique(dim=1)
     rows = max(max_similarities // len(item_UD if different_G is None else different_G), 1)
     parts = []
     for start, query in zip(range(0, len(query_QD), rows), query_QD.split(rows), strict=True):
@@ -241,11 +242,14 @@ def find_ranks(
         if different_G is not None:
             similarity = similarity[:, different_G]
         inside = (start <= query_P) & (query_P < start + rows)
-        matches = torch.zeros_like(similarity, dtype=torch.bool)
-        matches[query_P[inside] - start, item_P[inside]] = True
-        best = similarity.masked_fill(~matches, -torch.inf).amax(1, keepdim=True)
-        tied = similarity == best
-        parts.append(((similarity > best).sum(1), tied.sum(1), (tied & matches).sum(1)))
+        own_P = query_P[inside] - start
+        match_P = similarity[own_P, item_P[inside]]
+        best = similarity.new_full((len(query),), -torch.inf)
+        best = best.scatter_reduce(0, own_P, match_P, "amax")
+        above = (similarity > best[:, None]).sum(1)
+        tied = (similarity >= best[:, None]).sum(1) - above
+        matching = torch.bincount(own_P[match_P == best[own_P]], minlength=len(query))
+        parts.append((above, tied, matching))
     return Ranks(*map(torch.cat, zip(*parts, strict=True)))
 
 
