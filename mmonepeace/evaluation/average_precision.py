@@ -32,7 +32,7 @@ class MeanAveragePrecision(BaseMetric):
 
     Args:
         empty_classes: "leave_out" leaves classes without positives out of the mean; "zero" counts
-            them as 0, as scikit-learn does. FSD50K has none in its evaluation set.
+            them as 0, as scikit-learn and the official evaluation do.
         kwargs: of `BaseMetric`.
 
     Raises:
