@@ -33,7 +33,7 @@ RULES = {
     "datasets": {"registry", "spec", "atomic_file", "console", "exit_status"},
     "checks": {"checkpoint", "datasets", "registry", "spec", "console", "exit_status"},
     "engine": {"checkpoint", "checks", "registry", "exit_status", "atomic_file", "console"},
-    "evaluation": {"datasets", "registry", "spec", "console"},
+    "evaluation": {"datasets", "registry", "spec", "console", "atomic_file"},
     "visualization": {"datasets", "evaluation", "registry", "spec", "console", "atomic_file"},
     "apis": {
         "models",

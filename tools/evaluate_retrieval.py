@@ -6,15 +6,19 @@ Run:  python tools/evaluate_retrieval.py CKPT --table val.tsv --columns image=im
           --gallery gallery.png --directions text_to_image audio_to_text
 
 Images and audio files are paths, relative to --root, by default the table's folder. A cell may be
-empty: the row then lacks that modality. Rows of several tables are measured together. Equal texts,
-or the same file, are one item, which matches whatever any row pairs it with. Recall is in per cent,
-beside its chance level.
+empty: the row then lacks that modality. Rows of several tables are measured together. Recall is in
+per cent, beside its chance level.
+
+By --rule distinct, equal texts, or the same file, are one item, which matches whatever any row pairs
+it with. By --rule official, as in published results, the caption of each row is a query, and matches
+only the image or audio clip of its row.
 """
 
 import argparse
 import json
 import sys
 from pathlib import Path
+from typing import get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -39,7 +43,7 @@ with explain_missing_packages():
     from mmonepeace.console import printable, table
     from mmonepeace.datasets.tokenizer import clean_caption
     from mmonepeace.evaluation import find_directions, summarise
-    from mmonepeace.evaluation.retrieval import Item
+    from mmonepeace.evaluation.retrieval import Item, Rule
     from mmonepeace.visualization import draw_direction
 
 
@@ -55,6 +59,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--columns", help="such as image=image text=caption; per table", **columns)
     parser.add_argument("--root", type=Path, help="of the tables' paths")
     parser.add_argument("--k", type=positive, nargs="+", default=[1, 5, 10], metavar="K")
+    parser.add_argument(
+        "--rule", choices=get_args(Rule), default="distinct", help="what is a query; see above"
+    )
     parser.add_argument("--raw-texts", action="store_true", help="without the clean-up of captions")
     parser.add_argument("--out", type=Path, metavar="JSON", help="write the metrics")
     parser.add_argument("--gallery", type=Path, metavar="PNG", help="draw some queries")
@@ -99,7 +106,7 @@ def run() -> None:
         values = list(dict.fromkeys(row[name] for row in rows if name in row))
         known[name] = embed(embedder, name, values, args.raw_texts, errors)
     samples = [{n: known[n][v] for n, v in row.items() if v in known[n]} for row in rows]
-    directions = find_directions(samples)
+    directions = find_directions(samples, args.rule)
     if not directions:
         raise ValueError(
             f"{', '.join(map(str, args.table))}: no row has two items that can be read."
@@ -113,11 +120,13 @@ def run() -> None:
         lines.append((f"{a} to {b}", f"{len(d.queries):,}", f"{len(d.items):,}", *recalls))
     print(table(header, lines, "l".ljust(len(header), "r")))
     metrics = summarise(directions, args.k)
-    print("mean  " + ", ".join(f"R@{k} {metrics[f'mean_R@{k}']:.2f}" for k in args.k))
+    means = [f"R@{k} {metrics[f'mean_R@{k}']:.2f}" for k in args.k]
+    print("mean  " + ", ".join([*means, f"all {metrics['r_mean']:.2f}"]))
     if args.out:
         facts = {
             "checkpoint": str(checkpoint),
             "tables": [str(path) for path in args.table],
+            "rule": args.rule,
             "left_out": len(errors),
         }
         args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,15 +1,20 @@
-"""Accuracy of predicted probabilities, per class and over all items.
+"""Accuracy of one class per item: a metric, and a report per class.
+
+Of equal scores, the first class counts as the higher one, as for `argmax`.
 
 Shapes: N items, C classes.
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from mmengine.evaluator import BaseMetric
 
 from mmonepeace.console import table
+from mmonepeace.evaluation.sample_fields import read_integer, read_scores
+from mmonepeace.registry import METRICS
 
 WORST_CLASSES, CONFUSIONS = 20, 10  # lines of a report
 
@@ -86,3 +91,48 @@ def evaluate(
         classes=per_class,
         confusions=[(*pair, count) for pair, count in confusions.most_common()],
     )
+
+
+@METRICS.register_module()
+class Accuracy(BaseMetric):
+    """Percentage of samples whose label is among the K highest scores, `topK`, beside its chance level.
+
+    For classes of images and audio, statements about two images, and candidate answers. A data
+    sample has `pred_score` (C,), logits or probabilities, and `gt_label`, the index of its class or
+    candidate. C may differ between samples. `topK_chance` is the mean of K / C.
+
+    Args:
+        topk: values of K.
+        kwargs: of `BaseMetric`.
+
+    Raises:
+        ValueError: if a field is missing or of another shape, a score is NaN, or a label is not a
+            class.
+    """
+
+    default_prefix = "accuracy"
+
+    def __init__(self, topk: Sequence[int] = (1,), **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.topk = tuple(topk)
+
+    def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
+        """Keep the rank of the label, from 0, and C of each sample."""
+        for sample in data_samples:
+            score_C, label = read_scores(sample), read_integer(sample, "gt_label")
+            if not 0 <= label < len(score_C):
+                raise ValueError(
+                    f"gt_label is {label}, but pred_score has {len(score_C)} classes, 0 to "
+                    f"{len(score_C) - 1}. Correct num_classes of the head, or the labels."
+                )
+            above = (score_C > score_C[label]).sum() + (score_C[:label] == score_C[label]).sum()
+            self.results.append((int(above), len(score_C)))
+
+    def compute_metrics(self, results: Sequence[tuple[int, int]]) -> dict[str, float]:
+        """`topK` and `topK_chance`."""
+        rank_N, classes_N = np.array(results).T
+        metrics = {}
+        for k in self.topk:
+            metrics[f"top{k}"] = 100 * float((rank_N < k).mean())
+            metrics[f"top{k}_chance"] = 100 * float(np.minimum(k / classes_N, 1).mean())
+        return metrics

@@ -20,7 +20,7 @@ from PIL import Image
 from mmonepeace.console import printable
 from mmonepeace.datasets.audio_io import load_audio
 from mmonepeace.datasets.image_io import to_rgb
-from mmonepeace.evaluation.retrieval import Direction, Item, find_directions, items_of
+from mmonepeace.evaluation.retrieval import Direction, Item, Rule, find_directions, items_of
 from mmonepeace.registry import HOOKS
 from mmonepeace.spec import SAMPLE_RATE
 from mmonepeace.visualization.tile_grid import TileGrid
@@ -43,20 +43,27 @@ class RetrievalGalleryHook(Hook):
     The visualizer gets one image per direction, `retrieval_A_to_B`: TensorBoard shows them under
     "images", and they are saved in `vis_data/vis_image` of the run. The queries are the same each
     time. Only samples of the main process are drawn and compared, so that the titles equal the
-    metrics of `RecallAtK` for one process and up to `max_samples` samples.
+    metrics of `RecallAtK` by the same rule for one process and up to `max_samples` samples.
 
     Args:
         num_queries: rows of an image.
         num_results: items in a row.
         max_samples: the first ones of the data set that are kept in memory.
         seed: of the choice of queries.
+        rule: what is a query, see `evaluation/retrieval.py`.
     """
 
     def __init__(
-        self, num_queries: int = 6, num_results: int = 5, max_samples: int = 2000, seed: int = 0
+        self,
+        num_queries: int = 6,
+        num_results: int = 5,
+        max_samples: int = 2000,
+        seed: int = 0,
+        rule: Rule = "distinct",
     ) -> None:
         self.options = num_queries, num_results, seed
         self.max_samples = max_samples
+        self.rule: Rule = rule
         self.samples: list[dict[str, Item]] = []
 
     def before_val_epoch(self, runner: Runner) -> None:
@@ -73,7 +80,7 @@ class RetrievalGalleryHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Draw each direction."""
-        directions = find_directions(self.samples)
+        directions = find_directions(self.samples, self.rule)
         self.samples = []
         for a, b in directions:
             image = draw_direction(directions, (a, b), *self.options)

@@ -272,9 +272,26 @@ def test_the_tool_measures_what_the_metric_does(run, model, triples, tmp_path):
     assert got == pytest.approx(metric.evaluate(3))
 
 
+def test_by_the_official_rule_each_caption_is_a_query(run, model, triples, tmp_path):
+    out = tmp_path / "metrics.json"
+    columns = TRIPLE[:3]
+    options = "--rule", "official", "--k", 1, 2, "--out", out, "--gallery", tmp_path / "g.png"
+    code, told, err = run("evaluate_retrieval.py", model, "--table", triples, *columns, *options)
+    assert code == 0, err
+    numbers = json.loads(out.read_text())
+    assert numbers["rule"] == "official"
+    assert numbers["sizes"]["text_to_image"] == {"queries": 3, "items": 3}
+    # "a cat", the caption of two images, is two queries with one of three images each.
+    assert numbers["metrics"]["text_to_image_R@1_chance"] == pytest.approx(100 / 3)
+    recalls = [v for k, v in numbers["metrics"].items() if "_to_" in k and "chance" not in k]
+    assert numbers["metrics"]["r_mean"] == pytest.approx(sum(recalls) / 4)
+    assert f"all {numbers['metrics']['r_mean']:.2f}" in told
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        (["--rule", "ours"], "invalid choice: 'ours'"),
         (["--columns", "text=caption"], "two or more of MODALITY=COLUMN"),
         (["--columns", "text=caption", "text=picture"], "two or more of MODALITY=COLUMN"),
         (["--columns", "text=caption", "image"], "such as text=caption"),

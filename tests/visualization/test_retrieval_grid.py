@@ -129,6 +129,16 @@ def test_a_validation_ends_with_an_image_of_each_direction(files):
     assert hook.samples == []
 
 
+def test_queries_are_those_of_the_rule(files):
+    runner = SimpleNamespace(visualizer=Shown(), iter=1)
+    samples = [dict(sample, text=("dogs", torch.ones(8) / 8**0.5)) for sample in samples_of(files)]
+    directions = find_directions(samples, "official")
+    assert len(directions["text", "image"].queries) == 8  # one text
+    validate(RetrievalGalleryHook(num_queries=2, num_results=2, rule="official"), runner, samples)
+    expected = draw_direction(directions, ("text", "image"), 2, 2)
+    assert np.array_equal(runner.visualizer.images["retrieval_text_to_image", 1], expected)
+
+
 def test_no_more_samples_are_kept_than_wanted(files):
     runner = SimpleNamespace(visualizer=Shown(), iter=1)
     hook = RetrievalGalleryHook(num_queries=2, num_results=2, max_samples=4)
