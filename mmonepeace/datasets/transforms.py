@@ -31,7 +31,7 @@ from mmonepeace.registry import TRANSFORMS
 Results = dict[str, Any]
 Keeps = dict[str, np.ndarray]
 _META_KEYS = ("sample_idx", "img_path", "img_path_2", "text", "audio_path", "key", "ori_shape")
-_META_KEYS += ("question_id", "answers")
+_META_KEYS += ("scale_factor", "question_id", "answers")
 _TARGET_KEYS = ("gt_label", "gt_score", "gt_box")
 
 
@@ -57,7 +57,8 @@ def generator(results: Results, transform: BaseTransform) -> np.random.Generator
 class LoadImage(BaseTransform):
     """Read an image and resize it: `img_path` or `img` to (3, H, W) uint8.
 
-    `ori_shape` of the record is its height and width before that, but not with `fast_jpeg`.
+    `ori_shape` of the record is its height and width before that, and `scale_factor` the width and
+    height of the result over its own; but not with `fast_jpeg`.
 
     Args:
         size: side in pixels, or (height, width).
@@ -112,6 +113,9 @@ class LoadImage(BaseTransform):
         results.setdefault("inputs", {})[f"image{self.suffix}"] = image
         if self.at_least is None:  # else it may have been decoded at a fraction of its size
             results.setdefault("ori_shape", size[::-1])
+            width, height = size
+            ratios = image.shape[2] / width, image.shape[1] / height
+            results.setdefault("scale_factor", ratios)
         return results
 
     def _load(self, source: Any) -> tuple[Any, tuple[int, int]]:

@@ -9,6 +9,7 @@ from mmonepeace.checks.values import check_values
 from tests.conftest import ROOT, SEGMENTATION
 
 TINY = ROOT / "configs/tiny"
+PAIRS_OF_IMAGES = ROOT / "configs/tasks/onepeace-giant_nlvr2-256.py"
 PRETRAINING = TINY / "onepeace-tiny_vl_emoji-64.py"
 DETECTION = TINY / "onepeace-tiny_mask-rcnn_emoji-160.py"
 PYRAMID = ROOT / "configs/det/onepeace-base_mask-rcnn_coco-lsj-1280.py"
@@ -185,6 +186,36 @@ def test_settings_that_contradict_each_other_are_refused(changes, says):
 def test_stages_of_the_model_and_of_the_masks_are_the_same():
     line = refusal(PRETRAINING, check_consistency, model__stage="al")
     assert "pipeline.2.stage is 'vl', but model.stage is 'al'." in line
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "says"),
+    [
+        (
+            PAIRS_OF_IMAGES,
+            dict(model__head__num_views=1),
+            "train_dataloader loads two images of each sample, but model.head.num_views is 1.",
+        ),
+        (
+            PRETRAINING,
+            dict(model__backbone__modalities=dict(text={})),
+            "train_dataloader.dataset.pipeline.0 loads image, but model.backbone.modalities has text.",
+        ),
+        (
+            PRETRAINING,
+            dict(model__type="mmonepeace.OnePeaceRetriever"),
+            "pipeline.2 is MaskTokens, which OnePeaceRetriever has no use for. Leave it out.",
+        ),
+    ],
+)
+def test_pipelines_load_what_a_model_takes(path, change, says):
+    cfg = Config.fromfile(path)
+    cfg.merge_from_dict({key.replace("__", "."): value for key, value in change.items()})
+    if "modalities" in str(change):
+        del cfg.model.backbone.modalities["image"]
+    with pytest.raises(CheckError) as error:
+        check_consistency(cfg)
+    assert says in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,7 @@ def test_a_box_stays_in_pixels_of_the_image_that_is_squashed(tmp_path, size):
     sample = data[0]
     assert sample["inputs"]["image"].shape == (3, 384, 384)
     assert sample["data_samples"].ori_shape == size[::-1]
+    assert sample["data_samples"].scale_factor == (384 / size[0], 384 / size[1])
     assert torch.equal(sample["data_samples"].gt_box, torch.tensor([1, 2.5, 30, 40]))
 
 

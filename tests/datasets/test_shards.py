@@ -115,7 +115,8 @@ def test_members_reach_the_pipeline_as_they_are(tmp_path):
     assert np.array_equal(sample["inputs"]["image"].permute(1, 2, 0), pixels)
     assert sample["inputs"]["audio"].shape == (16_000,)
     meta = dict(sample["data_samples"].metainfo_items())
-    assert meta == {"sample_idx": 0, "text": "a dog", "key": "x/1", "ori_shape": (20, 30)}
+    sizes = {"ori_shape": (20, 30), "scale_factor": (1, 1)}
+    assert meta == {"sample_idx": 0, "text": "a dog", "key": "x/1", **sizes}
 
 
 @pytest.fixture

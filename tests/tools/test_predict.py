@@ -1,0 +1,121 @@
+import csv
+import runpy
+import sys
+from subprocess import CompletedProcess
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from mmonepeace.datasets.tokenizer import train
+from tests import official
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        Image.fromarray(rng.integers(0, 255, (60, 90, 3), np.uint8)).save(tmp_path / f"{name}.png")
+        soundfile.write(tmp_path / f"{name}.wav", 0.1 * rng.standard_normal(20000), 16000)
+    return tmp_path
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs the tool in this process."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(ROOT / "tools/predict.py"), run_name="__main__")
+        return CompletedProcess(arguments, ended.value.code or 0, *capsys.readouterr())
+
+    return run
+
+
+def model(task, folder):
+    path = folder / task
+    path.mkdir()
+    torch.save(official.fine_tuned(task), path / "ft.pt")
+    train(["what is this? a dog"] * 3, 400).save(path / "tokenizer.json")
+    return path
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def test_boxes_of_a_phrase_in_all_images(folder, run):
+    done = run(
+        model("refcoco", folder), "--images", folder, "--text", "a dog",
+        "--out", folder / "boxes.tsv", "--html", folder / "page/boxes.html",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    table = rows(folder / "boxes.tsv")
+    assert [row["image"][-5:] for row in table] == ["a.png", "b.png"]
+    assert all(0 <= float(row["x1"]) <= 90 and 0 <= float(row["y1"]) <= 60 for row in table)
+    page = (folder / "page/boxes.html").read_text()
+    assert page.count("<li class=") == page.count("data:image/jpeg") == 2
+    assert 'href="../a.png"' in page
+
+
+def test_several_questions_about_one_image(folder, run):
+    done = run(
+        model("vqa", folder), "--images", folder / "a.png", "--top", "2",
+        "--text", "is it <b>?", "what is it", "--out", folder / "out.tsv", "--html", folder / "p.html",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    table = rows(folder / "out.tsv")
+    assert [row["text"] for row in table] == ["is it <b>?", "what is it"]
+    assert list(table[0])[2:] == ["answer1", "score1", "answer2", "score2"]
+    assert "is it &lt;b&gt;?" in (folder / "p.html").read_text()
+
+
+def test_candidates_by_hand_and_in_a_table(folder, run):
+    path = model("aqa", folder)
+    done = run(
+        path, "--audios", folder / "a.wav", "--text", "What is it?",
+        "--candidates", "Dog|Cat|Rain|Car", "--out", folder / "one.tsv",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    line = "a.wav\tWhat is it?&&&Dog&&&Cat&&&Rain&&&Car&&&2"
+    (folder / "table.tsv").write_text(f"audio\ttext\n{line}\n")
+    done = run(
+        path, "--table", folder / "table.tsv", "--columns", "audio=audio", "text=text",
+        "--out", folder / "table_out.tsv",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert rows(folder / "one.tsv") == rows(folder / "table_out.tsv")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--images", "a.png"], "use .compare(...)"),
+        (["--images", "a.png", "b.png", "--text", "1", "2", "3"], "2 of image, 3 of text"),
+        (["--text", "hello"], "--images, --audios or --table"),
+        (["--images", "nowhere.png", "--images-2", "a.png", "--text", "same"], "nowhere.png"),
+        (["--table", "a.tsv"], "go together"),
+    ],
+)
+def test_what_does_not_fit_ends_in_one_line(arguments, says, folder, run):
+    arguments = [str(folder / a) if a.endswith((".png", ".tsv")) else a for a in arguments]
+    done = run(model("nlvr2", folder), *arguments)
+    assert done.returncode == 2
+    assert says in done.stderr.splitlines()[-1]
+
+
+def test_two_images_and_a_broken_one(folder, run):
+    (folder / "c.png").write_bytes(b"none")
+    a, b, c = (folder / f"{name}.png" for name in "abc")
+    done = run(
+        model("nlvr2", folder), "--images", a, c, "--images-2", b, b,
+        "--text", "both", "--html", folder / "page.html",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "left out:" in done.stderr
+    assert (folder / "page.html").read_text().count("data:image/jpeg") == 2
