@@ -42,14 +42,14 @@ class Numbering(NamedTuple):
         ending: of their names; `SUFFIX` takes its place.
         classes: value of each class, in the order of the new numbers.
         ignored: values that belong to no class.
-        count: published number of label maps.
+        published: number of label maps.
     """
 
     pattern: str
     ending: str
     classes: tuple[int, ...]
     ignored: tuple[int, ...]
-    count: int
+    published: int
 
     def table(self) -> np.ndarray:
         """New number of each of the 256 values, -1 for those that should not occur."""
@@ -123,9 +123,9 @@ def run() -> None:
             f"{len(problems):,} of {len(paths):,} label maps: {problems[0]}. Unpack them again; the "
             "others are done."
         )
-    if len(paths) != numbering.count:
+    if len(paths) != numbering.published:
         print(
-            f"warning: {len(paths):,} label maps, published are {numbering.count:,}.",
+            f"warning: {len(paths):,} label maps, published are {numbering.published:,}.",
             file=sys.stderr,
         )
     print(f"{args.folder}: {len(paths):,} label maps, {len(numbering.classes)} classes.")
