@@ -200,8 +200,9 @@ def download(file: OfficialFile, folder: Path, tries: int = _TRIES, wait: float 
         except (OSError, HTTPException) as error:
             if getattr(error, "errno", None) in DISK_ERRORS:
                 raise
-            if isinstance(getattr(error, "reason", None), socket.gaierror):  # no network
-                raise ConnectionError(str(error.reason)) from None
+            reason = getattr(error, "reason", None)
+            if isinstance(reason, socket.gaierror):  # no network
+                raise ConnectionError(str(reason)) from None
             problem = error
         else:
             break
