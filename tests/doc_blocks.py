@@ -167,6 +167,7 @@ def _program(argv: list[str], folder: Path, log: Path) -> None:
     """What `python FILE ARGUMENTS` does."""
     _enter(folder, log)
     sys.argv = argv
+    sys.path.insert(0, str(Path(argv[0]).resolve().parent))
     runpy.run_path(argv[0], run_name="__main__")
 
 

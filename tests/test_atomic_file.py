@@ -13,15 +13,15 @@ def write(path, text, stop=False, **options):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("concurrent", [False, True])
-def test_a_file_is_complete_or_what_it_was(tmp_path, concurrent):
+@pytest.mark.parametrize("options", [{}, dict(concurrent=True), dict(durable=False)])
+def test_a_file_is_complete_or_what_it_was(tmp_path, options):
     path = tmp_path / "file.txt"
     with pytest.raises(KeyboardInterrupt):
-        write(path, "half", stop=True, concurrent=concurrent)
+        write(path, "half", stop=True, **options)
     assert not list(tmp_path.iterdir())
-    write(path, "first", concurrent=concurrent)
+    write(path, "first", **options)
     with pytest.raises(KeyboardInterrupt):
-        write(path, "half", stop=True, concurrent=concurrent)
+        write(path, "half", stop=True, **options)
     assert [p.read_text() for p in tmp_path.iterdir()] == ["first"]
 
 
@@ -90,3 +90,11 @@ def test_a_device_is_written_as_it_is(capfd):
     with atomic_file("/dev/stdout") as temporary:
         temporary.write_text("x")
     assert capfd.readouterr().out == "x"
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_only_durable_files_wait_for_the_disk(tmp_path, monkeypatch, durable):
+    flushed = []
+    monkeypatch.setattr("os.fsync", flushed.append)
+    write(tmp_path / "file.txt", "x", durable=durable)
+    assert len(flushed) == (2 if durable else 0)  # the file, and the name in its folder

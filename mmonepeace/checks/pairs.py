@@ -48,7 +48,7 @@ def check_tables(split: Split, tables: Tables) -> Section:
     for info, entries in tables.items():
         labels.update(entry["gt_label"] for entry in entries if "gt_label" in entry)
         names = list(info.built.columns)
-        rows = _rows(info, names, info.built.extra)
+        rows = _rows(info, names)
         total += len(rows)
         for name in names:
             complete = Counter(row[RECORD_KEYS[name]] for row in rows)
@@ -67,15 +67,14 @@ def _file_of(row: Entry) -> str:
     return next((row[key] for key in PATH_KEYS if key in row), "a row")
 
 
-def _rows(info: DatasetInfo, names: Iterable[str], extra: Sequence[str] = ()) -> list[Entry]:
-    """The rows of all tables that have these modalities and further columns, each once."""
+def _rows(info: DatasetInfo, names: Iterable[str]) -> list[Entry]:
+    """The rows of all tables that have these modalities, each once."""
     manifests = [
         {"path": source.path, "columns": {name: source.columns[name] for name in names}}
         for source in info.built.sources
     ]
     place = {key: info.cfg[key] for key in ("data_root", "data_prefix") if key in info.cfg}
-    place |= {"extra": extra, "lazy_init": True}
-    plain = {"type": "mmonepeace.PairDataset", "ann_file": manifests, **place}
+    plain = {"type": "mmonepeace.PairDataset", "ann_file": manifests, "lazy_init": True, **place}
     return DATASETS.build(plain).load_data_list()
 
 

@@ -74,7 +74,7 @@ class TargetDataset(PairDataset):
         if self.target is None:
             return records
         for record in records:
-            value = record.pop(self.target)
+            value = record.pop(self.target, "")
             try:
                 record |= self.parse(value)
             except ValueError as error:
@@ -149,7 +149,8 @@ class LabelledDataset(TargetDataset):
         """Read the manifests."""
         records = super().load_data_list()
         for record in records if self.answers else ():
-            record["answers"] = _json_strings(record.pop(str(self.answers)))
+            if text := record.pop(str(self.answers), ""):
+                record["answers"] = _json_strings(text)
         return records
 
     def get_data_info(self, idx: int) -> Record:
@@ -181,7 +182,7 @@ class LabelledDataset(TargetDataset):
 
     def _confidences(self, value: str) -> Record:
         scores = {}
-        for item in value.split("&&"):
+        for item in value.split("&&") if value else ():  # of some questions no answer counts
             name, _, rest = item.partition("|!+")
             confidence = _number(rest.rpartition("|!+")[2])
             if not 0 <= confidence <= 1:

@@ -41,7 +41,7 @@ def read_manifest(
     `columns` is modality -> its column, such as `dict(image="image", text="caption")`, and "image_2"
     for the second of two images; a row of the result, modality -> value. Rows that lack one (with
     `complete=False`: all of them) are skipped. `extra` are columns whose text a row has under their
-    own name, such as that of labels; they count as the others do.
+    own name, such as that of labels, unless it is empty.
 
     Raises:
         ManifestError: if a modality is unknown, a column is missing or there twice, a line cannot
@@ -51,6 +51,7 @@ def read_manifest(
     unknown = set(columns) - {*MODALITIES, *_PATHS}
     if unknown or not columns:
         raise ManifestError(f"columns are for {tuple(columns)}; choose from {MODALITIES}.")
+    required = tuple(columns)
     columns = {**columns, **{name: name for name in extra}}
     suffix, faults = Path(path).suffix.lower(), _Faults()
     try:
@@ -59,12 +60,12 @@ def read_manifest(
             rows = _jsonl_rows(data, columns, faults)
         else:
             rows = _table_rows(data, DELIMITERS.get(suffix, "\t"), columns, faults)
-        least = len(columns) if complete else 1
-        kept = [row for row in rows if len(row) >= least]
+        has_enough = all if complete else any
+        kept = [row for row in rows if has_enough(name in row for name in required)]
         faults.check()
         if not kept:
             word = " and " if complete else " or "
-            raise ManifestError(f"no row has {word.join(columns.values())}.")
+            raise ManifestError(f"no row has {word.join(columns[name] for name in required)}.")
     except ManifestError as error:
         raise ManifestError(f"{path}: {error}") from None
     return kept

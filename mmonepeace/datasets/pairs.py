@@ -107,7 +107,9 @@ class PairDataset(BaseDataset):
             folder = Path(self.data_prefix.get("path", path.parent))
             before = len(records)
             rows = read_manifest(path, source.columns, extra=self.extra)
-            rows = [row for row in rows if all(row[c] in kept for c, kept in self.where.items())]
+            rows = [
+                row for row in rows if all(row.get(c) in kept for c, kept in self.where.items())
+            ]
             if not rows:
                 raise ValueError(f"{path}: no row is left by where={self.where}.")
             for number, row in enumerate(rows):

@@ -51,6 +51,15 @@ def test_confidences_of_the_official_tables(tmp_path):
     assert record["answers"] == ["dog", "a horse"]
 
 
+def test_a_row_without_a_label_is_a_fault_unless_no_answer_counts(tmp_path):
+    path = write(tmp_path, ("audio", "label"), ("a.wav", "cat"), ("b.wav", ""))
+    with pytest.raises(ManifestError, match="label is '': '' is not among"):
+        labelled(path)
+    path = write(tmp_path, ("audio", "label"), ("a.wav", "cat|!+0|!+1"), ("b.wav", ""))
+    data = labelled(path, labels="confidences")
+    assert [data.get_data_info(i)["gt_score"].sum() for i in range(2)] == [1, 0]
+
+
 @pytest.mark.parametrize(
     ("labels", "value", "reason"),
     [

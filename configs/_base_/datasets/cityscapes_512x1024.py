@@ -4,7 +4,8 @@ dataset_type = "CityscapesDataset"
 data_root = "data/cityscapes"
 needs_data = (
     "Cityscapes: leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip (cityscapes-dataset.com), "
-    "unpacked to data/cityscapes; labelTrainIds made with cityscapesscripts"
+    "unpacked to data/cityscapes, "
+    "then python tools/dataset_converters/label_maps.py cityscapes data/cityscapes"
 )
 crop_size = (512, 1024)
 sliding_window = dict(mode="slide", crop_size=crop_size, stride=(341, 683))

@@ -5,7 +5,7 @@ data_root = "data/coco_stuff164k"
 needs_data = (
     "COCO-Stuff-164K: train2017 and val2017 of COCO and stuffthingmaps_trainval2017.zip "
     "(github.com/nightrome/cocostuff) in data/coco_stuff164k/{images,annotations}/{train2017,val2017}, "
-    "label maps named *_labelTrainIds.png as mmsegmentation's converter writes them"
+    "then python tools/dataset_converters/label_maps.py coco_stuff164k data/coco_stuff164k"
 )
 crop = 896
 crop_size = (crop, crop)
