@@ -1,6 +1,12 @@
 """Reading and preparing data; registered in TRANSFORMS, DATASETS, DATA_SAMPLERS and HOOKS."""
 
 from mmonepeace.datasets.broken_samples import BrokenSamplesHook
+from mmonepeace.datasets.image_augmentation import (
+    AugmentImagePair,
+    BlurImage,
+    RandAugment,
+    RandomErasing,
+)
 from mmonepeace.datasets.labelled import LabelledDataset
 from mmonepeace.datasets.mm_transforms import Cached
 from mmonepeace.datasets.pairs import PairDataset
@@ -20,8 +26,8 @@ from mmonepeace.datasets.transforms import (
 )
 
 __all__ = [
-    "BrokenSamplesHook", "Cached", "DropWords", "EndlessSampler", "LabelledDataset", "LoadAudio",
-    "LoadImage", "MaskTokens", "PackModalities", "PairDataset", "PerturbAudio",
+    "AugmentImagePair", "BlurImage", "BrokenSamplesHook", "Cached", "DropWords", "EndlessSampler", "LabelledDataset", "LoadAudio",
+    "LoadImage", "MaskTokens", "PackModalities", "PairDataset", "PerturbAudio", "RandAugment", "RandomErasing",
     "ResumableBatchSampler", "SeededDataset", "ShardDataset", "Tokenize",
     "Tokenizer", "TolerantDataset", "tolerate_broken",
 ]  # fmt: skip
