@@ -1,5 +1,6 @@
 """Reading and preparing data; registered in TRANSFORMS, DATASETS, DATA_SAMPLERS and HOOKS."""
 
+from mmonepeace.datasets.audio_augmentation import ShiftPitch
 from mmonepeace.datasets.broken_samples import BrokenSamplesHook
 from mmonepeace.datasets.image_augmentation import (
     AugmentImagePair,
@@ -28,6 +29,6 @@ from mmonepeace.datasets.transforms import (
 __all__ = [
     "AugmentImagePair", "BlurImage", "BrokenSamplesHook", "Cached", "DropWords", "EndlessSampler", "LabelledDataset", "LoadAudio",
     "LoadImage", "MaskTokens", "PackModalities", "PairDataset", "PerturbAudio", "RandAugment", "RandomErasing",
-    "ResumableBatchSampler", "SeededDataset", "ShardDataset", "Tokenize",
+    "ResumableBatchSampler", "SeededDataset", "ShardDataset", "ShiftPitch", "Tokenize",
     "Tokenizer", "TolerantDataset", "tolerate_broken",
 ]  # fmt: skip
