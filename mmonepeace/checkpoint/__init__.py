@@ -4,6 +4,7 @@ Reading never runs code from a file. Writing is safetensors or a torch file; the
 layout is also written as the pickle its loaders expect.
 """
 
+from mmonepeace.checkpoint.audio_extractor import audio_extractor_weights, load_audio_extractor
 from mmonepeace.checkpoint.conversion import (
     Target,
     convert_file,
@@ -56,11 +57,11 @@ from mmonepeace.checkpoint.writing import write
 
 __all__ = [
     "RECOMPUTED", "CheckpointError", "Conversion", "LoadReport", "Target", "adapt_on_load",
-    "adapt_state_dict", "checkpoints_of_run", "commit", "convert_file", "explain_broken_file",
-    "find", "infer_config", "infer_model", "is_checkpoint_name", "is_committed", "join", "key_table",
-    "load_checkpoint", "load_model", "non_finite", "official_name", "own_name", "prefix_errors",
-    "read", "read_content", "read_note", "read_own", "read_run", "refuse_non_finite",
-    "remove_checkpoint", "remove_leftovers", "run_files", "select_vision", "to_model",
-    "to_official_full", "to_official_model", "to_official_vision", "to_own", "verify_run", "write",
-    "write_note", "write_run",
+    "adapt_state_dict", "audio_extractor_weights", "checkpoints_of_run", "commit", "convert_file",
+    "explain_broken_file", "find", "infer_config", "infer_model", "is_checkpoint_name",
+    "is_committed", "join", "key_table", "load_audio_extractor", "load_checkpoint", "load_model",
+    "non_finite", "official_name", "own_name", "prefix_errors", "read", "read_content", "read_note",
+    "read_own", "read_run", "refuse_non_finite", "remove_checkpoint", "remove_leftovers",
+    "run_files", "select_vision", "to_model", "to_official_full", "to_official_model",
+    "to_official_vision", "to_own", "verify_run", "write", "write_note", "write_run",
 ]  # fmt: skip

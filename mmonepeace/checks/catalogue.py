@@ -86,8 +86,8 @@ _ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
         "tools/pretrain.py with a recipe of stage vl.")),
     "stage-one-unused": ("stop", "stage_one {path} is what stage al starts from, not this recipe",
         "to start from all weights of a checkpoint: --cfg-options load_from=CKPT"),
-    "init-missing": ("stop", "{option} starts from {path}, which does not exist",
-        "--cfg-options {option}.checkpoint=PATH if it is elsewhere; without: {option}=None"),
+    "init-missing": ("stop", "{option} is {path}, which does not exist",
+        "--cfg-options {option}=PATH if it is elsewhere; without: {part}=None"),
     "weights-unusable": ("stop", "{error}", "use a copy of it, or another checkpoint."),
     "tokenizer-unusable": ("stop", "{error}", "--tokenizer JSON, or tokenizer=... in the pipelines."),
     "vocab-size": ("stop", ("{path} has {size} tokens, but model.backbone.modalities.text.vocab_size is "

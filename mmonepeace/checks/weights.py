@@ -1,5 +1,6 @@
 """What a run starts from: weights and tokenizers."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ from mmonepeace import checkpoint
 from mmonepeace.checkpoint import CheckpointError
 from mmonepeace.checks.config import text_steps, type_name
 from mmonepeace.checks.report import Report
+
+_FILES = ("checkpoint", "pretrained")  # keys of what parts of a model start from
+_INIT = re.compile(r".*\.init_cfg(\.\d+)?")
 
 
 def check_weights(cfg: Config, report: Report) -> None:
@@ -28,11 +32,12 @@ def check_weights(cfg: Config, report: Report) -> None:
         need = cfg.get("needs_weights", "the model that load_from names")
         _check_file(start, report, "load-from-missing", need=need)
     for option, path in _pretrained(cfg.model).items():
-        if option == "model.backbone.init_cfg":
+        if option == "model.backbone.init_cfg.checkpoint":
             need = cfg.get("needs_weights", "the pretrained weights of the backbone")
             _check_file(path, report, "weights-missing", need=need)
         else:
-            _check_file(path, report, "init-missing", option=option)
+            part = re.sub(r"(\.\d+)?\.\w+$", "", option)
+            _check_file(path, report, "init-missing", option=option, part=part)
 
 
 def _check_file(path: str, report: Report, missing: str, **facts: Any) -> None:
@@ -56,10 +61,10 @@ def _pretrained(node: Any, option: str = "model") -> dict[str, str]:
         node = dict(enumerate(node))
     if isinstance(node, dict):
         for key, value in node.items():
-            names_file = key in ("checkpoint", "pretrained") and isinstance(value, str)
+            names_file = key in _FILES and isinstance(value, str)
             # Elsewhere than in an init_cfg it may be the name of a model.
-            if names_file and (option.endswith(".init_cfg") or Path(value).is_file()):
-                paths[option] = value
+            if names_file and (_INIT.fullmatch(option) or Path(value).is_file()):
+                paths[f"{option}.{key}"] = value
             paths |= _pretrained(value, f"{option}.{key}")
     return paths
 

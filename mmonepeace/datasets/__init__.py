@@ -1,6 +1,13 @@
 """Reading and preparing data; registered in TRANSFORMS, DATASETS, DATA_SAMPLERS and HOOKS."""
 
+from mmonepeace.datasets.audio_augmentation import ShiftPitch
 from mmonepeace.datasets.broken_samples import BrokenSamplesHook
+from mmonepeace.datasets.image_augmentation import (
+    AugmentImagePair,
+    BlurImage,
+    RandAugment,
+    RandomErasing,
+)
 from mmonepeace.datasets.labelled import BoxDataset, ChoiceDataset, LabelledDataset
 from mmonepeace.datasets.mm_transforms import Cached
 from mmonepeace.datasets.pairs import PairDataset
@@ -20,8 +27,9 @@ from mmonepeace.datasets.transforms import (
 )
 
 __all__ = [
-    "BoxDataset", "BrokenSamplesHook", "Cached", "ChoiceDataset", "DropWords", "EndlessSampler",
-    "LabelledDataset", "LoadAudio", "LoadImage", "MaskTokens", "PackModalities", "PairDataset", "PerturbAudio",
-    "ResumableBatchSampler", "SeededDataset", "ShardDataset", "Tokenize",
-    "Tokenizer", "TolerantDataset", "tolerate_broken",
+    "AugmentImagePair", "BlurImage", "BoxDataset", "BrokenSamplesHook", "Cached", "ChoiceDataset",
+    "DropWords", "EndlessSampler", "LabelledDataset", "LoadAudio", "LoadImage", "MaskTokens",
+    "PackModalities", "PairDataset", "PerturbAudio", "RandAugment", "RandomErasing",
+    "ResumableBatchSampler", "SeededDataset", "ShardDataset", "ShiftPitch", "Tokenize", "Tokenizer",
+    "TolerantDataset", "tolerate_broken",
 ]  # fmt: skip

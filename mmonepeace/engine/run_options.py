@@ -202,11 +202,16 @@ def keep_start(cfg: Config) -> None:
         cfg.resume = cfg.load_from is not None
 
 
+# What reads initial weights from files.
+_FROM_FILES = ("Pretrained", ".PretrainedAudioExtractor")
+
+
 def _forget_init(model: Any) -> None:
     """Leave out the files that weights would be initialised from, at any depth."""
     if isinstance(model, dict):
         init = model.get("init_cfg")
-        if isinstance(init, dict) and init.get("type") == "Pretrained":
+        steps = init if isinstance(init, list | tuple) else [init]
+        if any(str((step or {}).get("type", "")).endswith(_FROM_FILES) for step in steps):
             model["init_cfg"] = None
     for value in model.values() if isinstance(model, dict) else model:
         if isinstance(value, dict | list | tuple):

@@ -26,9 +26,9 @@ Norm = Callable[[int], nn.Module]
 
 
 class SpatialPrior(nn.Module):
-    """The convolutional stem: `width` channels first, `dim` in the maps; `norm` as in `ViTAdapter`."""
+    """The convolutional stem: `width` channels first, `dim` in the maps; others as in `ViTAdapter`."""
 
-    def __init__(self, dim: int, width: int, norm: Norm) -> None:
+    def __init__(self, dim: int, width: int, norm: Norm, in_channels: int = 3) -> None:
         super().__init__()
 
         def conv(inside: int, outside: int, stride: int) -> list[nn.Module]:
@@ -36,7 +36,7 @@ class SpatialPrior(nn.Module):
             return [layer, norm(outside), nn.ReLU(inplace=True)]
 
         self.stem = nn.Sequential(
-            *conv(3, width, 2), *conv(width, width, 1), *conv(width, width, 1),
+            *conv(in_channels, width, 2), *conv(width, width, 1), *conv(width, width, 1),
             nn.MaxPool2d(3, stride=2, padding=1),
         )  # fmt: skip
         self.conv2 = nn.Sequential(*conv(width, 2 * width, 2))
@@ -158,6 +158,7 @@ class ViTAdapter(nn.Module):
         ffn_ratio: width of the convolutional FFN, as a fraction of `dim`.
         drop_path_rate: of the convolutional FFN.
         with_cp: activation checkpointing of injectors and extractors.
+        in_channels: of the images.
     """
 
     def __init__(
@@ -172,12 +173,13 @@ class ViTAdapter(nn.Module):
         ffn_ratio: float,
         drop_path_rate: float,
         with_cp: bool = False,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         self.groups = groups
         self.with_cp = with_cp
         self.level_embed = nn.Parameter(torch.zeros(3, dim))
-        self.spatial_prior = SpatialPrior(dim, spatial_dim, norm)
+        self.spatial_prior = SpatialPrior(dim, spatial_dim, norm, in_channels)
         attention = (dim, num_heads, num_points, value_ratio)
         last = len(groups) - 1
         self.interactions = nn.ModuleList(

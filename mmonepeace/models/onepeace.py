@@ -21,7 +21,7 @@ from mmonepeace.layers.kernels import Backend, check_backend
 from mmonepeace.layers.tokens import Tokens
 from mmonepeace.models.initialization import reset_weight
 from mmonepeace.models.layer_depth import layer_depth
-from mmonepeace.registry import MODELS
+from mmonepeace.registry import MODELS, WEIGHT_INITIALIZERS
 from mmonepeace.spec import (
     INIT_STD,
     LAYER_NORM_EPS,
@@ -65,7 +65,7 @@ class OnePeace(BaseModule):
         with_cp: activation checkpointing: less memory, a fifth to a third more time.
         attention: what computes it, see `layers.kernels.attend`.
         init_cfg: `dict(type="Pretrained", checkpoint=PATH)` with a file of any official or own
-            layout; its other modalities are left out.
+            layout; its other modalities are left out. Or `PretrainedAudioExtractor`, or a list of both.
 
     Attributes:
         allow_missing: regular expressions of parameters that a checkpoint may lack.
@@ -90,7 +90,7 @@ class OnePeace(BaseModule):
         frozen_stages: int = -1,
         with_cp: bool = False,
         attention: Backend = "auto",
-        init_cfg: dict[str, Any] | None = None,
+        init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
     ) -> None:
         super().__init__(init_cfg)
         self.arch = get_arch(arch)
@@ -182,19 +182,24 @@ class OnePeace(BaseModule):
                 reset_weight(parameter, self.init_std)
 
     def init_weights(self) -> None:
-        """Load the checkpoint of `init_cfg`, if there is one.
+        """Load the files of `init_cfg`, if there are any.
 
         Raises:
-            mmonepeace.checkpoint.CheckpointError: if the file cannot be used or does not fit.
+            mmonepeace.checkpoint.CheckpointError: if a file cannot be used or does not fit.
         """
-        if self.init_cfg and not self.is_init:
-            if self.init_cfg.get("type") != "Pretrained":
-                raise ValueError(
-                    f"init_cfg {self.init_cfg} is not supported; use dict(type='Pretrained', "
-                    "checkpoint=PATH), or None for the official initialisation."
-                )
-            report = self.load_checkpoint(self.init_cfg["checkpoint"])
-            print_log(f"{self.init_cfg['checkpoint']}:\n{report}", logger="current")
+        steps = self.init_cfg if isinstance(self.init_cfg, list | tuple) else [self.init_cfg]
+        for step in steps if self.init_cfg and not self.is_init else []:
+            match step.get("type"):
+                case "Pretrained":
+                    report = self.load_checkpoint(step["checkpoint"])
+                    print_log(f"{step['checkpoint']}:\n{report}", logger="current")
+                case "mmonepeace.PretrainedAudioExtractor":
+                    WEIGHT_INITIALIZERS.build(step)(self)
+                case _:
+                    raise ValueError(
+                        f"init_cfg {step} is not supported; use dict(type='Pretrained', "
+                        "checkpoint=PATH), or None for the official initialisation."
+                    )
         self._is_init = True
 
     def load_checkpoint(

@@ -69,6 +69,7 @@ class OnePeaceViTAdapter(OnePeace):
             ffn_ratio,
             drop_path_rate,
             self.layers.with_cp,
+            self.adapters["image"].in_channels,
         )
 
     def forward(self, images_B3HW: Tensor) -> tuple[Tensor, ...]:

@@ -19,16 +19,17 @@ from urllib.parse import quote
 
 import numpy as np
 import soundfile
+from matplotlib import colormaps
 from PIL import Image
 
 from mmonepeace.atomic_file import atomic_file
 from mmonepeace.datasets import audio_io, image_io
 from mmonepeace.spec import SAMPLE_RATE
+from mmonepeace.visualization.log_mel import log_mel
 
 THUMBNAIL = 480  # pixels of the longer side
 MAX_EMBEDDED_BYTES = 2_000_000  # of an audio file; longer ones are linked
 MAX_ENLARGED = 2  # times, for images smaller than a card
-WAVE_BARS = 96
 LONG_TEXT = 120  # characters; set smaller
 MINUS, TIMES = "\u2212", "\u00d7"
 # Formats that every browser plays; others are embedded as the wav that the model gets.
@@ -192,20 +193,22 @@ def _draw_audio(content: str | Path, folder: Path) -> str:
     minutes = f"{int(seconds // 60)}:{int(seconds % 60):02} min"
     length = f"{seconds:g} s" if seconds < 60 else minutes
     return (
-        f"<figure>{_wave_form(wave)}<figcaption>{length}</figcaption><audio controls "
+        f"<figure>{_picture(wave)}<figcaption>{length}</figcaption><audio controls "
         f'preload="{"metadata" if small else "none"}" aria-label="{escape(path.name)}" '
         f'src="{source}"></audio></figure>'
     )
 
 
-def _wave_form(wave: np.ndarray) -> str:
-    """The loudness of an audio clip as bars around a middle line."""
-    peaks = np.array([np.abs(x).max(initial=0) for x in np.array_split(wave, WAVE_BARS)])
-    heights = np.maximum(np.sqrt(peaks / max(peaks.max(), 1e-9)) * 30, 0.6)
-    path = "".join(f"M{2 * i + 1} {32 - h:.1f}v{2 * h:.1f}" for i, h in enumerate(heights))
+def _picture(wave: np.ndarray) -> str:
+    """The log-mel spectrogram of an audio clip."""
+    pixels = colormaps["magma"](log_mel(wave), bytes=True)[..., :3]
+    image = Image.fromarray(np.ascontiguousarray(pixels)).quantize(64, dither=Image.Dither.NONE)
+    file = io.BytesIO()
+    image.save(file, "PNG", optimize=True)
+    width, height = image.size
     return (
-        f'<svg viewBox="0 0 {2 * WAVE_BARS} 64" preserveAspectRatio="none" aria-hidden="true">'
-        f'<path d="{path}"/></svg>'
+        f'<img class="mel" src="{_data("image/png", file.getvalue())}" width="{width}" '
+        f'height="{height}" alt="spectrogram, low to high" loading="lazy">'
     )
 
 

@@ -23,6 +23,7 @@ from mmonepeace.datasets.image_io import to_rgb
 from mmonepeace.evaluation.retrieval import Direction, Item, Rule, find_directions, items_of
 from mmonepeace.registry import HOOKS
 from mmonepeace.spec import SAMPLE_RATE
+from mmonepeace.visualization.log_mel import log_mel
 from mmonepeace.visualization.tile_grid import TileGrid
 
 DPI = 120
@@ -32,8 +33,6 @@ INK, SOFT, PALE, RIGHT = "#1d1c1a", "#6b6862", "#d9d6cf", "#12834a"
 PAPER = "#f6f5f2"
 TEXT_SIZES = (12, 10.5, 9, 7.5)  # points; a text has the largest one that it fits into
 CAPTION_LETTERS, CAPTION_LINES = 27, 2
-SPECTRUM = np.geomspace(60, SAMPLE_RATE / 2, 96)  # Hz of the rows of a spectrogram
-WINDOW, FRAMES, DECIBELS = 1024, 240, 60
 
 
 @HOOKS.register_module()
@@ -199,7 +198,7 @@ def _draw_item(tile: Axes, modality: str, identity: Any) -> None:
             tile.imshow(_fit(to_rgb(str(identity))), interpolation="nearest", **place)
         elif modality == "audio" and Path(str(identity)).is_file():
             wave = load_audio(str(identity))
-            tile.imshow(spectrogram(wave), cmap="magma", vmin=0, vmax=1, **place)
+            tile.imshow(log_mel(wave), cmap="magma", vmin=0, vmax=1, **place)
             seconds = f"{len(wave) / SAMPLE_RATE:.1f} s"
             tile.text(0.07, 0.17, seconds, size=7, color="white", zorder=3)
         else:
@@ -230,18 +229,3 @@ def _write_text(tile: Axes, text: str) -> None:
     short = textwrap.fill(text, letters, max_lines=lines, placeholder=" \u2026")
     centred: dict[str, Any] = dict(ha="center", va="center", parse_math=False)
     tile.text(TILE / 2, TILE / 2, short, size=size, color=INK, **centred)
-
-
-def spectrogram(wave: np.ndarray) -> np.ndarray:
-    """Loudness of an audio clip (S,) at 16 kHz over time and pitch, for drawing.
-
-    (96, T) in 0..1: from 8 kHz, in the first row, down to 60 Hz, in equal steps of pitch; 1 is its
-    loudest place, 0 is 60 dB less.
-    """
-    padded = np.pad(wave, WINDOW // 2)
-    hop = max(len(wave) // FRAMES, 1)
-    frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::hop]
-    power = np.square(np.abs(np.fft.rfft(frames * np.hanning(WINDOW), axis=1)))
-    rows = np.round(SPECTRUM[::-1] * WINDOW / SAMPLE_RATE).astype(int)
-    decibels = 10 * np.log10(power[:, rows].T + 1e-10)
-    return np.clip((decibels - decibels.max()) / DECIBELS + 1, 0, 1)

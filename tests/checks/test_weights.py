@@ -52,6 +52,16 @@ def test_what_a_run_starts_from_must_exist_and_fit(code, tmp_path):
     assert "--" in finding.fix or "set it to " in finding.fix
 
 
+def test_an_audio_extractor_is_named_with_its_option(tmp_path):
+    step = dict(type="mmonepeace.PretrainedAudioExtractor", checkpoint="FILE")
+    for start, option in ((step, "init_cfg"), ([step], "init_cfg.0")):
+        model = dict(backbone=dict(init_cfg=start))
+        (finding,) = findings(dict(model=model), tmp_path / "gone.pt")
+        assert finding.code == ("weights-missing" if start is step else "init-missing")
+        assert f"model.backbone.{option}" in finding.fix
+        assert "model.backbone.init_cfg=None" in finding.fix
+
+
 def test_names_and_addresses_are_not_files(tmp_path):
     start = dict(init_cfg=dict(type="Pretrained", checkpoint="torchvision://resnet50"))
     options = dict(model=dict(backbone=dict(pretrained="a-model"), head=start))

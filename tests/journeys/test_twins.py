@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from mmonepeace import checkpoint
 from tests.conftest import ROOT
 from tests.journeys.resuming import assert_same_run, left_by_a_kill
 from tests.journeys.test_segmentation import losses
@@ -119,6 +121,35 @@ def test_vit_adapter_with_mask2former_slides_over_any_size(seg_data, tmp_path):
         tmp_path / "tested",
     )  # fmt: skip
     assert "mIoU" in tested.stdout
+
+
+@pytest.mark.ops
+def test_a_classifier_with_timms_augmentation_and_averages_resumes(groups, tmp_path):
+    """RandAugment, erasing, Mixup and CutMix, and an average that follows by a tenth at each step."""
+    changes = """
+model = dict(backbone=dict(arch=dict(_delete_=True, embed_dim=32, depth=2, num_heads=2)),
+             head=dict(in_channels=32), mixup=dict(mixup_alpha=0.8, cutmix_alpha=1.0))
+augmentation = [dict(type="mmonepeace.RandAugment"), dict(type="mmonepeace.RandomErasing")]
+pipeline = _base_.train_pipeline
+train_dataloader = dict(
+    batch_size=15, dataset=dict(pipeline=[*pipeline[:-1], *augmentation, pipeline[-1]])
+)
+custom_hooks = [dict(type="EMAHook", momentum=0.1)]
+"""
+    path, done = ten_steps("emoji-groups-64", changes, groups, tmp_path)
+    assert len(losses(done)) == 10
+    content = checkpoint.read_run(tmp_path / "work/iter_10.pth")
+    weights, averages = (
+        content["ema_state_dict"],
+        content["state_dict"],
+    )  # stored in each other's place
+    moved = [k for k, v in averages.items() if not torch.equal(v, weights[f"module.{k}"])]
+    assert len(moved) == len(averages)
+    assert {v.dtype for v in averages.values()} == {torch.float32}
+    resumed = left_by_a_kill(tmp_path / "resumed", tmp_path / "work")
+    options = ("--resume", "--cfg-options", "train_cfg.val_interval=99")
+    run_tool("train.py", path, "--data-root", groups, "--work-dir", resumed, *options)
+    assert_same_run(resumed, tmp_path / "work")
 
 
 @pytest.mark.ops

@@ -16,6 +16,7 @@ from PIL import Image
 
 from mmonepeace.visualization import gallery
 from mmonepeace.visualization.gallery import Entry, write_gallery
+from mmonepeace.visualization.log_mel import log_mel
 from tests.apis.conftest import write_data
 
 VOID = {"meta", "link", "img", "input", "br"}
@@ -115,7 +116,7 @@ def test_nothing_is_fetched(page_file, page):
 
 
 def test_images_are_thumbnails_with_sizes_and_words(page, data):
-    images = page.all("img")
+    images = [image for image in page.all("img") if image.get("class") != "mel"]
     assert len(images) == 3  # one in the query, two that can be read among the results
     for image in images:
         kind, file = decoded(image["src"])
@@ -150,16 +151,20 @@ def test_audio_files_play_and_only_long_ones_are_linked(page, data):
         else:
             assert unquote(player["src"]) == "../audios/long & loud.wav"
     assert kinds == ["audio/wav"] * 2 + ["audio/flac", "audio/ogg", "audio/wav"]
-    assert len(page.all("svg")) == len(players) == 6
+    assert len(page.all("img", **{"class": "mel"})) == len(players) == 6
 
 
-def test_the_wave_form_follows_the_clip():
-    loud_end = np.concatenate([np.zeros(9600), np.ones(9600)])
-    heights = re.findall(r"v([\d.]+)", gallery._wave_form(loud_end))
-    assert len(heights) == gallery.WAVE_BARS
-    assert set(heights[:48]) == {"1.2"}
-    assert set(heights[48:]) == {"60.0"}
-    assert "nan" not in gallery._wave_form(np.zeros(3))
+def test_the_picture_of_a_clip_is_its_log_mel_spectrogram():
+    clip = np.sin(np.arange(16_000) / 4) * np.linspace(0, 1, 16_000)
+    (image,) = Page(gallery._picture(clip)).all("img")
+    kind, file = decoded(image["src"])
+    assert kind == "image/png"
+    pixels = np.asarray(Image.open(file).convert("L")).astype(float)
+    assert pixels.shape == (int(image["height"]), int(image["width"]))
+    expected = log_mel(clip)
+    assert expected.shape == pixels.shape
+    assert np.corrcoef(pixels.ravel(), expected.ravel())[0, 1] > 0.95
+    assert Page(gallery._picture(np.zeros(3))).all("img")  # shorter than a window, and silent
 
 
 def test_words_and_names_are_shown_not_run(page, page_file, data):

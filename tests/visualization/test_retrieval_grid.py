@@ -13,7 +13,7 @@ from PIL import Image
 
 from mmonepeace.evaluation import find_directions
 from mmonepeace.visualization import RetrievalGalleryHook, draw_direction
-from mmonepeace.visualization.retrieval_grid import PALE, RIGHT, spectrogram
+from mmonepeace.visualization.retrieval_grid import PALE, RIGHT
 
 
 @pytest.fixture
@@ -78,19 +78,6 @@ def test_the_same_seed_draws_the_same_queries(files):
     assert not np.array_equal(first, other)
     with pytest.raises(ValueError, match="no direction image_to_smell; choose from image_to_text"):
         draw_direction(directions, ("image", "smell"))
-
-
-def test_a_spectrogram_shows_pitch_from_high_to_low():
-    def loudest(hertz, samples=16_000):
-        wave = np.sin(2 * np.pi * hertz * np.arange(samples) / 16_000)
-        image = spectrogram(wave)
-        assert image.shape[0] == 96
-        assert 0 <= image.min() <= image.max() == 1
-        return int(image.mean(1).argmax())
-
-    assert loudest(6000) < loudest(1000) < loudest(200)
-    assert loudest(1000, 40) < 96  # shorter than a window
-    assert spectrogram(np.zeros(500)).max() == 1  # silence
 
 
 class Shown:

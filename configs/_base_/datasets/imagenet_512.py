@@ -9,15 +9,7 @@ train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="RandomResizedCrop", scale=size, crop_ratio_range=(0.08, 1.0), **bicubic),
     dict(type="RandomFlip", prob=0.5, direction="horizontal"),
-    dict(
-        type="RandAugment",
-        policies="timm_increasing",
-        num_policies=2,
-        total_level=10,
-        magnitude_level=9,
-        magnitude_std=0.5,
-        hparams=dict(pad_val=[104, 117, 123], interpolation="bicubic"),
-    ),
+    dict(type="mmonepeace.RandAugment", policy="rand-m9-mstd0.5-inc1"),
     dict(type="PackInputs"),
 ]
 test_pipeline = [

@@ -3,7 +3,7 @@
 Shapes: B batch, H, W rows and columns, h, w those of patches, C channels, L tokens, D width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmonepeace.layers.adapters.base import Adapter
+from mmonepeace.layers.adapters.base import Adapter, Shapes
 from mmonepeace.layers.relative_position_bias import RelativePositionBias2D
 from mmonepeace.layers.resampling import Resampling, resample_pos_embed
 from mmonepeace.layers.tokens import Tokens
@@ -33,7 +33,7 @@ class PatchConv(nn.Conv2d):
         return F.linear(patches.flatten(3), self.weight.movedim(1, 3).flatten(1), self.bias)
 
 
-def hmlp_stem(dim: int) -> nn.Sequential:
+def hmlp_stem(dim: int, in_channels: int = 3) -> nn.Sequential:
     """Patches through three non-overlapping convolutions: they never exchange information.
 
     Raises:
@@ -44,7 +44,7 @@ def hmlp_stem(dim: int) -> nn.Sequential:
             f"the hmlp stem starts at a quarter of embed_dim; {dim} is not a multiple of 4."
         )
     return nn.Sequential(
-        PatchConv(3, dim // 4, 4),
+        PatchConv(in_channels, dim // 4, 4),
         nn.LayerNorm(dim // 4, LAYER_NORM_EPS),
         nn.GELU(),
         PatchConv(dim // 4, dim // 4, 2),
@@ -54,9 +54,9 @@ def hmlp_stem(dim: int) -> nn.Sequential:
     )
 
 
-def conv_stem(dim: int) -> PatchConv:
+def conv_stem(dim: int, in_channels: int = 3) -> PatchConv:
     """One convolution of 16 x 16 patches."""
-    return PatchConv(3, dim, PATCH_SIZE, bias=False)
+    return PatchConv(in_channels, dim, PATCH_SIZE, bias=False)
 
 
 class _ConvBlock(nn.Module):
@@ -85,16 +85,17 @@ class OverlappingStem(nn.Module):
 
     Args:
         dim: width of the patches, a multiple of 8.
+        in_channels: of the images.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, in_channels: int = 3) -> None:
         super().__init__()
         if dim % 8:
             raise ValueError(
                 f"the overlapping stem starts at an eighth of embed_dim; {dim} is not a multiple of 8."
             )
         start, *finer = dim // 8, *overlapping_widths(dim)
-        self.first = _ConvBlock(3, start, 2)
+        self.first = _ConvBlock(in_channels, start, 2)
         self.levels = nn.ModuleList(
             nn.Sequential(_ConvBlock(inside, outside, 2), _ConvBlock(outside, outside, 1))
             for inside, outside in pairwise((start, *finer))
@@ -121,11 +122,13 @@ def overlapping_widths(dim: int) -> tuple[int, int]:
     return dim // 4, dim // 2
 
 
-STEMS: dict[str, Callable[[int], nn.Module]] = {
+STEMS: dict[str, Callable[[int, int], nn.Module]] = {
     "hmlp": hmlp_stem,
     "conv": conv_stem,
     "overlapping": OverlappingStem,
 }
+# First convolution of each stem, which has the channels of the images.
+FIRST_CONVS = {"hmlp": "stem.0", "conv": "stem", "overlapping": "stem.first.conv"}
 
 
 class ImageAdapter(Adapter):
@@ -140,9 +143,10 @@ class ImageAdapter(Adapter):
         rpb_sides: of the square grids in patches that the tables are for, if not that of
             `img_size`; a number is the side of all.
         rpb_resampling: for other grids, see `resample_rpb`.
+        in_channels: of the images. The released models take the 3 of RGB.
 
     Raises:
-        ValueError: if `img_size` is not a multiple of the patch size.
+        ValueError: if `img_size` is not a multiple of the patch size, or there is no channel.
     """
 
     stem: Any  # a module, whose methods torch does not type
@@ -156,8 +160,11 @@ class ImageAdapter(Adapter):
         cls_token: bool = True,
         rpb_sides: Sequence[int] | int | None = None,
         rpb_resampling: Resampling = "geometric",
+        in_channels: int = 3,
     ) -> None:
         super().__init__(modality, arch, cls_token)
+        if in_channels < 1:
+            raise ValueError(f"in_channels is {in_channels}, expected 1 or more; RGB has 3.")
         if img_size < PATCH_SIZE or img_size % PATCH_SIZE:
             raise ValueError(
                 f"img_size {img_size} is not a multiple of {PATCH_SIZE}. It only names the grid "
@@ -165,7 +172,8 @@ class ImageAdapter(Adapter):
             )
         dim, side = arch.embed_dim, img_size // PATCH_SIZE
         self.grid = (side, side)
-        self.stem = STEMS[arch.stem](dim)
+        self.in_channels = in_channels
+        self.stem = STEMS[arch.stem](dim, in_channels)
         self.pos_embed = nn.Parameter(torch.zeros(side**2 + 1, dim))
         # Added to the second image of a pair (NLVR2), besides the common one.
         self.type_embed_2 = nn.Parameter(torch.zeros(1, 1, dim)) if arch.type_embed else None
@@ -174,6 +182,13 @@ class ImageAdapter(Adapter):
             sides = [sides] * num_tables
         self.rpb = RelativePositionBias2D(sides, arch.num_heads, cls_token, rpb_resampling)
 
+    @staticmethod
+    def infer_options(shapes: Shapes, meta: Mapping[str, Any]) -> dict[str, Any]:
+        """The channels of the images, if they are not RGB."""
+        convs = (shapes.get(f"{name}.weight") for name in FIRST_CONVS.values())
+        channels = next((shape[1] for shape in convs if shape is not None and len(shape) == 4), 3)
+        return {} if channels == 3 else {"in_channels": channels}
+
     def features(self, images_B3HW: Tensor, second: bool = False) -> Tokens:
         """Embed images of any one size.
 
@@ -181,7 +196,8 @@ class ImageAdapter(Adapter):
         mean colour of a normalised image.
 
         Args:
-            images_B3HW: (B, 3, H, W), RGB, normalised with `spec.IMAGE_MEAN`, `spec.IMAGE_STD`.
+            images_B3HW: (B, 3, H, W), RGB, normalised with `spec.IMAGE_MEAN`, `spec.IMAGE_STD`; with
+                other `in_channels`, that many in place of 3.
             second: these are the second images of pairs.
 
         Returns:
@@ -205,10 +221,11 @@ class ImageAdapter(Adapter):
 
     def _pad(self, images_B3HW: Tensor) -> Tensor:
         """Checked, padded to complete patches, and channels last."""
-        if images_B3HW.ndim != 4 or images_B3HW.shape[1] != 3 or 0 in images_B3HW.shape:
+        channels = self.in_channels
+        if images_B3HW.ndim != 4 or images_B3HW.shape[1] != channels or 0 in images_B3HW.shape:
             raise ValueError(
-                f"images have shape {tuple(images_B3HW.shape)}, expected (batch, 3, height, "
-                "width). Add the batch dimension, convert grey or RGBA images to RGB."
+                f"images have shape {tuple(images_B3HW.shape)}, expected (batch, {channels}, "
+                "height, width). Add the batch dimension, convert grey or RGBA images to RGB."
             )
         height, width = images_B3HW.shape[-2:]
         pad = (0, -width % PATCH_SIZE, 0, -height % PATCH_SIZE)
