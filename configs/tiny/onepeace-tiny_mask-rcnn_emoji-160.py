@@ -3,7 +3,7 @@
 Run:    make det-demo
 Needs:  mmdetection, mmcv with compiled ops; the data are made by
         tools/dataset_converters/emoji_objects.py
-Expect: 27.4 box AP and 21.8 mask AP on val (mean of three seeds) from the encoder of `make demo`;
+Expect: 27.2 box AP and 22.5 mask AP on val (mean of three seeds) from the encoder of `make demo`;
         about 7 minutes on two cores
 """
 
