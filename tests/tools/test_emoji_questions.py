@@ -152,7 +152,7 @@ def test_each_statement_is_equally_often_true_and_false(out, split):
         labels[row["text"]][row["label"]] += 1
         seen.add(row["template"])
     assert all(counts["True"] == counts["False"] > 0 for counts in labels.values())
-    assert sum("left of" in template or "right of" in template for template in seen) >= 2
+    assert any("left of" in template or "right of" in template for template in seen)
     assert len({(r["text"], r["image1"], r["image2"]) for r in rows}) == len(rows)
 
 

@@ -166,11 +166,11 @@ def compose(
     return image, labels
 
 
-def save(image: Image.Image, path: Path) -> None:
-    """Write a PNG file atomically."""
+def save(image: Image.Image, path: Path, compress_level: int = 6) -> None:
+    """Write a PNG file atomically. Other levels, 0 to 9, give other bytes of the same pixels."""
     image.info.clear()  # the photograph's colour profile does not describe the drawings
     with atomic_file(path, concurrent=True) as temporary:
-        image.save(temporary, format="PNG")
+        image.save(temporary, format="PNG", compress_level=compress_level)
 
 
 _DRAWINGS: dict[str, dict[Any, list[str]]] = {}

@@ -285,7 +285,7 @@ def make_scene(out: Path, split: str, index: int, size: int, seed: int) -> Scene
     image, scene = arrange(drawings, PHOTOGRAPHS[split], size, rng)
     path = out / image_name(split, index)
     if not path.exists():
-        emoji_scenes.save(image, path)
+        emoji_scenes.save(image, path, compress_level=1)  # 3 times as fast, 4 % larger
     return scene
 
 
