@@ -1,5 +1,6 @@
 """Scenes of the demo data, drawn from small SVGs: nothing is downloaded."""
 
+import hashlib
 import random
 import sys
 
@@ -37,6 +38,16 @@ def test_the_same_seed_gives_the_same_scene_and_another_another():
     for first, second in zip(scene("0 train 1"), scene("0 train 1"), strict=True):
         assert np.array_equal(first, second)
     assert not np.array_equal(scene("0 train 1")[0], scene("0 train 2")[0])
+
+
+def test_a_seed_gives_the_scenes_that_it_has_always_given():
+    """Demos are compared by their scenes: a change of these bytes is a change of figures."""
+    images = emoji_scenes.compose(
+        {1: [SQUARE], 2: [SQUARE]}, ("coffee.png", "moon.png"), 64, random.Random("0 train 1")
+    )
+    assert [hashlib.sha256(image.tobytes()).hexdigest()[:16] for image in images] == [
+        "9aeb4088c45877dc", "76e0cc2cf42d907f",
+    ]  # fmt: skip
 
 
 def test_splits_have_no_photograph_in_common():

@@ -9,7 +9,8 @@ import pytest
 from mmonepeace.missing_packages import explain_missing_packages
 from tests.conftest import ROOT
 
-MODULES = {"downloads.py", "emoji_sets.py"}  # imported by the converters, no programs themselves
+# Imported by the converters, no programs themselves.
+MODULES = {"downloads.py", "emoji_sets.py", "object_scenes.py"}
 TOOLS = [p for p in sorted((ROOT / "tools").rglob("*.py")) if p.name not in MODULES]
 
 

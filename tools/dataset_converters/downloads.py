@@ -1,11 +1,13 @@
-"""What converters share: packages from npm and apt, tables, and errors for the user."""
+"""What converters share: packages of npm and apt, tables, meta.json, errors for the user."""
 
 import hashlib
+import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -38,6 +40,52 @@ def write_table(path: Path, columns: tuple[str, ...], rows: list[tuple[str, ...]
     with atomic_file(path, concurrent=True) as temporary:
         text = "".join("\t".join(row) + "\n" for row in (columns, *rows))
         temporary.write_text(text, encoding="utf-8")
+
+
+def check_meta(out: Path, meta: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Check that a folder is new, or was made by an earlier run of the same converter.
+
+    Args:
+        out: folder of a data set.
+        meta: all that its files depend on.
+        kind: what that is, such as "options".
+
+    Returns:
+        contents of OUT/meta.json: `meta` as JSON has it and, after a complete run, `results`.
+
+    Raises:
+        DataError: if it has other files, or was made with another `meta`.
+    """
+    path = out / "meta.json"
+    if path.exists():
+        try:
+            made = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            made = None
+    else:
+        others = (
+            sorted(p.name for p in out.iterdir() if p.name != "downloads") if out.is_dir() else ()
+        )
+        if others:
+            raise DataError(f"{out} has other data ({others[0]}). Use an empty or a new --out.")
+        made = json.loads(json.dumps(meta))
+    plain = {**made, "results": None} if isinstance(made, dict) else None
+    if plain != {**json.loads(json.dumps(meta)), "results": None}:
+        raise DataError(f"{out} was made with other {kind}. Remove it, or use another --out.")
+    return made
+
+
+def write_meta(out: Path, meta: dict[str, Any]) -> None:
+    """Write OUT/meta.json atomically."""
+    out.mkdir(parents=True, exist_ok=True)
+    with atomic_file(out / "meta.json", concurrent=True) as temporary:
+        temporary.write_text(json.dumps(meta, indent=1), encoding="utf-8")
+
+
+def add_results(out: Path, results: dict[str, Any]) -> None:
+    """Add counts and baselines to OUT/meta.json: the data set is complete."""
+    meta = json.loads((out / "meta.json").read_text(encoding="utf-8"))
+    write_meta(out, {**meta, "results": results})
 
 
 def npm_command() -> list[str]:

@@ -14,6 +14,7 @@ emoji_scenes.py makes with the same options; the same seed gives the same files.
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -157,7 +158,8 @@ def build(args: argparse.Namespace) -> None:
     wanted = [annotation_file(args.out, split) for split in counts]
     wanted += [image_file(args.out, split, i) for split in counts for i in range(counts[split])]
     if not all(path.exists() for path in wanted):
-        for split, made in emoji_scenes.draw_all(args, archives, make_image).items():
+        load = partial(emoji_scenes.load_drawings, archives, args.per_group)
+        for split, made in emoji_scenes.draw_all(args, load, make_image).items():
             write_annotations(
                 annotation_file(args.out, split), [instances for instances, _ in made], args.size
             )

@@ -13,7 +13,6 @@ CC-BY-SA-4.0; names emojibase-data MIT.
 """
 
 import argparse
-import json
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -26,7 +25,14 @@ from mmonepeace.missing_packages import explain_missing_packages
 
 with explain_missing_packages():
     import emoji_sets
-    from downloads import DataError, fetch_npm, run_converter, write_table
+    from downloads import (
+        DataError,
+        check_meta,
+        fetch_npm,
+        run_converter,
+        write_meta,
+        write_table,
+    )
     from emoji_sets import ARTISTS, PACKAGES, Emoji
     from PIL import Image
     from tqdm import tqdm
@@ -86,9 +92,7 @@ def build(args: argparse.Namespace) -> None:
         "size": args.size, "artists": {split: list(names) for split, names in ARTISTS.items()},
         "packages": {name: version for name, (version, _) in PACKAGES.items()},
     }  # fmt: skip
-    meta_path = args.out / "meta.json"
-    if meta_path.exists() and json.loads(meta_path.read_text()) != meta:
-        raise DataError(f"{args.out} was made with other options. Remove it, or use another --out.")
+    meta = check_meta(args.out, meta, "options")
     emoji, drawn = emoji_sets.load(fetch_npm(PACKAGES, args.downloads or args.out / "downloads"))
     svg_of = {
         args.out / image_name(artist, code): svg
@@ -97,7 +101,7 @@ def build(args: argparse.Namespace) -> None:
     }
     for artist in drawn:
         (args.out / "images" / artist).mkdir(parents=True, exist_ok=True)
-    meta_path.write_text(json.dumps(meta, indent=1))
+    write_meta(args.out, meta)
     missing = [path for path in svg_of if not path.exists()]
     with ProcessPoolExecutor(args.jobs) as pool:
         made = pool.map(

@@ -13,7 +13,6 @@ CC-BY-SA-4.0; names emojibase-data MIT. Photographs: those in scikit-image and s
 """
 
 import argparse
-import json
 import math
 import os
 import random
@@ -21,7 +20,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +31,7 @@ from mmonepeace.missing_packages import explain_missing_packages
 
 with explain_missing_packages():
     import emoji_sets
-    from downloads import DataError, fetch_npm, run_converter
+    from downloads import DataError, check_meta, fetch_npm, run_converter, write_meta
     from emoji_sets import ARTISTS, GROUPS, PACKAGES
     from PIL import Image
     from tqdm import tqdm
@@ -103,6 +102,32 @@ class Drawn(NamedTuple):
     """Pixels that the complete drawing covers, including those outside the scene."""
 
 
+def crop_photograph(photographs: tuple[str, ...], size: int, rng: random.Random) -> Image.Image:
+    """A background: a random square of one of the photographs, `size` pixels wide."""
+    photo = photograph(rng.choice(photographs))
+    side = rng.uniform(0.3, 1.0) * min(photo.size)
+    x, y = (rng.uniform(0, length - side) for length in photo.size)
+    return photo.resize((size, size), Image.Resampling.BICUBIC, (x, y, x + side, y + side))
+
+
+def pose(svg: str, width: int, rng: random.Random) -> Image.Image:
+    """A drawing, `width` pixels wide before it is turned and, every other time, mirrored."""
+    drawing = emoji_sets.render(svg, width)
+    if rng.random() < 0.5:
+        drawing = drawing.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return drawing.rotate(rng.uniform(-20, 20), Image.Resampling.BICUBIC, expand=True)
+
+
+def covered_pixels(
+    drawing: Image.Image, corner: tuple[int, int], size: int
+) -> tuple[Image.Image, int]:
+    """`Drawn.covered` and `Drawn.area` of a drawing whose upper left corner is at `corner`."""
+    inside = drawing.getchannel("A").point(lambda value: 255 * (value >= 128))
+    covered = Image.new("L", (size, size), 0)
+    covered.paste(inside, corner)
+    return covered, inside.histogram()[255]
+
+
 def arrange(
     drawings: dict[int, list[str]], photographs: tuple[str, ...], size: int, rng: random.Random
 ) -> tuple[Image.Image, list[Drawn]]:
@@ -114,29 +139,19 @@ def arrange(
         size: side in pixels.
         rng: chooses everything.
     """
-    photo = photograph(rng.choice(photographs))
-    side = rng.uniform(0.3, 1.0) * min(photo.size)
-    x, y = (rng.uniform(0, length - side) for length in photo.size)
-    image = photo.resize((size, size), Image.Resampling.BICUBIC, (x, y, x + side, y + side))
+    image = crop_photograph(photographs, size, rng)
     drawn = []
     for _ in range(rng.randint(2, 4)):
         label = rng.choice(sorted(drawings))
         width = round(size * rng.uniform(0.3, 0.6))
-        drawing = emoji_sets.render(rng.choice(drawings[label]), width)
-        if rng.random() < 0.5:
-            drawing = drawing.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        drawing = drawing.rotate(rng.uniform(-20, 20), Image.Resampling.BICUBIC, expand=True)
+        drawing = pose(rng.choice(drawings[label]), width, rng)
         # At most a quarter of a side may be outside the image.
         corner = tuple(
             rng.randint(-length // 4, max(size - length + length // 4, 0))
             for length in drawing.size
         )
-        alpha = drawing.getchannel("A")
-        image.paste(drawing, corner, alpha)
-        inside = alpha.point(lambda value: 255 * (value >= 128))
-        covered = Image.new("L", (size, size), 0)
-        covered.paste(inside, corner)
-        drawn.append(Drawn(label, covered, inside.histogram()[255]))
+        image.paste(drawing, corner, drawing.getchannel("A"))
+        drawn.append(Drawn(label, *covered_pixels(drawing, corner, size)))
     return image, drawn
 
 
@@ -151,23 +166,23 @@ def compose(
     return image, labels
 
 
-def save(image: Image.Image, path: Path) -> None:
-    """Write a PNG file atomically."""
+def save(image: Image.Image, path: Path, compress_level: int = 6) -> None:
+    """Write a PNG file atomically. Other levels, 0 to 9, give other bytes of the same pixels."""
     image.info.clear()  # the photograph's colour profile does not describe the drawings
     with atomic_file(path, concurrent=True) as temporary:
-        image.save(temporary, format="PNG")
+        image.save(temporary, format="PNG", compress_level=compress_level)
 
 
-_DRAWINGS: dict[str, dict[int, list[str]]] = {}
+_DRAWINGS: dict[str, dict[Any, list[str]]] = {}
 
 
-def _start_worker(archives: dict[str, Path], per_group: int) -> None:
-    _DRAWINGS.update(load_drawings(archives, per_group))
+def _start_worker(load: Callable[[], dict[str, dict[Any, list[str]]]]) -> None:
+    _DRAWINGS.update(load())
 
 
 def ingredients(
     split: str, index: int, size: int, seed: int
-) -> tuple[dict[int, list[str]], tuple[str, ...], int, random.Random]:
+) -> tuple[dict[Any, list[str]], tuple[str, ...], int, random.Random]:
     """Arguments of `arrange` and `compose` for scene `index` of a split; the same each time."""
     rng = random.Random(f"{seed} {split} {index}")
     return _DRAWINGS[split], PHOTOGRAPHS[split], size, rng
@@ -206,47 +221,48 @@ def check(out: Path, counts: dict[str, int], size: int) -> None:
 
 
 def open_folder(
-    args: argparse.Namespace, folders: list[str], facts: dict[str, Any]
+    args: argparse.Namespace,
+    folders: list[str],
+    facts: dict[str, Any],
+    photographs: dict[str, tuple[str, ...]] = PHOTOGRAPHS,
 ) -> dict[str, Path]:
     """Make the folders and OUT/meta.json, which has all that the files depend on.
 
     Args:
-        args: see `parse_options`.
+        args: see `scene_options`.
         folders: below OUT.
         facts: entries of meta.json besides the options.
+        photographs: split -> backgrounds.
 
     Returns:
         package -> archive.
 
     Raises:
-        DataError: if OUT was made with other options.
+        DataError: if OUT was made with other options, or has other data.
     """
+    options = {name: getattr(args, name) for name in ("size", "per_group", "seed") if name in args}
     meta = {
-        **facts, "size": args.size, "per_group": args.per_group, "seed": args.seed,
-        "artists": ARTISTS, "photographs": PHOTOGRAPHS,
+        **facts, **options, "artists": ARTISTS, "photographs": photographs,
         "packages": {name: version for name, (version, _) in PACKAGES.items()},
     }  # fmt: skip
-    meta = json.loads(json.dumps(meta))
-    meta_path = args.out / "meta.json"
-    if meta_path.exists() and json.loads(meta_path.read_text()) != meta:
-        raise DataError(f"{args.out} was made with other options. Remove it, or use another --out.")
+    meta = check_meta(args.out, meta, "options")
     archives = fetch_npm(PACKAGES, args.downloads or args.out / "downloads")
     for folder in folders:
         (args.out / folder).mkdir(parents=True, exist_ok=True)
-    meta_path.write_text(json.dumps(meta, indent=1))
+    write_meta(args.out, meta)
     return archives
 
 
 def draw_all(
     args: argparse.Namespace,
-    archives: dict[str, Path],
+    load: Callable[[], dict[str, dict[Any, list[str]]]],
     make: Callable[[Path, str, int, int, int], Any],
 ) -> dict[str, list[Any]]:
     """Make all scenes, in several processes.
 
     Args:
-        args: see `parse_options`.
-        archives: package -> archive.
+        args: see `scene_options`.
+        load: gives the drawings of each split to each process.
         make: takes (out, split, index, size, seed).
 
     Returns:
@@ -254,9 +270,7 @@ def draw_all(
     """
     counts = {"train": args.train, "val": args.val}
     jobs = [(split, index) for split, count in counts.items() for index in range(count)]
-    with ProcessPoolExecutor(
-        args.jobs, initializer=_start_worker, initargs=(archives, args.per_group)
-    ) as pool:
+    with ProcessPoolExecutor(args.jobs, initializer=_start_worker, initargs=(load,)) as pool:
         made = pool.map(
             make,
             [args.out] * len(jobs), *zip(*jobs, strict=True), [args.size] * len(jobs),
@@ -271,26 +285,34 @@ def build(args: argparse.Namespace) -> None:
     counts = {"train": args.train, "val": args.val}
     folders = [f"{kind}/{split}" for kind in ("img_dir", "ann_dir") for split in counts]
     archives = open_folder(args, folders, {"classes": CLASSES, "palette": PALETTE})
-    draw_all(args, archives, make_scene)
+    draw_all(args, partial(load_drawings, archives, args.per_group), make_scene)
     check(args.out, counts, args.size)
     print(f"{args.out}: {args.train} training and {args.val} validation images, checked.")
 
 
-def parse_options(description: str, out: str) -> argparse.Namespace:
-    """Command line of a converter that draws scenes."""
+def scene_options(
+    description: str, out: str, train: int, val: int, size: int
+) -> argparse.ArgumentParser:
+    """Options of all converters that draw scenes, with the defaults of this one."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path(out))
-    parser.add_argument("--train", type=int, default=4800, help="training images")
-    parser.add_argument("--val", type=int, default=200, help="validation images")
-    parser.add_argument("--size", type=int, default=160, help="side in pixels")
-    parser.add_argument(
-        "--per-group", type=int, default=12, help="maximum number of emoji of a group"
-    )
+    parser.add_argument("--train", type=int, default=train, help="training images")
+    parser.add_argument("--val", type=int, default=val, help="validation images")
+    parser.add_argument("--size", type=int, default=size, help="side in pixels")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--downloads", type=Path, help="folder of the packages (OUT/downloads)")
+    return parser
+
+
+def parse_options(description: str, out: str) -> argparse.Namespace:
+    """Command line of a converter whose scenes have the groups of Unicode."""
+    parser = scene_options(description, out, train=4800, val=200, size=160)
+    parser.add_argument(
+        "--per-group", type=int, default=12, help="maximum number of emoji of a group"
+    )
     return parser.parse_args()
 
 

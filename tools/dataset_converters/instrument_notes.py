@@ -45,10 +45,12 @@ with explain_missing_packages():
     import soxr
     from downloads import (
         DataError,
+        check_meta,
         fetch_from_debs,
         fetch_npm,
         node_command,
         run_converter,
+        write_meta,
         write_table,
     )
     from tqdm import tqdm
@@ -396,12 +398,7 @@ def build(args: argparse.Namespace) -> None:
         },
         "player": dict(PLAYER),
     }
-    meta = json.loads(json.dumps(meta))
-    meta_path = args.out / "meta.json"
-    if meta_path.exists() and json.loads(meta_path.read_text()) != meta:
-        raise DataError(f"{args.out} was made with other banks. Remove it, or use another --out.")
-    args.out.mkdir(parents=True, exist_ok=True)
-    meta_path.write_text(json.dumps(meta, indent=1))
+    write_meta(args.out, check_meta(args.out, meta, "banks"))
     render(args.out, paths, scripts, args.jobs)
     report = []
     for split, banks in SPLITS.items():
