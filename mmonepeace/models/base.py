@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from torch import nn
 
@@ -48,7 +49,10 @@ class BackboneModel(BaseModel):
     def init_weights(self) -> None:
         """Load the checkpoint of `init_cfg`, if there is one, or that of the backbone."""
         if self.init_cfg:
-            self.load_checkpoint(self.init_cfg["checkpoint"], self.allow_missing)
+            path = self.init_cfg["checkpoint"]
+            print_log(
+                f"{path}:\n{self.load_checkpoint(path, self.allow_missing)}", logger="current"
+            )
         else:
             self.backbone.init_weights()
         self._is_init = True

@@ -1,0 +1,38 @@
+"""Image-text retrieval on COCO at 256 px, as in the released script.
+
+Run:    tools/dist_train.sh configs/tasks/onepeace-giant_retrieval_coco-256.py 8
+Needs:  COCO with Karpathy's splits as tables; 8 GPUs; the released one-peace.pt and its tokenizer
+        in checkpoints/
+Expect: R@1 of 84.1 image to text and 65.4 text to image in the paper, at 432 px and batches of
+        3,072; not measured here
+"""
+
+_base_ = [
+    "../_base_/models/onepeace_retriever.py",
+    "../_base_/datasets/coco_retrieval_256.py",
+    "../_base_/schedules/tasks.py",
+    "../_base_/tasks_runtime.py",
+    "../_base_/released_model.py",
+]
+model = dict(
+    backbone=dict(
+        arch="giant",
+        modalities=dict(text={}, image=dict(img_size=256, rpb_sides=16)),
+        drop_path_rate=0.5,
+    ),
+    init_cfg=_base_.released_model,
+)
+optim_wrapper = dict(optimizer=dict(lr=8e-05))
+param_scheduler = [
+    dict(type="LinearLR", start_factor=1e-6 / 8e-05, begin=0, end=1.5, convert_to_iter_based=True),
+    dict(
+        type="CosineAnnealingLR",
+        eta_min_ratio=1e-6 / 8e-05,
+        begin=1.5,
+        end=15,
+        convert_to_iter_based=True,
+    ),
+]
+train_cfg = dict(max_epochs=15)
+default_hooks = dict(checkpoint=dict(save_best="retrieval/r_mean"))
+auto_scale_lr = dict(base_batch_size=16)

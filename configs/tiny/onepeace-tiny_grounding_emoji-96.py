@@ -1,0 +1,40 @@
+"""The box of what a phrase names in a scene of emoji, from scratch on a CPU.
+
+Run:    python tools/train.py configs/tiny/onepeace-tiny_grounding_emoji-96.py
+Needs:  tools/dataset_converters/emoji_phrases.py --out data/emoji_phrases, and a tokenizer:
+        tools/train_tokenizer.py data/emoji_phrases/train.tsv:text data/emoji_phrases/tokenizer.json \
+            --vocab-size 500
+Expect: not measured yet
+"""
+
+_base_ = [
+    "../_base_/models/onepeace_grounder.py",
+    "../_base_/datasets/emoji_phrases_96.py",
+    "../_base_/schedules/tiny.py",
+    "../_base_/tasks_runtime.py",
+]
+model = dict(
+    backbone=dict(
+        arch=dict(embed_dim=96, depth=4, num_heads=4, ffn_dim=192, stem="overlapping"),
+        img_size=96,
+        modalities=dict(text=dict(vocab_size=500), image={}),
+        layer_scale_init=1.0,
+        init_std=0.06,
+        with_cp=False,
+    ),
+    data_preprocessor=dict(
+        type="mmonepeace.MultimodalDataPreprocessor",
+        augmentation=dict(hue=10, saturation=(0.6, 1.4), grey=0.1, contrast=1.4, brightness=0.15),
+    ),
+)
+optim_wrapper = dict(optimizer=dict(lr=1.5e-3))
+param_scheduler = [
+    dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=100),
+    dict(type="CosineAnnealingLR", eta_min=1e-6, by_epoch=False, begin=100, end=2000),
+]
+train_cfg = dict(max_iters=2000, val_interval=500)
+default_hooks = dict(
+    checkpoint=dict(by_epoch=False, interval=200, save_best="grounding/accuracy@0.5")
+)
+log_processor = dict(by_epoch=False)
+auto_scale_lr = dict(base_batch_size=64)
