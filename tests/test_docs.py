@@ -16,7 +16,7 @@ from PIL import Image
 from mmonepeace import checkpoint
 from mmonepeace.datasets.tokenizer import ALPHABET, build_official
 from mmonepeace.models import OnePeaceRetriever
-from tests import coco_data
+from tests import coco_data, official
 from tests.apis.conftest import AUDIO
 from tests.conftest import ROOT, TINY, has_compiled_ops, randomise
 from tests.doc_blocks import LANGUAGES, PageRunner, find_blocks
@@ -61,6 +61,8 @@ def write_checkpoints(folder: Path) -> None:
     checkpoint.convert_file(
         folder / "onepeace.safetensors", folder / "one-peace.pt", "official-full"
     )
+    for task in ("vqa", "refcoco", "vggsound", "nlvr2", "aqa"):
+        torch.save(official.fine_tuned(task), folder / f"finetune_{task}.pt")
     cfg = Config.fromfile(ROOT / "configs/tiny/onepeace-tiny_upernet_emoji-128.py")
     init_default_scope("mmseg")
     segmentor = MODELS.build(cfg.model)
