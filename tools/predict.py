@@ -30,9 +30,9 @@ with explain_missing_packages():
     from mmonepeace.checkpoint import find
     from mmonepeace.cli import device, exit_code, list_failed, make_parser, positive
     from mmonepeace.console import printable, table
-    from mmonepeace.visualization import Answered, write_predictions
+    from mmonepeace.visualization import Answered, draw_predictions, write_predictions
 
-SHOWN = 20  # rows in the terminal
+SHOWN, DRAWN = 20, 12  # rows in the terminal, items in a picture
 BOX = ("x0", "y0", "x1", "y1")
 
 
@@ -49,6 +49,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--candidates", metavar="A|B|C", help="answers to choose from")
     parser.add_argument("--table", type=Path, help="a .tsv, .csv or .jsonl, instead of these")
     parser.add_argument("--columns", nargs="+", metavar="NAME=COLUMN", help="of the table: image, image_2, audio, text")  # fmt: skip
+    parser.add_argument("--num", type=positive, help="only the first rows of the table")
     parser.add_argument("--root", type=Path, help="of the table's paths")
     parser.add_argument("--classes-file", type=Path, metavar="FILE", help="a name per line")
     parser.add_argument("--tokenizer", type=Path, help="default: tokenizer.json beside CKPT")
@@ -58,6 +59,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--top", type=positive, default=3, help="classes or answers of each item")
     parser.add_argument("--out", type=Path, metavar="TSV", help="write all predictions")
     parser.add_argument("--html", type=Path, metavar="PAGE", help="draw them on a page")
+    parser.add_argument("--png", type=Path, metavar="PICTURE", help="draw the first 12 in a grid")
     args = parser.parse_args()
     if (args.table is None) is not (args.columns is None):
         parser.error("--table and --columns go together")
@@ -73,7 +75,7 @@ def gather(args: argparse.Namespace, unread: dict[str, str]) -> dict[str, list[s
     if args.table:
         columns = dict(column.partition("=")[::2] for column in args.columns)
         rows = read_rows(args.table, columns, args.root)
-        whole = [row for row in rows if len(row) == len(columns)]
+        whole = [row for row in rows if len(row) == len(columns)][: args.num]
         return {name: [row[name] for row in whole] for name in columns}
     files = {
         "image": list_files(args.images or [], "image", unread),
@@ -157,6 +159,9 @@ def run() -> None:
     if args.html:
         write_predictions(args.html, answered, {"checkpoint": str(path), "task": predictor.task})
         print(f"the page is {printable(str(args.html))}")
+    if args.png:
+        draw_predictions(answered[:DRAWN]).save(args.png)
+        print(f"the picture is {printable(str(args.png))}")
     list_failed([*unread.values(), *errors.values()])
 
 

@@ -1,15 +1,18 @@
-"""What a fine-tuned model said, as one page: images with boxes, players, answers with bars."""
+"""What a fine-tuned model said, as a page (images with boxes, players, bars) or as a picture."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, NamedTuple
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 from mmonepeace.datasets import image_io
 from mmonepeace.visualization.gallery import Entry as Part
 from mmonepeace.visualization.gallery import draw_entry, draw_pixels, name_of, write_page
+from mmonepeace.visualization.tile_grid import TileGrid
 
 _BOX, _HALO = (255, 64, 64), (255, 255, 255)
 _LEAST_SIDE = 240  # pixels of an image that a box is drawn on
@@ -42,6 +45,30 @@ def write_predictions(
         results="".join(_card(rank, item, folder) for rank, item in enumerate(items, 1)),
         note="Bars: scores" if any(item.answers for item in items) else "Boxes: what was named",
     )
+
+
+def draw_predictions(items: Sequence[Answered], columns: int = 4) -> TileGrid:
+    """A grid of images with what was asked and the best answer below, or the box inside.
+
+    Raises:
+        ValueError: if an item has no image.
+    """
+    rows = -(-len(items) // columns)
+    grid = TileGrid(rows, columns, (2.6 * columns, 3.1 * rows), dpi=110, layout="constrained")
+    for tile, answered in zip(grid.tiles.flat, items, strict=False):
+        images = [path for name, path in answered.item.items() if name.startswith("image")]
+        if not images:
+            raise ValueError("a picture shows images; of audio clips write a page.")
+        drawn = [image_io.to_rgb(path) for path in images]
+        if answered.box is not None:
+            drawn = [with_box(drawn[0], answered.box)]
+        height = min(image.height for image in drawn)
+        sides = [i.resize((round(i.width * height / i.height), height)) for i in drawn]
+        tile.imshow(np.concatenate([np.asarray(image) for image in sides], axis=1))
+        lines = wrap(answered.item.get("text", ""), 34)
+        lines += [f"{p.label}  {p.score:.2f}" for p in answered.answers[:1]]
+        tile.set_title("\n".join(lines), fontsize=9, y=-0.02, va="top")
+    return grid
 
 
 def _card(rank: int, answered: Answered, folder: Path) -> str:

@@ -114,8 +114,9 @@ def test_two_images_and_a_broken_one(folder, run):
     a, b, c = (folder / f"{name}.png" for name in "abc")
     done = run(
         model("nlvr2", folder), "--images", a, c, "--images-2", b, b,
-        "--text", "both", "--html", folder / "page.html",
+        "--text", "both", "--html", folder / "page.html", "--png", folder / "grid.png",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "left out:" in done.stderr
     assert (folder / "page.html").read_text().count("data:image/jpeg") == 2
+    assert Image.open(folder / "grid.png").size == (1144, 341)
