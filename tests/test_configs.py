@@ -136,6 +136,51 @@ def test_learning_rates_of_pretraining_are_the_official_ones(recipe, peak, warm_
     np.testing.assert_allclose(actual, expected, rtol=1e-6)
 
 
+TASKS = {
+    "retrieval_coco-256": (8e-5, 0.9, 15),
+    "retrieval_flickr30k-432": (7e-5, 0.9, 20),
+    "retrieval_audiocaps": (1.5e-4, 0.95, 10),
+    "fsd50k": (1e-4, 0.9, 10),
+    "vggsound": (8e-5, 0.95, 10),
+    "avqa": (7e-5, 0.9, 10),
+    "refcocog-384": (1.5e-4, 0.9, 30),
+    "vqa-768": (3e-4, 0.85, 10),
+    "nlvr2-256": (1e-4, 0.9, 25),
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_learning_rates_of_the_tasks_are_the_official_ones(name):
+    peak, decay, epochs = TASKS[name]
+    cfg = read(CONFIGS / f"tasks/onepeace-giant_{name}.py")
+    assert cfg.optim_wrapper.optimizer.lr == peak
+    assert cfg.optim_wrapper.paramwise_cfg.decay_rate == decay
+    assert cfg.train_cfg.max_epochs == epochs
+    steps, factor = 20 * epochs, decay**40
+    groups = [dict(params=[torch.zeros(1)], lr=peak * x) for x in (1.0, factor)]
+    optimizer = torch.optim.AdamW(groups)
+    schedulers = [
+        PARAM_SCHEDULERS.get(s.type).build_iter_from_epoch(
+            **{k: v for k, v in s.items() if k not in ("type", "convert_to_iter_based")},
+            optimizer=optimizer,
+            epoch_length=20,
+        )
+        for s in cfg.param_scheduler
+    ]
+    actual = []
+    for _ in range(steps):
+        actual.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        for scheduler in schedulers:
+            scheduler.step()
+    t, warm_up, low = np.arange(steps), steps // 10, 1e-6
+    cosine = 1 + np.cos(np.pi * (t - warm_up) / (steps - warm_up))
+    # The warm-up of MMEngine ends a step earlier.
+    ramp = low + (peak - low) * t / (warm_up - 1)
+    expected = np.where(t < warm_up, ramp, low + (peak - low) * cosine / 2)
+    np.testing.assert_allclose(actual, expected[:, None] * [1, factor], rtol=1e-6)
+
+
 def _has_masks(cfg):
     return any(step.get("with_mask") for step in walk(cfg.train_dataloader.dataset.pipeline))
 
