@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ Record = dict[str, Any]
 
 
 def read_classes(path: str | Path) -> tuple[str, ...]:
-    """Names of classes: a line each, or a .json with a list or an object from name to number.
+    """Names of classes: a line each, without spaces around it, or a .json with a list or an object from name to number.
 
     Raises:
         ManifestError: if the file has no names, some twice, or numbers that are not 0, 1, 2, ...
@@ -36,7 +36,7 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
             stored = sorted(stored, key=lambda name: int(stored[name]))
         names = stored if isinstance(stored, list) else []
     else:
-        names = [line for line in read_lines(path) if line.strip()]
+        names = [line.strip() for line in read_lines(path) if line.strip()]
     if not names or not all(isinstance(name, str) for name in names):
         raise ManifestError(
             f"{path} has no names of classes: expected a line or a string for each."
@@ -251,7 +251,7 @@ class BoxDataset(TargetDataset):
         return {"gt_box": np.array(corners, np.float32)}
 
 
-def candidate_texts(question: str, candidates: Sequence[str]) -> list[str]:
+def candidate_texts(question: str, candidates: Iterable[str]) -> list[str]:
     """A text for each candidate answer, in the official form."""
     return [f"{question} answer: {candidate}" for candidate in candidates]
 
