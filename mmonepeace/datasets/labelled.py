@@ -247,7 +247,7 @@ class BoxDataset(TargetDataset):
             raise ValueError("expected four numbers, x0,y0,x1,y1.")
         x0, y0, x1, y1 = corners
         if x0 >= x1 or y0 >= y1:
-            raise ValueError("expected x0 < x1 and y0 < y1.")
+            raise ValueError("expected x0 < x1 and y0 < y1: two corners, not width and height.")
         return {"gt_box": np.array(corners, np.float32)}
 
 
