@@ -312,7 +312,7 @@ _ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
     "phrase-box-outside": ("error", "boxes extend beyond their images, by up to {reach:.0f} pixels",
         ("write x0,y0,x1,y1 in pixels of the image as it is shown: were they drawn on it at another "
         "size, or rotated as its EXIF data say?")),
-    "table-unusable": ("stop", "{error}", "correct ann_file and columns of the data set; a copy elsewhere: --data-root DIR."),
+    "table-unusable": ("stop", "{error}", "correct ann_file, columns or classes of the data set; a copy elsewhere: --data-root DIR."),
     "row-incomplete": ("warning",
         "rows with these values lack a value in another column and are left out",
         "fill in what is missing, or delete the rows."),
