@@ -129,6 +129,11 @@ class LabelledDataset(TargetDataset):
             raise ValueError(f"labels is {labels!r}; choose one of {', '.join(kinds)}.")
         if isinstance(classes, str):
             classes = read_classes(Path(kwargs.get("data_root") or "") / classes)
+        if labels == "several" and (commas := [name for name in classes if "," in name]):
+            raise ManifestError(
+                f"the class {commas[0]!r} has a comma, which separates the labels of a sample. Write "
+                "another name, there and in the table."
+            )
         self.indices = {name: i for i, name in enumerate(classes)}
         self._parse = kinds[labels]
         self.answers = answers
