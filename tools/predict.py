@@ -67,6 +67,9 @@ def parse() -> argparse.Namespace:
         parser.error("name a table, or files and texts")
     if not (args.table or args.images or args.audios):
         parser.error("name what to look at or listen to: --images, --audios or --table")
+    for path in (args.out, args.html, args.png):
+        if path and path.is_dir():
+            parser.error(f"{path} is a folder, expected the name of a file to write")
     return args
 
 
@@ -75,8 +78,13 @@ def gather(args: argparse.Namespace, unread: dict[str, str]) -> dict[str, list[s
     if args.table:
         columns = dict(column.partition("=")[::2] for column in args.columns)
         rows = read_rows(args.table, columns, args.root)
-        whole = [row for row in rows if len(row) == len(columns)][: args.num]
-        return {name: [row[name] for row in whole] for name in columns}
+        whole = [row for row in rows if len(row) == len(columns)]
+        if not whole:
+            raise ValueError(f"{args.table}: no row has {' and '.join(columns.values())}.")
+        if lacking := len(rows) - len(whole):
+            wanted = " or ".join(columns.values())
+            unread[str(args.table)] = f"{args.table}: {lacking:,} rows that lack {wanted}."
+        return {name: [row[name] for row in whole[: args.num]] for name in columns}
     files = {
         "image": list_files(args.images or [], "image", unread),
         "image_2": list_files(args.images_2 or [], "image", unread),
@@ -102,14 +110,23 @@ def ask(
     errors: dict[int, str],
 ) -> list[Answered]:
     """What the model says of each item."""
+    if set(items) != set(predictor.inputs):
+        raise ValueError(
+            f"the model takes {' and '.join(predictor.inputs)}; {' and '.join(items)} given. Name "
+            "each with --images, --images-2, --audios, --text, or in --columns of a table."
+        )
+    if args.candidates and predictor.model.num_candidates == 1:
+        raise ValueError("this model does not rank candidates: leave --candidates out.")
+    if args.png and "image" not in items:
+        raise ValueError("a picture shows images: write a page of audio clips, with --html.")
     count = len(next(iter(items.values())))
     shown = [{name: values[i] for name, values in items.items()} for i in range(count)]
     images, audio, text = (items.get(name) for name in ("image", "audio", "text"))
-    if predictor.task == "ground" and images and text:
+    if predictor.task == "ground":
         boxes = predictor.ground(images, text, errors)
         return [Answered(item, box=box.tolist()) for item, box in zip(shown, boxes, strict=True)]
-    if predictor.task == "compare" and images and text:
-        found = predictor.compare(images, items.get("image_2", []), text, errors)
+    if predictor.task == "compare":
+        found = predictor.compare(images, items["image_2"], text, errors)
     elif text:
         candidates = [args.candidates.split("|")] * count if args.candidates else None
         if candidates is None and all("&&&" in t for t in text):

@@ -49,6 +49,10 @@ class ItemReader:
     max_tokens: int = MAX_TEXT_TOKENS  # of a text
     image_sizes: bool = False  # add "image_size", width and height in pixels before the resizing
 
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}, expected 1 or more.")
+
     def batches(
         self,
         rows: list[dict[str, Any]],
@@ -167,7 +171,7 @@ def as_rows(modalities: Mapping[str, Iterable[Any]]) -> list[dict[str, Any]]:
     columns: dict[str, list[Any]] = {}
     for name, values in modalities.items():
         array = isinstance(values, np.ndarray | Tensor) and values.ndim < 4
-        if array or isinstance(values, str | Path | Image.Image):
+        if array or _is_clip(values) or isinstance(values, str | bytes | Path | Image.Image):
             kind = type(values).__name__
             raise ValueError(f"{name} is one {kind}; give a list, [x] for one item.")
         columns[name] = list(values)
@@ -175,6 +179,11 @@ def as_rows(modalities: Mapping[str, Iterable[Any]]) -> list[dict[str, Any]]:
     if len(set(counts.values())) != 1:
         raise ValueError(f"modalities have different numbers of items: {counts}.")
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _is_clip(values: Any) -> bool:
+    """Whether it is an audio clip and its sampling rate, not two items."""
+    return isinstance(values, tuple) and len(values) == 2 and isinstance(values[1], int)
 
 
 def _read_ahead(

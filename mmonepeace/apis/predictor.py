@@ -132,6 +132,12 @@ class Predictor:
             return "compare"
         return "answer" if "text" in self.model.backbone.adapters else "classify"
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What each of its items has: some of "audio", "image", "image_2" and "text"."""
+        second = {"image_2"} if self.task == "compare" else set[str]()
+        return tuple(sorted({*self.model.backbone.adapters, *second}))
+
     def classify(
         self,
         images: Iterable[image_io.ImageInput] | None = None,
@@ -185,10 +191,14 @@ class Predictor:
             raise ValueError(f"this model {needs}.")
         if candidates is None:
             return self._best(self._rows(text=questions, image=images, audio=audio), top_k, errors)
-        choices = [list(texts) for texts in candidates]
-        if any(len(texts) != wanted for texts in choices):
-            raise ValueError(f"the model ranks {wanted} candidates of each question.")
-        texts = list(map(candidate_texts, questions, choices))
+        asked = [_string(row["text"]) for row in as_rows({"text": questions})]
+        choices = [[] if isinstance(texts, str) else list(texts) for texts in candidates]
+        if len(choices) != len(asked) or any(len(texts) != wanted for texts in choices):
+            raise ValueError(
+                f"the model ranks {wanted} candidates of each question: give a list of {wanted} "
+                f"strings for each of {len(asked)}."
+            )
+        texts = [candidate_texts(q, map(_string, c)) for q, c in zip(asked, choices, strict=True)]
         rows = self._rows(text=texts, image=images, audio=audio)
         return self._best(rows, top_k, errors, choices)
 
@@ -234,15 +244,15 @@ class Predictor:
 
     def _rows(self, **modalities: Iterable[Any] | None) -> list[dict[str, Any]]:
         given = {name: values for name, values in modalities.items() if values is not None}
-        known = set(self.model.backbone.adapters)
-        if {name.removesuffix("_2") for name in given} != known:
+        if set(given) != set(self.inputs):
+            together = " together" if len(self.inputs) > 1 else ""
             raise ValueError(
-                f"the model takes {' and '.join(sorted(known))} together; {' and '.join(given)} given."
+                f"the model takes {' and '.join(self.inputs)}{together}; "
+                f"{' and '.join(sorted(given)) or 'nothing'} given."
             )
         rows = as_rows(given)
-        for row in rows:
-            if isinstance(row.get("text"), str):
-                row["text"] = clean_caption(row["text"])
+        for row in rows if "text" in given and self.model.num_candidates == 1 else ():
+            row["text"] = clean_caption(_string(row["text"]))
         return rows
 
     def _run(
@@ -279,3 +289,9 @@ class Predictor:
                 pairs = zip(indices, values, strict=True)
                 results[owner] = [Prediction(labels[i], value) for i, value in pairs]
         return results
+
+
+def _string(text: Any) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"a text is {text!r}, expected a string.")
+    return text

@@ -46,7 +46,7 @@ _ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
         "metainfo=dict(classes=('first', 'second')); a single name needs its comma: ('cat',)."),
     "class-names-repeat": ("error", "names occur in classes more than once",
         "metainfo=dict(classes=(...)): each name once."),
-    "classes-differ": ("error", "the data sets of the config differ in their classes or their order",
+    "classes-differ": ("stop", "the data sets of the config differ in their classes or their order",
         "give all data sets of the config the same metainfo."),
     "palette-length": ("error", "the palette has {colours} colours for {classes} classes",
         "metainfo=dict(palette=[...]): one (red, green, blue) for each class, in their order."),
@@ -306,8 +306,13 @@ _ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
         "clip them at the borders; were they drawn on the image at another size?"),
     "mask-box-differs": ("warning", "polygons overlap with their box by less than half",
         "make the box from the polygon, or correct the polygon."),
-    # pairs
-    "table-unusable": ("stop", "{error}", "correct ann_file and columns of the data set; a copy elsewhere: --data-root DIR."),
+    # tables
+    "phrase-box-normalised": ("stop", "the boxes are fractions of the image, from 0 to 1, not pixels",
+        "multiply x0 and x1 by the image's width, y0 and y1 by its height."),
+    "phrase-box-outside": ("error", "boxes extend beyond their images, by up to {reach:.0f} pixels",
+        ("write x0,y0,x1,y1 in pixels of the image as it is shown: were they drawn on it at another "
+        "size, or rotated as its EXIF data say?")),
+    "table-unusable": ("stop", "{error}", "correct ann_file, columns or classes of the data set; a copy elsewhere: --data-root DIR."),
     "row-incomplete": ("warning",
         "rows with these values lack a value in another column and are left out",
         "fill in what is missing, or delete the rows."),

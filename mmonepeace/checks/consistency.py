@@ -7,13 +7,35 @@ from mmengine.config import Config
 from mmengine.dataset import InfiniteSampler
 from torch.utils.data import IterableDataset
 
-from mmonepeace.checks.config import LOADERS, dataset_configs, type_name, walk_paths
+from mmonepeace.checks.config import (
+    LOADERS,
+    dataset_configs,
+    metric_configs,
+    type_name,
+    walk_paths,
+)
 from mmonepeace.checks.report import CheckError
 from mmonepeace.checks.signatures import find_types
 
 PYRAMID_STRIDES = (4, 8, 16, 32, 64)  # of `SimpleFeaturePyramid`
 _MULTIMODAL = ("OnePeaceRetriever", "OnePeaceClassifier", "OnePeaceGrounder", "OnePeacePretrainer")
 _LOADS = {"LoadImage": "image", "Tokenize": "text", "LoadAudio": "audio"}
+# Data sets of multimodal tasks, or the `labels` of one, and which losses and metrics fit them.
+_CLASS_LOSSES = ("ClassLoss", "HingeLoss")
+_LOSSES = {
+    "labels='one'": _CLASS_LOSSES,
+    "labels='several'": ("MultiLabelLoss",),
+    "labels='confidences'": ("MultiLabelLoss", "ClassLoss"),
+    "ChoiceDataset": _CLASS_LOSSES,
+}
+_METRICS = {
+    "labels='one'": ("Accuracy",),
+    "labels='several'": ("MeanAveragePrecision",),
+    "labels='confidences'": ("VQAAccuracy",),
+    "ChoiceDataset": ("Accuracy",),
+    "BoxDataset": ("GroundingAccuracy",),
+}
+_KNOWN_METRICS = {name for names in _METRICS.values() for name in names}
 # What is used together with each data loader: all of it, or none.
 USED_WITH = {
     "train_dataloader": ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"),
@@ -36,7 +58,7 @@ def check_consistency(cfg: Config, unused: Collection[str] = (), complete: bool 
     problems = [*_missing(cfg, unused)] if complete else []
     if not problems:
         problems = [*_samplers(cfg, unused), *_crops(cfg), *_stages(cfg), *_strides(cfg)]
-        problems += _inputs(cfg)
+        problems += [*_inputs(cfg), *_targets(cfg, unused)]
         if "train_cfg" not in unused:
             problems += _steps_or_epochs(cfg)
     if problems:
@@ -185,6 +207,51 @@ def _inputs(cfg: Config) -> Iterator[str]:
                 f"model.head.num_views is {views}. Set it to {2 if second else 1}, or "
                 f"{'leave out' if second else 'add'} LoadImage(second=True)."
             )
+
+
+def _targets(cfg: Config, unused: Collection[str]) -> Iterator[str]:
+    """What data sets tell of the samples is what the loss and the metrics of a task compare with."""
+    model: Any = cfg.get("model") or {}
+    kind = type_name(model) if "type" in model else ""
+    if kind not in ("OnePeaceClassifier", "OnePeaceGrounder"):
+        return
+    loss = model.get("loss")
+    loss = type_name(loss) if isinstance(loss, dict) and "type" in loss else "ClassLoss"
+    for loader, dataset in dataset_configs(cfg):
+        target = _target(dataset)
+        if loader in unused or target is None:
+            continue
+        if (kind == "OnePeaceGrounder") is not (target == "BoxDataset"):
+            fit = "BoxDataset" if kind == "OnePeaceGrounder" else "LabelledDataset or ChoiceDataset"
+            yield f"{loader}.dataset is {target}, but {kind} is trained with {fit}."
+            continue
+        ranked = dataset.get("num_candidates", 4) if target == "ChoiceDataset" else 1
+        candidates = model.get("num_candidates", 1)
+        if ranked != candidates:
+            yield (
+                f"{loader}.dataset has {ranked} candidates of each question, model.num_candidates is "
+                f"{candidates}. Set model.num_candidates={ranked}, and model.head.num_classes=1."
+            )
+        elif loader == "train_dataloader" and loss not in _LOSSES.get(target, (loss,)):
+            fit = " or ".join(_LOSSES[target])
+            yield f"model.loss is {loss}, but {loader}.dataset has {target}. It needs {fit}."
+        metrics = [m for name, m in metric_configs(cfg) if name[:4] == loader[:4] and "type" in m]
+        for metric in map(type_name, metrics):
+            if metric in _KNOWN_METRICS and metric not in _METRICS[target]:
+                yield (
+                    f"{loader[:-10]}evaluator is {metric}, but {loader}.dataset has {target}. It needs "
+                    f"{' or '.join(_METRICS[target])}."
+                )
+
+
+def _target(dataset: Any) -> str | None:
+    """A key of `_METRICS`; None for a data set without targets, or of another kind."""
+    name = type_name(dataset) if "type" in dataset else ""
+    if name == "LabelledDataset" and dataset.get("label") is not None:
+        return f"labels={dataset.get('labels', 'one')!r}"
+    if name == "BoxDataset" and dataset.get("box", "region_coord") is None:
+        return None
+    return name if name in _METRICS else None
 
 
 def _strides(cfg: Config) -> Iterator[str]:

@@ -119,7 +119,7 @@ def describe(cfg: Config, error: Exception, path: str | None = None) -> str:
         guess = (
             f"Did you mean {' or '.join(near)}?"
             if near
-            else f"It takes {', '.join(sorted(names))}."
+            else f"It takes {', '.join(sorted(names)) or 'none'}."
         )
         inside = (where for where, part in walk_paths(node, path) if name in part)
         return f"{_join(next(inside, path), name)}: {owner} has no argument {name!r}. {guess}"

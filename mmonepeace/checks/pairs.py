@@ -1,12 +1,21 @@
-"""Tables of pairs: rows that are left out, captions without words, audio that cannot be read."""
+"""Tables: rows that are left out, captions without words, boxes outside, audio that cannot be read."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from mmengine.registry import DATASETS, TRANSFORMS
 
-from mmonepeace.checks.decoding import AudioInfo, FileInfo, collect_warnings, digest_of, reader
+from mmonepeace.checks.boxes import SLACK
+from mmonepeace.checks.decoding import (
+    AudioInfo,
+    FileInfo,
+    ImageInfo,
+    collect_warnings,
+    digest_of,
+    reader,
+)
 from mmonepeace.checks.images import check_missing
 from mmonepeace.checks.report import Bin, Section
 from mmonepeace.checks.splits import DatasetInfo, Sample, Split
@@ -35,6 +44,9 @@ def list_samples(split: Split, quick: bool = False) -> Tables:
     if quick:
         split.draw(_QUICK)
     check_missing(split, tolerated if quick else 0.0)
+    boxes = [record["gt_box"] for some in tables.values() for record in some if "gt_box" in record]
+    if boxes and max(box.max() for box in boxes) <= 1:
+        split.add("phrase-box-normalised")
     return tables
 
 
@@ -45,8 +57,13 @@ def check_tables(split: Split, tables: Tables) -> Section:
         the histogram, if the texts are names of classes.
     """
     total, files, incomplete, wordless, labels = 0, 0, [], [], Counter[int]()
+    having: dict[int, set[str]] = {}  # label -> files
     for info, entries in tables.items():
-        labels.update(entry["gt_label"] for entry in entries if "gt_label" in entry)
+        for entry in entries:
+            present = [entry["gt_label"]] if "gt_label" in entry else list(entry.get("scores", ()))
+            labels.update(present)
+            for label in present:
+                having.setdefault(label, set()).add(_file_of(entry))
         names = list(info.built.columns)
         rows = _rows(info, names)
         total += len(rows)
@@ -59,8 +76,30 @@ def check_tables(split: Split, tables: Tables) -> Section:
         wordless += [f"{texts[text]}: {text!r}" for text in _wordless(info, texts)]
     split.add("row-incomplete", incomplete)
     split.add("caption-empty", wordless)
-    bins = tuple(Bin(i, name, labels[i], labels[i]) for i, name in enumerate(split.classes))
+    bins = tuple(
+        Bin(i, name, labels[i], len(having.get(i, ()))) for i, name in enumerate(split.classes)
+    )
     return Section(split.name, f"{total:,} rows, {files:,} files", "rows", bins)
+
+
+def check_boxes(split: Split, tables: Tables, images: Sequence[ImageInfo]) -> None:
+    """Find boxes of phrases that do not fit into their images."""
+    sizes = {image.path: image.size for image in images}
+    boxes, paths = list[np.ndarray](), list[str]()
+    for entries in tables.values():
+        for entry in entries:
+            path = entry.get(RECORD_KEYS["image"])
+            if "gt_box" in entry and path in sizes:
+                boxes.append(entry["gt_box"])
+                paths.append(path)
+    if not boxes:
+        return
+    boxes_N4 = np.stack(boxes)
+    sides_N4 = np.array([sizes[path] * 2 for path in paths])
+    reach_N = np.maximum(-boxes_N4, boxes_N4 - sides_N4).max(1)
+    outside = np.flatnonzero(reach_N > SLACK)
+    lines = [f"{paths[i]}: {boxes_N4[i].tolist()} in {sizes[paths[i]]}" for i in outside]
+    split.add("phrase-box-outside", lines, of=len(boxes), reach=reach_N.max())
 
 
 def _file_of(row: Entry) -> str:

@@ -13,6 +13,7 @@ from mmonepeace.exit_status import UserError
 
 _NAMED: dict[Level, int] = {"error": 6, "warning": 4, "note": 1}  # places that are printed
 _BAR = 24  # characters of the longest bar
+_LISTED = 400  # classes of a table in the terminal
 _WIDTH = 100
 
 
@@ -168,12 +169,13 @@ def _draw(section: Section) -> str:
     title = f"{section.split}: {section.summary}"
     if not section.bins:
         return title
-    table = PrettyTable(["", "class", section.unit, "images", "fraction"])
+    files = "files" if section.unit == "rows" else "images"
+    table = PrettyTable(["", "class", section.unit, files, "fraction"])
     for column, side in zip(table.field_names, "rlrrl", strict=True):
         table.align[column] = side  # type: ignore[assignment]  # a letter of "lcr"
     total = sum(row.amount for row in section.bins) or 1
     most = max(row.amount for row in section.bins) or 1
-    for row in section.bins:
+    for row in section.bins[:_LISTED]:
         is_class = row.label is not None
         bar = "█" * round(row.amount / most * _BAR) or ("▏" if row.amount else "never" * is_class)
         label = row.label if is_class else ""
@@ -181,7 +183,9 @@ def _draw(section: Section) -> str:
         table.add_row(
             [label, row.name, f"{row.amount:,}", f"{row.images:,}", f"{percentage} {bar}"]
         )
-    return f"{title}\n{table}"
+    more = len(section.bins) - _LISTED
+    rest = f"\n... and {more:,} more classes; tools/doctor.py --json names them" if more > 0 else ""
+    return f"{title}\n{table}{rest}"
 
 
 def _fold(line: str) -> str:

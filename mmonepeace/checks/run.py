@@ -155,6 +155,7 @@ def examine(cfg: Config, limit: int | None = None) -> Report:
             labels |= coco.contents(split, lists[split])
         elif split.kind == "pairs":
             section = pairs.check_tables(split, lists[split])
+            pairs.check_boxes(split, lists[split], images)
         else:
             kinds = "their labels are of a kind that is not checked"
             section = Section(split.name, f"{len(images):,} images; {kinds}")

@@ -101,7 +101,7 @@ def _check_dict(node: Mapping[str, Any], path: str) -> Iterator[str]:
         if argument is None and signature.closed and name not in _TAKEN and not foreign:
             near = get_close_matches(str(name), signature.arguments, 3, 0.5)
             known = ", ".join(sorted(set(signature.arguments) - {"self", "runner", "dataloader"}))
-            guess = f"Did you mean {' or '.join(near)}?" if near else f"It takes {known}."
+            guess = f"Did you mean {' or '.join(near)}?" if near else f"It takes {known or 'none'}."
             owner = kind if isinstance(kind, str) else getattr(kind, "__name__", names[-1])
             yield f"{where} is {shorten(value)}, but {owner} has no {str(name)!r}. {guess}"
             continue

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ Record = dict[str, Any]
 
 
 def read_classes(path: str | Path) -> tuple[str, ...]:
-    """Names of classes: a line each, or a .json with a list or an object from name to number.
+    """Names of classes: a line each, without spaces around it, or a .json with a list or an object from name to number.
 
     Raises:
         ManifestError: if the file has no names, some twice, or numbers that are not 0, 1, 2, ...
@@ -36,7 +36,7 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
             stored = sorted(stored, key=lambda name: int(stored[name]))
         names = stored if isinstance(stored, list) else []
     else:
-        names = [line for line in read_lines(path) if line.strip()]
+        names = [line.strip() for line in read_lines(path) if line.strip()]
     if not names or not all(isinstance(name, str) for name in names):
         raise ManifestError(
             f"{path} has no names of classes: expected a line or a string for each."
@@ -129,6 +129,11 @@ class LabelledDataset(TargetDataset):
             raise ValueError(f"labels is {labels!r}; choose one of {', '.join(kinds)}.")
         if isinstance(classes, str):
             classes = read_classes(Path(kwargs.get("data_root") or "") / classes)
+        if labels == "several" and (commas := [name for name in classes if "," in name]):
+            raise ManifestError(
+                f"the class {commas[0]!r} has a comma, which separates the labels of a sample. Write "
+                "another name, there and in the table."
+            )
         self.indices = {name: i for i, name in enumerate(classes)}
         self._parse = kinds[labels]
         self.answers = answers
@@ -247,11 +252,11 @@ class BoxDataset(TargetDataset):
             raise ValueError("expected four numbers, x0,y0,x1,y1.")
         x0, y0, x1, y1 = corners
         if x0 >= x1 or y0 >= y1:
-            raise ValueError("expected x0 < x1 and y0 < y1.")
+            raise ValueError("expected x0 < x1 and y0 < y1: two corners, not width and height.")
         return {"gt_box": np.array(corners, np.float32)}
 
 
-def candidate_texts(question: str, candidates: Sequence[str]) -> list[str]:
+def candidate_texts(question: str, candidates: Iterable[str]) -> list[str]:
     """A text for each candidate answer, in the official form."""
     return [f"{question} answer: {candidate}" for candidate in candidates]
 

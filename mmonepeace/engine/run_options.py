@@ -137,7 +137,10 @@ def set_launcher(cfg: Config, launcher: str) -> None:
     # MMEngine itself would use NCCL.
     torch.distributed.init_process_group("gloo")
     cfg.model_wrapper_cfg = dict(
-        type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False
+        type="MMDistributedDataParallel",
+        device_ids=None,
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get("find_unused_parameters", False),
     )
 
 

@@ -52,6 +52,9 @@ class ClassificationHead(nn.Module):
         hidden_ratio: width of the hidden layer, in widths of the encoder.
         num_views: encodings of one sample that are pooled and concatenated (NLVR2: 2).
 
+    Raises:
+        ValueError: if a number of outputs, widths or views is not 1 or more.
+
     Source: the head of the official classification models.
     """
 
@@ -67,6 +70,11 @@ class ClassificationHead(nn.Module):
     ) -> None:
         super().__init__()
         dim = arch.embed_dim
+        for name, value in dict(
+            num_classes=num_classes, hidden_ratio=hidden_ratio, num_views=num_views
+        ).items():
+            if value < 1:
+                raise ValueError(f"{name} of the head is {value}, expected 1 or more.")
         self.num_views = num_views
         # The official module has this norm without pooling too, unused.
         self.norm = nn.LayerNorm(dim, LAYER_NORM_EPS)

@@ -3,12 +3,15 @@
 Shapes: B batch, C classes or candidates.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor
 
+from mmonepeace import checkpoint
 from mmonepeace.layers.heads import ClassificationHead
 from mmonepeace.layers.tokens import Tokens
 from mmonepeace.models.base import BackboneModel
@@ -32,8 +35,8 @@ class OnePeaceClassifier(BackboneModel):
             one score, and the scores of a sample are those of its classes.
         loss: config of a loss of `task_losses`; by default `ClassLoss`.
         data_preprocessor: config; by default `MultimodalDataPreprocessor`.
-        init_cfg: `dict(type="Pretrained", checkpoint=PATH)`; a pretrained file leaves the head as
-            initialised.
+        init_cfg: `dict(type="Pretrained", checkpoint=PATH)`; a pretrained file, or one of a task
+            whose head has other sizes, leaves the head as initialised.
 
     Raises:
         ValueError: if there are candidates and the head has more than one output.
@@ -68,6 +71,27 @@ class OnePeaceClassifier(BackboneModel):
         self.loss = MODELS.build(loss or dict(type=ClassLoss))
         # Names of the classes, for whoever uses a checkpoint; the runner knows them.
         self.classes: tuple[str, ...] | None = None
+
+    def init_weights(self) -> None:
+        """Load the checkpoint of `init_cfg`, if there is one, or that of the backbone."""
+        if not self.init_cfg:
+            super().init_weights()
+            return
+        path = self.init_cfg["checkpoint"]
+        converted = checkpoint.read_own(path)
+        stored = {k: v.shape for k, v in converted.weights.items() if k.startswith("head.")}
+        if stored and stored != {f"head.{k}": v.shape for k, v in self.head.state_dict().items()}:
+            # All of it: parts of it mean nothing.
+            for key in stored:
+                del converted.weights[key]
+            print_log(
+                f"{path}: its head is that of another task and is left out: a new one is trained.",
+                logger="current",
+                level=logging.WARNING,
+            )
+        report = self.load_checkpoint(path, self.allow_missing, converted)
+        print_log(f"{path}:\n{report}", logger="current")
+        self._is_init = True
 
     def forward(
         self,

@@ -163,7 +163,8 @@ def draw_pixels(image: Image.Image, alt: str) -> str:
     """An image, which becomes a thumbnail."""
     image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=86, optimize=True, subsampling=0)
+    # Not optimised: Pillow refuses that for noise, whose code is longer than it expects.
+    image.save(file, "JPEG", quality=86, subsampling=0)
     width, height = image.size
     return (
         f'<div class="frame" style="background:{_backdrop(image)}">'

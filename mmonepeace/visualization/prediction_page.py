@@ -3,19 +3,26 @@
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from textwrap import wrap
+from textwrap import shorten, wrap
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from mmonepeace.datasets import image_io
+from mmonepeace.visualization.gallery import (
+    THUMBNAIL,
+    draw_entry,
+    draw_pixels,
+    name_of,
+    write_page,
+)
 from mmonepeace.visualization.gallery import Entry as Part
-from mmonepeace.visualization.gallery import draw_entry, draw_pixels, name_of, write_page
 from mmonepeace.visualization.tile_grid import TileGrid
 
 _BOX, _HALO = (255, 64, 64), (255, 255, 255)
-_LEAST_SIDE = 240  # pixels of an image that a box is drawn on
+_LEAST_SIDE = 240  # pixels of an image that a box is drawn on, unless the other side gets too long
+_MOST_LINES = 3  # of a text below a picture
 
 
 class Answered(NamedTuple):
@@ -53,6 +60,7 @@ def draw_predictions(items: Sequence[Answered], columns: int = 4) -> TileGrid:
     Raises:
         ValueError: if an item has no image.
     """
+    columns = min(columns, len(items))
     rows = -(-len(items) // columns)
     grid = TileGrid(rows, columns, (2.6 * columns, 3.1 * rows), dpi=110, layout="constrained")
     for tile, answered in zip(grid.tiles.flat, items, strict=False):
@@ -62,12 +70,16 @@ def draw_predictions(items: Sequence[Answered], columns: int = 4) -> TileGrid:
         drawn = [image_io.to_rgb(path) for path in images]
         if answered.box is not None:
             drawn = [with_box(drawn[0], answered.box)]
+        for image in drawn:
+            image.thumbnail((THUMBNAIL, THUMBNAIL))
         height = min(image.height for image in drawn)
-        sides = [i.resize((round(i.width * height / i.height), height)) for i in drawn]
+        sides = [i.resize((max(1, i.width * height // i.height), height)) for i in drawn]
         tile.imshow(np.concatenate([np.asarray(image) for image in sides], axis=1))
-        lines = wrap(answered.item.get("text", ""), 34)
-        lines += [f"{p.label}  {p.score:.2f}" for p in answered.answers[:1]]
-        tile.set_title("\n".join(lines), fontsize=9, y=-0.02, va="top")
+        text = answered.item.get("text", "")
+        lines = wrap(text, 34, max_lines=_MOST_LINES, placeholder=" ...")
+        for best in answered.answers[:1]:
+            lines += [f"{shorten(best.label, 34, placeholder=' ...')}  {best.score:.2f}"]
+        tile.set_title("\n".join(lines), fontsize=9, y=-0.02, va="top", parse_math=False)
     return grid
 
 
@@ -102,7 +114,7 @@ def _draw(name: str, file: str, box: Sequence[float] | None, folder: Path) -> st
 
 def with_box(image: Image.Image, box: Sequence[float]) -> Image.Image:
     """A copy of an image with a box x0, y0, x1, y1 in its pixels; small images are enlarged."""
-    factor = max(1, -(-_LEAST_SIDE // min(image.size)))
+    factor = max(1, min(-(-_LEAST_SIDE // min(image.size)), 4 * _LEAST_SIDE // max(image.size)))
     size = (image.width * factor, image.height * factor)
     drawn = image.resize(size, Image.Resampling.NEAREST) if factor > 1 else image.copy()
     width = max(2, round(min(size) / 120))

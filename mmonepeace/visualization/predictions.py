@@ -99,7 +99,7 @@ def _make_grid(
 
 def _show(tile: Axes, title: str, image: np.ndarray) -> None:
     tile.imshow(image)
-    tile.set_title(title, fontsize=9)
+    tile.set_title(title, fontsize=9, parse_math=False)
 
 
 def _paint(labels: np.ndarray, colours: np.ndarray) -> np.ndarray:

@@ -172,3 +172,37 @@ def test_a_converted_file_says_the_same(tmp_path, images):
     own = Predictor.from_checkpoint(tmp_path / "own", device="cpu", tokenizer=TOKENIZER)
     # The way of pooling is in no weight.
     np.testing.assert_allclose(own.ground(images, ["rain"] * 3), expected, atol=1e-3)
+
+
+def test_arguments_that_are_no_items_are_refused(tmp_path, images, clips):
+    aqa = predictor("aqa", tmp_path)
+    four = ["a", "b", "c", "d"]
+    with pytest.raises(ValueError, match="text is one str"):
+        aqa.answer("q", audio=clips[:1], candidates=[four])
+    for questions, candidates in [
+        (["q"], [four, four]), (["q", "q"], [four]), (["q"], ["abcd"]), (["q"], four)
+    ]:  # fmt: skip
+        with pytest.raises(ValueError, match="a list of 4 strings for each"):
+            aqa.answer(questions, audio=clips[: len(questions)], candidates=candidates)
+    with pytest.raises(TypeError, match="a text is None"):
+        aqa.answer(["q"], audio=clips[:1], candidates=[["a", None, "c", "d"]])
+    clip = (np.zeros(16000, np.float32), 16000)
+    with pytest.raises(ValueError, match=r"audio is one tuple; give a list"):
+        predictor("vggsound", tmp_path).classify(audio=clip)
+    with pytest.raises(ValueError, match="takes audio; nothing given"):
+        predictor("vggsound", tmp_path).classify()
+    refcoco = predictor("refcoco", tmp_path)
+    with pytest.raises(TypeError, match=r"a text is \['a', 'b'\]"):
+        refcoco.ground(images[:1], [["a", "b"]])
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        predictor("refcoco", tmp_path, batch_size=0)
+
+
+def test_items_from_generators(tmp_path, clips):
+    predict = predictor("aqa", tmp_path)
+    candidates = ["a dog", "rain", "yes", "no"]
+    expected = predict.answer(["q", "q"], audio=clips, candidates=[candidates] * 2)
+    found = predict.answer(
+        (q for q in "qq"), audio=iter(clips), candidates=(iter(candidates) for _ in clips)
+    )
+    assert found == expected

@@ -182,3 +182,45 @@ def a_classifier_of_imagenet(data):
 @pairs("class-absent-train")
 def a_class_that_no_row_has(data):
     as_classes(data, ("thing", "thing"))
+
+
+def as_labels(data, labels, values):
+    """Each row with the same value as its target."""
+    as_classes(data, (values, values))
+    for name in ("train", "val", "test"):
+        data.cfg[f"{name}_dataloader"].dataset.labels = labels
+
+
+def as_phrases(data, box):
+    """Each row with a phrase about its image, and a box, the same in all."""
+    for split in ("train", "val"):
+        path = data.root / f"{split}.tsv"
+        lines = path.read_text().splitlines()
+        boxes = [f"{line}\t{box}" for line in lines[1:]]
+        path.write_text("\n".join([f"{lines[0]}\tregion_coord", *boxes]))
+    for name in ("train", "val", "test"):
+        dataset = data.cfg[f"{name}_dataloader"].dataset
+        dataset.update(type="mmonepeace.BoxDataset", columns=dict(image="image", text="caption"))
+        dataset["pipeline"] = [dict(type="mmonepeace.LoadImage")]
+    data.cfg["model"] = dict(type="mmonepeace.OnePeaceGrounder")
+
+
+@pairs("phrase-box-outside")
+def a_box_beyond_its_image(data):
+    as_phrases(data, "0,0,9,5000")
+
+
+@pairs("phrase-box-normalised")
+def boxes_in_fractions(data):
+    as_phrases(data, "0.1,0.2,0.5,0.9")
+
+
+@pairs("table-unusable")
+def boxes_with_width_and_height(data):
+    as_phrases(data, "30,30,9,9")
+
+
+@pairs("classes-differ")
+def classes_in_another_order_for_training(data):
+    as_classes(data)
+    data.cfg.train_dataloader.dataset.classes = ("other", "thing")

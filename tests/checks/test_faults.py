@@ -6,7 +6,7 @@ import pytest
 from mmonepeace.checks.catalogue import CATALOGUE
 from tests.checks.data import SIZE, check, codes, edit
 from tests.checks.detection import DET, first, without_masks
-from tests.checks.pairs import PAIRS, as_classes
+from tests.checks.pairs import PAIRS, as_classes, as_labels, as_phrases
 from tests.checks.segmentation import SEG
 from tests.checks.test_weights import WEIGHTS
 
@@ -76,6 +76,32 @@ def test_a_healthy_set_of_classes_has_no_findings(pair_data):
     report = pair_data.examine()
     assert codes(report) == set()
     assert [b.images for b in report.sections[0].bins] == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("labels", "values", "amounts"),
+    [
+        ("several", "thing,other", [6, 6]),
+        ("confidences", "other|!+3|!+0.9&&unknown|!+1|!+0.3", [0, 6]),
+    ],
+)
+def test_each_of_several_labels_counts(pair_data, labels, values, amounts):
+    as_labels(pair_data, labels, values)
+    report = pair_data.examine()
+    assert [(b.amount, b.images) for b in report.sections[0].bins] == [(n, n) for n in amounts]
+    assert codes(report) == (set() if all(amounts) else {"class-absent-train"})
+
+
+def test_rows_are_counted_and_the_files_they_share(pair_data):
+    as_classes(pair_data, ("thing", "thing"))
+    pair_data.replace("files/1.png", "files/0.png")
+    section = pair_data.examine().sections[0]
+    assert [(b.amount, b.images) for b in section.bins] == [(6, 5), (0, 0)]
+
+
+def test_boxes_inside_their_images_have_no_findings(pair_data):
+    as_phrases(pair_data, "0,0,9,5.5")
+    assert codes(pair_data.examine()) == set()
 
 
 def test_every_finding_has_a_fault_that_gives_it():

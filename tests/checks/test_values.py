@@ -218,6 +218,49 @@ def test_pipelines_load_what_a_model_takes(path, change, says):
     assert says in str(error.value)
 
 
+VQA, CHOICE = TINY / "onepeace-tiny_vqa_emoji-96.py", TINY / "onepeace-tiny_questions_notes.py"
+BOXES = TINY / "onepeace-tiny_grounding_emoji-96.py"
+SEVERAL = TINY / "onepeace-tiny_multi-label_notes.py"
+
+
+@pytest.mark.parametrize(
+    ("path", "changes", "says"),
+    [
+        (
+            VQA,
+            dict(model__loss__type="mmonepeace.HingeLoss"),
+            "model.loss is HingeLoss, but train_dataloader.dataset has labels='confidences'. It needs M",
+        ),
+        (SEVERAL, dict(model__loss__type="mmonepeace.ClassLoss"), "It needs MultiLabelLoss."),
+        (SEVERAL, dict(model__loss=None), "model.loss is ClassLoss, but"),
+        (
+            VQA,
+            dict(val_evaluator__type="mmonepeace.Accuracy"),
+            "val_evaluator is Accuracy, but val_dataloader.dataset has labels='confidences'. It needs V",
+        ),
+        (BOXES, dict(test_evaluator__type="mmonepeace.Accuracy"), "It needs GroundingAccuracy."),
+        (
+            CHOICE,
+            dict(train_dataloader__dataset__type="mmonepeace.BoxDataset"),
+            "train_dataloader.dataset is BoxDataset, but OnePeaceClassifier is trained with Labelled",
+        ),
+    ],
+)
+def test_targets_fit_the_loss_and_the_metric(path, changes, says):
+    assert says in refusal(path, check_consistency, **changes)
+
+
+def test_candidates_are_as_many_in_the_model_as_in_the_data():
+    cfg = Config.fromfile(CHOICE)
+    cfg.model.num_candidates = 3
+    with pytest.raises(CheckError) as error:
+        check_consistency(cfg)
+    lines = str(error.value).splitlines()
+    loaders = ["train_dataloader", "val_dataloader", "test_dataloader"]
+    assert [line.split(".")[0] for line in lines] == loaders
+    assert "has 4 candidates of each question, model.num_candidates is 3. Set" in lines[0]
+
+
 @pytest.mark.parametrize(
     ("key", "strides", "which"),
     [

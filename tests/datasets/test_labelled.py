@@ -181,3 +181,18 @@ def test_answers_have_to_be_strings(tmp_path):
     path = write(tmp_path, ("audio", "label", "answers"), ("a.wav", "cat", json.dumps([1, 2])))
     with pytest.raises(ManifestError, match=r"answers is '\[1, 2\]'"):
         labelled(path, answers="answers")
+
+
+def test_a_class_with_a_comma_is_refused_where_commas_separate(tmp_path):
+    path = write(tmp_path, ("audio", "label"), ("a.wav", "rain, heavy"))
+    classes = ["dog", "rain, heavy"]
+    assert labelled(path, classes=classes).get_data_info(0)["gt_label"] == 1
+    with pytest.raises(ManifestError, match="'rain, heavy' has a comma, which separates"):
+        labelled(path, classes=classes, labels="several")
+
+
+def test_names_of_classes_are_without_spaces_around_them(tmp_path):
+    (tmp_path / "classes.txt").write_bytes(
+        b"\xef\xbb\xbfa dog \r\n\r\n\t rain, heavy\r\n   \r\n'\"\r\n"
+    )
+    assert read_classes(tmp_path / "classes.txt") == ("a dog", "rain, heavy", "'\"")

@@ -2,10 +2,15 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 from mmengine.config import Config
 from PIL import Image, ImageDraw
 
@@ -14,7 +19,7 @@ from mmonepeace.datasets.tokenizer import train
 from tests.conftest import ROOT
 from tests.journeys.resuming import assert_same_run, left_by_a_kill
 from tests.journeys.test_segmentation import losses
-from tests.processes import run_tool
+from tests.processes import free_port, run_tool
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 60, 230)}
 NOTES = {"low": 200, "middle": 600, "high": 1800}
@@ -154,3 +159,27 @@ def test_a_checkpoint_of_pretraining_starts_a_task_and_a_kill_costs_nothing(data
         "--checkpoint", tmp_path / "first",
     )  # fmt: skip
     assert "every weight was loaded as it is" in again.stdout
+
+
+def test_two_processes_train_as_one_with_the_same_batch(data, tmp_path):
+    recipe = tmp_path / "recipe.py"
+    changes = QUICK + tables("questions", ', classes="colours.txt"')
+    changes += "model = dict(head=dict(num_classes=3), data_preprocessor=dict(augmentation=None))\n"
+    recipe.write_text(f'_base_ = ["{ROOT}/configs/tiny/onepeace-tiny_vqa_emoji-96.py"]\n{changes}')
+    options = ["--data-root", data, "--tokenizer", data / "tokenizer.json", "--work-dir"]
+    run_tool("train.py", recipe, *options, tmp_path / "one")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # of torchrun
+    command = ["bash", ROOT / "tools/dist_train.sh", recipe, "2", *options, tmp_path / "two"]
+    done = subprocess.run(
+        [*map(str, command), "--cfg-options", "train_dataloader.batch_size=4"],
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "PATH": path, "PORT": str(free_port()), "CUDA_VISIBLE_DEVICES": ""},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (
+        torch.load(tmp_path / name / "iter_10.pth", weights_only=False)["state_dict"]
+        for name in ("one", "two")
+    )
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=1e-3, rtol=1e-3, msg=name)

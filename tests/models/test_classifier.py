@@ -102,3 +102,24 @@ def test_boxes_are_in_float32_when_the_model_is_not():
     with torch.autocast("cpu", torch.bfloat16):
         (sample,) = model(inputs, samples("gt_label", [0], ori_shape=(999, 777)), mode="predict")
     assert sample.pred_box.dtype == torch.float32
+
+
+def test_the_head_of_another_task_is_left_out(tmp_path):
+    def model(**head):
+        path = str(tmp_path / "task.pth")
+        init_cfg = dict(type="Pretrained", checkpoint=path)
+        return OnePeaceClassifier(backbone("text"), head, init_cfg=init_cfg)
+
+    first = model(num_classes=3)
+    torch.save({"state_dict": first.state_dict()}, tmp_path / "task.pth")
+    stored = {name: value.clone() for name, value in first.state_dict().items()}
+    for head in (dict(num_classes=5), dict(num_classes=3, pooler=True), dict(num_classes=3)):
+        second = model(**head)
+        own = {name: value.clone() for name, value in second.head.state_dict().items()}
+        second.init_weights()
+        expected = {n.removeprefix("head."): v for n, v in stored.items() if n.startswith("head.")}
+        expected = expected if head == dict(num_classes=3) else own
+        for name, value in second.head.state_dict().items():
+            torch.testing.assert_close(value, expected[name], atol=0, rtol=0)
+        for name, value in second.backbone.state_dict().items():
+            torch.testing.assert_close(value, stored[f"backbone.{name}"], atol=0, rtol=0)

@@ -95,7 +95,16 @@ def test_candidates_by_hand_and_in_a_table(folder, run):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--images", "a.png"], "use .compare(...)"),
+        (
+            ["--images", "a.png"],
+            "takes image and image_2 and text; image given. Name each with --im",
+        ),
+        (["--images", "a.png", "--text", "same"], "image_2 and text; image and text given"),
+        (
+            ["--images", "a.png", "--images-2", "b.png", "--text", "1", "--candidates", "a|b"],
+            "leave --candidates out",
+        ),
+        (["--images", "a.png", "--text", "same", "--html", "."], "is a folder"),
         (["--images", "a.png", "b.png", "--text", "1", "2", "3"], "2 of image, 3 of text"),
         (["--text", "hello"], "--images, --audios or --table"),
         (["--images", "nowhere.png", "--images-2", "a.png", "--text", "same"], "nowhere.png"),
@@ -119,4 +128,27 @@ def test_two_images_and_a_broken_one(folder, run):
     assert done.returncode == 0, done.stderr
     assert "left out:" in done.stderr
     assert (folder / "page.html").read_text().count("data:image/jpeg") == 2
-    assert Image.open(folder / "grid.png").size == (1144, 341)
+    assert Image.open(folder / "grid.png").size == (286, 341)
+
+
+def test_rows_of_a_table_that_lack_something_are_named(folder, run):
+    path = model("vqa", folder)
+    table = folder / "table.tsv"
+    table.write_bytes(
+        b'image\tq\r\na.png\t"is ""it"", so?"\r\n\tno file\r\nb.png\t\r\nb.png\tx\r\n'
+    )
+    columns = ("--columns", "image=image", "text=q")
+    done = run(path, "--table", table, *columns, "--out", folder / "out.tsv")
+    assert done.returncode == 0, done.stderr
+    assert [row["text"] for row in rows(folder / "out.tsv")] == ['is "it", so?', "x"]
+    assert f"left out: {table}: 2 rows that lack image or q." in done.stderr
+    table.write_text("image\tq\n\tno file\na.png\t\n")
+    done = run(path, "--table", table, *columns)
+    assert done.returncode == 2
+    assert "no row has image and q." in done.stderr
+
+
+def test_a_picture_of_clips_is_refused_before_they_are_heard(folder, run):
+    done = run(model("vggsound", folder), "--audios", folder, "--png", folder / "grid.png")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "with --html" in done.stderr

@@ -1,5 +1,7 @@
 """The box of what a phrase names; sizes are the recipe's."""
 
+# The last block and the final norm of what is not pooled get no gradient.
+find_unused_parameters = True
 model = dict(
     type="mmonepeace.OnePeaceGrounder",
     backbone=dict(

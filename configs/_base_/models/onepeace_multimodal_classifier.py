@@ -1,5 +1,7 @@
 """A head over joint encodings; sizes, modalities, classes and loss are the recipe's."""
 
+# The last block and the final norms of what is not pooled get no gradient.
+find_unused_parameters = True
 model = dict(
     type="mmonepeace.OnePeaceClassifier",
     backbone=dict(
