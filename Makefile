@@ -25,20 +25,12 @@ PRETRAINED := work_dirs/pretrain_demo
 DET := configs/tiny/onepeace-tiny_mask-rcnn_emoji-160.py
 DET_DATA := data/emoji_objects
 
-GROUNDING := configs/tiny/onepeace-tiny_grounding_emoji-96.py
-PHRASES := data/emoji_phrases
-VQA := configs/tiny/onepeace-tiny_vqa_emoji-96.py
-NLVR2 := configs/tiny/onepeace-tiny_nlvr2_emoji-96.py
-QUESTIONS := data/emoji_questions
-
-.PHONY: help demo demo-data pretrain-demo det-demo ground-demo vqa-demo faults test lint python env env-full clean
+.PHONY: help demo demo-data pretrain-demo det-demo faults test lint python env env-full clean
 
 help:
 	@echo "make demo             build a data set, fine-tune for segmentation on the CPU, draw predictions"
 	@echo "make pretrain-demo    pretrain both stages on the CPU, measure retrieval, draw a gallery"
 	@echo "make det-demo         compile mmcv's operators, train a detector with masks from the demo's encoder, draw it"
-	@echo "make ground-demo      train on the CPU to find what phrases name in scenes, draw the boxes"
-	@echo "make vqa-demo         train on the CPU to answer questions about scenes, and on statements about two"
 	@echo "make test             compile mmcv's operators, run the linter, the type checker and all tests"
 	@echo "make faults           kill runs, damage files, fill the disk: a table of what held (20 minutes)"
 	@echo "make lint             run the linter and the type checker"
@@ -113,26 +105,6 @@ det-demo: env-full | $(DEMO_PICTURE)
 	$(PY) tools/train.py $(DET) --checkpoint $$(cat work_dirs/demo/last_checkpoint) --work-dir work_dirs/det_demo
 	$(PY) tools/test.py $(DET) work_dirs/det_demo --work-dir work_dirs/det_demo
 	$(PY) tools/show_predictions.py $(DET) work_dirs/det_demo --num 8 --out work_dirs/det_demo/predictions.png
-
-ground-demo: env
-	$(PY) tools/dataset_converters/emoji_phrases.py --out $(PHRASES)
-	$(PY) tools/train_tokenizer.py $(PHRASES)/train.tsv:text $(PHRASES)/tokenizer.json --vocab-size 500
-	$(PY) tools/train.py $(GROUNDING) --work-dir work_dirs/ground_demo
-	$(PY) tools/test.py $(GROUNDING) work_dirs/ground_demo --work-dir work_dirs/ground_demo
-	$(PY) tools/predict.py work_dirs/ground_demo --table $(PHRASES)/val.tsv --columns image=image text=text \
-	  --num 24 --html work_dirs/ground_demo/predictions.html
-
-# The tokenizer has the words of questions and statements.
-vqa-demo: env
-	$(PY) tools/dataset_converters/emoji_questions.py --out $(QUESTIONS)
-	$(PY) tools/train_tokenizer.py $(QUESTIONS)/questions_train.tsv:question $(QUESTIONS)/statements_train.tsv:text \
-	  $(QUESTIONS)/tokenizer.json --vocab-size 500
-	$(PY) tools/train.py $(VQA) --work-dir work_dirs/vqa_demo
-	$(PY) tools/test.py $(VQA) work_dirs/vqa_demo --work-dir work_dirs/vqa_demo
-	$(PY) tools/predict.py work_dirs/vqa_demo --table $(QUESTIONS)/questions_val.tsv \
-	  --columns image=image text=question --num 24 --html work_dirs/vqa_demo/answers.html
-	$(PY) tools/train.py $(NLVR2) --work-dir work_dirs/nlvr2_demo
-	$(PY) tools/test.py $(NLVR2) work_dirs/nlvr2_demo --work-dir work_dirs/nlvr2_demo
 
 # ------------------------------------------------------------------------------------- tests
 

@@ -4,7 +4,9 @@ Run:    python tools/train.py configs/tiny/onepeace-tiny_grounding_emoji-96.py
 Needs:  tools/dataset_converters/emoji_phrases.py --out data/emoji_phrases, and a tokenizer:
         tools/train_tokenizer.py data/emoji_phrases/train.tsv:text data/emoji_phrases/tokenizer.json \
             --vocab-size 500
-Expect: not measured yet
+Expect: not measured. Runs of 2,000 steps with 64 px and one thread reached 10 % of held-out scenes by
+        known artists; boxes of any object are right in 26 %, without a look at the text. It is there
+        to fine-tune a pretrained encoder
 """
 
 _base_ = [
@@ -19,7 +21,7 @@ model = dict(
         img_size=96,
         modalities=dict(text=dict(vocab_size=500), image={}),
         layer_scale_init=1.0,
-        init_std=0.06,
+        init_std=0.3,  # with 0.06, attention stays even: no word finds its place
         with_cp=False,
     ),
     data_preprocessor=dict(

@@ -19,7 +19,7 @@ model = dict(
         img_size=96,
         modalities=dict(text=dict(vocab_size=500), image={}),
         layer_scale_init=1.0,
-        init_std=0.06,
+        init_std=0.3,  # with 0.06, attention stays even: no word finds its place
         with_cp=False,
     ),
     head=dict(num_classes=2, num_views=2),

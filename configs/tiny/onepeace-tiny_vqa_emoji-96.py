@@ -4,7 +4,7 @@ Run:    python tools/train.py configs/tiny/onepeace-tiny_vqa_emoji-96.py
 Needs:  tools/dataset_converters/emoji_questions.py --out data/emoji_questions, and a tokenizer:
         tools/train_tokenizer.py data/emoji_questions/questions_train.tsv:question data/emoji_questions/tokenizer.json \
             --vocab-size 500
-Expect: not measured yet
+Expect: not measured. 500 steps from scratch answered no better than the questions alone allow (36 %)
 """
 
 _base_ = [
@@ -19,7 +19,7 @@ model = dict(
         img_size=96,
         modalities=dict(text=dict(vocab_size=500), image={}),
         layer_scale_init=1.0,
-        init_std=0.06,
+        init_std=0.3,  # with 0.06, attention stays even: no word finds its place
         with_cp=False,
     ),
     head=dict(num_classes=42, pooler=True),

@@ -38,8 +38,11 @@ _UNDECLARED = {
     "paramwise_cfg": {"decay_rate", "preset", "depth_zero", "no_decay"},
     "arch": {field.name for field in fields(Arch)},
     "ratios": {name for ratios in MASK_RATIOS.values() for name in ratios},
+    "head": {
+        "num_classes", "attn_pooling", "pooler", "pooler_dropout", "hidden_ratio", "num_views",
+    },
     # Options of the modality adapters.
-    "image": {"img_size", "cls_token", "rpb_sides", "rpb_resampling"},
+    "image": {"img_size", "cls_token", "rpb_sides", "rpb_resampling", "in_channels"},
     "text": {"vocab_size", "num_positions", "num_buckets"},
     "audio": {
         "feature_dim", "num_buckets", "pos_depth", "pos_kernel", "pos_groups", "pos_pre_norm",

@@ -10,6 +10,7 @@ from mmonepeace import checks
 from mmonepeace.checks import CheckError
 from mmonepeace.checks.overrides import _UNDECLARED
 from mmonepeace.layers.adapters import ADAPTERS
+from mmonepeace.layers.heads import ClassificationHead
 from tests.conftest import ROOT, SEGMENTATION
 
 DETECTION = ROOT / "configs/tiny/resnet18_faster-rcnn_bccd.py"
@@ -134,6 +135,8 @@ def test_options_of_dicts_without_a_class_are_taken():
     }
     checks.apply_overrides(cfg, overrides)
     assert cfg.model.backbone.modalities.audio.padding == "compat"
+    options = set(inspect.signature(ClassificationHead).parameters) - {"arch"}
+    assert _UNDECLARED["head"] == options
     for name, adapter in ADAPTERS.items():
         parameters = set(inspect.signature(adapter).parameters)
         assert _UNDECLARED[name] == parameters - {"modality", "arch", "num_tables"}

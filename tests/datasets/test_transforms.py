@@ -202,8 +202,12 @@ def test_cleaning_is_a_choice(files):
     assert hub.tokenizer.decode(ids[0]) == "!a  dog"
     assert hub.tokenizer.decode(ids[1]) == "a dog"
     assert len(Tokenize(hub.tokenizer, max_length=1)({"text": "a dog"})["inputs"]["text"]) == 2
-    with pytest.raises(ValueError, match="neither 'hub' nor 'dataset'"):
-        Tokenize(path, cleaning="none")
+    ids = Tokenize(path, cleaning="none")({"text": "A Dog"})["inputs"]["text"]
+    assert hub.tokenizer.decode(ids) == "A Dog"
+    with pytest.raises(
+        ValueError, match="cleaning is 'thorough'; choose 'hub', 'dataset' or 'none'"
+    ):
+        Tokenize(path, cleaning="thorough")
 
 
 def test_captions_without_content_are_broken(files):

@@ -176,4 +176,4 @@ train_dataloader = dict(batch_size=16)
         "train.py", path, "--data-root", groups, "--work-dir", tmp_path / "failed", check=False
     )
     assert failed.returncode == 2
-    assert "signs is not among the 8 classes" in failed.stderr
+    assert "'signs' is not among the 8 classes" in failed.stderr

@@ -62,8 +62,14 @@ def adapter_options(encoder: dict[str, Any], modality: str, vocab_size: int) -> 
     return {}
 
 
-def backbone_config(config: dict[str, Any], weights: Tensors) -> dict[str, Any]:
-    """The configuration of our backbone, from that of the reference and its weights."""
+def backbone_config(
+    config: dict[str, Any], weights: Tensors, stored_positions: bool = True
+) -> dict[str, Any]:
+    """The configuration of our backbone, from that of the reference and its weights.
+
+    With `stored_positions` those of images stay as they are stored, and are resampled in each
+    forward, as in the reference; otherwise they are resampled once, when they are loaded.
+    """
     encoder = config["encoder"]
     converted = checkpoint.to_own(weights).weights
     words = converted.get("adapters.text.embed_tokens.weight", ())
@@ -74,8 +80,7 @@ def backbone_config(config: dict[str, Any], weights: Tensors) -> dict[str, Any]:
     per_block = any(f"adapters.{m}.rpb.tables.1" in converted for m in present)
     modalities = {m: adapter_options(encoder, m, len(words)) for m in present}
     side = encoder["image_adapter"]["rel_bucket_size"]
-    if "image" in modalities:
-        # The reference keeps the positions of pretraining and resamples them in each forward.
+    if "image" in modalities and stored_positions:
         positions = converted["adapters.image.pos_embed"]
         modalities["image"] = dict(
             img_size=16 * math.isqrt(len(positions) - 1),
@@ -254,11 +259,11 @@ def criterion_classify(case: Case) -> None:
     """Loss of one class, soft targets, several classes or candidates, and every gradient's norm."""
     options, classes = case.config["criterion"], case.inputs["target"]
     smoothing = options.get("label_smoothing", 0.0)
-    loss: dict[str, Any] = dict(type="ClassLoss", label_smoothing=smoothing)
+    loss: dict[str, Any] = dict(type="mmonepeace.ClassLoss", label_smoothing=smoothing)
     if options.get("use_multi_label"):
-        loss = dict(type="MultiLabelLoss")
+        loss = dict(type="mmonepeace.MultiLabelLoss")
     elif "num_choices" in options:
-        loss = dict(type="HingeLoss", margin=options["margin"])
+        loss = dict(type="mmonepeace.HingeLoss", margin=options["margin"])
     config, weights = _model_of(case), case.weights()
     backbone = backbone_config(config, weights)
     candidates = options.get("num_choices", 1)
@@ -323,14 +328,12 @@ def load_pretrained(case: Case) -> None:
     """A pretrained file into a fine-tuning model: copied, resampled, decoupled; then forward."""
     weights = case.weights()
     retrieval = case.config.get("copy_rel_pos_table") is not None
-    config = backbone_config(case.config, weights) | {"rpb": "per_block"}
+    config = backbone_config(case.config, weights, stored_positions=False) | {"rpb": "per_block"}
     # The kind of head says which branches the fine-tuned model has.
     wanted = {"vl": ("text", "image"), "al": ("text", "audio"), "val": ("text", "image", "audio")}
     wanted |= {m: (m,) for m in ("text", "image", "audio")}
     names = wanted[case.config["head_type"]]
     config["modalities"] = {m: o for m, o in config["modalities"].items() if m in names}
-    if "image" in names:
-        config["modalities"]["image"] = {}  # positions and tables of img_size, resampled once
     model: Any = OnePeaceRetriever(config) if retrieval else _classifier(case.config, config)
     load(model, weights, ("head.",))
     state = {k.removeprefix("backbone."): v for k, v in model.state_dict().items()}

@@ -41,7 +41,7 @@ def _pretrainer(case: Case, stage: str) -> OnePeacePretrainer:
     weights, decoder = case.weights(), case.config["decoder"]
     criterion = case.config.get("criterion", {})
     model = OnePeacePretrainer(
-        backbone_config(case.config, weights),
+        backbone_config(case.config, weights, stored_positions=False),
         stage,
         _decoder(decoder),
         decoder_layer_scale_init=0.01 if decoder["use_layer_scale"] else None,
