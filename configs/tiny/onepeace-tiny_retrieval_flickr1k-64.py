@@ -21,7 +21,7 @@ model = dict(
         modalities=dict(text=dict(vocab_size=2000), image={}),
         drop_path_rate=0.2,
         layer_scale_init=1.0,
-        init_std=0.06,
+        init_std=0.2,
         with_cp=False,
     ),
     data_preprocessor=dict(
