@@ -3,7 +3,7 @@
 Run:    python tools/train.py configs/tiny/onepeace-tiny_multi-label_notes.py
 Needs:  tools/dataset_converters/note_questions.py --out data/note_questions
 Expect: mean average precision of 60.0 % with a sound bank not seen in training (chance 20.2 %; one
-        seed); about 5 minutes on one core
+        seed)
 """
 
 _base_ = [

@@ -18,7 +18,7 @@ _FFT, _HOP = 1024, 128  # samples of a frame, and from one to the next
 class ShiftPitch(BaseTransform):
     """Change the pitch of a clip at random, not its speed; after `LoadAudio` or `PerturbAudio`.
 
-    The clip keeps its length and is standardised again. It costs a core about 0.25 s for 15 s of audio.
+    The clip keeps its length and is standardised again.
 
     Args:
         semitones: largest change to either side; formants move too.
@@ -49,9 +49,9 @@ class ShiftPitch(BaseTransform):
 def shift_pitch(wave: np.ndarray, semitones: float) -> np.ndarray:
     """Change the pitch of a waveform (S,): a phase vocoder makes it longer, the resampler as long again.
 
-    `torchaudio.functional.pitch_shift` does the same, but its own resampler takes half a minute for 15 s,
-    since the ratio of the rates is no simple fraction; and frames that begin with a mirror image of the
-    clip, as there, lose 3 to 11 dB of a tone when stretched: here they begin with silence.
+    `torchaudio.functional.pitch_shift` does the same, but its own resampler builds a kernel of a
+    gigabyte, see `findings/pitch_shift_builds_a_gigabyte.sh`; and frames that begin with a mirror image of
+    the clip, as there, lose a part of a tone when stretched: here they begin with silence.
     """
     from torchaudio.functional import phase_vocoder
 

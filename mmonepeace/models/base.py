@@ -50,12 +50,16 @@ class BackboneModel(BaseModel):
         """Load the checkpoint of `init_cfg`, if there is one, or that of the backbone."""
         if self.init_cfg:
             path = self.init_cfg["checkpoint"]
-            print_log(
-                f"{path}:\n{self.load_checkpoint(path, self.allow_missing)}", logger="current"
-            )
+            converted = checkpoint.read_own(path)
+            self.leave_out(converted, path)
+            report = self.load_checkpoint(path, self.allow_missing, converted)
+            print_log(f"{path}:\n{report}", logger="current")
         else:
             self.backbone.init_weights()
         self._is_init = True
+
+    def leave_out(self, converted: checkpoint.Conversion, path: str) -> None:
+        """Remove what training does not start from, of the weights of a checkpoint in `init_cfg`."""
 
     def load_checkpoint(
         self,

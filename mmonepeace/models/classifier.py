@@ -72,26 +72,20 @@ class OnePeaceClassifier(BackboneModel):
         # Names of the classes, for whoever uses a checkpoint; the runner knows them.
         self.classes: tuple[str, ...] | None = None
 
-    def init_weights(self) -> None:
-        """Load the checkpoint of `init_cfg`, if there is one, or that of the backbone."""
-        if not self.init_cfg:
-            super().init_weights()
-            return
-        path = self.init_cfg["checkpoint"]
-        converted = checkpoint.read_own(path)
+    def leave_out(self, converted: checkpoint.Conversion, path: str) -> None:
+        """Remove a head of other sizes, all of it: parts of it mean nothing."""
         stored = {k: v.shape for k, v in converted.weights.items() if k.startswith("head.")}
-        if stored and stored != {f"head.{k}": v.shape for k, v in self.head.state_dict().items()}:
-            # All of it: parts of it mean nothing.
-            for key in stored:
-                del converted.weights[key]
-            print_log(
-                f"{path}: its head is that of another task and is left out: a new one is trained.",
-                logger="current",
-                level=logging.WARNING,
-            )
-        report = self.load_checkpoint(path, self.allow_missing, converted)
-        print_log(f"{path}:\n{report}", logger="current")
-        self._is_init = True
+        if not stored or stored == {
+            f"head.{k}": v.shape for k, v in self.head.state_dict().items()
+        }:
+            return
+        for key in stored:
+            del converted.weights[key]
+        print_log(
+            f"{path}: its head is that of another task and is left out: a new one is trained.",
+            logger="current",
+            level=logging.WARNING,
+        )
 
     def forward(
         self,

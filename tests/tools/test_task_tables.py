@@ -660,8 +660,8 @@ def test_questions_without_annotations_are_refused(official):
         ("couldnt've", "couldn't've"), ("a", ""),
     ],
 )  # fmt: skip
-def test_answers_are_normalised_as_officially(answer, normal):
-    assert vqa_answers.normalise(answer) == normal
+def test_answers_are_normalised_as_for_the_metric(answer, normal):
+    assert vqa_answers.normalise_answer(answer) == normal
 
 
 def test_confidence_rises_with_the_people_who_agree():
