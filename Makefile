@@ -24,13 +24,20 @@ PAIRS := data/pretrain_demo
 PRETRAINED := work_dirs/pretrain_demo
 DET := configs/tiny/onepeace-tiny_mask-rcnn_emoji-160.py
 DET_DATA := data/emoji_objects
+PHRASES := data/emoji_phrases
+QUESTIONS := data/emoji_questions
+SCENE_TOKENIZER := $(PHRASES)/tokenizer.json
+GROUND := work_dirs/ground_demo
+VQA := work_dirs/vqa_demo
 
-.PHONY: help demo demo-data pretrain-demo det-demo faults test lint python env env-full clean
+.PHONY: help demo demo-data pretrain-demo det-demo scene-data ground-demo vqa-demo faults test lint python env env-full clean
 
 help:
 	@echo "make demo             build a data set, fine-tune for segmentation on the CPU, draw predictions"
 	@echo "make pretrain-demo    pretrain both stages on the CPU, measure retrieval, draw a gallery"
 	@echo "make det-demo         compile mmcv's operators, train a detector with masks from the demo's encoder, draw it"
+	@echo "make ground-demo      find what phrases name in scenes: pretrain on names, fine-tune on boxes, draw them"
+	@echo "make vqa-demo         answer questions about scenes from the encoder of ground-demo"
 	@echo "make test             compile mmcv's operators, run the linter, the type checker and all tests"
 	@echo "make faults           kill runs, damage files, fill the disk: a table of what held (20 minutes)"
 	@echo "make lint             run the linter and the type checker"
@@ -106,6 +113,27 @@ det-demo: env-full | $(DEMO_PICTURE)
 	$(PY) tools/test.py $(DET) work_dirs/det_demo --work-dir work_dirs/det_demo
 	$(PY) tools/show_predictions.py $(DET) work_dirs/det_demo --num 8 --out work_dirs/det_demo/predictions.png
 
+# The tokenizer has the words of phrases, questions and statements.
+scene-data: env
+	$(PY) tools/dataset_converters/emoji_phrases.py --out $(PHRASES)
+	$(PY) tools/dataset_converters/emoji_questions.py --out $(QUESTIONS)
+	$(PY) tools/train_tokenizer.py $(PHRASES)/train.tsv:text $(QUESTIONS)/questions_train.tsv:question $(QUESTIONS)/statements_train.tsv:text $(SCENE_TOKENIZER) --vocab-size 500
+
+ground-demo: scene-data
+	$(PY) tools/pretrain.py configs/tiny/onepeace-tiny_vl_emoji-names-32.py --tokenizer $(SCENE_TOKENIZER) --work-dir $(GROUND)/names
+	$(PY) tools/train.py configs/tiny/onepeace-tiny_grounding_emoji-64.py --tokenizer $(SCENE_TOKENIZER) --checkpoint $(GROUND)/names --work-dir $(GROUND)/phrases
+	$(PY) tools/test.py configs/tiny/onepeace-tiny_grounding_emoji-64.py $(GROUND)/phrases --tokenizer $(SCENE_TOKENIZER) --work-dir $(GROUND)/phrases
+	$(PY) tools/predict.py $(GROUND)/phrases --tokenizer $(SCENE_TOKENIZER) --table $(PHRASES)/val.tsv --columns image=image text=text --num 100 --html $(GROUND)/predictions.html --png $(GROUND)/predictions.png
+
+# Written last: the demo has been trained.
+$(GROUND)/predictions.html:
+	$(MAKE) --no-print-directory ground-demo
+
+vqa-demo: env | $(GROUND)/predictions.html
+	$(PY) tools/train.py configs/tiny/onepeace-tiny_vqa_emoji-64.py --tokenizer $(SCENE_TOKENIZER) --checkpoint $(GROUND)/phrases --work-dir $(VQA)
+	$(PY) tools/test.py configs/tiny/onepeace-tiny_vqa_emoji-64.py $(VQA) --tokenizer $(SCENE_TOKENIZER) --work-dir $(VQA)
+	$(PY) tools/predict.py $(VQA) --tokenizer $(SCENE_TOKENIZER) --table $(QUESTIONS)/questions_val.tsv --columns image=image text=question --num 100 --html $(VQA)/predictions.html --png $(VQA)/predictions.png
+
 # ------------------------------------------------------------------------------------- tests
 
 # FAULTS="--only kills --seed 3", for example
@@ -122,4 +150,4 @@ test: lint
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 clean:
-	rm -rf work_dirs/demo $(DEMO_DATA) $(PRETRAINED) $(PAIRS) work_dirs/det_demo $(DET_DATA)
+	rm -rf work_dirs/demo $(DEMO_DATA) $(PRETRAINED) $(PAIRS) work_dirs/det_demo $(DET_DATA) $(GROUND) $(VQA) $(PHRASES) $(QUESTIONS)

@@ -22,9 +22,11 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,8 +40,8 @@ from mmseg.structures import SegDataSample
 
 from mmonepeace import checks
 from mmonepeace.checkpoint import find
-from mmonepeace.engine import FinetuneRunner, PretrainRunner, run_options
-from mmonepeace.registry import MODELS
+from mmonepeace.engine import run_options
+from mmonepeace.registry import MODELS, RUNNERS
 
 _YARDSTICK_STEPS = 600
 
@@ -55,6 +57,7 @@ class Recipe(NamedTuple):
         captions: tables and columns that its tokenizer is trained on, if it reads text.
         held_out: column and value of rows that are not trained on but measured, if not the split's.
         start: recipe whose last weights the backbone starts from, trained first if it has not been.
+        options: of the config, instead of its own.
     """
 
     config: str
@@ -64,6 +67,7 @@ class Recipe(NamedTuple):
     captions: tuple[str, ...] = ()
     held_out: tuple[str, str] | None = None
     start: str | None = None
+    options: Mapping[str, Any] = MappingProxyType({})
 
 
 def _both_ways(recalls: dict[int, float]) -> dict[str, tuple[str, float | None]]:
@@ -74,7 +78,23 @@ def _both_ways(recalls: dict[int, float]) -> dict[str, tuple[str, float | None]]
     }
 
 
+def _with_and_without_start(name: str, start: str, recipe: Recipe) -> dict[str, Recipe]:
+    return {name: recipe._replace(start=start), f"{name}-scratch": recipe}
+
+
 _ACCURACY = "zero_shot/top1"
+_SCENE_TEXTS = (
+    "../emoji_phrases/train.tsv:text",
+    "../emoji_questions/questions_train.tsv:question",
+    "../emoji_questions/statements_train.tsv:text",
+)
+_STATEMENTS = Recipe(
+    "onepeace-tiny_nlvr2_emoji-64",
+    "emoji_questions",
+    {"accuracy/top1": ("accuracy", None)},
+    2,
+    _SCENE_TEXTS,
+)
 RECIPES = {
     "labelmefacade": Recipe(
         "onepeace-tiny_upernet_labelmefacade-256", "labelmefacade", {"mIoU": ("mIoU", 46)}, 1.5
@@ -134,6 +154,63 @@ RECIPES = {
         1,
         ("train.tsv:label",),
         ("speaker", "theo"),
+    ),
+    "names": Recipe(
+        "onepeace-tiny_vl_emoji-names-32",
+        "emoji_phrases",
+        {_ACCURACY: ("accuracy", None)},
+        0.2,
+        _SCENE_TEXTS,
+    ),
+    **_with_and_without_start(
+        "phrases",
+        "names",
+        Recipe(
+            "onepeace-tiny_grounding_emoji-64",
+            "emoji_phrases",
+            {"grounding/accuracy@0.5": ("accuracy", None)},
+            1,
+            _SCENE_TEXTS,
+        ),
+    ),
+    **_with_and_without_start(
+        "questions",
+        "phrases",
+        Recipe(
+            "onepeace-tiny_vqa_emoji-64",
+            "emoji_questions",
+            {"vqa/accuracy": ("accuracy", None)},
+            1,
+            _SCENE_TEXTS,
+        ),
+    ),
+    **_with_and_without_start("statements", "phrases", _STATEMENTS),
+    "statements-flipped": _STATEMENTS._replace(
+        start="phrases", options={"model.data_preprocessor.augmentation.flip": 0.5}
+    ),
+    **_with_and_without_start(
+        "esc10-labels",
+        "gm_instruments",
+        Recipe(
+            "onepeace-tiny_classify_esc10", "esc10", {"accuracy/top1": ("accuracy", None)}, 0.5
+        ),
+    ),
+    **_with_and_without_start(
+        "note-mixtures",
+        "gm_instruments",
+        Recipe(
+            "onepeace-tiny_multi-label_notes",
+            "note_questions",
+            {"multilabel/mAP": ("mAP", None)},
+            1,
+        ),
+    ),
+    "note-questions": Recipe(
+        "onepeace-tiny_questions_notes",
+        "note_questions",
+        {"accuracy/top1": ("accuracy", None)},
+        1,
+        ("questions_train.tsv:text",),
     ),
     "gm_instruments": Recipe(
         "onepeace-tiny_al_gm-instruments-log-mel",
@@ -234,6 +311,7 @@ def train_one(name: str, args: argparse.Namespace) -> None:
     if recipe.start:
         weights = find(str(folder_of(recipe.start, seed, args)))
         cfg.model.backbone.init_cfg = dict(type="Pretrained", checkpoint=str(weights))
+    cfg.merge_from_dict(dict(recipe.options))
     if args.steps:
         cfg.train_cfg.max_iters = cfg.param_scheduler[-1].end = args.steps
         cfg.default_hooks.checkpoint.interval = args.steps
@@ -243,7 +321,7 @@ def train_one(name: str, args: argparse.Namespace) -> None:
     for split in ("val", "test"):
         for part in ("dataloader", "cfg", "evaluator"):
             cfg[f"{split}_{part}"] = None
-    runner_class = PretrainRunner if recipe.captions else FinetuneRunner
+    runner_class = RUNNERS.get(cfg.runner_type)
     runner = runner_class.from_cfg(cfg)
     start = time.monotonic()
     runner.train()

@@ -42,7 +42,7 @@ _UNDECLARED = {
         "num_classes", "attn_pooling", "pooler", "pooler_dropout", "hidden_ratio", "num_views",
     },
     # Options of the modality adapters.
-    "image": {"img_size", "cls_token", "rpb_sides", "rpb_resampling", "in_channels"},
+    "image": {"img_size", "cls_token", "rpb_sides", "rpb_resampling", "in_channels", "initial_positions"},
     "text": {"vocab_size", "num_positions", "num_buckets"},
     "audio": {
         "feature_dim", "num_buckets", "pos_depth", "pos_kernel", "pos_groups", "pos_pre_norm",

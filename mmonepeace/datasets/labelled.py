@@ -171,7 +171,8 @@ class LabelledDataset(TargetDataset):
         """The index of a class."""
         if name in self.indices:
             return self.indices[name]
-        if name.isdecimal() and int(name) < len(self.indices):
+        # "02" is a name, such as that of a street, and not class 2.
+        if name.isdecimal() and int(name) < len(self.indices) and name == str(int(name)):
             return int(name)
         names = ", ".join(list(self.indices)[:_NAMED])
         raise ValueError(

@@ -173,6 +173,27 @@ def resample_rpb(table_NH: Tensor, old: int, new: Grid, method: Resampling = "ge
     return torch.cat([values.flatten(0, 1).to(table_NH.dtype), table_NH[-CLS_ROWS:]])
 
 
+def sine_positions(grid: Grid, dim: int) -> Tensor:
+    """Positions of a grid before training: half of the channels for the row, half for the column.
+
+    Each half has sines and cosines of the index times 1, ... 1/100; channels that are left over,
+    where `dim` is not a multiple of 4, are 0.
+
+    Returns:
+        (rows * columns, dim)
+    """
+    count = dim // 4
+    frequencies = 100 ** -(torch.arange(count) / count)
+    rows, columns = (
+        torch.cat([angles.sin(), angles.cos()], 1)
+        for angles in (torch.arange(side)[:, None] * frequencies for side in grid)
+    )
+    positions = torch.zeros(*grid, dim)
+    positions[..., : 2 * count] = rows[:, None]
+    positions[..., 2 * count : 4 * count] = columns
+    return positions.flatten(0, 1)
+
+
 def resample_pos_embed(pos_ND: Tensor, new: Grid) -> Tensor:
     """Resize learned image positions to another grid, bicubically; CLS (row 0) is kept.
 

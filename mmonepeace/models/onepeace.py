@@ -180,6 +180,8 @@ class OnePeace(BaseModule):
         for name, parameter in self.adapters.named_parameters():
             if name.endswith(("cls_token", "pos_embed")):
                 reset_weight(parameter, self.init_std)
+        for adapter in self.adapters.values():
+            adapter.reset_positions()
 
     def init_weights(self) -> None:
         """Load the files of `init_cfg`, if there are any.

@@ -218,8 +218,8 @@ def test_pipelines_load_what_a_model_takes(path, change, says):
     assert says in str(error.value)
 
 
-VQA, CHOICE = TINY / "onepeace-tiny_vqa_emoji-96.py", TINY / "onepeace-tiny_questions_notes.py"
-BOXES = TINY / "onepeace-tiny_grounding_emoji-96.py"
+VQA, CHOICE = TINY / "onepeace-tiny_vqa_emoji-64.py", TINY / "onepeace-tiny_questions_notes.py"
+BOXES = TINY / "onepeace-tiny_grounding_emoji-64.py"
 SEVERAL = TINY / "onepeace-tiny_multi-label_notes.py"
 
 

@@ -65,6 +65,7 @@ def test_a_row_without_a_label_is_a_fault_unless_no_answer_counts(tmp_path):
     [
         ("one", "bird", r"'bird' is not among the 3 classes \(cat, dog, 2, \.\.\.\)"),
         ("one", "3", "'3' is not among"),
+        ("one", "02", "'02' is not among"),
         ("several", "cat,,dog", "'' is not among"),
         ("confidences", "dog|!+7", r"expected name\|!\+number\|!\+confidence, not 'dog\|!\+7'"),
         ("confidences", "dog|!+7|!+1.5", "confidence"),

@@ -100,9 +100,9 @@ def tables(name, options=""):
 
 # Recipe -> name of its tables, file of its classes, number of classes, metric.
 TASKS = {
-    "grounding_emoji-96": ("phrases", None, None, "grounding/accuracy@0.5"),
-    "vqa_emoji-96": ("questions", "colours.txt", 3, "vqa/accuracy"),
-    "nlvr2_emoji-96": ("statements", None, None, "accuracy/top1"),
+    "grounding_emoji-64": ("phrases", None, None, "grounding/accuracy@0.5"),
+    "vqa_emoji-64": ("questions", "colours.txt", 3, "vqa/accuracy"),
+    "nlvr2_emoji-64": ("statements", None, None, "accuracy/top1"),
     "questions_notes": ("choices", None, None, "accuracy/top1"),
     "multi-label_notes": ("mixtures", "notes.txt", 3, "multilabel/mAP"),
     "classify_esc10": ("sounds", None, None, "accuracy/top1"),
@@ -165,7 +165,7 @@ def test_two_processes_train_as_one_with_the_same_batch(data, tmp_path):
     recipe = tmp_path / "recipe.py"
     changes = QUICK + tables("questions", ', classes="colours.txt"')
     changes += "model = dict(head=dict(num_classes=3), data_preprocessor=dict(augmentation=None))\n"
-    recipe.write_text(f'_base_ = ["{ROOT}/configs/tiny/onepeace-tiny_vqa_emoji-96.py"]\n{changes}')
+    recipe.write_text(f'_base_ = ["{ROOT}/configs/tiny/onepeace-tiny_vqa_emoji-64.py"]\n{changes}')
     options = ["--data-root", data, "--tokenizer", data / "tokenizer.json", "--work-dir"]
     run_tool("train.py", recipe, *options, tmp_path / "one")
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # of torchrun

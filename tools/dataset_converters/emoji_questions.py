@@ -50,7 +50,7 @@ STATEMENT_COLUMNS = ("text", "image1", "image2", "label", "template")
 NAMES = tuple(name for names in KINDS.values() for name in names)
 ANSWERS = ("yes", "no", *map(str, range(object_scenes.OBJECTS[1] + 1)), *NAMES, *KINDS)
 PER_SCENE = 3  # questions; also statements, each of which has two images
-ROWS = (8, 80)  # of a text, least and most, where scenes suffice
+ROWS = (8, 400)  # of a text, least and most, where scenes suffice
 # Below these visible fractions of a drawing, one more of the ten annotators overlooks it.
 OVERLOOKED = (0.85, 0.7, 0.55)
 # How many annotators have to agree for a confidence; officially min(n / 3, 1) and its means.
@@ -495,7 +495,7 @@ def build(args: argparse.Namespace) -> None:
 def main() -> int:
     """Command line."""
     options = emoji_scenes.scene_options(
-        __doc__, "data/emoji_questions", train=4000, val=1000, size=128
+        __doc__, "data/emoji_questions", train=8000, val=1000, size=96
     )
     args = options.parse_args()
     return run_converter(lambda: build(args))

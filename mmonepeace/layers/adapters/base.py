@@ -55,6 +55,9 @@ class Adapter(nn.Module):
         """Tokens of what `features` returns (here, all tokens): at the positions `keep_BP`, or all."""
         return features if keep_BP is None else features.keep(keep_BP)
 
+    def reset_positions(self) -> None:
+        """Replace the random initial positions, if the adapter has others."""
+
     def metadata(self) -> dict[str, str]:
         """What a checkpoint must say besides the weights; keys begin with the modality's name."""
         return {}

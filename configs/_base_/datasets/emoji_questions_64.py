@@ -1,15 +1,14 @@
-"""Statements about two scenes of emoji at 96 px; val has another artist and photographs."""
+"""Questions about scenes of emoji at 64 px; val has another artist and photographs."""
 
 data_root = "data/emoji_questions"
 tokenizer = "data/emoji_questions/tokenizer.json"
 needs_tokenizer = (
-    "one trained on its texts: tools/train_tokenizer.py data/emoji_questions/statements_train.tsv:text "
+    "one trained on its texts: tools/train_tokenizer.py data/emoji_questions/questions_train.tsv:question "
     "data/emoji_questions/tokenizer.json --vocab-size 500"
 )
 needs_data = "data/emoji_questions, made by tools/dataset_converters/emoji_questions.py"
 pipeline = [
-    dict(type="mmonepeace.LoadImage", size=96, cache=True),
-    dict(type="mmonepeace.LoadImage", size=96, cache=True, second=True),
+    dict(type="mmonepeace.LoadImage", size=64, cache=True),
     dict(type="mmonepeace.Tokenize", tokenizer=tokenizer, cleaning="dataset"),
     dict(type="mmonepeace.PackModalities"),
 ]
@@ -21,10 +20,11 @@ train_dataloader = dict(
     dataset=dict(
         type="mmonepeace.LabelledDataset",
         data_root=data_root,
-        ann_file="statements_train.tsv",
-        columns=dict(image="image1", image_2="image2", text="text"),
-        label="label",
-        classes=["True", "False"],
+        ann_file="questions_train.tsv",
+        columns=dict(image="image", text="question"),
+        label="refs",
+        labels="confidences",
+        classes="classes.txt",
         pipeline=pipeline,
     ),
 )
@@ -36,14 +36,17 @@ val_dataloader = dict(
     dataset=dict(
         type="mmonepeace.LabelledDataset",
         data_root=data_root,
-        ann_file="statements_val.tsv",
-        columns=dict(image="image1", image_2="image2", text="text"),
-        label="label",
-        classes=["True", "False"],
+        ann_file="questions_val.tsv",
+        columns=dict(image="image", text="question"),
+        label="refs",
+        labels="confidences",
+        classes="classes.txt",
+        answers="answers",
+        extra=["question_id"],
         pipeline=pipeline,
         test_mode=True,
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type="mmonepeace.Accuracy")
+val_evaluator = dict(type="mmonepeace.VQAAccuracy")
 test_evaluator = val_evaluator

@@ -1,40 +1,42 @@
-"""Statements about two scenes of emoji, from scratch on a CPU.
+"""Questions about scenes of emoji, on a CPU.
 
-Run:    python tools/train.py configs/tiny/onepeace-tiny_nlvr2_emoji-96.py
+Run:    python tools/train.py configs/tiny/onepeace-tiny_vqa_emoji-64.py --checkpoint CKPT
 Needs:  tools/dataset_converters/emoji_questions.py --out data/emoji_questions, and a tokenizer:
-        tools/train_tokenizer.py data/emoji_questions/statements_train.tsv:text data/emoji_questions/tokenizer.json \
-            --vocab-size 500
+        tools/train_tokenizer.py data/emoji_questions/questions_train.tsv:question \
+            data/emoji_questions/tokenizer.json --vocab-size 500
+        CKPT of onepeace-tiny_grounding_emoji-64.py, trained with the same tokenizer
 Expect: not measured yet
 """
 
 _base_ = [
     "../_base_/models/onepeace_multimodal_classifier.py",
-    "../_base_/datasets/emoji_statements_96.py",
+    "../_base_/datasets/emoji_questions_64.py",
     "../_base_/schedules/tiny.py",
     "../_base_/tasks_runtime.py",
 ]
 model = dict(
     backbone=dict(
-        arch=dict(embed_dim=96, depth=4, num_heads=4, ffn_dim=192, stem="overlapping"),
-        img_size=96,
-        modalities=dict(text=dict(vocab_size=500), image={}),
+        arch=dict(embed_dim=96, depth=3, num_heads=4, ffn_dim=192, stem="overlapping"),
+        img_size=64,
+        modalities=dict(text=dict(vocab_size=500), image=dict(initial_positions="sine")),
         layer_scale_init=1.0,
         init_std=0.3,  # with 0.06, attention stays even: no word finds its place
         with_cp=False,
     ),
-    head=dict(num_classes=2, num_views=2),
+    head=dict(num_classes=27, pooler=True),
     pool_over="text",
+    loss=dict(type="mmonepeace.MultiLabelLoss"),
     data_preprocessor=dict(
         type="mmonepeace.MultimodalDataPreprocessor",
         augmentation=dict(hue=10, saturation=(0.6, 1.4), grey=0.1, contrast=1.4, brightness=0.15),
     ),
 )
-optim_wrapper = dict(optimizer=dict(lr=1.5e-3))
+optim_wrapper = dict(optimizer=dict(lr=1e-3))
 param_scheduler = [
     dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=100),
     dict(type="CosineAnnealingLR", eta_min=1e-6, by_epoch=False, begin=100, end=2000),
 ]
 train_cfg = dict(max_iters=2000, val_interval=500)
-default_hooks = dict(checkpoint=dict(by_epoch=False, interval=200, save_best="accuracy/top1"))
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=200, save_best="vqa/accuracy"))
 log_processor = dict(by_epoch=False)
 auto_scale_lr = dict(base_batch_size=64)
