@@ -29,7 +29,7 @@ model = dict(
         augmentation=dict(hue=10, saturation=(0.6, 1.4), grey=0.1, contrast=1.4, brightness=0.15),
     ),
 )
-optim_wrapper = dict(optimizer=dict(lr=1e-3))
+optim_wrapper = dict(optimizer=dict(lr=1e-3, betas=(0.9, 0.98)))
 param_scheduler = [
     dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=100),
     dict(type="CosineAnnealingLR", eta_min=1e-6, by_epoch=False, begin=100, end=4000),
