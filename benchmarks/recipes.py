@@ -184,9 +184,9 @@ RECIPES = {
             _SCENE_TEXTS,
         ),
     ),
-    **_with_and_without_start("statements", "phrases", _STATEMENTS),
+    **_with_and_without_start("statements", "questions", _STATEMENTS),
     "statements-flipped": _STATEMENTS._replace(
-        start="phrases", options={"model.data_preprocessor.augmentation.flip": 0.5}
+        start="questions", options={"model.data_preprocessor.augmentation.flip": 0.5}
     ),
     **_with_and_without_start(
         "esc10-labels",

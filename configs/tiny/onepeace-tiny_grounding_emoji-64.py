@@ -32,11 +32,11 @@ model = dict(
 optim_wrapper = dict(optimizer=dict(lr=1e-3, betas=(0.9, 0.98)))
 param_scheduler = [
     dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=100),
-    dict(type="CosineAnnealingLR", eta_min=1e-6, by_epoch=False, begin=100, end=4000),
+    dict(type="CosineAnnealingLR", eta_min=1e-6, by_epoch=False, begin=100, end=3400),
 ]
-train_cfg = dict(max_iters=4000, val_interval=1000)
+train_cfg = dict(max_iters=3400, val_interval=1700)
 default_hooks = dict(
-    checkpoint=dict(by_epoch=False, interval=400, save_best="grounding/accuracy@0.5")
+    checkpoint=dict(by_epoch=False, interval=340, save_best="grounding/accuracy@0.5")
 )
 log_processor = dict(by_epoch=False)
 auto_scale_lr = dict(base_batch_size=64)

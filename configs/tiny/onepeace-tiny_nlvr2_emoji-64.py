@@ -4,7 +4,7 @@ Run:    python tools/train.py configs/tiny/onepeace-tiny_nlvr2_emoji-64.py --che
 Needs:  tools/dataset_converters/emoji_questions.py --out data/emoji_questions, and a tokenizer:
         tools/train_tokenizer.py data/emoji_questions/statements_train.tsv:text \
             data/emoji_questions/tokenizer.json --vocab-size 500
-        CKPT of onepeace-tiny_grounding_emoji-64.py, trained with the same tokenizer
+        CKPT of onepeace-tiny_vqa_emoji-64.py, trained with the same tokenizer
 Expect: not measured yet
 """
 

@@ -199,6 +199,9 @@ class Tokenize(BaseTransform):
         cleaning: "hub", lower-case, as the official inference code, or "dataset", with
             `clean_caption` too; a caption of which nothing is left is broken. "none" keeps upper
             case, as the official code does in audio question answering.
+
+    Raises:
+        CaptionError: if a text cannot be encoded, or several are alike since their ends are cut off.
     """
 
     def __init__(
@@ -218,9 +221,19 @@ class Tokenize(BaseTransform):
     def transform(self, results: Results) -> Results:
         """Add `inputs["text"]`."""
         text = _first(results, "text")
-        ids = self._ids(text) if isinstance(text, str) else list(map(self._ids, text))
+        ids = self._ids(text) if isinstance(text, str) else self._candidates(text)
         results.setdefault("inputs", {})["text"] = ids
         return results
+
+    def _candidates(self, texts: Sequence[str]) -> list[Tensor]:
+        ids = list(map(self._ids, texts))
+        longest = max((len(x) for x in ids), default=0)
+        if longest > self.max_length and len({tuple(x.tolist()) for x in ids}) < len(set(texts)):
+            raise CaptionError(
+                f"the question {texts[0][:40]!r}... fills the {self.max_length} tokens that are kept: "
+                "its candidates are cut off, and alike. Shorten it, or raise max_length."
+            )
+        return ids
 
     def _ids(self, text: str) -> Tensor:
         given = text
