@@ -5,7 +5,8 @@ Needs:  tools/dataset_converters/emoji_phrases.py --out data/emoji_phrases, and 
         tools/train_tokenizer.py data/emoji_phrases/train.tsv:text data/emoji_phrases/tokenizer.json \
             --vocab-size 500
         CKPT of onepeace-tiny_vl_emoji-names-32.py, without which twice as many steps reach less
-Expect: not measured yet
+Expect: accuracy of 51 to 52 % at IoU 0.5 (2 seeds). Who does not read the phrase and knows the boxes of
+        all drawings has 34 %, who does not see the scene 12 %. 10 minutes
 """
 
 _base_ = [

@@ -145,11 +145,12 @@ class ImageAdapter(Adapter):
         rpb_resampling: for other grids, see `resample_rpb`.
         in_channels: of the images. The released models take the 3 of RGB.
         initial_positions: before training. "random" are those of the official code; "sine" are
-            sines and cosines of row and column, from which small models learn in a tenth of the
-            steps where things are.
+            sines and cosines of row and column, with which small models learn sooner where things
+            are.
 
     Raises:
-        ValueError: if `img_size` is not a multiple of the patch size, or there is no channel.
+        ValueError: if `img_size` is not a multiple of the patch size, there is no channel, or the
+            initial positions are unknown.
     """
 
     stem: Any  # a module, whose methods torch does not type
