@@ -195,15 +195,8 @@ RECIPES = {
             "onepeace-tiny_classify_esc10", "esc10", {"accuracy/top1": ("accuracy", None)}, 0.5
         ),
     ),
-    **_with_and_without_start(
-        "note-mixtures",
-        "gm_instruments",
-        Recipe(
-            "onepeace-tiny_multi-label_notes",
-            "note_questions",
-            {"multilabel/mAP": ("mAP", None)},
-            1,
-        ),
+    "note-mixtures": Recipe(
+        "onepeace-tiny_multi-label_notes", "note_questions", {"multilabel/mAP": ("mAP", None)}, 1
     ),
     "note-questions": Recipe(
         "onepeace-tiny_questions_notes",
