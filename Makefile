@@ -24,6 +24,9 @@ PAIRS := data/pretrain_demo
 PRETRAINED := work_dirs/pretrain_demo
 DET := configs/tiny/onepeace-tiny_mask-rcnn_emoji-160.py
 DET_DATA := data/emoji_objects
+NAMES := configs/tiny/onepeace-tiny_vl_emoji-names-32.py
+GROUNDING := configs/tiny/onepeace-tiny_grounding_emoji-64.py
+ANSWERING := configs/tiny/onepeace-tiny_vqa_emoji-64.py
 PHRASES := data/emoji_phrases
 QUESTIONS := data/emoji_questions
 SCENE_TOKENIZER := $(PHRASES)/tokenizer.json
@@ -120,9 +123,9 @@ scene-data: env
 	$(PY) tools/train_tokenizer.py $(PHRASES)/train.tsv:text $(QUESTIONS)/questions_train.tsv:question $(QUESTIONS)/statements_train.tsv:text $(SCENE_TOKENIZER) --vocab-size 500
 
 ground-demo: scene-data
-	$(PY) tools/pretrain.py configs/tiny/onepeace-tiny_vl_emoji-names-32.py --tokenizer $(SCENE_TOKENIZER) --work-dir $(GROUND)/names
-	$(PY) tools/train.py configs/tiny/onepeace-tiny_grounding_emoji-64.py --tokenizer $(SCENE_TOKENIZER) --checkpoint $(GROUND)/names --work-dir $(GROUND)/phrases
-	$(PY) tools/test.py configs/tiny/onepeace-tiny_grounding_emoji-64.py $(GROUND)/phrases --tokenizer $(SCENE_TOKENIZER) --work-dir $(GROUND)/phrases
+	$(PY) tools/pretrain.py $(NAMES) --tokenizer $(SCENE_TOKENIZER) --work-dir $(GROUND)/names
+	$(PY) tools/train.py $(GROUNDING) --tokenizer $(SCENE_TOKENIZER) --checkpoint $(GROUND)/names --work-dir $(GROUND)/phrases
+	$(PY) tools/test.py $(GROUNDING) $(GROUND)/phrases --tokenizer $(SCENE_TOKENIZER) --work-dir $(GROUND)/phrases
 	$(PY) tools/predict.py $(GROUND)/phrases --tokenizer $(SCENE_TOKENIZER) --table $(PHRASES)/val.tsv --columns image=image text=text --num 100 --html $(GROUND)/predictions.html --png $(GROUND)/predictions.png
 
 # Written last: the demo has been trained.
@@ -130,8 +133,8 @@ $(GROUND)/predictions.html:
 	$(MAKE) --no-print-directory ground-demo
 
 vqa-demo: env | $(GROUND)/predictions.html
-	$(PY) tools/train.py configs/tiny/onepeace-tiny_vqa_emoji-64.py --tokenizer $(SCENE_TOKENIZER) --checkpoint $(GROUND)/phrases --work-dir $(VQA)
-	$(PY) tools/test.py configs/tiny/onepeace-tiny_vqa_emoji-64.py $(VQA) --tokenizer $(SCENE_TOKENIZER) --work-dir $(VQA)
+	$(PY) tools/train.py $(ANSWERING) --tokenizer $(SCENE_TOKENIZER) --checkpoint $(GROUND)/phrases --work-dir $(VQA)
+	$(PY) tools/test.py $(ANSWERING) $(VQA) --tokenizer $(SCENE_TOKENIZER) --work-dir $(VQA)
 	$(PY) tools/predict.py $(VQA) --tokenizer $(SCENE_TOKENIZER) --table $(QUESTIONS)/questions_val.tsv --columns image=image text=question --num 100 --html $(VQA)/predictions.html --png $(VQA)/predictions.png
 
 # ------------------------------------------------------------------------------------- tests

@@ -3,7 +3,7 @@
 Run:    python tools/pretrain.py configs/tiny/onepeace-tiny_vl_emoji-names-32.py
 Needs:  what onepeace-tiny_grounding_emoji-64.py needs
 Expect: zero-shot accuracy of 47 % on drawings by another artist, with 16 names (chance 6 %; 3 seeds);
-        2 minutes
+        3 minutes on one core
 """
 
 _base_ = [

@@ -182,11 +182,11 @@ def test_a_checkpoint_cannot_have_other_files_removed(tmp_path):
 
 def test_the_note_may_be_in_another_folder_than_the_checkpoints(tmp_path):
     given = options(out_dir=str(tmp_path / "big_disk"))
-    train(tmp_path / "work", die=5, **given)
-    assert files(tmp_path / "work") == []
-    assert files(tmp_path / "big_disk/work") == ["best_score_iter_4.pth", "iter_4.pth"]
-    runner = train(tmp_path / "work", resume=True, **given)
-    assert runner._load_from.endswith("big_disk/work/iter_4.pth")
+    train(tmp_path / "run", die=5, **given)
+    assert files(tmp_path / "run") == []
+    assert files(tmp_path / "big_disk/run") == ["best_score_iter_4.pth", "iter_4.pth"]
+    runner = train(tmp_path / "run", resume=True, **given)
+    assert runner._load_from.endswith("big_disk/run/iter_4.pth")
 
 
 def test_folders_and_names_that_cannot_work_are_refused(tmp_path):

@@ -90,7 +90,7 @@ def test_a_part_of_each_scene_shows_what_its_name_says(out, split):
         windows = np.lib.stride_tricks.sliding_window_view(whole, (32, 32, 3))[:, :, 0]
         ((top, left),) = np.argwhere((windows == part).all((2, 3, 4)))
         named = [item for item in items if row["caption"] == f"the {item['name']}"]
-        # The middle of one of them is at most an eighth of a side, and what the edge adds, away.
+        # The middle of one of them is inside.
         assert any(
             left <= x <= left + 32 and top <= y <= top + 32
             for x, y in (centre(item["box"]) for item in named)
