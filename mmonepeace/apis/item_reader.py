@@ -131,7 +131,7 @@ class ItemReader:
         texts = text if isinstance(text, list) else [text]
         if wrong := [x for x in texts if not isinstance(x, str)]:
             raise TypeError(f"a text is {wrong[0]!r}, expected a string.")
-        ids = self.tokenizer.encode(texts, self.max_tokens, self.lower)
+        ids = self.tokenizer.encode_candidates(texts, self.max_tokens, self.lower)
         tensors = [torch.tensor(x) for x in ids]
         return tensors if isinstance(text, str) else [tensors]
 

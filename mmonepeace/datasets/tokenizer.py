@@ -124,6 +124,23 @@ class Tokenizer:
         encodings = (self._bpe.encode(_normalise(text, lower)) for text in texts)
         return [[*encoding.ids[:max_length], EOS_ID] for encoding in encodings]
 
+    def encode_candidates(
+        self, texts: Sequence[str], max_length: int = MAX_TEXT_TOKENS, lower: bool = True
+    ) -> list[list[int]]:
+        """As `encode`, of a question with each of its candidate answers.
+
+        Raises:
+            ValueError: also if candidates are alike because their ends are cut off.
+        """
+        ids = self.encode(texts, max_length, lower)
+        longest = max(map(len, ids), default=0)
+        if longest > max_length and len(set(map(tuple, ids))) < len(set(texts)):
+            raise ValueError(
+                f"the question {texts[0][:40]!r}... fills the {max_length} tokens that are kept "
+                "(max_length): its candidates are cut off, and alike. Shorten it."
+            )
+        return ids
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids, lower-case, without special tokens and the leading space.
 

@@ -221,29 +221,21 @@ class Tokenize(BaseTransform):
     def transform(self, results: Results) -> Results:
         """Add `inputs["text"]`."""
         text = _first(results, "text")
-        ids = self._ids(text) if isinstance(text, str) else self._candidates(text)
+        ids = self._encode([text])[0] if isinstance(text, str) else self._encode(text)
         results.setdefault("inputs", {})["text"] = ids
         return results
 
-    def _candidates(self, texts: Sequence[str]) -> list[Tensor]:
-        ids = list(map(self._ids, texts))
-        longest = max((len(x) for x in ids), default=0)
-        if longest > self.max_length and len({tuple(x.tolist()) for x in ids}) < len(set(texts)):
-            raise CaptionError(
-                f"the question {texts[0][:40]!r}... fills the {self.max_length} tokens that are kept: "
-                "its candidates are cut off, and alike. Shorten it, or raise max_length."
-            )
-        return ids
-
-    def _ids(self, text: str) -> Tensor:
-        given = text
-        if self.cleaning == "dataset" and not (text := clean_caption(text)):
-            raise CaptionError(f"nothing is left of the caption {given!r}.")
+    def _encode(self, given: Sequence[str]) -> list[Tensor]:
+        texts = list(map(clean_caption, given)) if self.cleaning == "dataset" else given
+        if not all(texts) and self.cleaning == "dataset":
+            raise CaptionError(f"nothing is left of the caption {given[texts.index('')]!r}.")
         try:
-            (ids,) = self.tokenizer.encode([text], self.max_length, lower=self.cleaning != "none")
+            ids = self.tokenizer.encode_candidates(
+                texts, self.max_length, lower=self.cleaning != "none"
+            )
         except ValueError as error:
             raise CaptionError(str(error)) from None
-        return torch.tensor(ids)
+        return list(map(torch.tensor, ids))
 
 
 def _load_tokenizer(tokenizer: str | Path | Tokenizer) -> Tokenizer:

@@ -91,6 +91,13 @@ def test_candidates_are_ranked_in_the_case_they_are_written_in(tmp_path, clips):
         predict.answer(["?"] * 2, audio=clips)
     with pytest.raises(ValueError, match="ranks 4 candidates of each"):
         predict.answer(["?"] * 2, audio=clips, candidates=[["a", "b"]] * 2)
+    errors = {}
+    results = predict.answer(
+        ["what? " * 1000, "?"], audio=clips, candidates=candidates, errors=errors
+    )
+    assert not results[0]
+    assert len(results[1]) == 4
+    assert "its candidates are cut off, and alike" in errors[0]
 
 
 @pytest.mark.parametrize("task", ["vggsound", "fsd50k"])
