@@ -88,6 +88,17 @@ _SCENE_TEXTS = (
     "../emoji_questions/questions_train.tsv:question",
     "../emoji_questions/statements_train.tsv:text",
 )
+_NOTE_TEXTS = (
+    "../gm_instruments/train.tsv:label",
+    "../note_questions/questions_train.tsv:text",
+)
+_INSTRUMENTS = Recipe(
+    "onepeace-tiny_al_gm-instruments-log-mel",
+    "gm_instruments",
+    {_ACCURACY: ("accuracy", 22)},
+    1,
+    ("train.tsv:label",),
+)
 _STATEMENTS = Recipe(
     "onepeace-tiny_nlvr2_emoji-64",
     "emoji_questions",
@@ -195,8 +206,28 @@ RECIPES = {
             "onepeace-tiny_classify_esc10", "esc10", {"accuracy/top1": ("accuracy", None)}, 0.5
         ),
     ),
-    "note-mixtures": Recipe(
-        "onepeace-tiny_multi-label_notes", "note_questions", {"multilabel/mAP": ("mAP", None)}, 1
+    "gm_instruments": _INSTRUMENTS,
+    "notes": _INSTRUMENTS._replace(captions=_NOTE_TEXTS),
+    **_with_and_without_start(
+        "note-mixtures",
+        "notes",
+        Recipe(
+            "onepeace-tiny_multi-label_notes",
+            "note_questions",
+            {"multilabel/mAP": ("mAP", None)},
+            1,
+        ),
+    ),
+    **_with_and_without_start(
+        "note-answers",
+        "notes",
+        Recipe(
+            "onepeace-tiny_answers_notes",
+            "note_questions",
+            {"accuracy/top1": ("accuracy", None)},
+            1,
+            _NOTE_TEXTS,
+        ),
     ),
     "note-questions": Recipe(
         "onepeace-tiny_questions_notes",
@@ -204,13 +235,6 @@ RECIPES = {
         {"accuracy/top1": ("accuracy", None)},
         1,
         ("questions_train.tsv:text",),
-    ),
-    "gm_instruments": Recipe(
-        "onepeace-tiny_al_gm-instruments-log-mel",
-        "gm_instruments",
-        {_ACCURACY: ("accuracy", 22)},
-        1,
-        ("train.tsv:label",),
     ),
 }  # fmt: skip
 

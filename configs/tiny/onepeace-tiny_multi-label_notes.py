@@ -14,7 +14,7 @@ _base_ = [
 ]
 model = dict(
     backbone=dict(
-        arch=dict(embed_dim=96, depth=3, num_heads=4, ffn_dim=192),
+        arch=dict(embed_dim=96, depth=2, num_heads=4, ffn_dim=192),
         modalities=dict(
             audio=dict(
                 features="log-mel",

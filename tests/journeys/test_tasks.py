@@ -76,7 +76,9 @@ def data(tmp_path_factory):
                 }
             )
             text = "&&&".join(["What is it?", *NOTES, "none", str(i % 3)])
-            rows["choices"].append(sound | {"text": text})
+            rows["choices"].append(
+                sound | {"text": text, "question": "What is it?", "answer": pitch}
+            )
             rows["mixtures"].append(sound | {"labels": pitch})
             rows["sounds"].append(sound | {"label": SOUNDS[i % 3]})
             rows["pairs"].append(file | {"caption": f"a {colour} square"})
@@ -104,6 +106,7 @@ TASKS = {
     "vqa_emoji-64": ("questions", "colours.txt", 3, "vqa/accuracy"),
     "nlvr2_emoji-64": ("statements", None, None, "accuracy/top1"),
     "questions_notes": ("choices", None, None, "accuracy/top1"),
+    "answers_notes": ("choices", "notes.txt", 3, "accuracy/top1"),
     "multi-label_notes": ("mixtures", "notes.txt", 3, "multilabel/mAP"),
     "classify_esc10": ("sounds", None, None, "accuracy/top1"),
     "retrieval_flickr1k-64": ("pairs", None, None, "retrieval/image_to_text_R@1"),
@@ -136,11 +139,13 @@ def test_a_task_from_its_table_to_an_answer(name, data, tmp_path):
     (answers,) = {
         "questions": lambda: predictor.answer(["which colour?"], images=[image]),
         "statements": lambda: predictor.compare([image], [image], ["the first is red"]),
-        "choices": lambda: predictor.answer(["?"], audio=[clip], candidates=[["a", "b", "c", "d"]]),
+        "choices": lambda: predictor.answer(
+            ["?"], audio=[clip], candidates=None if classes else [["a", "b", "c", "d"]]
+        ),
         "mixtures": lambda: predictor.classify(audio=[clip]),
         "sounds": lambda: predictor.classify(audio=[clip], top_k=10),
     }[table]()
-    names = {"questions": COLOURS, "statements": ("True", "False"), "choices": "abcd", "mixtures": NOTES, "sounds": SOUNDS}  # fmt: skip
+    names = {"questions": COLOURS, "statements": ("True", "False"), "choices": NOTES if classes else "abcd", "mixtures": NOTES, "sounds": SOUNDS}  # fmt: skip
     assert {answer.label for answer in answers} == set(names[table])
 
 

@@ -117,12 +117,14 @@ def answer(question, played):
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_the_right_candidate_is_what_is_heard(out, split):
-    asked = Counter()
+    asked, answers = Counter(), (out / "answers.txt").read_text().splitlines()
     for row in read_table(out / f"questions_{split}.tsv"):
         question, *candidates, index = row["text"].split("&&&")
         assert len(set(candidates)) == 4
         played = listen(out / row["audio"], split == "val")
         assert candidates[int(index)] == answer(question, played)
+        assert (row["question"], row["answer"]) == (question, candidates[int(index)])
+        assert row["answer"] in answers
         if question.startswith("which"):
             names = [note_questions.NAME_OF[label] for label, _ in played]
             assert set(names) <= set(candidates)
@@ -142,6 +144,8 @@ def test_who_does_not_listen_is_right_once_in_four(out):
             assert set(counts) == set("0123")
             assert len(set(counts.values())) == 1
     assert results["baselines"]["question_text_only_bound"] == 25
+    # Without candidates: ten instruments, or four other answers.
+    assert 10 < results["baselines"]["answer_text_only_bound"] < 35
     assert sum(results["questions"]["train"].values()) == 160
 
 
@@ -176,7 +180,7 @@ def test_the_same_seed_gives_the_same_files_and_a_run_goes_on(build):
     few = {"train": 12, "val": 8}
     first, second = build("a", **few), build("b", jobs=1, **few)
     files = [p.relative_to(first) for p in sorted(first.rglob("*.*"))]
-    assert len(files) == 2 * (12 + 8) + 6
+    assert len(files) == 2 * (12 + 8) + 7
     for file in files:
         assert (first / file).read_bytes() == (second / file).read_bytes()
     kept = (first / "questions/val/00003.flac").stat().st_mtime_ns

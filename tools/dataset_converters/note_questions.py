@@ -4,8 +4,9 @@ Run:    python tools/dataset_converters/note_questions.py --notes data/gm_instru
             --out data/note_questions
 Needs:  the folder of instrument_notes.py
 Makes:  OUT/questions/{train,val}/NNNNN.flac, 1 to 4 notes one after another;
-        OUT/questions_{train,val}.tsv with the columns audio and text, which is
-        question&&&a1&&&a2&&&a3&&&a4&&&index, as AVQA has it; index is from 0;
+        OUT/questions_{train,val}.tsv with the columns audio, text, which is
+        question&&&a1&&&a2&&&a3&&&a4&&&index, as AVQA has it (index is from 0), question and answer;
+        OUT/answers.txt with all answers;
         OUT/mixtures/{train,val}/NNNNN.flac, 1 to 3 notes at a time; OUT/mixtures_{train,val}.tsv
         with the columns audio and labels, separated by commas; OUT/classes.txt with all labels;
         OUT/meta.json
@@ -148,12 +149,22 @@ def read_notes(folder: Path) -> dict[str, dict[str, Bank]]:
     return found
 
 
+ANSWERS = (*INSTRUMENTS, *NUMBERS, *HIGHER)
+
+
 class Sequence(NamedTuple):
     """A clip with a question about it."""
 
-    text: str
-    """In the official format of four candidates."""
+    question: str
+    candidates: list[str]
+    answer: str
     notes: list[Note]
+
+    @property
+    def text(self) -> str:
+        """In the official format of four candidates."""
+        index = self.candidates.index(self.answer)
+        return "&&&".join([self.question, *self.candidates, str(index)])
 
 
 def _first_or_last(
@@ -214,11 +225,8 @@ def ask(banks: dict[str, Bank], rng: random.Random) -> list[Sequence]:
     )  # fmt: skip
     rng.shuffle(candidates)
     return [
-        Sequence(
-            "&&&".join([question, *candidates, str(index)]),
-            make(banks[rng.choice(sorted(banks))], right),
-        )
-        for index, right in enumerate(candidates)
+        Sequence(question, candidates, right, make(banks[rng.choice(sorted(banks))], right))
+        for right in candidates
     ]
 
 
@@ -306,7 +314,7 @@ def build(args: argparse.Namespace) -> None:
     }  # fmt: skip
     write_meta(args.out, check_meta(args.out, meta, "options"))
     jobs: list[tuple[Path, list[Note], list[tuple[float, float]] | None]] = []
-    texts, labels = {}, {}
+    asked, labels = {}, {}
     for split, count in counts.items():
         for table in ("questions", "mixtures"):
             (args.out / table / split).mkdir(parents=True, exist_ok=True)
@@ -318,7 +326,7 @@ def build(args: argparse.Namespace) -> None:
         clips = [(row.notes, None) for row in sequences]
         for table, rows in (("questions", clips), ("mixtures", mixtures)):
             jobs += [(args.out / clip_name(table, split, i), *row) for i, row in enumerate(rows)]
-        texts[split] = [row.text for row in sequences]
+        asked[split] = [(row.text, row.question, row.answer) for row in sequences]
         played = [{note.name for note in notes} for notes, _ in mixtures]
         labels[split] = [[name for name in INSTRUMENTS if name in names] for names in played]
     with ProcessPoolExecutor(args.jobs) as pool:
@@ -327,40 +335,48 @@ def build(args: argparse.Namespace) -> None:
             pass
     for split in counts:
         write_table(
-            args.out / f"questions_{split}.tsv", ("audio", "text"),
-            [(clip_name("questions", split, i), text) for i, text in enumerate(texts[split])],
+            args.out / f"questions_{split}.tsv", ("audio", "text", "question", "answer"),
+            [(clip_name("questions", split, i), *row) for i, row in enumerate(asked[split])],
         )  # fmt: skip
         write_table(
             args.out / f"mixtures_{split}.tsv", ("audio", "labels"),
             [(clip_name("mixtures", split, i), ",".join(row)) for i, row in enumerate(labels[split])],
         )  # fmt: skip
-    with atomic_file(args.out / "classes.txt", concurrent=True) as temporary:
-        temporary.write_text("".join(f"{name}\n" for name in INSTRUMENTS))
+    for file, names in (("classes.txt", INSTRUMENTS), ("answers.txt", ANSWERS)):
+        with atomic_file(args.out / file, concurrent=True) as temporary:
+            temporary.write_text("".join(f"{name}\n" for name in names))
     baselines = {
-        "question_text_only_bound": text_only_bound(texts["val"]),
+        "question_text_only_bound": text_only_bound([text for text, *_ in asked["val"]]),
+        "answer_text_only_bound": most_frequent([row[1:] for row in asked["val"]]),
         "mixture_constant_map": round(
             100 * sum(map(len, labels["val"])) / len(INSTRUMENTS) / len(labels["val"]), 2
         ),
     }
-    asked = {
-        split: dict(sorted(Counter(text.split("&&&")[0] for text in rows).items()))
-        for split, rows in texts.items()
+    counts_of = {
+        split: dict(sorted(Counter(question for _, question, _ in rows).items()))
+        for split, rows in asked.items()
     }
-    add_results(args.out, {"questions": asked, "baselines": baselines})
+    add_results(args.out, {"questions": counts_of, "baselines": baselines})
     print(
         f"{args.out}: {counts['train']} training and {counts['val']} validation questions, and as "
         f"many mixtures. Blind baselines: {baselines['question_text_only_bound']} % of the "
-        f"questions, {baselines['mixture_constant_map']} % mAP."
+        f"questions with candidates, {baselines['answer_text_only_bound']} % without, "
+        f"{baselines['mixture_constant_map']} % mAP."
     )
 
 
 def text_only_bound(texts: list[str]) -> float:
     """Accuracy, in percent, of the most frequent index for each question with its candidates."""
-    indices: dict[str, Counter[str]] = defaultdict(Counter)
-    for text in texts:
-        question, _, index = text.rpartition("&&&")
-        indices[question][index] += 1
-    return round(100 * sum(max(c.values()) for c in indices.values()) / len(texts), 2)
+    parts = (text.rpartition("&&&") for text in texts)
+    return most_frequent([(question, index) for question, _, index in parts])
+
+
+def most_frequent(rows: list[tuple[str, str]]) -> float:
+    """Accuracy, in percent, of the most frequent answer to each question."""
+    answers: dict[str, Counter[str]] = defaultdict(Counter)
+    for question, answer in rows:
+        answers[question][answer] += 1
+    return round(100 * sum(max(c.values()) for c in answers.values()) / len(rows), 2)
 
 
 def main() -> int:

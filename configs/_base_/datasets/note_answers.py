@@ -1,0 +1,48 @@
+"""Questions about notes that follow each other, without candidates; val has another sound bank."""
+
+data_root = "data/note_questions"
+tokenizer = "data/note_questions/tokenizer.json"
+needs_tokenizer = (
+    "one trained on its texts: tools/train_tokenizer.py data/note_questions/questions_train.tsv:text "
+    "data/note_questions/tokenizer.json --vocab-size 2000"
+)
+needs_data = "data/note_questions, made by tools/dataset_converters/note_questions.py"
+pipeline = [
+    dict(type="mmonepeace.LoadAudio", max_seconds=3.0, cache=True),
+    dict(type="mmonepeace.Tokenize", tokenizer=tokenizer, cleaning="dataset"),
+    dict(type="mmonepeace.PackModalities"),
+]
+train_dataloader = dict(
+    batch_size=64,
+    num_workers=0,  # two cores are busy already
+    persistent_workers=False,
+    sampler=dict(type="InfiniteSampler", shuffle=True),
+    dataset=dict(
+        type="mmonepeace.LabelledDataset",
+        data_root=data_root,
+        ann_file="questions_train.tsv",
+        columns=dict(audio="audio", text="question"),
+        label="answer",
+        classes="answers.txt",
+        pipeline=pipeline,
+    ),
+)
+val_dataloader = dict(
+    batch_size=64,
+    num_workers=0,
+    persistent_workers=False,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(
+        type="mmonepeace.LabelledDataset",
+        data_root=data_root,
+        ann_file="questions_val.tsv",
+        columns=dict(audio="audio", text="question"),
+        label="answer",
+        classes="answers.txt",
+        pipeline=pipeline,
+        test_mode=True,
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type="mmonepeace.Accuracy")
+test_evaluator = val_evaluator
