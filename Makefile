@@ -32,8 +32,14 @@ QUESTIONS := data/emoji_questions
 SCENE_TOKENIZER := $(PHRASES)/tokenizer.json
 GROUND := work_dirs/ground_demo
 VQA := work_dirs/vqa_demo
+INSTRUMENTS := configs/tiny/onepeace-tiny_al_gm-instruments-log-mel.py
+NOTE_ANSWERS := configs/tiny/onepeace-tiny_answers_notes.py
+NOTES := data/gm_instruments
+NOTE_QUESTIONS := data/note_questions
+NOTE_TOKENIZER := $(NOTE_QUESTIONS)/tokenizer.json
+AUDIO := work_dirs/audio_demo
 
-.PHONY: help demo demo-data pretrain-demo det-demo scene-data ground-demo vqa-demo faults test lint python env env-full clean
+.PHONY: help demo demo-data pretrain-demo det-demo scene-data ground-demo vqa-demo audio-demo faults test lint python env env-full clean
 
 help:
 	@echo "make demo             build a data set, fine-tune for segmentation on the CPU, draw predictions"
@@ -41,6 +47,7 @@ help:
 	@echo "make det-demo         compile mmcv's operators, train a detector with masks from the demo's encoder, draw it"
 	@echo "make ground-demo      find what phrases name in scenes: pretrain on names, fine-tune on boxes, draw them"
 	@echo "make vqa-demo         answer questions about scenes from the encoder of ground-demo"
+	@echo "make audio-demo       answer questions about sounds: pretrain on notes and their names, fine-tune on questions"
 	@echo "make test             compile mmcv's operators, run the linter, the type checker and all tests"
 	@echo "make faults           kill runs, damage files, fill the disk: a table of what held (20 minutes)"
 	@echo "make lint             run the linter and the type checker"
@@ -137,6 +144,16 @@ vqa-demo: env | $(GROUND)/predictions.html
 	$(PY) tools/test.py $(ANSWERING) $(VQA) --tokenizer $(SCENE_TOKENIZER) --work-dir $(VQA)
 	$(PY) tools/predict.py $(VQA) --tokenizer $(SCENE_TOKENIZER) --table $(QUESTIONS)/questions_val.tsv --columns image=image text=question --num 100 --html $(VQA)/predictions.html --png $(VQA)/predictions.png
 
+# The tokenizer has the words of names and questions.
+audio-demo: env
+	$(PY) tools/dataset_converters/instrument_notes.py --out $(NOTES)
+	$(PY) tools/dataset_converters/note_questions.py --notes $(NOTES) --out $(NOTE_QUESTIONS)
+	$(PY) tools/train_tokenizer.py $(NOTES)/train.tsv:label $(NOTE_QUESTIONS)/questions_train.tsv:text $(NOTE_TOKENIZER) --vocab-size 2000
+	$(PY) tools/pretrain.py $(INSTRUMENTS) --tokenizer $(NOTE_TOKENIZER) --work-dir $(AUDIO)/names
+	$(PY) tools/train.py $(NOTE_ANSWERS) --tokenizer $(NOTE_TOKENIZER) --checkpoint $(AUDIO)/names --work-dir $(AUDIO)/answers
+	$(PY) tools/test.py $(NOTE_ANSWERS) $(AUDIO)/answers --tokenizer $(NOTE_TOKENIZER) --work-dir $(AUDIO)/answers
+	$(PY) tools/predict.py $(AUDIO)/answers --tokenizer $(NOTE_TOKENIZER) --table $(NOTE_QUESTIONS)/questions_val.tsv --columns audio=audio text=question --num 100 --html $(AUDIO)/predictions.html
+
 # ------------------------------------------------------------------------------------- tests
 
 # FAULTS="--only kills --seed 3", for example
@@ -153,4 +170,4 @@ test: lint
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 clean:
-	rm -rf work_dirs/demo $(DEMO_DATA) $(PRETRAINED) $(PAIRS) work_dirs/det_demo $(DET_DATA) $(GROUND) $(VQA) $(PHRASES) $(QUESTIONS)
+	rm -rf work_dirs/demo $(DEMO_DATA) $(PRETRAINED) $(PAIRS) work_dirs/det_demo $(DET_DATA) $(GROUND) $(VQA) $(PHRASES) $(QUESTIONS) $(AUDIO) $(NOTES) $(NOTE_QUESTIONS)
