@@ -1,6 +1,7 @@
 """Attention with the relative position bias of a grid: in blocks, compared with a dense bias.
 
 Run:  python benchmarks/attention.py [--sides 16 24 32 56] [--heads 12] [--batch 1] [--rounds 7]
+                                    [--dtype bfloat16]
 
 "dense" gathers the bias of all pairs of tokens and calls PyTorch's attention; "blocks" is
 `grid_bias_attention`. Both compute the gradient of the table, in forward and backward passes that
@@ -35,12 +36,11 @@ WIDTH = 64  # of a head
 def runs(side: int, args: argparse.Namespace) -> dict[str, Run]:
     """Name -> one call, for inference and with gradients."""
     tokens = side**2 + 1
-    tensors = [
-        torch.randn(args.batch, tokens, args.heads, WIDTH).transpose(1, 2).requires_grad_()
-        for _ in "qkv"
-    ]
-    table = torch.randn(num_rpb_rows((side, side)), args.heads, requires_grad=True)
-    weight = torch.randn(args.batch, tokens, args.heads, WIDTH).transpose(1, 2)
+    shape, dtype = (args.batch, tokens, args.heads, WIDTH), getattr(torch, args.dtype)
+    tensors = [torch.randn(shape, dtype=dtype).transpose(1, 2).requires_grad_() for _ in "qkv"]
+    rows = num_rpb_rows((side, side))
+    table = torch.randn(rows, args.heads, dtype=dtype, requires_grad=True)
+    weight = torch.randn(shape, dtype=dtype).transpose(1, 2)
 
     def dense() -> torch.Tensor:
         bias = GridBias(table, (side, side), True).dense()
@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=12)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.memory_of:
@@ -79,7 +80,7 @@ def main() -> None:
     print("| tokens | what | dense, s | blocks, s | ratio | of peak | dense, GB | blocks, GB |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
     for side in args.sides:
-        timed = runs(side, args) | {"peak": matrix_product(torch.float32, "cpu")}
+        timed = runs(side, args) | {"peak": matrix_product(getattr(torch, args.dtype), "cpu")}
         times: dict[str, list[float]] = {name: [] for name in timed}
         for turn in range(args.rounds + 1):
             for name, run in timed.items():
@@ -95,6 +96,7 @@ def main() -> None:
             for way in ("dense", "blocks"):
                 command = [sys.executable, __file__, "--memory-of", str(side), f"{way}, {what}"]
                 command += ["--heads", str(args.heads), "--batch", str(args.batch)]
+                command += ["--dtype", args.dtype]
                 memory.append(float(subprocess.check_output(command, text=True).split()[-1]))
             old, new = (median[f"{way}, {what}"] for way in ("dense", "blocks"))
             print(

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, noop_context_fn
 
-from mmonepeace.layers.kernels import CPU_KERNELS, Backend, attend, cpu_kernel
+from mmonepeace.layers.kernels import CPU_KERNELS, Backend, attend, cpu_kernel, product_dtype
 from mmonepeace.layers.relative_position_bias import AttentionBias
 from mmonepeace.layers.tokens import Tokens
 from mmonepeace.spec import LAYER_NORM_EPS, Arch
@@ -40,6 +40,7 @@ class SelfAttention(nn.Module):
     def project_qkv(self, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, (B, H, L, d) each."""
         heads = (self.num_heads, -1)
+        x_BLD = x_BLD.to(product_dtype(x_BLD))  # once for all three
         q = self.q_proj(x_BLD).unflatten(-1, heads).transpose(1, 2)
         k = self.k_proj(x_BLD).unflatten(-1, heads).transpose(1, 2)
         v = self.v_proj(x_BLD).unflatten(-1, heads).transpose(1, 2)
@@ -67,9 +68,9 @@ class GeGLU(nn.Module):
     def forward(self, x_BLD: Tensor) -> Tensor:
         """(B, L, D) -> (B, L, D)."""
         kernel = cpu_kernel("geglu", x_BLD)
-        # Layers that replace these, such as those of LoRA, and autocast compute in their own way.
-        plain = {*map(type, (self.gate, self.up, self.down))} == {nn.Linear}
-        if kernel and plain and not torch.is_autocast_enabled("cpu"):
+        x_BLD = x_BLD.to(product_dtype(x_BLD))
+        # Layers that replace these, such as those of LoRA, compute in their own way.
+        if kernel and {*map(type, (self.gate, self.up, self.down))} == {nn.Linear}:
             norm, norm_bias = (getattr(self.norm, name, None) for name in ("weight", "bias"))
             down = self.down
             weights = (self.gate.weight, self.up.weight, norm, norm_bias, down.weight, down.bias)
@@ -279,9 +280,7 @@ class FusionEncoder(nn.ModuleList):
         For models that change the embeddings between blocks; the bias is that of `tokens`, which
         may be `cpu.packing.PackedTokens`.
         """
-        device, dtype = tokens.x_BLD.device.type, tokens.x_BLD.dtype
-        if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
+        dtype = product_dtype(tokens.x_BLD)
         bias = tokens.bias if tokens.pad_BL is None else tokens.masked_bias
         shared = bias(0, dtype) if tokens.shared_bias else None
 

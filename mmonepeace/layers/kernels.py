@@ -49,15 +49,23 @@ CPU_KERNELS: dict[str, CpuKernel] = {
 def cpu_kernel(name: str, x: Tensor) -> Callable[..., Any] | None:
     """The kernel of `CPU_KERNELS` that applies to a tensor, or None.
 
-    The one rule: float32 on a CPU, run eagerly (in a graph chunks would be unrolled), and large
-    enough.
+    The one rule: products in float32 or bfloat16 on a CPU, run eagerly (in a graph chunks would be
+    unrolled), and large enough.
     """
     kernel = CPU_KERNELS.get(name)
-    if kernel is None or x.numel() < kernel.min_numel:
+    if kernel is None or x.numel() < kernel.min_numel or x.device.type != "cpu":
         return None
     in_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    applies = x.device.type == "cpu" and x.dtype == torch.float32 and not in_graph
+    applies = product_dtype(x) in (torch.float32, torch.bfloat16) and not in_graph
     return kernel.function if applies else None
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """The dtype that linear layers compute in: that of autocast where it is on."""
+    device = x.device.type
+    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+        return torch.get_autocast_dtype(device)
+    return x.dtype
 
 
 def attend(

@@ -40,18 +40,25 @@ class GatedWeights(NamedTuple):
     down: Tensor
     bias: Tensor
 
+    def to(self, dtype: torch.dtype) -> "GatedWeights":
+        """Matrices and last bias in the dtype of products; the LayerNorm keeps its own."""
+        names = ("gate", "up", "down", "bias")
+        return self._replace(**{name: getattr(self, name).to(dtype) for name in names})
+
 
 def chunked_geglu(x: Tensor, *weights: Tensor | None) -> Tensor:
     """down(layer_norm(gelu(gate x) * up x)), (..., D) -> (..., D), with the fields of `GatedWeights`.
 
-    Differentiable once; saves x, gate x and up x for the backward pass.
+    Products are computed in the dtype of x, to which matrices of another one are converted in both
+    passes. Differentiable once; saves x, gate x and up x for the backward pass.
     """
     x_ND = x.flatten(0, -2)
     if torch.is_grad_enabled():
         out_ND = _ChunkedGeGLU.apply(x_ND, *weights)
     else:
+        converted = GatedWeights._make(weights).to(x.dtype)
         chunks = x_ND.chunk(max(1, len(x_ND) // _TOKENS))
-        out_ND = torch.cat([_forward(chunk, GatedWeights._make(weights))[0] for chunk in chunks])
+        out_ND = torch.cat([_forward(chunk, converted)[0] for chunk in chunks])
     return out_ND.view_as(x)
 
 
@@ -84,7 +91,7 @@ def _forward(x_ND: Tensor, weights: GatedWeights) -> tuple[Tensor, Tensor, Tenso
 class _ChunkedGeGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, *weights: Tensor | None) -> Tensor:
-        out, gate, up = _forward(x_ND, GatedWeights._make(weights))
+        out, gate, up = _forward(x_ND, GatedWeights._make(weights).to(x_ND.dtype))
         ctx.save_for_backward(x_ND, gate, up, *weights[:-1])
         return out
 
@@ -92,9 +99,12 @@ class _ChunkedGeGLU(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient_ND: Tensor) -> tuple[Tensor | None, ...]:
         x_ND, gate, up, gate_weight, up_weight, norm, norm_bias, down = ctx.saved_tensors
+        gate_weight, up_weight, down = (
+            weight.to(gate.dtype) for weight in (gate_weight, up_weight, down)
+        )
         hidden, dgate = torch.empty_like(gate), torch.empty_like(gate)
         dup = _product(gradient_ND, down)
-        dnorm = None if norm is None else torch.zeros(2, len(norm), dtype=gate.dtype)
+        dnorm = None if norm is None else torch.zeros(2, len(norm), dtype=norm.dtype)
         for rows in _chunks(gate):
             gelu = F.gelu(gate[rows])
             product = torch.mul(gelu, up[rows], out=hidden[rows])

@@ -13,6 +13,11 @@ pairs of tokens. Queries are processed in blocks that fit into the cache; the ba
 recomputes the weights of a block from the log-sum-exp of its rows. Logits are in base 2, since exp2
 is faster than exp; keys are padded to full cache lines, with zero weight.
 
+In bfloat16, products and blocks are in bfloat16; sums over keys, gradients that add up over blocks and
+those of the bias are in float32. A bfloat16 logit has 8 bits, so that its error grows with its size:
+what is large is shifted row by row, such that the logits of keys with much weight are near zero. Rows
+of the gradient are then scaled by what the shift leaves of the log-sum-exp.
+
 Shapes: B batch, L tokens (CLS first, if there is one; last among reversed ones), H heads, d width of
 a head, n queries of a block, R x C the grid.
 """
@@ -32,6 +37,7 @@ from mmonepeace.layers.resampling import CLS_ROWS, Grid
 
 _BLOCK_NUMBERS = 5 << 18  # logits in a block: few enough for the cache, many enough for one call
 _LN_2 = math.log(2)
+_LARGE = 2  # logit from which its error in bfloat16 matters
 
 # Results of the block being computed and, while it is recomputed, those of the first pass.
 _kept: ContextVar[tuple[list[Any], Iterator[Any] | None]] = ContextVar("_kept")
@@ -41,11 +47,11 @@ class AttentionResultCache:
     """Context for activation-checkpointed blocks: their attention is computed only once.
 
     Args:
-        results: outputs and log-sum-exps of rows, in the order of the calls.
+        results: what `_GridBiasAttention.attend` returns, in the order of the calls.
         recompute: read the results; otherwise, store them.
     """
 
-    def __init__(self, results: list[tuple[Tensor, Tensor]], recompute: bool) -> None:
+    def __init__(self, results: list[tuple[Any, ...]], recompute: bool) -> None:
         self.results, self.recompute = results, recompute
 
     def __enter__(self) -> None:
@@ -57,7 +63,7 @@ class AttentionResultCache:
 
 def cached_attention_contexts() -> tuple[AttentionResultCache, AttentionResultCache]:
     """The `context_fn` of activation checkpointing: results are stored, then read."""
-    results: list[tuple[Tensor, Tensor]] = []
+    results: list[tuple[Any, ...]] = []
     return AttentionResultCache(results, recompute=False), AttentionResultCache(results, True)
 
 
@@ -70,7 +76,7 @@ def grid_bias_attention(
     without a scale it is 1 / sqrt(d).
     """
     scale = q_BHLd.shape[-1] ** -0.5 if scale is None else scale
-    table_NH = bias.table_NH / _LN_2
+    table_NH = bias.table_NH.to(_dtype_of_sums(q_BHLd)) / _LN_2
     padding = (0, 0, 0, row_length(k_BHLd.shape[2]) - k_BHLd.shape[2])
     return _GridBiasAttention.apply(
         q_BHLd,
@@ -92,6 +98,45 @@ def row_length(numbers: int) -> int:
     """Row length for fast matrix products: full cache lines that do not map to the same set."""
     length = math.ceil(numbers / 16) * 16
     return length + 16 if length % 256 == 0 else length
+
+
+def _dtype_of_sums(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _row_shifts(q_BHLd: Tensor, k_BHKd: Tensor) -> Tensor | None:
+    """(B, H, L, 1) about the logit of the keys that a query attends to, without their bias.
+
+    Under weights of 2^x, logits x of a normal distribution have the mean m + ln(2) s^2, up to their
+    maximum, about m + s sqrt(2 ln L). None if nothing is large, and in full precision.
+    """
+    if _dtype_of_sums(q_BHLd) == q_BHLd.dtype:
+        return None
+    length = q_BHLd.shape[2]
+    mean_BH1d = k_BHKd.sum(2, keepdim=True) / length  # padded keys are zero
+    second_BHdd = k_BHKd.mT @ (k_BHKd / length)
+    mean, second = ((q_BHLd * x).sum(-1, True) for x in (mean_BH1d, q_BHLd @ second_BHdd))
+    variance = (second.float() - mean.float().square()).clamp_(min=0)
+    tilt = torch.minimum(variance * _LN_2, (variance * (2 * math.log(length))).sqrt())
+    shift = mean + tilt.to(mean.dtype)
+    return shift if shift.abs().amax() > _LARGE else None
+
+
+def _row_sums(weights_HnL: Tensor) -> Tensor:
+    """(H, n, 1), of half precision in float32."""
+    dtype = _dtype_of_sums(weights_HnL)
+    if dtype == weights_HnL.dtype:
+        return weights_HnL.sum(-1, keepdim=True)
+    # Several times as fast as a sum in another dtype; what is rounded are four parts.
+    return weights_HnL.unflatten(-1, (4, -1)).sum(-1).to(dtype).sum(-1, keepdim=True)
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add the products of two batches of matrices, perhaps of lower precision than the total."""
+    if total.dtype == a.dtype:
+        total.baddbmm_(a, b)
+    else:
+        total.add_(torch.bmm(a, b))
 
 
 class _Rows(NamedTuple):
@@ -155,9 +200,16 @@ class _Grid:
         return like.new_zeros(self.products, self.blocks[0].tokens.stop, length)
 
     def logits(
-        self, heads: slice, rows: _Rows, q_HnD: Tensor, k_HLd: Tensor, sums: Tensor, space: Tensor
+        self,
+        heads: slice,
+        rows: _Rows,
+        q_HnD: Tensor,
+        k_HLd: Tensor,
+        shift: Tensor | None,
+        space: Tensor,
     ) -> Tensor:
-        """Logits of a block minus the log-sum-exps of its rows, written to a buffer."""
+        """Logits of a block minus the shift of its rows, if there is one, written to a buffer."""
+        shift = None if shift is None else shift[:, rows.tokens]
         shape = (*q_HnD.shape[:2], k_HLd.shape[1])
         logits = space[: math.prod(shape)].view(shape)
         part = self.unfolded[heads]
@@ -168,14 +220,21 @@ class _Grid:
             part.storage_offset() + rows.first * per_row,
         )
         inner = logits[:, rows.patches, : self.patches].unflatten(1, (-1, self.columns))
-        torch.sub(bias, sums[:, rows.patches].unflatten(1, (-1, self.columns)), out=inner)
         logits[:, :, self.tokens :] = -math.inf
+        if shift is None:
+            inner.copy_(bias)
+        else:
+            torch.sub(bias, shift[:, rows.patches].unflatten(1, (-1, self.columns)), out=inner)
         if self.cls is not None:
             query, key, both = self.cls[:, heads, None]
-            logits[:, rows.patches, self.patches] = key - sums[:, rows.patches, 0]
+            logits[:, rows.patches, self.patches] = key
             if not rows.first:
-                logits[:, 0, : self.patches] = query - sums[:, 0]
-                logits[:, 0, self.patches] = both[:, 0] - sums[:, 0, 0]
+                logits[:, 0, : self.patches] = query
+                logits[:, 0, self.patches] = both[:, 0]
+            if shift is not None:
+                logits[:, rows.patches, self.patches] -= shift[:, rows.patches, 0]
+                if not rows.first:
+                    logits[:, 0, : self.tokens] -= shift[:, 0]
         return logits.baddbmm_(q_HnD, k_HLd.mT)
 
     def add_gradient(self, heads: slice, rows: _Rows, wide_HnW: Tensor) -> None:
@@ -189,9 +248,9 @@ class _Grid:
         if self.cls is not None:
             query, key, both = self.cls[:, heads]
             of_cls = wide[:, :, self.patches]
-            key += of_cls[:, rows.patches].sum(1)
+            key += of_cls[:, rows.patches].sum(1, dtype=key.dtype)
             if not rows.first:
-                query += wide[:, 0, : self.patches].sum(1)
+                query += wide[:, 0, : self.patches].sum(1, dtype=key.dtype)
                 both += of_cls[:, 0]
             of_cls.zero_()
         # A view in which the keys of each query begin where its unfolded rows do, zeros around.
@@ -220,71 +279,81 @@ class _GridBiasAttention(torch.autograd.Function):
         cls: Tensor | None,
     ) -> Tensor:
         q, k, v = q_BHLd, k_BHLd.contiguous(), v_BHLd.contiguous()
+        unfolded, cls = unfolded.to(q.dtype), None if cls is None else cls.to(q.dtype)
         results, known = _kept.get(([], None))
         if known:
-            out, sums = next(known)
+            out, sums, shift = next(known)
         else:
-            out, sums = _GridBiasAttention.attend(q, k, v, unfolded, cls)
-            results.append((out.detach(), sums))
-        ctx.save_for_backward(q, k, v, unfolded, cls, out, sums)
+            out, sums, shift = _GridBiasAttention.attend(q, k, v, unfolded, cls)
+            results.append((out.detach(), sums, shift))
+        ctx.save_for_backward(q, k, v, unfolded, cls, out, sums, shift)
         return out
 
     @staticmethod
     def attend(
         q: Tensor, k: Tensor, v: Tensor, unfolded: Tensor, cls: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Outputs and the log-sum-exps of rows."""
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Outputs, the log-sum-exps of rows, and the shifts of logits that lead to them."""
         batch, heads, length, _ = q.shape
         out = q.new_empty(batch, length, heads, v.shape[-1]).transpose(1, 2)
-        sums = q.new_zeros(batch, heads, length, 1)
+        sums = q.new_empty(batch, heads, length, 1, dtype=_dtype_of_sums(q))
         grid = _Grid(unfolded, cls, batch)
         space = grid.space(q)
         small = grid.are_small(q, k)
+        shift = _row_shifts(q, k)
         for part in grid.heads:
-            q_, k_, v_, out_, sums_ = _of_heads(part, q, k, v, out, sums)
+            q_, k_, v_, out_, sums_, shift_ = _of_heads(part, q, k, v, out, sums, shift)
             for rows in grid.blocks:
-                none = sums_[:, rows.tokens]
-                weights = grid.logits(part, rows, q_[:, rows.tokens], k_, none, space)
+                weights = grid.logits(part, rows, q_[:, rows.tokens], k_, shift_, space)
                 top = 0
                 if not small:
                     top = weights.amax(-1, keepdim=True)
                     weights.sub_(top)
-                total = weights.exp2_().sum(-1, keepdim=True)
-                out_[:, rows.tokens] = torch.bmm(weights, v_).div_(total)
+                total = _row_sums(weights.exp2_())
+                out_[:, rows.tokens] = torch.bmm(weights, v_) / total
                 sums_[:, rows.tokens] = total.log2_().add_(top)
-        return out, sums
+        if shift is not None:
+            sums += shift
+        return out, sums, shift if small and sums.dtype != q.dtype else sums.to(q.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient_BHLd: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, unfolded, cls, out, sums = ctx.saved_tensors
+        q, k, v, unfolded, cls, out, sums, shift = ctx.saved_tensors
         grid, grads = _Grid(unfolded, cls, len(q)), None
         if ctx.needs_input_grad[3]:
-            no_cls = None if cls is None else torch.zeros_like(cls)
-            grads = _Grid(torch.zeros_like(unfolded), no_cls, len(q))
+            no_cls = None if cls is None else torch.zeros_like(cls, dtype=sums.dtype)
+            grads = _Grid(torch.zeros_like(unfolded, dtype=sums.dtype), no_cls, len(q))
         # The derivative of exp2 has a factor of ln 2.
-        minus_delta = (gradient_BHLd * out).sum(-1, keepdim=True).mul_(-_LN_2)
-        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        minus_delta = (gradient_BHLd * out.to(sums.dtype)).sum(-1, keepdim=True).mul_(-_LN_2)
+        dout = gradient_BHLd
+        if sums.dtype != q.dtype:
+            scale = (-sums if shift is None else shift - sums).exp2_()
+            dout, minus_delta = scale * dout, scale * minus_delta
+        dout, dweights, minus_delta = (x.to(q.dtype) for x in (dout, dout * _LN_2, minus_delta))
+        dq = torch.empty_like(q)
+        dk, dv = (torch.zeros_like(x, dtype=sums.dtype) for x in (k, v))
         space, skewed_space = grid.space(q), grid.skewed_space(q)
         for part in grid.heads:
-            q_, dq_, dout_, delta_, sums_ = _of_heads(part, q, dq, gradient_BHLd, minus_delta, sums)
-            k_, v_, dk_, dv_ = _of_heads(part, k, v, dk, dv)
-            v_ = v_ * _LN_2
+            q_, dq_, dout_, dweights_, delta_ = _of_heads(part, q, dq, dout, dweights, minus_delta)
+            k_, v_, dk_, dv_, shift_ = _of_heads(part, k, v, dk, dv, shift)
             for rows in grid.blocks:
-                queries, dout = q_[:, rows.tokens], dout_[:, rows.tokens]
-                weights = grid.logits(part, rows, queries, k_, sums_[:, rows.tokens], space).exp2_()
-                dv_.baddbmm_(weights.mT, dout)
+                queries = q_[:, rows.tokens]
+                weights = grid.logits(part, rows, queries, k_, shift_, space).exp2_()
+                _add_product(dv_, weights.mT, dout_[:, rows.tokens])
                 wide = skewed_space[: len(q_), : weights.shape[1]]
                 dlogits = wide[:, :, : grid.keys]
-                torch.baddbmm(delta_[:, rows.tokens], dout, v_.mT, out=dlogits).mul_(weights)
+                torch.baddbmm(
+                    delta_[:, rows.tokens], dweights_[:, rows.tokens], v_.mT, out=dlogits
+                ).mul_(weights)
                 dq_[:, rows.tokens] = torch.bmm(dlogits, k_)
-                dk_.baddbmm_(dlogits.mT, queries)
+                _add_product(dk_, dlogits.mT, queries)
                 if grads:
                     grads.add_gradient(part, rows, wide)
         bias = (None, None) if grads is None else (grads.unfolded, grads.cls)
-        return dq, dk, dv, *bias
+        return dq, dk.to(k.dtype), dv.to(v.dtype), *bias
 
 
-def _of_heads(heads: slice, *tensors_BHLd: Tensor) -> list[Tensor]:
+def _of_heads(heads: slice, *tensors_BHLd: Tensor | None) -> list[Any]:
     """(B, H, L, d) -> views (products, L, d) of one sample's heads, or of one head of each sample."""
-    return [x[:, heads].flatten(0, 1) for x in tensors_BHLd]
+    return [None if x is None else x[:, heads].flatten(0, 1) for x in tensors_BHLd]

@@ -68,3 +68,39 @@ def test_tokens_gate_and_up_alone_are_kept_for_the_backward_pass():
         chunked_geglu(x, *weights)
     sizes = [x.numel() for x in kept if not any(x is weight for weight in weights)]
     assert sum(sizes) == x.numel() + 2 * 5 * 64
+
+
+@pytest.mark.usefixtures("chunks")
+@pytest.mark.parametrize("normalised", [True, False])
+def test_in_bfloat16_it_is_as_exact_as_the_plain_one(normalised):
+    """Products in bfloat16, with weights in float32, which get gradients in float32."""
+    weights = make_weights(32, 64, normalised, torch.float32)
+    x = torch.randn(2, 7, 32).bfloat16().requires_grad_()
+    leaves = [x, *(weight for weight in weights if weight is not None)]
+
+    def output_and_gradients(way):
+        if way == "kernel":
+            out = chunked_geglu(x, *weights)
+            assert out.dtype == torch.bfloat16
+        elif way == "autocast":
+            with torch.autocast("cpu", torch.bfloat16):
+                out = plain(x, weights)
+        else:
+            given = [None if w is None else w.double() for w in weights]
+            out = plain(x.double(), GatedWeights(*given))
+        return out, *torch.autograd.grad(out.double().square().sum(), leaves)
+
+    exact = output_and_gradients("float64")
+    errors = [
+        [((a.double() - b).norm() / b.norm()).item() for a, b in zip(found, exact, strict=True)]
+        for found in map(output_and_gradients, ("kernel", "autocast"))
+    ]
+    for ours, autocast in zip(*errors, strict=True):
+        assert ours < max(1.5 * autocast, 0.01)
+
+
+def test_without_gradients_bfloat16_gives_the_same():
+    weights, x = make_weights(32, 64, dtype=torch.float32), torch.randn(5, 32).bfloat16()
+    with torch.no_grad():
+        found = chunked_geglu(x, *weights)
+    assert found.equal(chunked_geglu(x, *weights))

@@ -85,6 +85,38 @@ def test_logits_do_not_overflow_half_precision(largest):
     )
 
 
+@pytest.mark.parametrize(
+    "sharpness", [0.3, 3, 40]
+)  # even weights, a few keys, one key: large logits
+@pytest.mark.parametrize("grid", [(20, 20), (24, 13)])
+def test_in_bfloat16_it_is_as_exact_as_the_plain_product(grid, sharpness):
+    q, k, v, table = (x.detach().bfloat16() for x in inputs(grid, 1, 2, 2, 32, 32))
+    weight = torch.randn_like(v)
+    args, scale = [x.transpose(1, 2) for x in (q, k, v)], sharpness / 32**0.5
+
+    def output_and_gradients(dtype, blocks):
+        leaves = [x.to(dtype).requires_grad_() for x in (*args, table)]
+        bias = GridBias(leaves[3], grid, True)
+        out = (
+            grid_bias_attention(*leaves[:3], bias, scale)
+            if blocks
+            else attend(*leaves[:3], bias, scale, "eager")
+        )
+        assert out.dtype == dtype
+        found = (out, *torch.autograd.grad(out, leaves, weight.transpose(1, 2).to(dtype)))
+        return [x.double() for x in found]
+
+    exact = output_and_gradients(torch.float64, blocks=False)
+    errors = [
+        [((x - y).norm() / y.norm()).item() for x, y in zip(found, exact, strict=True)]
+        for found in (output_and_gradients(torch.bfloat16, blocks) for blocks in (True, False))
+    ]
+    (out, *ours), (plain_out, *plain) = errors
+    assert out < 1.3 * plain_out + 2e-3
+    assert max(ours) < 1.5 * max(plain)
+    assert max(out, *ours) < 0.03 or sharpness > 3
+
+
 def test_frozen_bias_gets_no_gradient_and_no_grad_keeps_nothing():
     q, k, v, table = inputs((4, 4), 1)
     bias = GridBias(table.detach(), (4, 4), True)
