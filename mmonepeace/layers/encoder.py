@@ -3,6 +3,7 @@
 Shapes: B batch, L tokens, D width, H heads, d = D / H.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -122,23 +123,27 @@ class DropPath(nn.Module):
         """
         if not self.training or self.rate == 0:
             return add_scaled(x, branch(x, None), scale)
-        keep = 1 - self.rate
-        kept = torch.rand(len(x) if counts is None else len(counts), device="cpu") < keep
-        if kept.all():
-            return add_scaled(x, branch(x, None), scale, 1 / keep)
-        factor = 1 / keep
-        if not kept.any():
+        count = len(x) if counts is None else len(counts)
+        kept, factor = self.draw(count), 1 / (1 - self.rate)
+        if len(kept) == count:
+            return add_scaled(x, branch(x, None), scale, factor)
+        if not kept:
             # Every parameter must get a gradient, if only zero, or DDP would wait for it.
-            kept[0], factor = True, 0
-        dim, rows = 0, kept
+            kept, factor = [0], 0
+        dim, places = 0, kept
         if counts is not None:
-            dim, rows = 1, kept.repeat_interleave(torch.tensor(counts, device="cpu"))
+            starts = [0, *itertools.accumulate(counts)]
+            dim, places = 1, [i for k in kept for i in range(starts[k], starts[k + 1])]
         index, rows = (
-            mask.nonzero().squeeze(1).to(x.device, non_blocking=True) for mask in (kept, rows)
+            torch.tensor(of, device="cpu").to(x.device, non_blocking=True) for of in (kept, places)
         )
         residual = branch(x.index_select(dim, rows), index)
         residual = residual if scale is None else residual * scale
         return x.index_add(dim, rows, residual.to(x.dtype), alpha=factor)
+
+    def draw(self, count: int) -> list[int]:
+        """Indices of the samples that are kept."""
+        return (torch.rand(count, device="cpu") < 1 - self.rate).nonzero().flatten().tolist()
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:.3f}"

@@ -63,9 +63,8 @@ def cpu_kernel(name: str, x: Tensor) -> Callable[..., Any] | None:
 def product_dtype(x: Tensor) -> torch.dtype:
     """The dtype that linear layers compute in: that of autocast where it is on."""
     device = x.device.type
-    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
-        return torch.get_autocast_dtype(device)
-    return x.dtype
+    is_on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if is_on and x.dtype != torch.float64 else x.dtype
 
 
 def attend(

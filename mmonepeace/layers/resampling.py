@@ -4,12 +4,14 @@ Shapes: N table rows, H heads, D width. A grid is (rows, columns).
 """
 
 import math
-from functools import lru_cache
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from mmonepeace.layers.tensor_cache import byte_bounded_lru_cache
 
 Grid = tuple[int, int]
 Resampling = Literal["geometric", "bicubic"]
@@ -50,7 +52,7 @@ def rpb_side(rows: int) -> int:
     return (offsets + 1) // 2
 
 
-def _geometric_coordinates(old: int, new: int) -> Tensor:
+def _geometric_coordinates(old: int, new: int) -> np.ndarray:
     """Source coordinates whose spacing grows geometrically until they span the new offsets.
 
     `old` and `new` count offsets, 2 * side - 1. Returns (old,) float64, symmetric about 0.
@@ -65,13 +67,11 @@ def _geometric_coordinates(old: int, new: int) -> Tensor:
         else:
             low = ratio
     # The last midpoint, not an end of the interval, is what the released weights were made with.
-    steps = ratio ** torch.arange(k, dtype=torch.float64, device="cpu")
-    distance = steps.cumsum(0)
-    zero = torch.zeros(1, dtype=torch.float64, device="cpu")
-    return torch.cat([-distance.flip(0), zero, distance])
+    distance = np.cumsum(ratio ** np.arange(k, dtype=np.float64))
+    return np.concatenate([-distance[::-1], [0.0], distance])
 
 
-def _spline_matrix(x: Tensor, u: Tensor) -> Tensor:
+def _spline_matrix(x: np.ndarray, u: np.ndarray) -> np.ndarray:
     """(T, S) matrix that evaluates the not-a-knot cubic spline on S ascending knots x at T points u.
 
     Fewer than four knots get the polynomial through all of them, which is what not-a-knot ends
@@ -81,14 +81,13 @@ def _spline_matrix(x: Tensor, u: Tensor) -> Tensor:
     if size < 4:
         columns = []
         for i in range(size):
-            others = torch.cat([x[:i], x[i + 1 :]])
+            others = np.delete(x, i)
             columns.append(((u[:, None] - others) / (x[i] - others)).prod(1))
-        return torch.stack(columns, 1)
-    h = x.diff()
+        return np.stack(columns, 1)
+    h = np.diff(x)
     # Second derivatives M solve A M = B y: continuity inside, not-a-knot at both ends.
-    a = torch.zeros(size, size, dtype=x.dtype, device="cpu")
-    b = torch.zeros_like(a)
-    inner = torch.arange(1, size - 1, device="cpu")
+    a, b = np.zeros((size, size)), np.zeros((size, size))
+    inner = np.arange(1, size - 1)
     a[inner, inner - 1] = h[:-1] / 6
     a[inner, inner] = (h[:-1] + h[1:]) / 3
     a[inner, inner + 1] = h[1:] / 6
@@ -97,36 +96,28 @@ def _spline_matrix(x: Tensor, u: Tensor) -> Tensor:
     b[inner, inner + 1] = 1 / h[1:]
     a[0, 0], a[0, 1], a[0, 2] = 1 / h[0], -1 / h[0] - 1 / h[1], 1 / h[1]
     a[-1, -3], a[-1, -2], a[-1, -1] = 1 / h[-2], -1 / h[-2] - 1 / h[-1], 1 / h[-1]
-    second = torch.linalg.solve(a, b)
-    i = (torch.searchsorted(x, u, right=True) - 1).clamp(0, size - 2)
+    second = np.linalg.solve(a, b)
+    i = (np.searchsorted(x, u, side="right") - 1).clip(0, size - 2)
     step = h[i]
     right = (u - x[i]) / step
     left = 1 - right
-    rows = torch.arange(len(u), device="cpu")
-    value = torch.zeros(len(u), size, dtype=x.dtype, device="cpu")
+    rows = np.arange(len(u))
+    value = np.zeros((len(u), size))
     value[rows, i] = left
     value[rows, i + 1] = right
-    curve = torch.zeros_like(value)
+    curve = np.zeros_like(value)
     curve[rows, i] = (left**3 - left) * step**2 / 6
     curve[rows, i + 1] = (right**3 - right) * step**2 / 6
     return value + curve @ second
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)  # or what inference made could not serve training
-def _geometric_matrix(
-    old: int, new: int, dtype: torch.dtype, device: torch.device | str
-) -> Tensor | None:
-    """(2 * new - 1, 2 * old - 1) matrix that resamples one axis of a table; None if equal.
-
-    Equal sides must be skipped: the geometric rule would not be the identity there.
-    """
-    if old == new:
-        return None
+# In NumPy: modes of torch that only trace or fake what they run need its numbers.
+@byte_bounded_lru_cache(2**24)
+def _geometric_matrix(old: int, new: int, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    """(2 * new - 1, 2 * old - 1) matrix that resamples one axis of a table to another length."""
     x = _geometric_coordinates(2 * old - 1, 2 * new - 1)
-    u = torch.arange(-(new - 1), new, dtype=torch.float64, device="cpu")
-    u = u.clamp(x[0].item(), x[-1].item())
-    return _spline_matrix(x, u).to(device=device, dtype=dtype)
+    u = np.arange(-(new - 1), new, dtype=np.float64).clip(x[0], x[-1])
+    return torch.from_numpy(_spline_matrix(x, u)).to(device=device, dtype=dtype)
 
 
 def resample_rpb(table_NH: Tensor, old: int, new: Grid, method: Resampling = "geometric") -> Tensor:
@@ -165,11 +156,11 @@ def resample_rpb(table_NH: Tensor, old: int, new: Grid, method: Resampling = "ge
         values = F.interpolate(values, size=size, mode="bicubic", align_corners=False)
         values = values[0].permute(1, 2, 0)
     else:
-        rows, columns = (_geometric_matrix(old, s, dtype, table_NH.device) for s in new)
-        if rows is not None:
-            values = torch.einsum("ts,swh->twh", rows, values)
-        if columns is not None:
-            values = torch.einsum("ts,hsn->htn", columns, values)
+        # Equal sides are skipped: the geometric rule would not be the identity there.
+        for equation, length in zip(("ts,swh->twh", "ts,hsn->htn"), new, strict=True):
+            if length != old:
+                matrix = _geometric_matrix(old, length, dtype, table_NH.device)
+                values = torch.einsum(equation, matrix, values)
     return torch.cat([values.flatten(0, 1).to(table_NH.dtype), table_NH[-CLS_ROWS:]])
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 Make = Callable[..., Tensor]
 
@@ -16,7 +17,7 @@ def byte_bounded_lru_cache(limit: int) -> Callable[[Make], Make]:
     """Cache the tensors that a function returns, for inference and training alike.
 
     The function has hashable arguments and gets `cache_clear()`. In a graph that is being compiled
-    nothing is cached.
+    nothing is cached, nor are fake tensors, which later calls could not compute with.
 
     Args:
         limit: bytes to keep; the latest tensor is kept whatever its size.
@@ -34,6 +35,8 @@ def byte_bounded_lru_cache(limit: int) -> Callable[[Make], Make]:
                 if args not in kept:
                     with torch.inference_mode(False):  # or they could not serve training
                         value = make(*args)
+                    if isinstance(value, FakeTensor):
+                        return value
                     room = limit - value.nbytes
                     while kept and sum(x.nbytes for x in kept.values()) > room:
                         kept.popitem(last=False)
