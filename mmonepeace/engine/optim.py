@@ -1,10 +1,11 @@
 """Layer-wise learning rate decay and weight decay groups."""
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from inspect import signature
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -215,5 +216,22 @@ class BFloat16OptimWrapper(OptimWrapper):
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         """Run the forward pass under autocast."""
         device = next(model.parameters()).device.type
+        if device == "cpu":
+            _say_how_bfloat16_is_multiplied()
         with super().optim_context(model), torch.autocast(device, dtype=torch.bfloat16):
             yield
+
+
+@cache
+def _say_how_bfloat16_is_multiplied() -> None:
+    features = torch.cpu.get_capabilities()
+    if found := [name for name, has in features.items() if has and name.endswith("bf16")]:
+        names = ", ".join(sorted(found))
+        print_log(f"bfloat16: this CPU multiplies it ({names}).", logger="current")
+        return
+    print_log(
+        "bfloat16: this CPU has no instructions to multiply it, which takes longer than float32. It saves "
+        "memory; to save time, leave --bf16 out.",
+        logger="current",
+        level=logging.WARNING,
+    )

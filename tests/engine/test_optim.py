@@ -3,6 +3,7 @@ import torch
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
+from mmonepeace.engine import optim
 from mmonepeace.engine.optim import LayerDecayRule, find_depth, numbered_depth
 from mmonepeace.models import OnePeace, OnePeacePretrainer
 from tests.conftest import TINY
@@ -146,6 +147,24 @@ def test_bfloat16_wrapper_trains_in_autocast_on_the_cpu():
     wrapper.update_params(out.float().square().sum())
     assert not torch.equal(before, model.weight)
     assert model.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_bfloat16_says_whether_the_cpu_multiplies_it(has, monkeypatch):
+    said = []
+    monkeypatch.setattr(optim, "print_log", lambda text, **_: said.append(text))
+    features = {"avx2": True, "avx512_bf16": has, "cpu_name": "a CPU"}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
+    optim._say_how_bfloat16_is_multiplied.cache_clear()
+    model = nn.Linear(4, 2)
+    cfg = {"type": "mmonepeace.BFloat16OptimWrapper", "optimizer": {"type": "SGD", "lr": 0.1}}
+    wrapper = build_optim_wrapper(model, cfg)
+    for _ in range(2):
+        with wrapper.optim_context(model):
+            pass
+    (text,) = said
+    assert ("(avx512_bf16)" in text) is has
+    assert ("leave --bf16 out" in text) is not has
 
 
 def test_pretraining_decays_all_but_the_official_exceptions():
