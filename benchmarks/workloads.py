@@ -85,6 +85,22 @@ def ours(
     return vit_run(model, stem, images, arch.depth, arch.embed_dim, train)
 
 
+def under_autocast(way: Way) -> Way:
+    """The same in mixed precision, as `--bf16` trains; None where bfloat16 is slow."""
+
+    def build(args: argparse.Namespace) -> Built | None:
+        if not is_fast(torch.bfloat16, args.device) or not (built := way(args)):
+            return None
+
+        def run() -> None:
+            with torch.autocast(args.device, torch.bfloat16):
+                built.run()
+
+        return built._replace(run=run, dtype=torch.bfloat16)
+
+    return build
+
+
 def upernet(args: argparse.Namespace, kind: str = OUR_SEGMENTOR) -> nn.Module:
     """A segmentor of the recipe for ADE20K at 512 px, with a slim head and random weights."""
     from mmengine.config import Config
@@ -306,17 +322,24 @@ def workloads(args: argparse.Namespace) -> Mapping[str, Workload]:
         found[f"step-{size}"] = Workload(
             f"fine-tuning step, {size} px, batch 1, RPB of each block",
             against(*names, **step)
-            | {"ours, activation checkpointing": partial(ours, **step, with_cp=True)},
+            | {
+                "ours, activation checkpointing": partial(ours, **step, with_cp=True),
+                "ours, bf16 autocast": under_autocast(partial(ours, **step)),
+            },
             quick=size == 512,
         )
     found["step-upernet"] = Workload(
-        "the same with UPerNet of 64 channels, 512 px, batch 2", {"ours": segmentation_step}
+        "the same with UPerNet of 64 channels, 512 px, batch 2",
+        {"ours": segmentation_step, "ours, bf16 autocast": under_autocast(segmentation_step)},
     )
     for modality, what in (("text", "8 to 70 tokens"), ("audio", "1 to 15 s")):
         found[modality] = Workload(
             f"{modality} encode, {what}",
             {
                 "ours": partial(ragged, modality=modality, by_length=True),
+                "ours, bf16 autocast": under_autocast(
+                    partial(ragged, modality=modality, by_length=True)
+                ),
                 "padded to the longest": partial(ragged, modality=modality, by_length=False),
             },
             quick=True,
@@ -326,6 +349,9 @@ def workloads(args: argparse.Namespace) -> Mapping[str, Workload]:
             f"pretraining step, {what} with texts",
             {
                 "ours": partial(pretraining_step, stage=stage, as_official=False),
+                "ours, bf16 autocast": under_autocast(
+                    partial(pretraining_step, stage=stage, as_official=False)
+                ),
                 "padded, each view separately": partial(
                     pretraining_step, stage=stage, as_official=True
                 ),

@@ -24,7 +24,7 @@ model = dict(
         init_std=0.3,  # with 0.06, attention stays even: no word finds its place
         with_cp=False,
     ),
-    head=dict(num_classes=27, pooler=True),
+    head=dict(num_classes=19, pooler=True),
     pool_over="text",
     loss=dict(type="mmonepeace.MultiLabelLoss"),
     data_preprocessor=dict(

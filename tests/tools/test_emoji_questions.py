@@ -138,7 +138,7 @@ def test_who_overlooks_what_is_half_hidden_answers_otherwise(out):
             overlook = Counter(json.loads(row["answers"]))["no"]
             assert overlook == sum(max(seen) < limit for limit in (0.85, 0.7, 0.55))
             checked += 1
-    assert checked > 80
+    assert checked > 60
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
