@@ -22,6 +22,10 @@ from mmonepeace.models import (
 )
 from mmonepeace.spec import num_audio_frames
 
+pytestmark = pytest.mark.skipif(
+    not torch.backends.cuda.is_built(), reason="fake CUDA tensors need a PyTorch built for CUDA"
+)
+
 ARCH = dict(embed_dim=64, depth=2, num_heads=4, ffn_dim=128)
 TEXT = dict(text=dict(vocab_size=100))
 SAMPLES = 8000
