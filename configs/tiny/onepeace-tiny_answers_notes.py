@@ -2,8 +2,8 @@
 
 Run:    python tools/train.py configs/tiny/onepeace-tiny_answers_notes.py --checkpoint CKPT
 Needs:  tools/dataset_converters/note_questions.py --out data/note_questions, and a tokenizer:
-        tools/train_tokenizer.py data/gm_instruments/train.tsv:label \\
-            data/note_questions/questions_train.tsv:text data/note_questions/tokenizer.json \\
+        tools/train_tokenizer.py data/gm_instruments/train.tsv:label \
+            data/note_questions/questions_train.tsv:text data/note_questions/tokenizer.json \
             --vocab-size 2000
         CKPT of onepeace-tiny_al_gm-instruments-log-mel.py, trained with the same tokenizer
 Expect: not measured yet
