@@ -104,11 +104,12 @@ def _dtype_of_sums(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _row_shifts(q_BHLd: Tensor, k_BHKd: Tensor) -> Tensor | None:
+def _row_shifts(q_BHLd: Tensor, k_BHKd: Tensor, most: float) -> Tensor | None:
     """(B, H, L, 1) about the logit of the keys that a query attends to, without their bias.
 
     Under weights of 2^x, logits x of a normal distribution have the mean m + ln(2) s^2, up to their
-    maximum, about m + s sqrt(2 ln L). None if nothing is large, and in full precision.
+    maximum, about m + s sqrt(2 ln L). At most `most`, since others may be far from it. None if
+    nothing is large, and in full precision.
     """
     if _dtype_of_sums(q_BHLd) == q_BHLd.dtype:
         return None
@@ -118,7 +119,7 @@ def _row_shifts(q_BHLd: Tensor, k_BHKd: Tensor) -> Tensor | None:
     mean, second = ((q_BHLd * x).sum(-1, True) for x in (mean_BH1d, q_BHLd @ second_BHdd))
     variance = (second.float() - mean.float().square()).clamp_(min=0)
     tilt = torch.minimum(variance * _LN_2, (variance * (2 * math.log(length))).sqrt())
-    shift = mean + tilt.to(mean.dtype)
+    shift = (mean + tilt.to(mean.dtype)).clamp_(-most, most)
     return shift if shift.abs().amax() > _LARGE else None
 
 
@@ -300,7 +301,8 @@ class _GridBiasAttention(torch.autograd.Function):
         grid = _Grid(unfolded, cls, batch)
         space = grid.space(q)
         small = grid.are_small(q, k)
-        shift = _row_shifts(q, k)
+        # No power of 2 of a shifted logit leaves the range either.
+        shift = _row_shifts(q, k, grid.limit(q.dtype) / 2 if small else math.inf)
         for part in grid.heads:
             q_, k_, v_, out_, sums_, shift_ = _of_heads(part, q, k, v, out, sums, shift)
             for rows in grid.blocks:

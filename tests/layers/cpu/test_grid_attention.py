@@ -117,6 +117,19 @@ def test_in_bfloat16_it_is_as_exact_as_the_plain_product(grid, sharpness):
     assert max(out, *ours) < 0.03 or sharpness > 3
 
 
+@pytest.mark.parametrize("largest", [10, 38, 400])
+def test_logits_of_two_kinds_do_not_underflow_in_bfloat16(largest):
+    """Their normal distribution would have a maximum far above them."""
+    q, k, v, table = (x.detach().bfloat16() for x in inputs((20, 20), 1, 1, 1, 32, 32))
+    q.zero_()[..., 0] = 1
+    k.zero_()[..., 0] = largest * (2 * (torch.arange(401) % 2) - 1)[:, None]
+    args = [x.transpose(1, 2).requires_grad_() for x in (q, k, v)]
+    out = grid_bias_attention(*args, GridBias(table * 0, (20, 20), True), 1.0)
+    assert (out - v[:, 1::2].mean(1)).abs().max() < 0.02
+    grads = torch.autograd.grad(out.sum(), args)
+    assert all(grad.isfinite().all() for grad in grads)
+
+
 def test_frozen_bias_gets_no_gradient_and_no_grad_keeps_nothing():
     q, k, v, table = inputs((4, 4), 1)
     bias = GridBias(table.detach(), (4, 4), True)
