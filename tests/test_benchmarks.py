@@ -35,7 +35,8 @@ def test_bench_times_every_way_of_the_workloads_and_writes_table_json_and_plot(
         "--json", table, "--plot", plot,
     )  # fmt: skip
     rows = json.loads(table.read_text())
-    assert [row["way"] for row in rows] == ways
+    # Those in bfloat16 are measured where the machine multiplies it fast.
+    assert [row["way"] for row in rows if "bf16" not in row["way"]] == ways
     for row in rows:
         assert 0 < row["share"] < 1.5
         assert row["memory"] > 0
