@@ -34,7 +34,7 @@ GROUND := work_dirs/ground_demo
 VQA := work_dirs/vqa_demo
 INSTRUMENTS := configs/tiny/onepeace-tiny_al_gm-instruments-log-mel.py
 NOTE_ANSWERS := configs/tiny/onepeace-tiny_answers_notes.py
-NOTES := data/gm_instruments
+NOTES := data/audio_demo/notes
 NOTE_QUESTIONS := data/note_questions
 NOTE_TOKENIZER := $(NOTE_QUESTIONS)/tokenizer.json
 AUDIO := work_dirs/audio_demo
@@ -149,7 +149,7 @@ audio-demo: env
 	$(PY) tools/dataset_converters/instrument_notes.py --out $(NOTES)
 	$(PY) tools/dataset_converters/note_questions.py --notes $(NOTES) --out $(NOTE_QUESTIONS)
 	$(PY) tools/train_tokenizer.py $(NOTES)/train.tsv:label $(NOTE_QUESTIONS)/questions_train.tsv:text $(NOTE_TOKENIZER) --vocab-size 2000
-	$(PY) tools/pretrain.py $(INSTRUMENTS) --tokenizer $(NOTE_TOKENIZER) --work-dir $(AUDIO)/names
+	$(PY) tools/pretrain.py $(INSTRUMENTS) --data-root $(NOTES) --tokenizer $(NOTE_TOKENIZER) --work-dir $(AUDIO)/names
 	$(PY) tools/train.py $(NOTE_ANSWERS) --tokenizer $(NOTE_TOKENIZER) --checkpoint $(AUDIO)/names --work-dir $(AUDIO)/answers
 	$(PY) tools/test.py $(NOTE_ANSWERS) $(AUDIO)/answers --tokenizer $(NOTE_TOKENIZER) --work-dir $(AUDIO)/answers
 	$(PY) tools/predict.py $(AUDIO)/answers --tokenizer $(NOTE_TOKENIZER) --table $(NOTE_QUESTIONS)/questions_val.tsv --columns audio=audio text=question --num 100 --html $(AUDIO)/predictions.html

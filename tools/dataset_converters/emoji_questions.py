@@ -42,6 +42,7 @@ from mmonepeace.missing_packages import explain_missing_packages
 with explain_missing_packages():
     import emoji_scenes
     import object_scenes
+    from blind_baselines import text_only_bound
     from downloads import DataError, add_results, run_converter, write_table
     from object_scenes import KINDS, Scene, SceneObject, is_related, plural, with_article
 
@@ -366,21 +367,6 @@ def choose_statements(scenes: list[Scene], total: int, rng: random.Random) -> li
             wanted -= len(rows)
     rng.shuffle(statements)
     return statements
-
-
-def text_only_bound(rows: list[tuple[Hashable, Hashable]]) -> float:
-    """Accuracy, in percent, of the most frequent answer for each input.
-
-    No model that sees nothing but the input is better on these rows.
-
-    Args:
-        rows: (input, answer) of each.
-    """
-    answers: dict[Hashable, Counter[Hashable]] = defaultdict(Counter)
-    for given, answer in rows:
-        answers[given][answer] += 1
-    right = sum(max(counts.values()) for counts in answers.values())
-    return round(100 * right / len(rows), 2)
 
 
 def text_only_accuracy(

@@ -40,6 +40,7 @@ from mmonepeace.missing_packages import explain_missing_packages
 with explain_missing_packages():
     import numpy as np
     import soundfile
+    from blind_baselines import text_only_bound
     from downloads import (
         DataError,
         add_results,
@@ -69,6 +70,7 @@ INSTRUMENTS = {
 NAME_OF = {label: name for name, labels in INSTRUMENTS.items() for label in labels}
 HIGHER = ("higher", "lower", "the same", "there is no second note")
 NUMBERS = ("1", "2", "3", "4")
+ANSWERS = (*INSTRUMENTS, *NUMBERS, *HIGHER)
 MIN_INTERVAL = 4  # semitones
 NOTE_SECONDS, GAP_SECONDS, FADE_SECONDS = 0.6, 0.1, 0.04
 MIXTURE_SECONDS, MAX_DELAY_SECONDS, MIN_GAIN = 1.5, 0.3, 0.5
@@ -147,9 +149,6 @@ def read_notes(folder: Path) -> dict[str, dict[str, Bank]]:
     if both := sorted(set(found["train"]) & set(found["val"])):
         raise DataError(f"{folder}: {', '.join(both)} is in both splits. Make it again.")
     return found
-
-
-ANSWERS = (*INSTRUMENTS, *NUMBERS, *HIGHER)
 
 
 class Sequence(NamedTuple):
@@ -346,8 +345,10 @@ def build(args: argparse.Namespace) -> None:
         with atomic_file(args.out / file, concurrent=True) as temporary:
             temporary.write_text("".join(f"{name}\n" for name in names))
     baselines = {
-        "question_text_only_bound": text_only_bound([text for text, *_ in asked["val"]]),
-        "answer_text_only_bound": most_frequent([row[1:] for row in asked["val"]]),
+        "question_text_only_bound": text_only_bound(
+            [text.rpartition("&&&")[::2] for text, *_ in asked["val"]]
+        ),
+        "answer_text_only_bound": text_only_bound([row[1:] for row in asked["val"]]),
         "mixture_constant_map": round(
             100 * sum(map(len, labels["val"])) / len(INSTRUMENTS) / len(labels["val"]), 2
         ),
@@ -363,20 +364,6 @@ def build(args: argparse.Namespace) -> None:
         f"questions with candidates, {baselines['answer_text_only_bound']} % without, "
         f"{baselines['mixture_constant_map']} % mAP."
     )
-
-
-def text_only_bound(texts: list[str]) -> float:
-    """Accuracy, in percent, of the most frequent index for each question with its candidates."""
-    parts = (text.rpartition("&&&") for text in texts)
-    return most_frequent([(question, index) for question, _, index in parts])
-
-
-def most_frequent(rows: list[tuple[str, str]]) -> float:
-    """Accuracy, in percent, of the most frequent answer to each question."""
-    answers: dict[str, Counter[str]] = defaultdict(Counter)
-    for question, answer in rows:
-        answers[question][answer] += 1
-    return round(100 * sum(max(c.values()) for c in answers.values()) / len(rows), 2)
 
 
 def main() -> int:
