@@ -152,6 +152,17 @@ RECIPES = {
     "flickr1k": Recipe(
         "onepeace-tiny_vl_flickr1k-64", "flickr1k", _both_ways({10: 20}), 1.5, ("train.tsv",)
     ),
+    **_with_and_without_start(
+        "flickr1k-retrieval",
+        "flickr1k",
+        Recipe(
+            "onepeace-tiny_retrieval_flickr1k-64",
+            "flickr1k",
+            {"retrieval/r_mean": ("mean recall", None)},
+            0.8,
+            ("train.tsv",),
+        ),
+    ),
     "esc10": Recipe(
         "onepeace-tiny_al_esc10", "esc10", {_ACCURACY: ("accuracy", 82)}, 1, ("train.tsv:label",)
     ),
@@ -201,13 +212,23 @@ RECIPES = {
     ),
     **_with_and_without_start(
         "esc10-labels",
-        "gm_instruments",
+        "notes",
         Recipe(
             "onepeace-tiny_classify_esc10", "esc10", {"accuracy/top1": ("accuracy", None)}, 0.5
         ),
     ),
     "gm_instruments": _INSTRUMENTS,
     "notes": _INSTRUMENTS._replace(captions=_NOTE_TEXTS),
+    **_with_and_without_start(
+        "note-families",
+        "notes",
+        Recipe(
+            "onepeace-tiny_families_notes",
+            "gm_instruments",
+            {"accuracy/top1": ("accuracy", None)},
+            0.5,
+        ),
+    ),
     **_with_and_without_start(
         "note-mixtures",
         "notes",

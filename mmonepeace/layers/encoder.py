@@ -12,7 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, noop_context_fn
 
-from mmonepeace.layers.kernels import CPU_KERNELS, Backend, attend, cpu_kernel, product_dtype
+from mmonepeace.layers.kernels import (
+    CPU_KERNELS,
+    Backend,
+    Residual,
+    add_to,
+    attend,
+    cpu_kernel,
+    linear,
+    product_dtype,
+)
 from mmonepeace.layers.relative_position_bias import AttentionBias
 from mmonepeace.layers.tokens import Tokens
 from mmonepeace.spec import LAYER_NORM_EPS, Arch
@@ -33,26 +42,28 @@ class SelfAttention(nn.Module):
         self.norm = nn.LayerNorm(dim, LAYER_NORM_EPS) if arch.sub_norm else nn.Identity()
         self.out_proj = nn.Linear(dim, dim)
 
-    def forward(self, x_BLD: Tensor, bias: AttentionBias) -> Tensor:
-        """(B, L, D) -> (B, L, D)."""
+    def forward(
+        self, x_BLD: Tensor, bias: AttentionBias, residual: Residual | None = None
+    ) -> Tensor:
+        """(B, L, D) -> (B, L, D), added to a residual if there is one."""
         q, k, v = self.project_qkv(x_BLD)
-        return self.merge_heads(attend(q, k, v, bias, backend=self.backend))
+        return self.merge_heads(attend(q, k, v, bias, backend=self.backend), residual)
 
     def project_qkv(self, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, (B, H, L, d) each."""
         heads = (self.num_heads, -1)
         x_BLD = x_BLD.to(product_dtype(x_BLD))  # once for all three
-        q = self.q_proj(x_BLD).unflatten(-1, heads).transpose(1, 2)
-        k = self.k_proj(x_BLD).unflatten(-1, heads).transpose(1, 2)
-        v = self.v_proj(x_BLD).unflatten(-1, heads).transpose(1, 2)
+        q = linear(self.q_proj, x_BLD).unflatten(-1, heads).transpose(1, 2)
+        k = linear(self.k_proj, x_BLD).unflatten(-1, heads).transpose(1, 2)
+        v = linear(self.v_proj, x_BLD).unflatten(-1, heads).transpose(1, 2)
         return q, k, v
 
-    def merge_heads(self, x_BHLd: Tensor) -> Tensor:
-        """(B, H, L, d) -> (B, L, D), with sub-LN and the output projection."""
+    def merge_heads(self, x_BHLd: Tensor, residual: Residual | None = None) -> Tensor:
+        """(B, H, L, d) -> (B, L, D), with sub-LN and the output projection, added to a residual."""
         x = x_BHLd.transpose(1, 2)
         if self.head_scale is not None:
             x = x * self.head_scale[:, None]
-        return self.out_proj(self.norm(x.flatten(2)))
+        return linear(self.out_proj, self.norm(x.flatten(2)), residual)
 
 
 class GeGLU(nn.Module):
@@ -66,8 +77,8 @@ class GeGLU(nn.Module):
         self.norm = nn.LayerNorm(hidden, LAYER_NORM_EPS) if arch.ffn_norm else nn.Identity()
         self.down = nn.Linear(hidden, dim)
 
-    def forward(self, x_BLD: Tensor) -> Tensor:
-        """(B, L, D) -> (B, L, D)."""
+    def forward(self, x_BLD: Tensor, residual: Residual | None = None) -> Tensor:
+        """(B, L, D) -> (B, L, D), added to a residual if there is one."""
         kernel = cpu_kernel("geglu", x_BLD)
         x_BLD = x_BLD.to(product_dtype(x_BLD))
         # Layers that replace these, such as those of LoRA, compute in their own way.
@@ -75,15 +86,9 @@ class GeGLU(nn.Module):
             norm, norm_bias = (getattr(self.norm, name, None) for name in ("weight", "bias"))
             down = self.down
             weights = (self.gate.weight, self.up.weight, norm, norm_bias, down.weight, down.bias)
-            return kernel(x_BLD, *weights)
-        return self.down(self.norm(F.gelu(self.gate(x_BLD)) * self.up(x_BLD)))
-
-
-def add_scaled(x: Tensor, branch: Tensor, scale: Tensor | None, factor: float = 1) -> Tensor:
-    """x + factor * scale * branch, in one pass."""
-    if scale is None:
-        return torch.add(x, branch, alpha=factor)
-    return torch.addcmul(x, branch, scale, value=factor)
+            x, gamma = residual or (None, None)
+            return kernel(x_BLD, *weights, residual=x, gamma=gamma)
+        return linear(self.down, self.norm(F.gelu(self.gate(x_BLD)) * self.up(x_BLD)), residual)
 
 
 class DropPath(nn.Module):
@@ -106,27 +111,27 @@ class DropPath(nn.Module):
     def forward(
         self,
         x: Tensor,
-        branch: Callable[[Tensor, Tensor | None], Tensor],
-        scale: Tensor | None = None,
+        branch: Callable[[Tensor, Tensor | None, Residual | None], Tensor],
+        gamma: Tensor | None = None,
         counts: Sequence[int] | None = None,
     ) -> Tensor:
         """Add a residual branch.
 
         Args:
             x: (B, ...), or (1, N, ...) with concatenated samples.
-            branch: (samples, their indices in the batch or None for all) -> samples.
-            scale: LayerScale of the branch.
+            branch: (samples, their indices in the batch or None for all, what to add to) -> samples.
+            gamma: LayerScale of the branch.
             counts: tokens of each sample, if they are concatenated.
 
         Returns:
             as `x`.
         """
         if not self.training or self.rate == 0:
-            return add_scaled(x, branch(x, None), scale)
+            return branch(x, None, Residual(x, gamma))
         count = len(x) if counts is None else len(counts)
         kept, factor = self.draw(count), 1 / (1 - self.rate)
-        if len(kept) == count:
-            return add_scaled(x, branch(x, None), scale, factor)
+        if len(kept) == count and gamma is not None:
+            return branch(x, None, Residual(x, gamma * factor))
         if not kept:
             # Every parameter must get a gradient, if only zero, or DDP would wait for it.
             kept, factor = [0], 0
@@ -137,9 +142,9 @@ class DropPath(nn.Module):
         index, rows = (
             torch.tensor(of, device="cpu").to(x.device, non_blocking=True) for of in (kept, places)
         )
-        residual = branch(x.index_select(dim, rows), index)
-        residual = residual if scale is None else residual * scale
-        return x.index_add(dim, rows, residual.to(x.dtype), alpha=factor)
+        added = branch(x.index_select(dim, rows), index, None)
+        added = added if gamma is None else added * gamma
+        return x.index_add(dim, rows, added.to(x.dtype), alpha=factor)
 
     def draw(self, count: int) -> list[int]:
         """Indices of the samples that are kept."""
@@ -172,9 +177,7 @@ class EncoderLayer(nn.Module):
         dim = arch.embed_dim
         self.norm1 = nn.LayerNorm(dim, LAYER_NORM_EPS)
         self.attn = attention
-        self.post_attn_norm = (
-            nn.LayerNorm(dim, LAYER_NORM_EPS) if arch.post_attn_norm else nn.Identity()
-        )
+        self.post_attn_norm = nn.LayerNorm(dim, LAYER_NORM_EPS) if arch.post_attn_norm else None
         self.norm2 = nn.LayerNorm(dim, LAYER_NORM_EPS)
         self.ffn = nn.ModuleDict({name: GeGLU(arch) for name in modalities})
         self.drop_path = DropPath(drop_path_rate)
@@ -192,14 +195,18 @@ class EncoderLayer(nn.Module):
             bias: of these tokens.
         """
 
-        def attention(x: Tensor, samples: Tensor | None) -> Tensor:
+        def attention(x: Tensor, samples: Tensor | None, residual: Residual | None) -> Tensor:
             own = bias if samples is None else bias.select(samples)
-            return self.post_attn_norm(self.attn(self.norm1(x), own))
+            if self.post_attn_norm is None:
+                return self.attn(self.norm1(x), own, residual)
+            return add_to(residual, self.post_attn_norm(self.attn(self.norm1(x), own)))
 
-        def ffn(x: Tensor, samples: Tensor | None) -> Tensor:
+        def ffn(x: Tensor, samples: Tensor | None, residual: Residual | None) -> Tensor:
             own = bias if samples is None else bias.select(samples)
             segments = own.segments if own.is_packed else [*lengths.items()]
-            return self._ffn(self.norm2(x), segments)
+            if len(segments) == 1:
+                return self.ffn[segments[0][0]](self.norm2(x), residual)
+            return add_to(residual, self._ffn(self.norm2(x), segments))
 
         counts = bias.counts if bias.is_packed else None
         x = self.drop_path(x_BLD, attention, self.gamma_1, counts)
@@ -207,8 +214,6 @@ class EncoderLayer(nn.Module):
 
     def _ffn(self, x_BLD: Tensor, segments: Sequence[tuple[str, int]]) -> Tensor:
         """The FFN of each segment's modality, (modality, tokens) in order; one call per modality."""
-        if len(segments) == 1:
-            return self.ffn[segments[0][0]](x_BLD)
         outputs = list(x_BLD.split([n for _, n in segments], dim=1))
         for modality in dict.fromkeys(name for name, _ in segments):
             places = [i for i, (name, _) in enumerate(segments) if name == modality]

@@ -10,11 +10,12 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmonepeace.layers.cpu.audio_chunks import chunked_audio_features
 from mmonepeace.layers.cpu.geglu import chunked_geglu
 from mmonepeace.layers.cpu.grid_attention import cached_attention_contexts, grid_bias_attention
+from mmonepeace.layers.cpu.linear import residual_linear
 from mmonepeace.layers.cpu.packing import PackedTokens
 from mmonepeace.layers.relative_position_bias import AttentionBias
 
@@ -40,6 +41,7 @@ class CpuKernel(NamedTuple):
 CPU_KERNELS: dict[str, CpuKernel] = {
     "attention": CpuKernel(grid_bias_attention),
     "geglu": CpuKernel(chunked_geglu, min_numel=2**16),
+    "linear": CpuKernel(residual_linear, min_numel=2**16),
     "audio_features": CpuKernel(chunked_audio_features),
     "packed_tokens": CpuKernel(PackedTokens),
     "checkpoint_contexts": CpuKernel(cached_attention_contexts),
@@ -65,6 +67,38 @@ def product_dtype(x: Tensor) -> torch.dtype:
     device = x.device.type
     is_on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     return torch.get_autocast_dtype(device) if is_on and x.dtype != torch.float64 else x.dtype
+
+
+class Residual(NamedTuple):
+    """What the last linear layer of a branch adds its output to.
+
+    Attributes:
+        x: (..., F).
+        gamma: LayerScale of the branch, (F,).
+    """
+
+    x: Tensor
+    gamma: Tensor | None = None
+
+
+def add_to(residual: Residual | None, branch: Tensor) -> Tensor:
+    """x + gamma * branch, in one pass; without a residual, the branch."""
+    if residual is None:
+        return branch
+    x, gamma = residual
+    return x + branch if gamma is None else x.addcmul(branch, gamma)
+
+
+def linear(layer: nn.Module, x: Tensor, residual: Residual | None = None) -> Tensor:
+    """layer(x), (..., K) -> (..., F), added to a residual if there is one."""
+    x = x.to(product_dtype(x))
+    # In float32 without a residual there is nothing to gain.
+    if type(layer) is nn.Linear and (residual or x.dtype != torch.float32):
+        kernel = cpu_kernel("linear", x)
+        if kernel:
+            return kernel(x, layer.weight, layer.bias, *residual or ())
+    out = layer(x)
+    return add_to(residual, out) if residual else out
 
 
 def attend(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mmonepeace.layers.deformable import DeformableAttention
 from mmonepeace.layers.encoder import DropPath, activation_checkpoint
+from mmonepeace.layers.kernels import Residual, add_to
 from mmonepeace.layers.resampling import Grid
 
 _EPS = 1e-6  # of the LayerNorms; the encoder's differs
@@ -124,8 +125,12 @@ class Extractor(nn.Module):
 
     def forward(self, c_BCD: Tensor, grids: tuple[Grid, ...], x_BND: Tensor, grid: Grid) -> Tensor:
         """(B, C, D) and (B, N, D) -> (B, C, D)."""
-        residual = self.attn(self.query_norm(c_BCD), grids, self.feat_norm(x_BND), (grid,))
-        return self.drop_path(c_BCD + residual, lambda c, _: self.ffn(self.ffn_norm(c), grids))
+        attended = self.attn(self.query_norm(c_BCD), grids, self.feat_norm(x_BND), (grid,))
+
+        def ffn(c: Tensor, _: Tensor | None, residual: Residual | None) -> Tensor:
+            return add_to(residual, self.ffn(self.ffn_norm(c), grids))
+
+        return self.drop_path(c_BCD + attended, ffn)
 
 
 class Interaction(nn.Module):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmonepeace.layers.encoder import SelfAttention
-from mmonepeace.layers.kernels import attend
+from mmonepeace.layers.kernels import Residual, add_to, attend
 from mmonepeace.layers.relative_position_bias import AttentionBias, DenseBias
 from mmonepeace.layers.resampling import Grid, resample_rel_pos
 from mmonepeace.spec import Arch
@@ -63,15 +63,21 @@ class GridAttention(SelfAttention):
             self.rel_pos_h = nn.Parameter(torch.zeros(rows, width))
             self.rel_pos_w = nn.Parameter(torch.zeros(rows, width))
 
-    def forward(self, x_BhwD: Tensor, bias: AttentionBias) -> Tensor:
-        """(B, h, w, D) -> (B, h, w, D); the bias is that of a window or of the entire map."""
+    def forward(
+        self, x_BhwD: Tensor, bias: AttentionBias, residual: Residual | None = None
+    ) -> Tensor:
+        """(B, h, w, D) -> (B, h, w, D), added to a residual if there is one.
+
+        The bias is that of a window or of the entire map.
+        """
         if self.window is None:
-            return self._attend(x_BhwD, bias)
+            return add_to(residual, self._attend(x_BhwD, bias))
         windows, pad = window_partition(x_BhwD, self.window)
         if pad is not None:  # a window always has a dense bias
             pad = pad.repeat(len(x_BhwD), 1)[:, None, None]
             bias = DenseBias(torch.where(pad, -torch.inf, bias.dense()))  # type: ignore[arg-type]
-        return window_unpartition(self._attend(windows, bias), (x_BhwD.shape[1], x_BhwD.shape[2]))
+        x = window_unpartition(self._attend(windows, bias), (x_BhwD.shape[1], x_BhwD.shape[2]))
+        return add_to(residual, x)
 
     def _attend(self, x_BhwD: Tensor, bias: AttentionBias) -> Tensor:
         grid = (x_BhwD.shape[1], x_BhwD.shape[2])

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mmonepeace.layers.encoder import DropPath, FusionEncoder, GeGLU
-from mmonepeace.layers.kernels import CPU_KERNELS, CpuKernel, attend
+from mmonepeace.layers.kernels import CPU_KERNELS, CpuKernel, add_to, attend
 from mmonepeace.layers.relative_position_bias import DenseBias
 from mmonepeace.layers.tokens import Tokens
 from mmonepeace.spec import Arch
@@ -56,7 +56,7 @@ def test_geglu_computes_in_the_dtype_of_autocast(monkeypatch):
 
 def test_geglu_uses_the_kernel_for_large_inputs_only(monkeypatch):
     calls = []
-    kernel = CpuKernel(lambda x, *weights: calls.append(x.shape) or x, min_numel=48)
+    kernel = CpuKernel(lambda x, *weights, **_: calls.append(x.shape) or x, min_numel=48)
     monkeypatch.setitem(CPU_KERNELS, "geglu", kernel)
     ffn = GeGLU(Arch(8, 1, 1, 10))
     ffn(torch.randn(2, 3, 8))
@@ -110,7 +110,7 @@ def test_drop_path_equals_the_masked_residual():
     torch.manual_seed(3)
     kept = torch.rand(16) < 0.5
     torch.manual_seed(3)
-    got = drop(x, lambda samples, _: samples * 10)
+    got = drop(x, lambda samples, _, residual: add_to(residual, samples * 10))
     torch.testing.assert_close(got, x + x * 10 * kept[:, None] / 0.5)
 
 
@@ -118,9 +118,9 @@ def test_drop_path_does_not_compute_what_it_drops():
     seen = []
     drop = DropPath(0.5).train()
 
-    def branch(samples, index):
+    def branch(samples, index, residual):
         seen.append((len(samples), index))
-        return samples
+        return add_to(residual, samples)
 
     torch.manual_seed(3)
     drop(torch.randn(16, 3), branch)
@@ -131,8 +131,20 @@ def test_drop_path_does_not_compute_what_it_drops():
 def test_drop_path_is_the_plain_sum_in_expectation():
     drop = DropPath(0.4).train()
     x = torch.ones(20000, 1)
-    assert drop(x, lambda samples, _: samples).mean() == pytest.approx(2, abs=0.03)
-    assert torch.equal(drop.eval()(x, lambda samples, _: samples), 2 * x)
+
+    def branch(samples, _, residual):
+        return add_to(residual, samples)
+
+    assert drop(x, branch).mean() == pytest.approx(2, abs=0.03)
+    assert torch.equal(drop.eval()(x, branch), 2 * x)
+
+
+@pytest.mark.parametrize("gamma", [None, torch.tensor([1.0, 2, 3])])
+def test_keeping_every_sample_scales_the_branch(gamma, monkeypatch):
+    drop, x = DropPath(0.5).train(), torch.randn(4, 3)
+    monkeypatch.setattr(drop, "draw", lambda count: list(range(count)))
+    got = drop(x, lambda samples, _, residual: add_to(residual, 10 * samples), gamma)
+    torch.testing.assert_close(got, x + 20 * x * (1 if gamma is None else gamma))
 
 
 def test_dropping_every_sample_still_gives_each_parameter_a_gradient():
@@ -140,7 +152,7 @@ def test_dropping_every_sample_still_gives_each_parameter_a_gradient():
     weight = torch.ones(3, requires_grad=True)
     x = torch.randn(1, 3)
     torch.manual_seed(0)
-    out = drop(x, lambda samples, _: samples * weight)
+    out = drop(x, lambda samples, _, residual: add_to(residual, samples * weight))
     assert torch.equal(out, x)
     out.sum().backward()
     assert torch.equal(weight.grad, torch.zeros(3))

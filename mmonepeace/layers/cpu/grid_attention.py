@@ -32,6 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mmonepeace.layers.cpu.linear import row_length
 from mmonepeace.layers.relative_position_bias import GridBias
 from mmonepeace.layers.resampling import CLS_ROWS, Grid
 
@@ -82,8 +83,9 @@ def grid_bias_attention(
         q_BHLd,
         F.pad((k_BHLd * (scale / _LN_2)).flip(2), padding),
         F.pad(v_BHLd.flip(2), padding),
-        unfolded_rows(table_NH, bias.grid),
-        table_NH[-CLS_ROWS:] if bias.cls_token else None,
+        table_NH,
+        bias.grid,
+        bias.cls_token,
     )
 
 
@@ -94,10 +96,12 @@ def unfolded_rows(table_NH: Tensor, grid: Grid) -> Tensor:
     return offsets.unfold(2, columns, 1).transpose(1, 2).contiguous()
 
 
-def row_length(numbers: int) -> int:
-    """Row length for fast matrix products: full cache lines that do not map to the same set."""
-    length = math.ceil(numbers / 16) * 16
-    return length + 16 if length % 256 == 0 else length
+def _bias_rows(
+    table_NH: Tensor, grid: Grid, cls_token: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor | None]:
+    """Unfolded rows and the bias of CLS, if there is one, in the dtype of logits."""
+    table_NH = table_NH.to(dtype)
+    return unfolded_rows(table_NH, grid), table_NH[-CLS_ROWS:] if cls_token else None
 
 
 def _dtype_of_sums(x: Tensor) -> torch.dtype:
@@ -276,18 +280,20 @@ class _GridBiasAttention(torch.autograd.Function):
         q_BHLd: Tensor,
         k_BHLd: Tensor,
         v_BHLd: Tensor,
-        unfolded: Tensor,
-        cls: Tensor | None,
+        table_NH: Tensor,
+        grid: Grid,
+        cls_token: bool,
     ) -> Tensor:
         q, k, v = q_BHLd, k_BHLd.contiguous(), v_BHLd.contiguous()
-        unfolded, cls = unfolded.to(q.dtype), None if cls is None else cls.to(q.dtype)
+        ctx.grid, ctx.cls_token = grid, cls_token
+        unfolded, cls = _bias_rows(table_NH, ctx.grid, ctx.cls_token, q.dtype)
         results, known = _kept.get(([], None))
         if known:
             out, sums, shift = next(known)
         else:
             out, sums, shift = _GridBiasAttention.attend(q, k, v, unfolded, cls)
             results.append((out.detach(), sums, shift))
-        ctx.save_for_backward(q, k, v, unfolded, cls, out, sums, shift)
+        ctx.save_for_backward(q, k, v, table_NH, out, sums, shift)
         return out
 
     @staticmethod
@@ -321,7 +327,8 @@ class _GridBiasAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient_BHLd: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, unfolded, cls, out, sums, shift = ctx.saved_tensors
+        q, k, v, table_NH, out, sums, shift = ctx.saved_tensors
+        unfolded, cls = _bias_rows(table_NH, ctx.grid, ctx.cls_token, q.dtype)
         grid, grads = _Grid(unfolded, cls, len(q)), None
         if ctx.needs_input_grad[3]:
             no_cls = None if cls is None else torch.zeros_like(cls, dtype=sums.dtype)
@@ -352,8 +359,25 @@ class _GridBiasAttention(torch.autograd.Function):
                 _add_product(dk_, dlogits.mT, queries)
                 if grads:
                     grads.add_gradient(part, rows, wide)
-        bias = (None, None) if grads is None else (grads.unfolded, grads.cls)
-        return dq, dk.to(k.dtype), dv.to(v.dtype), *bias
+        dtable = None if grads is None else _table_gradient(grads, table_NH)
+        return dq, dk.to(k.dtype), dv.to(v.dtype), dtable, None, None
+
+
+def _table_gradient(grads: "_Grid", table_NH: Tensor) -> Tensor:
+    """The gradient of the table from that of unfolded rows and of the bias of CLS."""
+    rows, columns = grads.rows, grads.columns
+    offsets = torch.ops.aten.unfold_backward(
+        grads.unfolded.transpose(1, 2),
+        [len(grads.unfolded), 2 * rows - 1, 2 * columns - 1],
+        2,
+        columns,
+        1,
+    )
+    out_NH = torch.zeros_like(table_NH, dtype=offsets.dtype)
+    out_NH[:-CLS_ROWS] = offsets.flatten(1).t()
+    if grads.cls is not None:
+        out_NH[-CLS_ROWS:] = grads.cls
+    return out_NH
 
 
 def _of_heads(heads: slice, *tensors_BHLd: Tensor | None) -> list[Any]:

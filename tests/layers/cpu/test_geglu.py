@@ -23,10 +23,10 @@ def plain(x, weights):
     return F.linear(hidden, weights.down, weights.bias)
 
 
-@pytest.fixture(params=[(1, 1, 1), (30, 4, 5), (1 << 19, 1024, 512)], ids=["one", "some", "all"])
+@pytest.fixture(params=[(1, 1), (30, 5), (1 << 19, 512)], ids=["one", "some", "all"])
 def chunks(request, monkeypatch):
-    """Numbers, columns and tokens of a chunk."""
-    for name, value in zip(("_CHUNK_NUMEL", "_COLUMNS", "_TOKENS"), request.param, strict=True):
+    """Numbers and tokens of a chunk."""
+    for name, value in zip(("_CHUNK_NUMEL", "_TOKENS"), request.param, strict=True):
         monkeypatch.setattr(module, name, value)
 
 
@@ -38,6 +38,23 @@ def test_it_is_the_plain_gated_ffn(normalised):
     out, expected = chunked_geglu(x, *weights), plain(x, weights)
     torch.testing.assert_close(out, expected)
     leaves = [x, *(weight for weight in weights if weight is not None)]
+    grads, wanted = (torch.autograd.grad(y.square().sum(), leaves) for y in (out, expected))
+    torch.testing.assert_close(grads, wanted)
+
+
+@pytest.mark.usefixtures("chunks")
+@pytest.mark.parametrize("scaled", [True, False])
+def test_it_adds_to_a_residual(scaled):
+    weights = make_weights()
+    x, residual = (torch.randn(2, 7, 6, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    gamma = torch.randn(6, dtype=torch.float64, requires_grad=True) if scaled else None
+    out = chunked_geglu(x, *weights, residual=residual, gamma=gamma)
+    expected = residual + plain(x, weights) * (gamma if scaled else 1)
+    torch.testing.assert_close(out, expected)
+    with torch.no_grad():
+        found = chunked_geglu(x, *weights, residual=residual, gamma=gamma)
+    torch.testing.assert_close(found, expected)
+    leaves = [x, residual, *weights, *([gamma] if scaled else [])]
     grads, wanted = (torch.autograd.grad(y.square().sum(), leaves) for y in (out, expected))
     torch.testing.assert_close(grads, wanted)
 
