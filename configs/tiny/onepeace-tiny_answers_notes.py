@@ -6,7 +6,7 @@ Needs:  tools/dataset_converters/note_questions.py --out data/note_questions, an
             data/note_questions/questions_train.tsv:text data/note_questions/tokenizer.json \
             --vocab-size 2000
         CKPT of onepeace-tiny_al_gm-instruments-log-mel.py, trained with the same tokenizer
-Expect: accuracy of 71 and 73 % with a sound bank not seen in training (2 seeds); at most 21 % without
+Expect: accuracy of 72.2 % with a sound bank not seen in training (3 runs); at most 21 % without
         listening
 """
 

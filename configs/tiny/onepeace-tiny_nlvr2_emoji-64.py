@@ -5,7 +5,7 @@ Needs:  tools/dataset_converters/emoji_questions.py --out data/emoji_questions, 
         tools/train_tokenizer.py data/emoji_questions/statements_train.tsv:text \
             data/emoji_questions/tokenizer.json --vocab-size 500
         CKPT of onepeace-tiny_vqa_emoji-64.py, trained with the same tokenizer
-Expect: accuracy of 55 % (chance 50 %; one seed, with an encoder that answers 44 % of questions)
+Expect: accuracy of 55 % (chance 50 %; 2 seeds)
 """
 
 _base_ = [
