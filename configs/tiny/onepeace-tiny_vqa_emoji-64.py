@@ -5,7 +5,7 @@ Needs:  tools/dataset_converters/emoji_questions.py --out data/emoji_questions, 
         tools/train_tokenizer.py data/emoji_questions/questions_train.tsv:question \
             data/emoji_questions/tokenizer.json --vocab-size 500
         CKPT of onepeace-tiny_grounding_emoji-64.py, trained with the same tokenizer
-Expect: VQA accuracy of 53 to 59 % on drawings by another artist (3 seeds); no model that does not see the
+Expect: VQA accuracy of 49 to 59 % on drawings by another artist (4 runs); no model that does not see the
         scenes is above 39 %. 7 minutes on one core
 """
 
