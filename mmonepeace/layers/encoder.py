@@ -130,8 +130,10 @@ class DropPath(nn.Module):
             return branch(x, None, Residual(x, gamma))
         count = len(x) if counts is None else len(counts)
         kept, factor = self.draw(count), 1 / (1 - self.rate)
-        if len(kept) == count and gamma is not None:
-            return branch(x, None, Residual(x, gamma * factor))
+        if len(kept) == count:
+            if gamma is not None:
+                return branch(x, None, Residual(x, gamma * factor))
+            return torch.add(x, branch(x, None, None), alpha=factor)
         if not kept:
             # Every parameter must get a gradient, if only zero, or DDP would wait for it.
             kept, factor = [0], 0

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mmonepeace.layers.cpu.linear import (
-    Gradients,
+    Wanted,
     linear,
     parameter_gradients,
     product,
@@ -77,13 +77,10 @@ def chunked_geglu(
         out_ND = _ChunkedGeGLU.apply(x_ND, *weights, residual_ND, gamma)
     else:
         converted, count = GatedWeights._make(weights).to(x.dtype), max(1, len(x_ND) // _TOKENS)
-        residuals = [None] * count if residual_ND is None else residual_ND.chunk(count)
-        out_ND = torch.cat(
-            [
-                _forward(chunk, converted, onto, gamma)[0]
-                for chunk, onto in zip(x_ND.chunk(count), residuals, strict=False)
-            ]
-        )
+        chunks = x_ND.chunk(count)
+        residuals = [None] * len(chunks) if residual_ND is None else residual_ND.chunk(count)
+        pairs = zip(chunks, residuals, strict=True)
+        out_ND = torch.cat([_forward(x, converted, onto, gamma)[0] for x, onto in pairs])
     return out_ND.view_as(x)
 
 
@@ -145,11 +142,13 @@ class _ChunkedGeGLU(torch.autograd.Function):
                 gated.copy_(normal)
             _aten.gelu_backward.grad_input(dgated * up[rows], gate[rows], grad_input=dgate[rows])
             torch.mul(dgated, gelu, out=dup[rows])
-        wants_x, wants_gate, wants_up, _, _, *wants_last, wants_residual, _ = ctx.needs_input_grad
-        dx, last = None, Gradients(None, None, None)
-        if any(wants_last) or ctx.needs_input_grad[-1]:
-            last = parameter_gradients(gradient_ND, hidden, down, bias, gamma)
+        wants_x, wants_gate, wants_up, *_, wants_down, wants_bias, wants_residual, wants_gamma = (
+            ctx.needs_input_grad
+        )
+        wanted = Wanted(wants_down, wants_bias, wants_gamma)
+        ddown, dbias, dgamma = parameter_gradients(gradient_ND, hidden, down, bias, gamma, wanted)
         del hidden
+        dx = None
         if wants_x:
             dx = product(dgate, gate_weight.to(dgate.dtype))
             product(dup, up_weight.to(dup.dtype), added=dx, out=dx)
@@ -158,8 +157,8 @@ class _ChunkedGeGLU(torch.autograd.Function):
             weight_gradient(dgate, x_ND) if wants_gate else None,
             weight_gradient(dup, x_ND) if wants_up else None,
             *(dnorm if dnorm is not None else (None, None)),
-            last.weight,
-            last.bias,
+            ddown,
+            dbias,
             gradient_ND if wants_residual else None,
-            last.gamma,
+            dgamma,
         )

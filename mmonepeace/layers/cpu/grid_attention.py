@@ -286,12 +286,12 @@ class _GridBiasAttention(torch.autograd.Function):
     ) -> Tensor:
         q, k, v = q_BHLd, k_BHLd.contiguous(), v_BHLd.contiguous()
         ctx.grid, ctx.cls_token = grid, cls_token
-        unfolded, cls = _bias_rows(table_NH, ctx.grid, ctx.cls_token, q.dtype)
         results, known = _kept.get(([], None))
         if known:
             out, sums, shift = next(known)
         else:
-            out, sums, shift = _GridBiasAttention.attend(q, k, v, unfolded, cls)
+            bias = _bias_rows(table_NH, grid, cls_token, q.dtype)
+            out, sums, shift = _GridBiasAttention.attend(q, k, v, *bias)
             results.append((out.detach(), sums, shift))
         ctx.save_for_backward(q, k, v, table_NH, out, sums, shift)
         return out

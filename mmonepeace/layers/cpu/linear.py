@@ -85,29 +85,38 @@ def weight_gradient(gradient_NF: Tensor, x_NK: Tensor) -> Tensor:
     return product(left_FN, x_NK)
 
 
-class Gradients(NamedTuple):
-    """Of a linear layer and its LayerScale; None for what is not there."""
+class Wanted(NamedTuple):
+    """Whether the parameters of a linear layer and its LayerScale need gradients."""
 
-    weight: Tensor | None
-    bias: Tensor | None
-    gamma: Tensor | None
+    weight: bool
+    bias: bool
+    gamma: bool
 
 
 def parameter_gradients(
-    gradient_NF: Tensor, x_NK: Tensor, weight: Tensor, bias: Tensor | None, gamma: Tensor | None
-) -> Gradients:
-    """Gradients of gamma * (x W^T + b)."""
+    gradient_NF: Tensor,
+    x_NK: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    gamma: Tensor | None,
+    wanted: Wanted,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of weight, bias and gamma in gamma * (x W^T + b), None for what needs none."""
     gradient_NF = gradient_NF.to(x_NK.dtype)
-    dweight = weight_gradient(gradient_NF, x_NK).to(weight.dtype)
-    dbias = None if bias is None else gradient_NF.sum(0).to(bias.dtype)
-    if gamma is None:
-        return Gradients(dweight, dbias, None)
-    pieces = zip(dweight.split(_ROWS), weight.split(_ROWS), strict=True)
-    dgamma = torch.cat([(dw * w).sum(1) for dw, w in pieces]).to(gamma.dtype)
-    if bias is not None and dbias is not None:
-        dgamma = torch.addcmul(dgamma, dbias, bias)
-        dbias = dbias * gamma
-    return Gradients(dweight.mul_(gamma[:, None]), dbias, dgamma)
+    dweight = dbias = dgamma = None
+    if wanted.weight or wanted.gamma:
+        dweight = weight_gradient(gradient_NF, x_NK).to(weight.dtype)
+    if bias is not None and (wanted.bias or wanted.gamma):
+        dbias = gradient_NF.sum(0).to(bias.dtype)
+    if gamma is not None:
+        if dweight is not None and wanted.gamma:
+            pieces = zip(dweight.split(_ROWS), weight.split(_ROWS), strict=True)
+            dgamma = torch.cat([(dw * w).sum(1) for dw, w in pieces]).to(gamma.dtype)
+            if bias is not None and dbias is not None:
+                dgamma = torch.addcmul(dgamma, dbias, bias)
+        dweight = dweight.mul_(gamma[:, None]) if dweight is not None and wanted.weight else None
+        dbias = dbias * gamma if dbias is not None and wanted.bias else None
+    return dweight, dbias, dgamma
 
 
 def result_of(x: Tensor, residual: Tensor | None) -> Tensor | None:
@@ -155,17 +164,11 @@ class _ResidualLinear(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, gamma = ctx.saved_tensors
         wants_x, wants_weight, wants_bias, wants_residual, wants_gamma = ctx.needs_input_grad
-        dx, grads = None, Gradients(None, None, None)
+        dx = None
         if wants_x:
             scaled = gradient if gamma is None else gradient * gamma
             dx = product(scaled.to(x.dtype).flatten(0, -2), weight.to(x.dtype)).view_as(x)
-        if wants_weight or wants_bias or wants_gamma:
-            inputs = gradient.flatten(0, -2), x.flatten(0, -2)
-            grads = parameter_gradients(*inputs, weight, bias, gamma)
-        return (
-            dx,
-            grads.weight if wants_weight else None,
-            grads.bias if wants_bias else None,
-            gradient if wants_residual else None,
-            grads.gamma if wants_gamma else None,
-        )
+        wanted = Wanted(wants_weight, wants_bias, wants_gamma)
+        inputs = gradient.flatten(0, -2), x.flatten(0, -2)
+        dweight, dbias, dgamma = parameter_gradients(*inputs, weight, bias, gamma, wanted)
+        return dx, dweight, dbias, gradient if wants_residual else None, dgamma

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from mmonepeace.layers.cpu import geglu as module
 from mmonepeace.layers.cpu.geglu import GatedWeights, chunked_geglu
 from mmonepeace.spec import LAYER_NORM_EPS
+from tests.layers.cpu.precision import relative_errors
 
 
 def make_weights(width=6, hidden=10, normalised=True, dtype=torch.float64):
@@ -108,10 +109,7 @@ def test_in_bfloat16_it_is_as_exact_as_the_plain_one(normalised):
         return out, *torch.autograd.grad(out.double().square().sum(), leaves)
 
     exact = output_and_gradients("float64")
-    errors = [
-        [((a.double() - b).norm() / b.norm()).item() for a, b in zip(found, exact, strict=True)]
-        for found in map(output_and_gradients, ("kernel", "autocast"))
-    ]
+    errors = [relative_errors(output_and_gradients(way), exact) for way in ("kernel", "autocast")]
     for ours, autocast in zip(*errors, strict=True):
         assert ours < max(1.5 * autocast, 0.01)
 

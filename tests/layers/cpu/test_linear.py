@@ -3,8 +3,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmonepeace.layers.cpu.linear import residual_linear
+from mmonepeace.layers.cpu.linear import product, residual_linear, weight_gradient
 from mmonepeace.layers.kernels import CPU_KERNELS, CpuKernel, Residual, linear
+from tests.layers.cpu.precision import relative_errors
 
 
 def parameters(biased=True, scaled=True, dtype=torch.float64):
@@ -88,12 +89,35 @@ def test_in_bfloat16_it_is_as_exact_as_autocast():
         return out, *grads
 
     exact = output_and_gradients("float64")
-    errors = [
-        [((a.double() - b).norm() / b.norm()).item() for a, b in zip(found, exact, strict=True)]
-        for found in map(output_and_gradients, ("kernel", "autocast"))
-    ]
+    errors = [relative_errors(output_and_gradients(way), exact) for way in ("kernel", "autocast")]
     for ours, autocast in zip(*errors, strict=True):
         assert ours < max(1.5 * autocast, 0.01)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("width", [100, 700, 2500])
+def test_products_in_pieces_are_the_whole_product(dtype, width):
+    """Widths of one piece and of several, the last one narrower."""
+    a, b = torch.randn(5, 8).to(dtype), torch.randn(8, width).to(dtype)
+    row, rows = torch.randn(width).to(dtype), torch.randn(5, width).to(dtype)
+    exact = a.double() @ b.double()
+    into = torch.empty(5, width + 3, dtype=dtype)[:, :width]
+    wanted = exact, exact + row.double(), exact + rows.double(), exact
+    found = (
+        product(a, b),
+        product(a, b, row),
+        product(a, b, rows, out=rows),
+        product(a, b, out=into),
+    )
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=0.01, atol=0.02)
+    assert found[3] is into
+
+
+def test_a_weight_gradient_is_that_of_the_plain_product():
+    dy, x = torch.randn(9, 300).bfloat16(), torch.randn(9, 700).bfloat16()
+    (error,) = relative_errors([weight_gradient(dy, x)], [dy.double().T @ x.double()])
+    assert error < 0.01
 
 
 class Doubled(nn.Linear):
