@@ -1,7 +1,5 @@
 """mmsegmentation's segmentor, for images of any size and of different sizes in one call.
 
-The one module of the package that imports mmseg: a segmentor has to subclass its classes.
-
 Shapes: N images, C classes, H rows, W columns.
 """
 
@@ -18,10 +16,11 @@ from mmengine.structures import PixelData
 from mmseg.models import EncoderDecoder as MMSegEncoderDecoder
 from mmseg.models import SegDataPreProcessor as MMSegDataPreProcessor
 from mmseg.structures import SegDataSample
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmonepeace.models.augmentation import BatchAugmentation
 from mmonepeace.models.necks import accept_narrow_maps
+from mmonepeace.models.segmentation_heads import head_losses
 from mmonepeace.models.sliding_window import BandResizer, SlidingWindow, check_option
 from mmonepeace.models.widths import fill_widths
 from mmonepeace.registry import MODELS
@@ -164,6 +163,22 @@ class EncoderDecoder(MMSegEncoderDecoder):
         check_option("mode", mode, mode in ("slide", "whole"), "'slide' or 'whole'")
         if self._slides():
             self._read_test_cfg()  # an error should not wait for the first image
+
+    def loss(self, inputs: Tensor, data_samples: list[SegDataSample]) -> dict[str, Tensor]:
+        """Losses and accuracies of all heads, as in mmseg, see `head_losses`."""
+        maps = self.extract_feat(inputs)
+        heads = {"decode": self.decode_head}
+        if self.with_auxiliary_head:
+            other = self.auxiliary_head
+            several = isinstance(other, nn.ModuleList)
+            heads |= (
+                {f"aux_{i}": head for i, head in enumerate(other)} if several else {"aux": other}
+            )
+        return {
+            f"{name}.{key}": value
+            for name, head in heads.items()
+            for key, value in head_losses(head, maps, data_samples, self.train_cfg).items()
+        }
 
     def val_step(self, data: dict[str, Any]) -> list[Any]:
         """Predictions of `inputs`, images (3, H, W) of any sizes, with their `data_samples`."""

@@ -9,7 +9,9 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from mmengine.structures import BaseDataElement
+from mmengine.registry import DefaultScope
+from mmengine.structures import BaseDataElement, PixelData
+from mmseg.structures import SegDataSample
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mmonepeace.layers.encoder import DropPath
@@ -20,6 +22,7 @@ from mmonepeace.models import (
     OnePeaceRetriever,
     OnePeaceViTDet,
 )
+from mmonepeace.registry import MODELS
 from mmonepeace.spec import num_audio_frames
 
 pytestmark = pytest.mark.skipif(
@@ -78,7 +81,32 @@ def losses(*names, **fields):
     return loss
 
 
+def segmentor():
+    norm = dict(type="BN")
+    head = dict(channels=16, num_classes=3, norm_cfg=norm)
+    loss = dict(type="CrossEntropyLoss", class_weight=[1.0, 2.0, 0.5])
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        return MODELS.build(
+            dict(
+                type="mmonepeace.EncoderDecoder",
+                backbone=dict(type="mmonepeace.OnePeace", **backbone(out_indices=[0, 1])),
+                decode_head=dict(
+                    type="mmonepeace.UPerHead", in_index=[0, 1], loss_decode=loss, **head
+                ),
+                auxiliary_head=dict(type="FCNHead", in_index=1, **head),
+            )
+        )
+
+
+def segmentation_loss(model, device):
+    sample = SegDataSample()
+    sample.gt_sem_seg = PixelData(data=torch.ones(1, 64, 96, dtype=torch.long, device=device))
+    found = model.loss(images(device, 64, 96), [sample] * 2)
+    return sum(value for name, value in found.items() if "loss" in name)
+
+
 CASES = {
+    "segmentor": (segmentor, segmentation_loss),
     "shared table": (lambda: OnePeace(**backbone(with_cp=False)), maps(64, 64)),
     "tables of blocks, rectangles, padding": (
         lambda: OnePeace(**backbone(rpb="per_block", with_cp=False)),
@@ -138,6 +166,9 @@ def build(name, device):
             if parameter is not None:
                 empty = torch.empty_like(parameter, device=device)
                 module._parameters[key] = torch.nn.Parameter(empty, parameter.requires_grad)
+        for key, buffer in module._buffers.items():
+            if buffer is not None and buffer.is_meta:
+                module._buffers[key] = torch.empty_like(buffer, device=device)
     return model
 
 

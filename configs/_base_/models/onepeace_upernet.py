@@ -10,7 +10,7 @@ model = dict(
     backbone=dict(type="mmonepeace.OnePeace", rpb="per_block"),
     neck=dict(type="Feature2Pyramid", rescales=[4, 2, 1, 0.5], norm_cfg=norm_cfg),
     decode_head=dict(
-        type="UPerHead",
+        type="mmonepeace.UPerHead",
         in_index=[0, 1, 2, 3],
         pool_scales=(1, 2, 3, 6),
         dropout_ratio=0.1,

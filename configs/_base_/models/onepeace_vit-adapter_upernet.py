@@ -9,7 +9,7 @@ model = dict(
     data_preprocessor=data_preprocessor,
     backbone=dict(type="mmonepeace.OnePeaceViTAdapter", rpb="per_block", norm_cfg=norm_cfg),
     decode_head=dict(
-        type="UPerHead",
+        type="mmonepeace.UPerHead",
         in_index=[0, 1, 2, 3],
         pool_scales=(1, 2, 3, 6),
         dropout_ratio=0.1,
