@@ -40,7 +40,7 @@ from mmonepeace.models.widths import fill_widths
 from mmonepeace.registry import MODELS
 from mmonepeace.spec import LAYER_SCALE_INIT, SAMPLE_RATE, VOCAB_SIZE, get_arch, num_audio_frames
 
-OUR_SEGMENTOR = "mmonepeace.EncoderDecoder"
+OUR_SEGMENTOR, MMSEG_SEGMENTOR = "mmonepeace.EncoderDecoder", "mmseg.EncoderDecoder"
 
 
 class Workload(NamedTuple):
@@ -101,8 +101,17 @@ def under_autocast(way: Way) -> Way:
     return build
 
 
-def upernet(args: argparse.Namespace, kind: str = OUR_SEGMENTOR) -> nn.Module:
-    """A segmentor of the recipe for ADE20K at 512 px, with a slim head and random weights."""
+def upernet(
+    args: argparse.Namespace, kind: str = OUR_SEGMENTOR, channels: int = 64, beit: bool = False
+) -> nn.Module:
+    """A segmentor of the recipe for ADE20K at 512 px with random weights.
+
+    Args:
+        args: of the command line.
+        kind: of the segmentor; one of mmseg has mmseg's head.
+        channels: of the head; the recipe has 512, with which most of the time is the head's.
+        beit: mmseg's BEiT of the base size as the backbone, as in mmseg's own recipe.
+    """
     from mmengine.config import Config
     from mmengine.model import revert_sync_batchnorm
     from mmengine.registry import DefaultScope
@@ -110,20 +119,27 @@ def upernet(args: argparse.Namespace, kind: str = OUR_SEGMENTOR) -> nn.Module:
     mmseg_models()
     cfg = Config.fromfile(ROOT / "configs/seg/onepeace-base_upernet_ade20k-512.py")
     cfg.model.backbone.update(arch=args.arch, drop_path_rate=0.0)  # all runs compute the same
-    # With the 512 channels of the recipe most of the time is the head's.
-    cfg.model.decode_head.channels = 64
+    cfg.model.decode_head.channels = channels
     cfg.model.test_cfg = dict(mode="slide", crop_size=(512, 512), stride=(341, 341))
     cfg.model = {**fill_widths(cfg.model), "type": kind}  # mmseg's own type does not fill them in
+    if kind != OUR_SEGMENTOR:
+        cfg.model.decode_head.type = "mmseg.UPerHead"
+    if beit:
+        indices = cfg.model.backbone.out_indices
+        cfg.model.backbone = dict(
+            type="mmseg.BEiT", img_size=(512, 512), embed_dims=768, num_layers=12, num_heads=12,
+            out_indices=indices, init_values=0.1,
+        )  # fmt: skip
     with DefaultScope.overwrite_default_scope("mmseg"):
         return revert_sync_batchnorm(MODELS.build(cfg.model)).to(args.device)
 
 
-def segmentation_step(args: argparse.Namespace) -> Built:
-    """Forward and backward of backbone, UPerNet and the auxiliary head."""
+def segmentation_step(args: argparse.Namespace, **options: Any) -> Built:
+    """Forward and backward of backbone, UPerNet of 512 channels and the auxiliary head."""
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
-    model = upernet(args).train()
+    model = upernet(args, channels=512, **options).train()
     images = torch.randn(2, 3, 512, 512, device=args.device)  # batch norm needs more than one
     labels = torch.randint(0, 150, (1, 512, 512), device=args.device)
     samples = [SegDataSample(gt_sem_seg=PixelData(data=labels))] * 2
@@ -135,7 +151,7 @@ def segmentation_step(args: argparse.Namespace) -> Built:
         model.zero_grad(set_to_none=False)
         model.parse_losses(losses())[0].backward()
 
-    return Built(run, lambda: 3 * operations_of(losses))
+    return Built(run, None if options else lambda: 3 * operations_of(losses))
 
 
 def sliding_window(args: argparse.Namespace, kind: str) -> Built:
@@ -329,8 +345,13 @@ def workloads(args: argparse.Namespace) -> Mapping[str, Workload]:
             quick=size == 512,
         )
     found["step-upernet"] = Workload(
-        "the same with UPerNet of 64 channels, 512 px, batch 2",
-        {"ours": segmentation_step, "ours, bf16 autocast": under_autocast(segmentation_step)},
+        "the same with UPerNet of 512 channels, 512 px, batch 2",
+        {
+            "ours": segmentation_step,
+            "ours, bf16 autocast": under_autocast(segmentation_step),
+            "ours, mmseg's head and loss": partial(segmentation_step, kind=MMSEG_SEGMENTOR),
+            "mmseg BEiT": partial(segmentation_step, kind=MMSEG_SEGMENTOR, beit=True),
+        },
     )
     for modality, what in (("text", "8 to 70 tokens"), ("audio", "1 to 15 s")):
         found[modality] = Workload(
@@ -361,7 +382,7 @@ def workloads(args: argparse.Namespace) -> Mapping[str, Workload]:
         "sliding window, UPerNet of 64 channels, 1024 x 2048 px",
         {
             "ours": partial(sliding_window, kind=OUR_SEGMENTOR),
-            "mmseg's window": partial(sliding_window, kind="mmseg.EncoderDecoder"),
+            "mmseg's window": partial(sliding_window, kind=MMSEG_SEGMENTOR),
         },
     )
     for modality, what in (("image", "16 images of 640 x 480 px"), ("audio", "8 audio clips")):

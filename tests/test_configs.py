@@ -54,6 +54,11 @@ def build(cfg, device="meta"):
 
 
 @pytest.mark.parametrize("path", map(marked, RECIPES))
+def test_the_settings_of_a_recipe_pass_the_checks_before_a_run(path):
+    checks.check_settings(Config.fromfile(path))
+
+
+@pytest.mark.parametrize("path", map(marked, RECIPES))
 def test_recipe_loads_dumps_and_builds(path, tmp_path):
     cfg = Config.fromfile(path)
     cfg.dump(tmp_path / "dumped.py")

@@ -1,6 +1,7 @@
 """Examine the data of a config before training: faults, their fixes, histograms.
 
-Run:  python tools/doctor.py CONFIG [--data-root DIR] [--limit 500] [--json findings.json]
+Run:  python tools/doctor.py CONFIG [--data-root DIR] [--tokenizer FILE] [--checkpoint CKPT]
+          [--limit 500] [--json findings.json]
 
 Exits with 0 if there are no errors, 1 if there are, 2 if the config cannot be used.
 """
@@ -31,6 +32,8 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("config")
     parser.add_argument("--data-root", help="folder of the data set, instead of the config's")
+    parser.add_argument("--tokenizer", metavar="JSON", help="instead of the config's")
+    parser.add_argument("--checkpoint", help="pretrained weights that training will start from")
     parser.add_argument(
         "--cfg-options", nargs="+", action=checks.OverridesAction, help="KEY=VALUE ..."
     )
@@ -47,6 +50,10 @@ def load_config(args: argparse.Namespace) -> Config:
     checks.apply_overrides(cfg, args.cfg_options)
     if args.data_root:
         run_options.set_data_root(cfg, args.data_root)
+    if args.tokenizer:
+        run_options.set_tokenizer(cfg, args.tokenizer)
+    if args.checkpoint:
+        run_options.set_checkpoint(cfg, args.checkpoint)
     if args.limit is not None and args.limit < 1:
         raise checks.CheckError(f"--limit {args.limit}: expected 1 or more.")
     return cfg

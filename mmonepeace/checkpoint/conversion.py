@@ -127,8 +127,12 @@ def _task(converted: Conversion) -> str:
 def to_official_full(converted: Conversion) -> Conversion:
     """Our weights of all modalities in the layout of the official full model, with its buffers."""
     weights, meta = converted.weights, converted.meta
-    kept = {"official_cfg": meta["official_cfg"]} if "official_cfg" in meta else {}
-    result = Conversion({}, {"official_layout": "full", **kept})
+    result = Conversion({}, {"official_layout": "full"})
+    # What no weight says: the configuration of an official file, the facts of a model of ours.
+    kept = [
+        key for key in meta if key == "official_cfg" or not key.startswith(("official_", "format"))
+    ]
+    result.meta |= {key: meta[key] for key in kept if key == "official_cfg" or "task" in meta}
     nested = "adapters.audio.pos_conv.0.weight" in weights
     for key, value in weights.items():
         name = _official(key)

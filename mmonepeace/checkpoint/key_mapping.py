@@ -234,7 +234,7 @@ def to_own(weights: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None)
     if not own:
         facts |= _official_facts(weights)
         if "audio" in adapters:  # trained with padding that the positional convolutions see
-            facts["audio_padding"] = "compat"
+            facts.setdefault("audio_padding", "compat")
     kept = ("official_", "task", *(f"{modality}_" for modality in adapters))
     result.meta |= {key: str(value) for key, value in facts.items() if key.startswith(kept)}
     return result

@@ -140,6 +140,8 @@ def _plan(
         else:
             cfg = json.loads(meta.get("official_cfg", "null"))
             content = {"args": None, "cfg": cfg, "model": _own_storage(weights)}
+            own_facts = {k: v for k, v in meta.items() if not k.startswith("official_")}
+            content |= {"meta": own_facts} if own_facts else {}  # which the official code ignores
         return {path: partial(torch.save, content)}
     if path.suffix == ".pkl" and not own and layout != "full":
         content = {"model": _own_storage(weights), "__author__": "ofa", "matching_heuristics": True}

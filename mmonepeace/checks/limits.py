@@ -69,6 +69,8 @@ _LIMITS: dict[Limits, str] = {
     PART: "decay_rate crop_scale crop_ratio_range",
 }  # fmt: skip
 LIMITS = {name: limits for limits, names in _LIMITS.items() for name in names.split()}
+# Of schedules in epochs that are converted to steps, where half an epoch is a number of steps.
+EPOCHS = {"begin": FACTOR, "end": POSITIVE}
 # How many values some of them have, if they are lists.
 LENGTHS = {
     "betas": (2,), "crop_scale": (2,), "crop_ratio": (2,), "ratio_range": (2,), "crop_size": (2,),

@@ -107,7 +107,7 @@ def _advice(cfg: Config) -> str:
 
 
 def examine(cfg: Config, limit: int | None = None) -> Report:
-    """Examine the data sets of a config.
+    """Examine the data sets of a config, and the weights and tokenizers that its model needs.
 
     Args:
         cfg: the config.
@@ -121,6 +121,9 @@ def examine(cfg: Config, limit: int | None = None) -> Report:
     """
     _check_data_settings(cfg)
     report = Report()
+    if isinstance(cfg.get("model"), dict):
+        check_weights(cfg, report)
+        check_tokenizers(cfg, report)
     splits = read_splits(cfg, report)
     lists = _list_samples(cfg, splits, report)
     for split in splits:

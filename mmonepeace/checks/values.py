@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmonepeace.checks.config import SECTIONS
-from mmonepeace.checks.limits import CHOICES, FLAGS, LENGTHS, LIMITS, ORDERED
+from mmonepeace.checks.limits import CHOICES, EPOCHS, FLAGS, LENGTHS, LIMITS, ORDERED, Limits
 from mmonepeace.checks.report import CheckError
 from mmonepeace.checks.signatures import Argument, find_types, signature_of, similar_types
 from mmonepeace.checks.structure import shorten
@@ -106,7 +106,8 @@ def _check_dict(node: Mapping[str, Any], path: str) -> Iterator[str]:
             yield f"{where} is {shorten(value)}, but {owner} has no {str(name)!r}. {guess}"
             continue
         problem = _mismatch(value, argument, signature.ours) if argument else None
-        problem = problem or _out_of_limits(name, value, argument)
+        limits = EPOCHS if node.get("convert_to_iter_based") and name in EPOCHS else LIMITS
+        problem = problem or _out_of_limits(name, value, argument, limits.get(name))
         if problem:
             wrong.add(name)
             yield f"{where} is {shorten(value)}; expected {problem}."
@@ -121,14 +122,15 @@ def _check_dict(node: Mapping[str, Any], path: str) -> Iterator[str]:
             yield f"{path}.{low} is {small}; expected at most {high}, which is {large}."
 
 
-def _out_of_limits(name: str, value: Any, argument: Argument | None) -> str | None:
+def _out_of_limits(
+    name: str, value: Any, argument: Argument | None, limits: Limits | None
+) -> str | None:
     """What is expected instead of a value, from the name of its argument."""
     if name in CHOICES and value is not None and value not in CHOICES[name]:
         near = get_close_matches(f"{value}".upper(), CHOICES[name], 1, 0.5)
         return f"one of {', '.join(CHOICES[name])}" + (f": {near[0]}?" if near else "")
     if name in FLAGS and value is not None and not isinstance(value, bool):
         return "True or False"
-    limits = LIMITS.get(name)
     if limits is None or (name == "class_weight" and isinstance(value, str)):  # the path of a file
         return None
     if value is None:

@@ -5,7 +5,7 @@ import torch
 
 from mmonepeace import checkpoint
 from mmonepeace.checkpoint import CheckpointError, infer_model
-from mmonepeace.models import OnePeaceClassifier, OnePeaceRetriever
+from mmonepeace.models import OnePeaceClassifier, OnePeaceGrounder, OnePeaceRetriever
 from mmonepeace.registry import MODELS
 from tests import official
 from tests.conftest import TINY
@@ -75,6 +75,19 @@ def test_a_model_of_ours_says_what_it_is():
     images = torch.randn(2, 3, 64, 64)
     assert torch.equal(model.eval()({"image": images}), again.eval()({"image": images}))
     assert again.task() | {"classes": ("a", "b", "c")} == model.task()
+
+
+@pytest.mark.parametrize("suffix", ["model", "full"])
+def test_the_official_layout_says_what_no_weight_does(suffix, tmp_path):
+    """A grounder that pools the text is not told from one that pools the image by its weights."""
+    backbone = dict(arch=TINY, modalities=["text", "image"], img_size=64, rpb="per_block")
+    model = OnePeaceGrounder(backbone | dict(final_norm=True), pool_over="text")
+    torch.save(dict(state_dict=model.state_dict(), meta=model.metadata()), tmp_path / "own.pth")
+    checkpoint.convert_file(tmp_path / "own.pth", tmp_path / "official.pt", f"official-{suffix}")
+    checkpoint.convert_file(tmp_path / "official.pt", tmp_path / "back.safetensors", suffix)
+    for name in ("official.pt", "back.safetensors"):
+        converted = checkpoint.read_own(tmp_path / name)
+        assert infer_model(converted.weights, converted.meta)["pool_over"] == "text"
 
 
 def test_a_pretrained_file_has_no_head():

@@ -25,6 +25,17 @@ def refusal(path, check, **changes):
     return str(error.value)
 
 
+def test_schedules_of_epochs_that_become_steps_may_have_half_an_epoch():
+    cfg = Config.fromfile(SEGMENTATION)
+    half = dict(type="LinearLR", begin=0.5, end=2.5, by_epoch=True, convert_to_iter_based=True)
+    cfg.param_scheduler = [half]
+    check_values(cfg)
+    for wrong in (dict(end=0.0), dict(begin=-0.5), dict(convert_to_iter_based=False)):
+        cfg.param_scheduler = [half | wrong]
+        with pytest.raises(CheckError, match=r"param_scheduler\.0\.(begin|end) is"):
+            check_values(cfg)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [

@@ -32,6 +32,13 @@ def test_a_healthy_set_ends_with_0(run, seg_data):
     assert "train: 8 images" in out
 
 
+def test_weights_and_tokenizers_that_training_would_miss_are_errors(run, seg_data):
+    status, out, _ = run(SEGMENTATION, "--data-root", seg_data, "--checkpoint", "none.pth")
+    assert status == 1
+    assert "[weights-missing]" in out
+    assert "none.pth" in out
+
+
 def test_names_of_files_do_not_reach_the_terminal_as_codes(run, seg_data, tmp_path):
     shutil.copytree(seg_data, tmp_path / "data")
     (tmp_path / "data/img_dir/train/0.png").rename(tmp_path / "data/img_dir/train/\x1b[31m.png")
