@@ -47,6 +47,7 @@ def parse_args() -> argparse.Namespace:
         help="with several processes: replicate or shard the model",
     )
     parser.add_argument("--sharded", action="store_true", help="sharded checkpoints (fsdp2)")
+    parser.add_argument("--compile", action="store_true", help="compile blocks, for GPUs")
     parser.add_argument("--bf16", action="store_true", help="bfloat16 mixed precision")
     parser.add_argument(
         "--cfg-options", nargs="+", action=checks.OverridesAction, help="KEY=VALUE ..."
@@ -78,6 +79,8 @@ def load_config(args: argparse.Namespace) -> Config:
         run_options.set_tokenizer(cfg, args.tokenizer)
     if args.stage_one:
         cfg.stage_one = args.stage_one
+    if args.compile:
+        run_options.set_compiled(cfg)
     if args.bf16:
         run_options.set_precision(cfg, "bfloat16")
     run_options.set_strategy(cfg, args.strategy, args.sharded)

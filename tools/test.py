@@ -1,6 +1,6 @@
 """Evaluate a checkpoint.
 
-Run:  python tools/test.py CONFIG CHECKPOINT [--tta] [--show-dir DIR] [--out DIR]
+Run:  python tools/test.py CONFIG CHECKPOINT [--bf16] [--tta] [--show-dir DIR] [--out DIR]
 """
 
 import argparse
@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mmonepeace.missing_packages import explain_missing_packages
 
 with explain_missing_packages():
+    import torch
     from mmengine.config import Config
 
     from mmonepeace import checks
@@ -31,6 +32,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--work-dir", help="logs (work_dirs/CONFIG)")
     parser.add_argument("--data-root", help="folder of the data set, instead of the config's")
     parser.add_argument("--tokenizer", metavar="JSON", help="instead of the config's")
+    parser.add_argument("--bf16", action="store_true", help="bfloat16 mixed precision")
     parser.add_argument("--tta", action="store_true", help="average over scales and flips")
     parser.add_argument("--show-dir", help="draw the predictions into this folder")
     parser.add_argument("--out", help="write the predictions here: PNG, or COCO's json")
@@ -67,6 +69,8 @@ def load_config(args: argparse.Namespace) -> Config:
     elif args.show_dir:
         cfg.default_hooks.visualization = dict(type="SegVisualizationHook", draw=True, interval=1)
         cfg.visualizer.save_dir = args.show_dir
+    if args.bf16:
+        run_options.check_bfloat16(cfg)
     if args.out:
         results = dict(output_dir=args.out)
         if detection:
@@ -93,6 +97,9 @@ def run() -> None:
         runner = FinetuneRunner.from_cfg(cfg)
         model = runner.model.module if args.launcher != "none" else runner.model
         print(load_model(model.module if args.tta else model, path))
+        if args.bf16:  # the loop itself would turn autocast off
+            device = next(model.parameters()).device.type
+            model.test_step = torch.autocast(device, torch.bfloat16)(model.test_step)
         runner.test()
 
 

@@ -35,6 +35,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--resume", nargs="?", const="auto", help="resume from PATH, or from the newest checkpoint"
     )
+    parser.add_argument("--compile", action="store_true", help="compile blocks, for GPUs")
     precision = parser.add_mutually_exclusive_group()
     precision.add_argument("--amp", action="store_true", help="float16 mixed precision (GPU)")
     precision.add_argument("--bf16", action="store_true", help="bfloat16 mixed precision")
@@ -65,6 +66,8 @@ def load_config(args: argparse.Namespace) -> Config:
         run_options.set_checkpoint(cfg, args.checkpoint)
     if args.tokenizer:
         run_options.set_tokenizer(cfg, args.tokenizer)
+    if args.compile:
+        run_options.set_compiled(cfg)
     if args.bf16 or args.amp:
         run_options.set_precision(cfg, "bfloat16" if args.bf16 else "float16")
     if args.resume:

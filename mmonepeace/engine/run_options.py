@@ -76,17 +76,27 @@ def set_precision(cfg: Config, dtype: Literal["float16", "bfloat16"]) -> None:
         CheckError: for float16 without a GPU, and for bfloat16 where an operator does not support it.
     """
     if dtype == "bfloat16":
-        if (cfg.get("model") or {}).get("rpn_head"):
-            raise CheckError(
-                "--bf16: mmcv's NMS and RoIAlign do not support bfloat16, and a two-stage detector "
-                "trains with them. Leave it out, or use --amp on a GPU."
-            )
+        check_bfloat16(cfg)
         cfg.optim_wrapper.type = "mmonepeace.BFloat16OptimWrapper"
         return
     if not torch.cuda.is_available():
         raise CheckError("--amp (float16) needs a CUDA device, and there is none. Use --bf16.")
     cfg.optim_wrapper.type = "AmpOptimWrapper"
     cfg.optim_wrapper.loss_scale = "dynamic"
+
+
+def check_bfloat16(cfg: Config) -> None:
+    """Raise a `CheckError` where an operator does not support it."""
+    if (cfg.get("model") or {}).get("rpn_head"):
+        raise CheckError(
+            "--bf16: mmcv's NMS and RoIAlign do not support bfloat16, and a two-stage detector "
+            "needs them. Leave it out, or use --amp on a GPU to train."
+        )
+
+
+def set_compiled(cfg: Config) -> None:
+    """Compile the blocks of the backbone."""
+    cfg.model.backbone.compiled = True
 
 
 def set_stage(cfg: Config, stage: Literal["vl", "al"]) -> None:

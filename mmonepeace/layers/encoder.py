@@ -22,7 +22,7 @@ from mmonepeace.layers.kernels import (
     linear,
     product_dtype,
 )
-from mmonepeace.layers.relative_position_bias import AttentionBias
+from mmonepeace.layers.relative_position_bias import AttentionBias, DenseBias
 from mmonepeace.layers.tokens import Tokens
 from mmonepeace.spec import LAYER_NORM_EPS, Arch
 
@@ -114,6 +114,7 @@ class DropPath(nn.Module):
         branch: Callable[[Tensor, Tensor | None, Residual | None], Tensor],
         gamma: Tensor | None = None,
         counts: Sequence[int] | None = None,
+        scale: Tensor | None = None,
     ) -> Tensor:
         """Add a residual branch.
 
@@ -122,10 +123,15 @@ class DropPath(nn.Module):
             branch: (samples, their indices in the batch or None for all, what to add to) -> samples.
             gamma: LayerScale of the branch.
             counts: tokens of each sample, if they are concatenated.
+            scale: what `scales` drew, (B, 1, 1); then the branch of all samples is computed.
 
         Returns:
             as `x`.
         """
+        if scale is not None:
+            return torch.addcmul(
+                x, branch(x, None, None), scale if gamma is None else scale * gamma
+            )
         if not self.training or self.rate == 0:
             return branch(x, None, Residual(x, gamma))
         count = len(x) if counts is None else len(counts)
@@ -151,6 +157,11 @@ class DropPath(nn.Module):
     def draw(self, count: int) -> list[int]:
         """Indices of the samples that are kept."""
         return (torch.rand(count, device="cpu") < 1 - self.rate).nonzero().flatten().tolist()
+
+    def scales(self, x: Tensor) -> Tensor:
+        """Factors of the branch of each sample of (B, ...), 0 or 1 / keep, (B, 1, 1)."""
+        keep = 1 - self.rate if self.training else 1.0
+        return (torch.rand(len(x), 1, 1, device=x.device) < keep) / keep
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:.3f}"
@@ -188,13 +199,20 @@ class EncoderLayer(nn.Module):
             self.gamma_1 = nn.Parameter(torch.full((dim,), layer_scale_init))
             self.gamma_2 = nn.Parameter(torch.full((dim,), layer_scale_init))
 
-    def forward(self, x_BLD: Tensor, lengths: dict[str, int], bias: AttentionBias) -> Tensor:
+    def forward(
+        self,
+        x_BLD: Tensor,
+        lengths: dict[str, int],
+        bias: AttentionBias,
+        scales: tuple[Tensor | None, Tensor | None] = (None, None),
+    ) -> Tensor:
         """x + drop_path(gamma_1 * attn(norm1(x), bias)), then the same with the FFN.
 
         Args:
             x_BLD: tokens; concatenated sequences, (1, N, D), if the bias is packed.
             lengths: see `Tokens`.
             bias: of these tokens.
+            scales: of both branches, see `DropPath`.
         """
 
         def attention(x: Tensor, samples: Tensor | None, residual: Residual | None) -> Tensor:
@@ -211,8 +229,8 @@ class EncoderLayer(nn.Module):
             return add_to(residual, self._ffn(self.norm2(x), segments))
 
         counts = bias.counts if bias.is_packed else None
-        x = self.drop_path(x_BLD, attention, self.gamma_1, counts)
-        return self.drop_path(x, ffn, self.gamma_2, counts)
+        x = self.drop_path(x_BLD, attention, self.gamma_1, counts, scales[0])
+        return self.drop_path(x, ffn, self.gamma_2, counts, scales[1])
 
     def _ffn(self, x_BLD: Tensor, segments: Sequence[tuple[str, int]]) -> Tensor:
         """The FFN of each segment's modality, (modality, tokens) in order; one call per modality."""
@@ -239,6 +257,8 @@ class FusionEncoder(nn.ModuleList):
         with_cp: activation checkpointing: each block, its bias included, is recomputed in the
             backward pass.
         attention: index of a block -> its attention; None: `SelfAttention`.
+        compiled: compile a block, in one graph for all of them and all sizes. What differs between
+            blocks, tables and drop path, is computed outside of it.
     """
 
     def __init__(
@@ -249,6 +269,7 @@ class FusionEncoder(nn.ModuleList):
         layer_scale_init: float | None = None,
         with_cp: bool = False,
         attention: Callable[[int], SelfAttention] | None = None,
+        compiled: bool = False,
     ) -> None:
         modalities = tuple(modalities)
         attention = attention or (lambda _: SelfAttention(arch))
@@ -258,6 +279,9 @@ class FusionEncoder(nn.ModuleList):
             for i, rate in enumerate(rates)
         )
         self.with_cp = with_cp
+        self.compiled = compiled
+        for layer in self if compiled else ():
+            layer.compile(fullgraph=True)
 
     def forward(self, tokens: Tokens, out_indices: Iterable[int]) -> list[Tensor]:
         """Run the blocks up to the last one whose output is needed.
@@ -279,7 +303,7 @@ class FusionEncoder(nn.ModuleList):
         On CPUs all sequences are concatenated without padding, whatever their modalities: products
         are larger, and gradients are summed once.
         """
-        if len(views) > 1 or views[0].pad_BL is not None:
+        if not self.compiled and (len(views) > 1 or views[0].pad_BL is not None):
             kernels: list[Any] = [cpu_kernel("packed_tokens", view.x_BLD) for view in views]
             if all(kernels):
                 packed = kernels[0](views)
@@ -295,9 +319,16 @@ class FusionEncoder(nn.ModuleList):
         dtype = product_dtype(tokens.x_BLD)
         bias = tokens.bias if tokens.pad_BL is None else tokens.masked_bias
         shared = bias(0, dtype) if tokens.shared_bias else None
+        drops = any(layer.training and layer.drop_path.rate for layer in self)
 
         def block(i: int, x: Tensor) -> Tensor:
-            return self[i](x, tokens.lengths, shared or bias(i, dtype))
+            layer, own = self[i], shared or bias(i, dtype)
+            if not self.compiled:
+                return layer(x, tokens.lengths, own)
+            scales = (
+                (layer.drop_path.scales(x), layer.drop_path.scales(x)) if drops else (None, None)
+            )
+            return layer(x, tokens.lengths, DenseBias(own.dense()), scales)
 
         def run(x: Tensor, start: int, stop: int) -> Tensor:
             for i in range(start, stop):

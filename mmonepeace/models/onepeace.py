@@ -64,6 +64,8 @@ class OnePeace(BaseModule):
         frozen_stages: -1 trains everything, 0 freezes the adapters, k the first k blocks too.
         with_cp: activation checkpointing: less memory, a fifth to a third more time.
         attention: what computes it, see `layers.kernels.attend`.
+        compiled: compile the blocks with `torch.compile`, see `FusionEncoder`. For GPUs: the kernels
+            for CPUs are not used then.
         init_cfg: `dict(type="Pretrained", checkpoint=PATH)` with a file of any official or own
             layout; its other modalities are left out. Or `PretrainedAudioExtractor`, or a list of both.
 
@@ -90,6 +92,7 @@ class OnePeace(BaseModule):
         frozen_stages: int = -1,
         with_cp: bool = False,
         attention: Backend = "auto",
+        compiled: bool = False,
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -142,6 +145,7 @@ class OnePeace(BaseModule):
             layer_scale_init,
             with_cp,
             self.build_attention,
+            compiled,
         )
         backend = check_backend(attention)
         for module in self.layers.modules():
