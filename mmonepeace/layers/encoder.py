@@ -204,7 +204,7 @@ class EncoderLayer(nn.Module):
         x_BLD: Tensor,
         lengths: dict[str, int],
         bias: AttentionBias,
-        scales: tuple[Tensor | None, Tensor | None] = (None, None),
+        scales: Sequence[Tensor | None] = (None, None),
     ) -> Tensor:
         """x + drop_path(gamma_1 * attn(norm1(x), bias)), then the same with the FFN.
 
@@ -319,15 +319,16 @@ class FusionEncoder(nn.ModuleList):
         dtype = product_dtype(tokens.x_BLD)
         bias = tokens.bias if tokens.pad_BL is None else tokens.masked_bias
         shared = bias(0, dtype) if tokens.shared_bias else None
-        drops = any(layer.training and layer.drop_path.rate for layer in self)
+        drops = any(
+            drop.rate and drop.training for drop in self.modules() if isinstance(drop, DropPath)
+        )
 
         def block(i: int, x: Tensor) -> Tensor:
-            layer, own = self[i], shared or bias(i, dtype)
+            layer: Any = self[i]
+            own = shared or bias(i, dtype)
             if not self.compiled:
                 return layer(x, tokens.lengths, own)
-            scales = (
-                (layer.drop_path.scales(x), layer.drop_path.scales(x)) if drops else (None, None)
-            )
+            scales = [layer.drop_path.scales(x) if drops else None for _ in range(2)]
             return layer(x, tokens.lengths, DenseBias(own.dense()), scales)
 
         def run(x: Tensor, start: int, stop: int) -> Tensor:
