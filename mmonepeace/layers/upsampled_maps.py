@@ -8,6 +8,7 @@ Shapes: N images, C channels or classes, O output channels, h x w a map, H x W t
 """
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from mmonepeace.layers.tensor_cache import byte_bounded_lru_cache
 
 # Of the upsampled logits that exist at once: they fit into the cache of a CPU; a GPU is to be busy.
 _CPU_BAND, _GPU_BAND = 2**22, 2**28
+# Multiplications of an image below which an upsampled map costs less than the calls that avoid it.
+_MIN_PRODUCTS = 2**27
 
 
 @byte_bounded_lru_cache(2**24)
@@ -64,7 +67,11 @@ def convolve_upsampled(
     """
     parts = weight.split([x.shape[1] for x in maps], 1)
     # Of a map that is hardly smaller, upsampling first takes fewer operations.
-    small = [2 * x.shape[2] * x.shape[3] <= size[0] * size[1] for x in maps]
+    pixels = size[0] * size[1]
+    small = [
+        2 * x.shape[2] * x.shape[3] <= pixels and part.numel() * pixels >= _MIN_PRODUCTS
+        for x, part in zip(maps, parts, strict=True)
+    ]
     large = [
         x
         if x.shape[2:] == size
@@ -147,30 +154,37 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
         columns = upsampling_matrix(w, width, align_corners, device, dtype)
         total, right = logits.new_zeros((2,), dtype=dtype).unbind()
         gradient = logits.new_zeros(logits.shape, dtype=dtype) if ctx.needs_input_grad[0] else None
-        limit = _CPU_BAND if device.type == "cpu" else _GPU_BAND
-        step = max(1, limit // (4 * classes * width))
+        same = (h, w) == (height, width)
+        limit = (_CPU_BAND if device.type == "cpu" else _GPU_BAND) // (4 * classes * width)
+        step = min(max(1, limit), height)
+        together = max(1, limit // height)  # images, if they fit
+        starts = product(range(0, len(logits), together), range(0, height, step))
         with torch.autocast(device.type, enabled=False):
-            for n in range(len(logits)):
-                for top in range(0, height, step):
-                    bottom = min(top + step, height)
-                    # Rows of the map that these rows of the output are made of.
-                    first, last = _source_rows(top, bottom, h, height, align_corners)
-                    up = rows[top:bottom, first:last]
-                    wide = logits[n, :, first:last].to(dtype) @ columns.t()
-                    band = up @ wide
-                    label = labels[n, top:bottom]
-                    counts = label != ignore_index
-                    label = label.masked_fill(~counts, 0)[None]
-                    weights = counts.to(dtype) if weight is None else weight[label[0]] * counts
-                    highest = band.amax(0)
-                    own = band.gather(0, label)[0]
-                    right = right + ((own >= highest) & counts).sum()
-                    sums = band.sub_(highest).exp_().sum(0)
-                    total = total + ((sums.log() + highest - own) * weights).sum()
-                    if gradient is not None:
-                        band.mul_(weights / sums)
-                        band.scatter_(0, label, band.gather(0, label) - weights)
-                        gradient[n, :, first:last] += (up.t() @ band) @ columns
+            for image, top in starts:
+                images, bottom = slice(image, image + together), min(top + step, height)
+                # Rows of the map that these rows of the output are made of.
+                first, last = _source_rows(top, bottom, h, height, align_corners)
+                if same:
+                    first, last = top, bottom
+                band = logits[images, :, first:last].to(dtype, copy=True)
+                up = rows[top:bottom, first:last]
+                if not same:
+                    band = up @ (band @ columns.t())
+                label = labels[images, None, top:bottom]
+                counts = label != ignore_index
+                label = label.masked_fill(~counts, 0)
+                weights = counts.to(dtype) if weight is None else weight[label] * counts
+                highest = band.amax(1, keepdim=True)
+                own = band.gather(1, label)
+                right = right + ((own >= highest) & counts).sum()
+                sums = band.sub_(highest).exp_().sum(1, keepdim=True)
+                total = total + ((sums.log() + highest - own) * weights).sum()
+                if gradient is not None:
+                    band.mul_(weights / sums)
+                    band.scatter_(1, label, band.gather(1, label) - weights)
+                    if not same:
+                        band = (up.t() @ band) @ columns
+                    gradient[images, :, first:last] += band
         ctx.gradient = gradient
         ctx.dtype = logits.dtype
         ctx.mark_non_differentiable(right)

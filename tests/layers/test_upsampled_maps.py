@@ -7,6 +7,13 @@ import torch.nn.functional as F
 from mmonepeace.layers import upsampled_maps
 from mmonepeace.layers.upsampled_maps import convolve_upsampled, upsampled_cross_entropy
 
+
+@pytest.fixture(params=[0, 2**62], ids=["small", "upsampled"])
+def where_it_pays(request, monkeypatch):
+    """Both ways, which are chosen by the number of operations."""
+    monkeypatch.setattr(upsampled_maps, "_MIN_PRODUCTS", request.param)
+
+
 SIZES = {  # those of maps, and the one they are resized to
     "a pyramid": ([(16, 24), (8, 12), (4, 6), (2, 3)], (16, 24)),
     "odd sides": ([(13, 7), (7, 4), (4, 2), (2, 1)], (13, 7)),
@@ -17,6 +24,7 @@ SIZES = {  # those of maps, and the one they are resized to
 }
 
 
+@pytest.mark.usefixtures("where_it_pays")
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("align_corners", [True, False])
 @pytest.mark.parametrize("name", SIZES)
@@ -44,6 +52,7 @@ def test_a_convolution_of_upsampled_maps(name, align_corners, bias):
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.usefixtures("where_it_pays")
 def test_a_convolution_under_autocast_is_as_near_as_that_of_upsampled_maps():
     torch.manual_seed(0)
     maps = [torch.randn(1, 64, 32 >> i, 32 >> i) for i in range(3)]

@@ -9,6 +9,13 @@ from mmseg.structures import SegDataSample
 from mmonepeace.models.segmentation_heads import head_losses
 from mmonepeace.registry import MODELS
 
+
+@pytest.fixture(autouse=True)
+def convolutions_at_the_small_size(monkeypatch):
+    """Also where upsampled maps cost less."""
+    monkeypatch.setattr("mmonepeace.layers.upsampled_maps._MIN_PRODUCTS", 0)
+
+
 HEAD = dict(
     in_channels=[12] * 4, in_index=[0, 1, 2, 3], channels=8, num_classes=9, dropout_ratio=0.0,
     norm_cfg=dict(type="BN"), loss_decode=dict(type="CrossEntropyLoss"), align_corners=False,
