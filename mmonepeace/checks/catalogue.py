@@ -323,6 +323,8 @@ _ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
     "audio-cancels": ("warning", ("the channels of audio clips cancel each other: the model gets their "
         "mean, which is silent"),
         "keep one channel, or invert one: ffmpeg -i FILE -af 'pan=mono|c0=c0' NEW"),
+    "audio-short": ("warning", ("audio clips are shorter than a frame of the model: what repeating makes "
+        "of them is a hum"), "get longer ones, or delete their rows."),
     "audio-silent": ("warning", "audio clips are silent", "listen to them; delete failures."),
     "audio-unreadable": ("error", "audio clips cannot be read", "get them again, or delete their rows."),
 }

@@ -149,7 +149,8 @@ def reader(kind: type[FileInfo]) -> Callable[[Describe], Callable[[str], FileInf
             try:
                 return kind(path, **describe(path))
             except Exception as error:  # noqa: BLE001  (decoders fail in many ways)
-                return kind(path, error=reason(error).replace(str(path), "it"))
+                said = reason(error).removeprefix(f"{path}: ")  # "it has no samples"
+                return kind(path, error=said.replace(str(path), "it"))
 
         return read
 

@@ -24,6 +24,12 @@ from mmonepeace.datasets.pairs import PATH_KEYS, RECORD_KEYS
 Entry = dict[str, Any]
 Tables = Mapping[DatasetInfo, list[Entry]]
 _QUICK = 1000  # files that are looked for before a run
+# Code -> what the warning of `audio_io` says.
+_AUDIO_WARNINGS = {
+    "audio-cut": "is damaged",
+    "audio-cancels": "cancel each other",
+    "audio-short": "is shorter than a frame",
+}
 
 
 def list_samples(split: Split, quick: bool = False) -> Tables:
@@ -154,7 +160,7 @@ def check_audio(split: Split, clips: Sequence[AudioInfo]) -> list[AudioInfo]:
     lines = [f"{clip.path}: {clip.error}" for clip in clips if clip.error]
     split.add("audio-unreadable", lines, of=len(clips))
     clips = [clip for clip in clips if not clip.error]
-    for code, words in (("audio-cut", "is damaged"), ("audio-cancels", "cancel each other")):
+    for code, words in _AUDIO_WARNINGS.items():
         said = [(clip, text) for clip in clips for text in clip.warnings if words in text]
         split.add(code, [text for _, text in said], of=len(clips))
     told = [clip for clip in clips if any("cancel each other" in text for text in clip.warnings)]

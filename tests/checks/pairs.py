@@ -113,6 +113,17 @@ def audio_damaged(data):
     path.write_bytes(path.read_bytes()[:15000])
 
 
+@pairs("audio-cut")
+def a_wav_that_was_cut(data):
+    path = data.root / "files/3.wav"
+    path.write_bytes(path.read_bytes()[:15000])
+
+
+@pairs("audio-short")
+def audio_of_a_millisecond(data):
+    soundfile.write(data.root / "files/3.wav", 0.1 * np.arange(16) % 1, 16000)
+
+
 @pairs("audio-cancels")
 def audio_whose_channels_cancel(data):
     for seed in (3, 4):
