@@ -307,12 +307,15 @@ _ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
     "mask-box-differs": ("warning", "polygons overlap with their box by less than half",
         "make the box from the polygon, or correct the polygon."),
     # tables
-    "phrase-box-normalised": ("stop", "the boxes are fractions of the image, from 0 to 1, not pixels",
+    "phrase-box-normalised": ("stop", "boxes are fractions of the image, from 0 to 1, not pixels",
         "multiply x0 and x1 by the image's width, y0 and y1 by its height."),
-    "phrase-box-outside": ("error", "boxes extend beyond their images, by up to {reach:.0f} pixels",
+    "phrase-box-outside": ("stop",
+        "boxes extend beyond their images, by up to {reach:.0f} pixels and {most:.0%} of their area",
         ("write x0,y0,x1,y1 in pixels of the image as it is shown: were they drawn on it at another "
         "size, or rotated as its EXIF data say?")),
     "table-unusable": ("stop", "{error}", "correct ann_file, columns or classes of the data set; a copy elsewhere: --data-root DIR."),
+    "row-without-target": ("warning", "rows have no target: none of their answers is one of the classes",
+        "correct the answers, or delete the rows, unless rare answers are left out on purpose."),
     "row-incomplete": ("warning",
         "rows with these values lack a value in another column and are left out",
         "fill in what is missing, or delete the rows."),
@@ -338,3 +341,5 @@ NOT_FOUND = frozenset({
     "dataset-unusable", "file-missing", "folder-missing", "json-missing", "no-images",
     "table-unusable", "weights-missing",
 })  # fmt: skip
+# Faults that a run is told of even where they do not stop it: typing errors look like them.
+TOLD = frozenset({"phrase-box-outside", "row-without-target"})

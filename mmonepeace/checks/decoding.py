@@ -202,6 +202,16 @@ def _describe_image(path: str, alpha: str) -> dict[str, Any]:
     }
 
 
+@reader(ImageInfo)
+def read_size(path: str) -> dict[str, Any]:
+    """Only the size of an image, which its header tells."""
+    with image_io.open_image(path) as image:
+        if image.format == "TIFF":  # Pillow rotates it when it is decoded
+            image_io.load(image)
+        sideways = image_io.orientation(image) > 4
+        return {"size": image.size[::-1] if sideways else image.size}
+
+
 @reader(LabelMap)
 def read_label_map(path: str) -> dict[str, Any]:
     """Decode a label map and count its values."""
