@@ -1,6 +1,6 @@
 """Tables: rows that are left out, captions without words, boxes outside, audio that cannot be read."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -96,9 +96,10 @@ def check_tables(split: Split, tables: Tables) -> Section:
 
 
 def check_boxes(split: Split, tables: Tables, images: Sequence[ImageInfo]) -> None:
-    """Find boxes of phrases that do not fit into their images."""
-    sizes = {image.path: image.size for image in images if not image.error}
-    chosen = [(path, box) for path, box in _boxes(tables) if path in sizes and box.max() > 1]
+    """Find boxes of phrases that leave their images; without an image, those that begin below 0."""
+    known = {image.path: image.size for image in images if not image.error}
+    sizes = defaultdict(lambda: (np.inf, np.inf), known)
+    chosen = [(path, box) for path, box in _boxes(tables) if box.max() > 1]
     if not chosen:
         return
     boxes_N4 = np.stack([box for _, box in chosen])
@@ -106,7 +107,8 @@ def check_boxes(split: Split, tables: Tables, images: Sequence[ImageInfo]) -> No
     reach_N, fraction_N = outside(xywh_N4, np.array([sizes[path] for path, _ in chosen]))
     leave_N = reach_N > SLACK
     lines = [
-        f"{path}: {_corners(box)} in {sizes[path][0]} x {sizes[path][1]}"
+        f"{path}: {_corners(box)}"
+        + (f" in {known[path][0]} x {known[path][1]}" if path in known else "")
         for (path, box), leaves in zip(chosen, leave_N, strict=True)
         if leaves
     ]

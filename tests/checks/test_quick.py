@@ -105,6 +105,12 @@ def test_one_wrong_box_stops_a_run(pair_data, box, says):
     assert f"{pair_data.root}/files/3.png: {box}" in text
 
 
+def test_a_box_below_zero_is_found_without_its_image(pair_data, monkeypatch):
+    monkeypatch.setattr("mmonepeace.checks.pairs._QUICK", 1)
+    text = refusal(of_phrases(pair_data, "-20,10,40,40"), checks.check_data)
+    assert "files/3.png: -20,10,40,40" in text
+
+
 def test_images_are_measured_as_they_are_shown(pair_data):
     cfg = of_phrases(pair_data, "0,0,40,60")
     turned, sideways = Image.Exif(), 6
