@@ -1,6 +1,6 @@
 """Tables: rows that are left out, captions without words, boxes outside, audio that cannot be read."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -98,13 +98,13 @@ def check_tables(split: Split, tables: Tables) -> Section:
 def check_boxes(split: Split, tables: Tables, images: Sequence[ImageInfo]) -> None:
     """Find boxes of phrases that leave their images; without an image, those that begin below 0."""
     known = {image.path: image.size for image in images if not image.error}
-    sizes = defaultdict(lambda: (np.inf, np.inf), known)
     chosen = [(path, box) for path, box in _boxes(tables) if box.max() > 1]
     if not chosen:
         return
     boxes_N4 = np.stack([box for _, box in chosen])
     xywh_N4 = np.concatenate([boxes_N4[:, :2], boxes_N4[:, 2:] - boxes_N4[:, :2]], 1)
-    reach_N, fraction_N = outside(xywh_N4, np.array([sizes[path] for path, _ in chosen]))
+    sizes_N2 = np.array([known.get(path, (np.inf, np.inf)) for path, _ in chosen])
+    reach_N, fraction_N = outside(xywh_N4, sizes_N2)
     leave_N = reach_N > SLACK
     lines = [
         f"{path}: {_corners(box)}"
