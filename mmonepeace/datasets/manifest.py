@@ -47,9 +47,8 @@ def read_numbered(
 
     `columns` is modality -> its column, such as `dict(image="image", text="caption")`, and "image_2"
     for the second of two images; the result has, for each row, the line that it begins on, and
-    modality -> value. Rows that lack one (with
-    `complete=False`: all of them) are skipped. `extra` are columns whose text a row has under their
-    own name, such as that of labels, unless it is empty.
+    modality -> value. Rows that lack one (with `complete=False`: all of them) are skipped. `extra`
+    are columns whose text a row has under their own name, such as that of labels, unless it is empty.
 
     Raises:
         ManifestError: if a modality is unknown, a column is missing or there twice, a line cannot
