@@ -26,6 +26,12 @@ def run() -> None:
     parser.add_argument("--encoder", required=True, type=Path, help="GPT-2's token to id")
     parser.add_argument("out", metavar="OUT", type=Path)
     args = parser.parse_args()
+    missing = [str(p) for p in (args.dict, args.bpe, args.encoder) if not p.is_file()]
+    if missing:
+        raise ValueError(
+            f"{', '.join(missing)}: no such file. Get all three with "
+            "python tools/download.py dict.txt vocab.bpe encoder.json --out FOLDER"
+        )
     tokenizer = build_official(args.dict, args.bpe, args.encoder)
     tokenizer.save(args.out)
     print(f"{args.out}: {tokenizer.vocab_size} ids.")

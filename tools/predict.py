@@ -61,6 +61,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--html", type=Path, metavar="PAGE", help="draw them on a page")
     parser.add_argument("--png", type=Path, metavar="PICTURE", help="draw the first 12 in a grid")
     args = parser.parse_args()
+    if not all(map(str.strip, args.text or [])):
+        parser.error("--text has an empty text, expected some words")
+    if wrong := [c for c in args.columns or [] if not all(c.partition("="))]:
+        parser.error(f"--columns {wrong[0]}: expected NAME=COLUMN, such as text=question")
     if (args.table is None) is not (args.columns is None):
         parser.error("--table and --columns go together")
     if args.table and (args.images or args.audios or args.text or args.images_2):
@@ -115,8 +119,6 @@ def ask(
             f"the model takes {' and '.join(predictor.inputs)}; {' and '.join(items)} given. Name "
             "each with --images, --images-2, --audios, --text, or in --columns of a table."
         )
-    if args.candidates and predictor.model.num_candidates == 1:
-        raise ValueError("this model does not rank candidates: leave --candidates out.")
     if args.png and "image" not in items:
         raise ValueError("a picture shows images: write a page of audio clips, with --html.")
     count = len(next(iter(items.values())))
@@ -128,15 +130,39 @@ def ask(
     if predictor.task == "compare":
         found = predictor.compare(images, items["image_2"], text, errors)
     elif text:
-        candidates = [args.candidates.split("|")] * count if args.candidates else None
-        if candidates is None and all("&&&" in t for t in text):
-            parts = [t.split("&&&") for t in text]
-            text, candidates = [p[0] for p in parts], [p[1:-1] for p in parts]
-            shown = [item | {"text": question} for item, question in zip(shown, text, strict=True)]
+        text, candidates = split_candidates(predictor.model.num_candidates, text, args)
+        shown = [item | {"text": question} for item, question in zip(shown, text, strict=True)]
         found = predictor.answer(text, images, audio, candidates, args.top, errors)
     else:
         found = predictor.classify(images, audio, args.top, errors)
     return [Answered(item, answers) for item, answers in zip(shown, found, strict=True)]
+
+
+def split_candidates(
+    wanted: int, texts: list[str], args: argparse.Namespace
+) -> tuple[list[str], list[list[str]] | None]:
+    """Questions, and the candidates of each, if the model ranks candidates: `wanted` of them."""
+    if wanted == 1:
+        if args.candidates:
+            raise ValueError("this model does not rank candidates: leave --candidates out.")
+        return texts, None
+    if args.candidates:
+        named = args.candidates.split("|")
+        if len(named) != wanted:
+            form = "|".join("abcdefgh"[:wanted])
+            raise ValueError(
+                f"--candidates names {len(named)}, the model ranks {wanted}: expected '{form}'."
+            )
+        return texts, [named] * len(texts)
+    parts = [text.split("&&&") for text in texts]
+    if wrong := [text for text, p in zip(texts, parts, strict=True) if len(p) != wanted + 2]:
+        form = "&&&".join(["question", *"abcdefgh"[:wanted], "0"])
+        where = f"{args.table}: the column of text is" if args.table else "--text is"
+        other = "" if args.table else "name them with --candidates, or "
+        raise ValueError(
+            f"this model ranks {wanted} candidates: {other}write '{form}'; {where} {wrong[0]!r:.80}."
+        )
+    return [p[0] for p in parts], [p[1:-1] for p in parts]
 
 
 def as_rows(answered: list[Answered]) -> tuple[list[str], list[list[str]]]:

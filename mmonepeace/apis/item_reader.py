@@ -47,6 +47,7 @@ class ItemReader:
     first_window: bool = False  # only the beginning of long audio clips
     lower: bool = True  # texts in lower case
     max_tokens: int = MAX_TEXT_TOKENS  # of a text
+    needs_words: bool = False  # an empty or blank text cannot be read
     image_sizes: bool = False  # add "image_size", width and height in pixels before the resizing
 
     def __post_init__(self) -> None:
@@ -63,7 +64,16 @@ class ItemReader:
 
         Rows are items, modality -> value, all of the same modalities. For `errors` and `progress`,
         and the ValueError for an item that cannot be read, see `Embedder`.
+
+        Raises:
+            ValueError: also if there are texts and no tokenizer.
         """
+        if rows and "text" in rows[0] and self.tokenizer is None:
+            raise ValueError(
+                "the model needs a tokenizer for texts, and there is no tokenizer. Put tokenizer.json "
+                "beside the checkpoint or pass its path, as tools do with --tokenizer; "
+                "tools/convert_tokenizer.py makes one from the official vocabulary files."
+            )
         pieces: list[_Piece] = []
         quiet = len(rows) <= 4 * self.batch_size if progress is None else not progress
         with (
@@ -123,14 +133,12 @@ class ItemReader:
             return [(pixels, torch.tensor(rgb.size)) if self.image_sizes else pixels]
 
     def _load_text(self, text: str | list[str]) -> list[Any]:
-        if self.tokenizer is None:
-            raise ValueError(
-                "there is no tokenizer. Put tokenizer.json beside the checkpoint or pass its path; "
-                "tools/convert_tokenizer.py makes one from the official vocabulary files."
-            )
+        assert self.tokenizer  # `batches` has checked it
         texts = text if isinstance(text, list) else [text]
         if wrong := [x for x in texts if not isinstance(x, str)]:
             raise TypeError(f"a text is {wrong[0]!r}, expected a string.")
+        if self.needs_words and not all(map(str.strip, texts)):
+            raise ValueError("a text is empty, expected some words. Write them, or leave it out.")
         ids = self.tokenizer.encode_candidates(texts, self.max_tokens, self.lower)
         tensors = [torch.tensor(x) for x in ids]
         return tensors if isinstance(text, str) else [tensors]

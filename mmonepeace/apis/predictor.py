@@ -83,6 +83,7 @@ class Predictor:
             image_sizes=isinstance(model, OnePeaceGrounder),
             first_window=True,  # as these models were trained and measured
             lower=not chooses,
+            needs_words=True,
             max_tokens=TEXT_POSITIONS - 4 if chooses else MAX_TEXT_TOKENS,
         )
 
@@ -174,7 +175,7 @@ class Predictor:
         """The most probable answers to questions about images or audio clips.
 
         Args:
-            questions: one for each item.
+            questions: one for each item; an empty one cannot be read.
             images: see `classify`.
             audio: the same.
             candidates: answers to choose from, for models that rank them; the others know theirs.
@@ -198,7 +199,12 @@ class Predictor:
                 f"the model ranks {wanted} candidates of each question: give a list of {wanted} "
                 f"strings for each of {len(asked)}."
             )
-        texts = [candidate_texts(q, map(_string, c)) for q, c in zip(asked, choices, strict=True)]
+        texts = []
+        for question, own in zip(asked, choices, strict=True):
+            parts = [question, *map(_string, own)]
+            # An empty one is refused as the text of an item is.
+            whole = all(map(str.strip, parts))
+            texts.append(candidate_texts(question, own) if whole else [""])
         rows = self._rows(text=texts, image=images, audio=audio)
         return self._best(rows, top_k, errors, choices)
 

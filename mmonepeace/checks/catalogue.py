@@ -307,12 +307,15 @@ _ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
     "mask-box-differs": ("warning", "polygons overlap with their box by less than half",
         "make the box from the polygon, or correct the polygon."),
     # tables
-    "phrase-box-normalised": ("stop", "the boxes are fractions of the image, from 0 to 1, not pixels",
+    "phrase-box-normalised": ("stop", "boxes are fractions of the image, from 0 to 1, not pixels",
         "multiply x0 and x1 by the image's width, y0 and y1 by its height."),
-    "phrase-box-outside": ("error", "boxes extend beyond their images, by up to {reach:.0f} pixels",
+    "phrase-box-outside": ("stop",
+        "boxes extend beyond their images, by up to {reach:.0f} pixels and {most:.0%} of their area",
         ("write x0,y0,x1,y1 in pixels of the image as it is shown: were they drawn on it at another "
         "size, or rotated as its EXIF data say?")),
     "table-unusable": ("stop", "{error}", "correct ann_file, columns or classes of the data set; a copy elsewhere: --data-root DIR."),
+    "row-without-target": ("warning", "rows have no target: none of their answers is one of the classes",
+        "correct the answers, or delete the rows, unless rare answers are left out on purpose."),
     "row-incomplete": ("warning",
         "rows with these values lack a value in another column and are left out",
         "fill in what is missing, or delete the rows."),
@@ -323,6 +326,8 @@ _ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
     "audio-cancels": ("warning", ("the channels of audio clips cancel each other: the model gets their "
         "mean, which is silent"),
         "keep one channel, or invert one: ffmpeg -i FILE -af 'pan=mono|c0=c0' NEW"),
+    "audio-short": ("warning", ("audio clips are shorter than a frame of the model: what repeating makes "
+        "of them is a hum"), "get longer ones, or delete their rows."),
     "audio-silent": ("warning", "audio clips are silent", "listen to them; delete failures."),
     "audio-unreadable": ("error", "audio clips cannot be read", "get them again, or delete their rows."),
 }
@@ -336,3 +341,5 @@ NOT_FOUND = frozenset({
     "dataset-unusable", "file-missing", "folder-missing", "json-missing", "no-images",
     "table-unusable", "weights-missing",
 })  # fmt: skip
+# Faults that a run is told of even where they do not stop it: typing errors look like them.
+TOLD = frozenset({"phrase-box-outside", "row-without-target"})

@@ -149,7 +149,8 @@ def reader(kind: type[FileInfo]) -> Callable[[Describe], Callable[[str], FileInf
             try:
                 return kind(path, **describe(path))
             except Exception as error:  # noqa: BLE001  (decoders fail in many ways)
-                return kind(path, error=reason(error).replace(str(path), "it"))
+                said = reason(error).removeprefix(f"{path}: ")  # "it has no samples"
+                return kind(path, error=said.replace(str(path), "it"))
 
         return read
 
@@ -199,6 +200,16 @@ def _describe_image(path: str, alpha: str) -> dict[str, Any]:
         "constant": image_io.is_constant(rgb),
         "in_alpha": image_io.hides_in_alpha(upright, rgb),
     }
+
+
+@reader(ImageInfo)
+def read_size(path: str) -> dict[str, Any]:
+    """Only the size of an image, which its header tells."""
+    with image_io.open_image(path) as image:
+        if image.format == "TIFF":  # Pillow rotates it when it is decoded
+            image_io.load(image)
+        sideways = image_io.orientation(image) > 4
+        return {"size": image.size[::-1] if sideways else image.size}
 
 
 @reader(LabelMap)

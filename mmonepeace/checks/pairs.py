@@ -1,19 +1,22 @@
 """Tables: rows that are left out, captions without words, boxes outside, audio that cannot be read."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from mmengine.registry import DATASETS, TRANSFORMS
 
-from mmonepeace.checks.boxes import SLACK
+from mmonepeace.checks.boxes import LARGE, SLACK, outside
+from mmonepeace.checks.catalogue import Level
 from mmonepeace.checks.decoding import (
     AudioInfo,
     FileInfo,
     ImageInfo,
     collect_warnings,
     digest_of,
+    read_files,
+    read_size,
     reader,
 )
 from mmonepeace.checks.images import check_missing
@@ -24,6 +27,12 @@ from mmonepeace.datasets.pairs import PATH_KEYS, RECORD_KEYS
 Entry = dict[str, Any]
 Tables = Mapping[DatasetInfo, list[Entry]]
 _QUICK = 1000  # files that are looked for before a run
+# Code -> what the warning of `audio_io` says.
+_AUDIO_WARNINGS = {
+    "audio-cut": "is damaged",
+    "audio-cancels": "cancel each other",
+    "audio-short": "is shorter than a frame",
+}
 
 
 def list_samples(split: Split, quick: bool = False) -> Tables:
@@ -44,9 +53,13 @@ def list_samples(split: Split, quick: bool = False) -> Tables:
     if quick:
         split.draw(_QUICK)
     check_missing(split, tolerated if quick else 0.0)
-    boxes = [record["gt_box"] for some in tables.values() for record in some if "gt_box" in record]
-    if boxes and max(box.max() for box in boxes) <= 1:
-        split.add("phrase-box-normalised")
+    boxes = list(_boxes(tables))
+    fractions = [f"{path}: {_corners(box)}" for path, box in boxes if box.max() <= 1]
+    split.add("phrase-box-normalised", fractions, of=len(boxes))
+    for info, entries in tables.items():
+        if lost := getattr(info.built, "without_target", None):
+            places = list(info.built.places(info.built.target, lost))
+            split.add("row-without-target", places, of=len(entries))
     return tables
 
 
@@ -83,23 +96,46 @@ def check_tables(split: Split, tables: Tables) -> Section:
 
 
 def check_boxes(split: Split, tables: Tables, images: Sequence[ImageInfo]) -> None:
-    """Find boxes of phrases that do not fit into their images."""
-    sizes = {image.path: image.size for image in images}
-    boxes, paths = list[np.ndarray](), list[str]()
+    """Find boxes of phrases that leave their images; without an image, those that begin below 0."""
+    known = {image.path: image.size for image in images if not image.error}
+    chosen = [(path, box) for path, box in _boxes(tables) if box.max() > 1]
+    if not chosen:
+        return
+    boxes_N4 = np.stack([box for _, box in chosen])
+    xywh_N4 = np.concatenate([boxes_N4[:, :2], boxes_N4[:, 2:] - boxes_N4[:, :2]], 1)
+    sizes_N2 = np.array([known.get(path, (np.inf, np.inf)) for path, _ in chosen])
+    reach_N, fraction_N = outside(xywh_N4, sizes_N2)
+    leave_N = reach_N > SLACK
+    lines = [
+        f"{path}: {_corners(box)}"
+        + (f" in {known[path][0]} x {known[path][1]}" if path in known else "")
+        for (path, box), leaves in zip(chosen, leave_N, strict=True)
+        if leaves
+    ]
+    most = fraction_N[leave_N].max(initial=0)
+    level: Level | None = None if most > LARGE else "warning"
+    split.add(
+        "phrase-box-outside", lines, of=len(chosen), level=level, reach=reach_N.max(), most=most
+    )
+
+
+def check_boxes_quickly(split: Split, tables: Tables, seconds: float) -> None:
+    """`check_boxes` of the images of a split whose headers can be read in some seconds."""
+    boxed = {path for path, _ in _boxes(tables)}
+    jobs = [(read_size, sample.path) for sample in split.samples if sample.path in boxed]
+    check_boxes(split, tables, list(read_files(jobs, seconds).values()))
+
+
+def _boxes(tables: Tables) -> Iterator[tuple[str, np.ndarray]]:
+    """The image and the box of each row that has one."""
     for entries in tables.values():
         for entry in entries:
-            path = entry.get(RECORD_KEYS["image"])
-            if "gt_box" in entry and path in sizes:
-                boxes.append(entry["gt_box"])
-                paths.append(path)
-    if not boxes:
-        return
-    boxes_N4 = np.stack(boxes)
-    sides_N4 = np.array([sizes[path] * 2 for path in paths])
-    reach_N = np.maximum(-boxes_N4, boxes_N4 - sides_N4).max(1)
-    outside = np.flatnonzero(reach_N > SLACK)
-    lines = [f"{paths[i]}: {boxes_N4[i].tolist()} in {sizes[paths[i]]}" for i in outside]
-    split.add("phrase-box-outside", lines, of=len(boxes), reach=reach_N.max())
+            if "gt_box" in entry:
+                yield entry.get(RECORD_KEYS["image"], ""), entry["gt_box"]
+
+
+def _corners(box: np.ndarray) -> str:
+    return ",".join(f"{x:g}" for x in box)
 
 
 def _file_of(row: Entry) -> str:
@@ -154,7 +190,7 @@ def check_audio(split: Split, clips: Sequence[AudioInfo]) -> list[AudioInfo]:
     lines = [f"{clip.path}: {clip.error}" for clip in clips if clip.error]
     split.add("audio-unreadable", lines, of=len(clips))
     clips = [clip for clip in clips if not clip.error]
-    for code, words in (("audio-cut", "is damaged"), ("audio-cancels", "cancel each other")):
+    for code, words in _AUDIO_WARNINGS.items():
         said = [(clip, text) for clip in clips for text in clip.warnings if words in text]
         split.add(code, [text for _, text in said], of=len(clips))
     told = [clip for clip in clips if any("cancel each other" in text for text in clip.warnings)]

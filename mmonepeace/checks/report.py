@@ -8,7 +8,7 @@ from typing import Any
 
 from prettytable import PrettyTable
 
-from mmonepeace.checks.catalogue import CATALOGUE, LEVELS, NOT_FOUND, Level
+from mmonepeace.checks.catalogue import CATALOGUE, LEVELS, NOT_FOUND, TOLD, Level
 from mmonepeace.exit_status import UserError
 
 _NAMED: dict[Level, int] = {"error": 6, "warning": 4, "note": 1}  # places that are printed
@@ -137,6 +137,10 @@ class Report:
             if advice and any(error.code in NOT_FOUND for error in errors):
                 lines.append(advice)
             raise CheckError("\n".join(lines))
+
+    def told_before_a_run(self) -> list[Finding]:
+        """The findings that do not stop a run, and that it is told of."""
+        return [finding for finding in self.findings if finding.code in TOLD]
 
     def has(self, *codes: str) -> bool:
         """Whether there is a finding with one of these codes."""

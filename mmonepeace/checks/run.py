@@ -1,5 +1,6 @@
 """What tools check before every run, and the full examination of the data."""
 
+import sys
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -26,8 +27,11 @@ from mmonepeace.checks.report import Report, Section
 from mmonepeace.checks.splits import Kind, Sample, Split, read_splits
 from mmonepeace.checks.values import check_values
 from mmonepeace.checks.weights import check_tokenizers, check_weights
+from mmonepeace.console import printable
+from mmonepeace.exit_status import is_first_rank
 
 _LABEL_SECONDS = 20.0  # to read label maps of a split before a run
+_SIZE_SECONDS = 10.0  # to read the headers of its images
 # With these, how often classes occur says nothing more.
 _MISREAD = (
     "reduce-zero-label-forgotten", "reduce-zero-label-wrong", "reduce-zero-label-differs",
@@ -88,6 +92,8 @@ def _check_quickly(cfg: Config, loaders: Sequence[str], report: Report) -> None:
     for split in splits:
         if split.kind == "detection":
             detection.check_split(cfg, split, lists[split], quick=True)
+        elif split.kind == "pairs":
+            pairs.check_boxes_quickly(split, lists[split], _SIZE_SECONDS)
         elif split.step("LoadAnnotations") and "decode_head" in cfg.get("model", {}):
             jobs = [(read_label_map, s.label) for s in split.samples if s.label]
             read = read_files(jobs, _LABEL_SECONDS)
@@ -95,6 +101,9 @@ def _check_quickly(cfg: Config, loaders: Sequence[str], report: Report) -> None:
             records |= read
     _check_labels(cfg, splits, records)
     report.raise_stops(_advice(cfg))
+    if is_first_rank():
+        for finding in report.told_before_a_run():
+            print(printable(f"warning: {finding.briefly()}"), file=sys.stderr)
 
 
 def _advice(cfg: Config) -> str:

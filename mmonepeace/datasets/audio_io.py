@@ -8,19 +8,29 @@ import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from io import BytesIO
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import soundfile
 import soxr
 
 from mmonepeace.datasets.sample_errors import AudioError, check_exists, decoding, reason
-from mmonepeace.spec import LAYER_NORM_EPS, MAX_AUDIO_SECONDS, MIN_AUDIO_SECONDS, SAMPLE_RATE
+from mmonepeace.spec import (
+    LAYER_NORM_EPS,
+    MAX_AUDIO_SECONDS,
+    MIN_AUDIO_SECONDS,
+    SAMPLE_RATE,
+    num_audio_frames,
+)
 
 MAX_CHANNELS = 1024  # more is an array of (channels, samples)
 RATES = (1000, 1_000_000)  # Hz; what is outside is a damaged header, not a recording
 MAX_HOURS = 4  # takes 1.8 GB while it is read and standardised
+# Bytes. A program that cannot go back to the header, as of a pipe, writes 0 or such a size into it.
+_UNKNOWN_SIZE = 2**31 - 2**16
 _BLOCK = 4096  # samples that are decoded at once: an error loses no more than that
 _STANDARDISED_AT_ONCE = 2**24  # samples
 _CANCELLED = 1e-6  # power of the mean, of that of the channels: -60 dB
@@ -30,7 +40,8 @@ def load_audio(path: str | Path | bytes) -> np.ndarray:
     """Decode a file, or the bytes of one: wav, flac, ogg, mp3 and all else that libsndfile reads.
 
     A truncated or damaged file gives the samples before the damage. Where its format notices that,
-    as flac does, there is a warning with its name. What a header says of the length is not trusted.
+    as flac and wav do, there is a warning with its name, as there is for a clip that is shorter than
+    a frame of the model. What a header says of the length is not trusted.
 
     Returns:
         (S,) float32 at 16 kHz; integer samples are divided by their full scale.
@@ -46,8 +57,10 @@ def load_audio(path: str | Path | bytes) -> np.ndarray:
         check_exists(path, AudioError)
         name, source = str(path), os.fsencode(path)  # the library refuses names beyond UTF-8
     fix = "Convert it to wav or flac, or leave it out."
-    with decoding(AudioError, name, fix), _open(source) as file:
-        return _to_mono_16k(_decoded(file, name), file.samplerate, name)
+    with decoding(AudioError, name, fix):
+        is_cut = _is_cut_wav(source)
+        with _open(source) as file:
+            return _to_mono_16k(_decoded(file, name, is_cut), file.samplerate, name)
 
 
 class _Stream(soundfile.SoundFile):
@@ -66,9 +79,26 @@ def _open(source: BytesIO | bytes) -> _Stream:
         raise AudioError(f"it is not audio of a known format ({said}). {fix}") from None
 
 
-def _decoded(file: _Stream, name: object) -> Iterator[np.ndarray]:
+def _is_cut_wav(source: BytesIO | bytes) -> bool:
+    """Whether a .wav ends before its samples do, by its header: libsndfile does not tell."""
+    with nullcontext(source) if isinstance(source, BytesIO) else open(source, "rb") as file:
+        head = file.read(12)
+        order: Literal["little", "big"] = "big" if head.startswith(b"RIFX") else "little"
+        is_cut = False
+        while head[:4] in (b"RIFF", b"RIFX") and len(chunk := file.read(8)) == 8:
+            size = int.from_bytes(chunk[4:], order)
+            if chunk.startswith(b"data"):
+                end = file.tell() + size
+                is_cut = size < _UNKNOWN_SIZE and end > file.seek(0, os.SEEK_END)
+                break
+            file.seek(size + size % 2, os.SEEK_CUR)
+        file.seek(0)
+    return is_cut
+
+
+def _decoded(file: _Stream, name: object, is_cut: bool) -> Iterator[np.ndarray]:
     """(samples, channels) blocks of a file, up to its end or the first that cannot be decoded."""
-    count = 0
+    count, fault = 0, "its header states more samples than it has." if is_cut else ""
     file.seek(0)  # as soundfile.read does: the decoder of mp3 rounds differently without
     while True:
         try:
@@ -76,10 +106,11 @@ def _decoded(file: _Stream, name: object) -> Iterator[np.ndarray]:
         except soundfile.SoundFileError as error:
             if not count:
                 raise
-            after = f"only the first {count / file.samplerate:.2f} s of it can be decoded"
-            warnings.warn(f"{name} is damaged: {after}: {reason(error)}", stacklevel=2)
-            return
+            block, fault = np.zeros(0), reason(error)
         if not len(block):
+            if fault and count:
+                after = f"only the first {count / file.samplerate:.2f} s of it can be decoded"
+                warnings.warn(f"{name} is damaged: {after}: {fault}", stacklevel=2)
             return
         count += len(block)
         yield block
@@ -89,7 +120,7 @@ def to_mono_16k(samples: np.ndarray, rate: int) -> np.ndarray:
     """Mean over the channels, then the resampler of the official code (soxr, quality HQ).
 
     `samples` are (S,) or (S, C), floats, or integers that use the full scale; `rate` is in Hz.
-    Channels that cancel each other give a warning.
+    Channels that cancel each other, and clips shorter than a frame of the model, give a warning.
 
     Returns:
         (ceil(S * 16000 / rate),) float32; bit for bit the input if it is mono float32 at 16 kHz.
@@ -133,6 +164,12 @@ def _to_mono_16k(blocks: Iterable[np.ndarray], rate: int, name: object) -> np.nd
         warnings.warn(
             f"{name}: its channels cancel each other, so that their mean, which is all that the "
             "model gets, is silent. Invert one of them, or keep one.",
+            stacklevel=3,
+        )
+    if not num_audio_frames(count * SAMPLE_RATE // rate):
+        warnings.warn(
+            f"{name} is shorter than a frame of the model: it has {1000 * count / rate:.3g} ms, expected "
+            "25 or more. Repeated, it is a hum: get a longer clip, or leave it out.",
             stacklevel=3,
         )
     if rate == SAMPLE_RATE:

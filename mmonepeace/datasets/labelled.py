@@ -83,8 +83,7 @@ class TargetDataset(PairDataset):
             value, first = next(iter(faults.items()))
             others = [repr(v) for v in list(faults)[1:_NAMED]]
             more = f" {len(faults) - 1:,} more: {', '.join(others)}." if others else ""
-            where = f"{self.sources[0].path}: {self.target} is {value!r}"
-            raise ManifestError(f"{where}: {first}{more}")
+            raise ManifestError(f"{next(self.places(self.target, {value}))}: {first}{more}")
         return records
 
 
@@ -104,7 +103,7 @@ class LabelledDataset(TargetDataset):
         kwargs: of `PairDataset`.
 
     A record has `gt_label`, the index of its class, or else `gt_score`, (classes,) float32; and
-    perhaps `answers`.
+    perhaps `answers`. `without_target` has the labels all of whose answers are no classes.
 
     Raises:
         ManifestError: for a label that is not one of the classes.
@@ -136,6 +135,7 @@ class LabelledDataset(TargetDataset):
             )
         self.indices = {name: i for i, name in enumerate(classes)}
         self._parse = kinds[labels]
+        self.without_target: set[str] = set()
         self.answers = answers
         super().__init__(
             ann_file,
@@ -155,7 +155,11 @@ class LabelledDataset(TargetDataset):
         records = super().load_data_list()
         for record in records if self.answers else ():
             if text := record.pop(str(self.answers), ""):
-                record["answers"] = _json_strings(text)
+                try:
+                    record["answers"] = _json_strings(text)
+                except ValueError as error:
+                    place = next(self.places(str(self.answers), {text}))
+                    raise ManifestError(f"{place}: {error}") from None
         return records
 
     def get_data_info(self, idx: int) -> Record:
@@ -174,10 +178,14 @@ class LabelledDataset(TargetDataset):
         # "02" is a name, such as that of a street, and not class 2.
         if name.isdecimal() and int(name) < len(self.indices) and name == str(int(name)):
             return int(name)
-        names = ", ".join(list(self.indices)[:_NAMED])
+        more = ", ..." if len(self.indices) > _NAMED else ""
+        known = f"{len(self.indices)} classes ({', '.join(list(self.indices)[:_NAMED])}{more})"
+        if not name:
+            raise ValueError(
+                f"a label is empty, expected one of the {known}. Fill it in, or delete the row."
+            )
         raise ValueError(
-            f"{name!r} is not among the {len(self.indices)} classes ({names}, ...). List all of them "
-            "in `classes`."
+            f"{name!r} is not among the {known}. Correct it, or list all of them in `classes`."
         )
 
     def _one(self, value: str) -> Record:
@@ -191,10 +199,14 @@ class LabelledDataset(TargetDataset):
         for item in value.split("&&") if value else ():  # of some questions no answer counts
             name, _, rest = item.partition("|!+")
             confidence = _number(rest.rpartition("|!+")[2])
-            if not 0 <= confidence <= 1:
+            if item.count("|!+") < 2 or math.isnan(confidence):
                 raise ValueError(f"expected name|!+number|!+confidence, not {item!r}.")
+            if not 0 <= confidence <= 1:
+                raise ValueError(f"{name!r} has {confidence:g}, expected a confidence from 0 to 1.")
             if name in self.indices:  # officially too, any other answer is no target
                 scores[self.indices[name]] = confidence
+        if value and not scores:
+            self.without_target.add(value)
         return {"scores": scores}
 
 
@@ -276,5 +288,5 @@ def _json_strings(text: str) -> list[str]:
     except ValueError:
         values = None
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise ManifestError(f"answers is {text!r:.80}, expected a JSON list of strings.")
+        raise ValueError("expected a JSON list of strings.")
     return values

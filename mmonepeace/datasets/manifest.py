@@ -32,6 +32,13 @@ class ManifestError(ValueError):
 def read_manifest(
     path: str | Path, columns: Mapping[str, str], complete: bool = True, extra: Sequence[str] = ()
 ) -> list[Row]:
+    """The rows of `read_numbered`, without their lines."""
+    return [row for _, row in read_numbered(path, columns, complete, extra)]
+
+
+def read_numbered(
+    path: str | Path, columns: Mapping[str, str], complete: bool = True, extra: Sequence[str] = ()
+) -> list[tuple[int, Row]]:
     """Read a .jsonl (one object per line), or else a table with a header: .csv or tab-separated.
 
     Fields may be quoted as `csv` and pandas do it. Quotes of a table that nobody quoted, such as
@@ -39,9 +46,9 @@ def read_manifest(
     fields or too few is an error.
 
     `columns` is modality -> its column, such as `dict(image="image", text="caption")`, and "image_2"
-    for the second of two images; a row of the result, modality -> value. Rows that lack one (with
-    `complete=False`: all of them) are skipped. `extra` are columns whose text a row has under their
-    own name, such as that of labels, unless it is empty.
+    for the second of two images; the result has, for each row, the line that it begins on, and
+    modality -> value. Rows that lack one (with `complete=False`: all of them) are skipped. `extra`
+    are columns whose text a row has under their own name, such as that of labels, unless it is empty.
 
     Raises:
         ManifestError: if a modality is unknown, a column is missing or there twice, a line cannot
@@ -50,7 +57,10 @@ def read_manifest(
     """
     unknown = set(columns) - {*MODALITIES, *_PATHS}
     if unknown or not columns:
-        raise ManifestError(f"columns are for {tuple(columns)}; choose from {MODALITIES}.")
+        known = ", ".join(dict.fromkeys([*MODALITIES, *_PATHS]))
+        raise ManifestError(
+            f"columns are for {', '.join(columns) or 'nothing'}; choose from {known}."
+        )
     required = tuple(columns)
     columns = {**columns, **{name: name for name in extra}}
     suffix, faults = Path(path).suffix.lower(), _Faults()
@@ -61,7 +71,7 @@ def read_manifest(
         else:
             rows = _table_rows(data, DELIMITERS.get(suffix, "\t"), columns, faults)
         has_enough = all if complete else any
-        kept = [row for row in rows if has_enough(name in row for name in required)]
+        kept = [(n, row) for n, row in rows if has_enough(name in row for name in required)]
         faults.check()
         if not kept:
             word = " and " if complete else " or "
@@ -149,7 +159,7 @@ def _cell(number: int, column: str, value: bytes, modality: str, faults: _Faults
 
 def _table_rows(
     data: bytes, delimiter: str, columns: Mapping[str, str], faults: _Faults
-) -> Iterator[Row]:
+) -> Iterator[tuple[int, Row]]:
     records = _records(data, delimiter.encode(), faults)
     _, fields = next(records, (0, []))
     header = [field.decode(errors="surrogateescape").strip() for field in fields]
@@ -160,11 +170,12 @@ def _table_rows(
         if len(fields) < width or any(fields[width:]):
             faults.add(number, _width_fault(len(fields), width, delimiter))
             continue
-        yield {
+        row = {
             name: text
             for name, column, i in indices
             if fields[i] and (text := _cell(number, column, fields[i], name, faults))
         }
+        yield number, row
 
 
 def _check_header(header: Sequence[str], columns: Mapping[str, str], delimiter: str) -> None:
@@ -289,7 +300,9 @@ class _Quotes:
             at += 1
 
 
-def _jsonl_rows(data: bytes, columns: Mapping[str, str], faults: _Faults) -> Iterator[Row]:
+def _jsonl_rows(
+    data: bytes, columns: Mapping[str, str], faults: _Faults
+) -> Iterator[tuple[int, Row]]:
     known: dict[str, None] = {}  # a set in the order of insertion
     missing = set(columns.values())
     decode = json.JSONDecoder(object_pairs_hook=_unique).decode
@@ -318,7 +331,7 @@ def _jsonl_rows(data: bytes, columns: Mapping[str, str], faults: _Faults) -> Ite
             elif name not in _PATHS and not _is_unicode(value):
                 faults.add(number, f"is not UTF-8: {column} is {value[:60]!r}. Write it again.")
             row[name] = value
-        yield row
+        yield number, row
     faults.check()
     if missing:
         raise ManifestError(

@@ -1,7 +1,7 @@
 """Data sets of samples with text, image and audio, or one or two of them."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ import numpy as np
 from mmengine.dataset import BaseDataset
 
 from mmonepeace.datasets.broken_samples import BrokenSamples, mark_left_out
-from mmonepeace.datasets.manifest import read_manifest
+from mmonepeace.datasets.manifest import Row, read_numbered
 from mmonepeace.datasets.resumable_sampler import EpochIndex
 from mmonepeace.datasets.sample_errors import SampleError, check_exists
 from mmonepeace.registry import DATASETS
@@ -103,22 +103,37 @@ class PairDataset(BaseDataset):
         """Read the manifests."""
         records: list[dict[str, Any]] = []
         for source in self.sources:
-            path = Path(self.data_root or "") / source.path
+            path = self._path(source)
             folder = Path(self.data_prefix.get("path", path.parent))
             before = len(records)
-            rows = read_manifest(path, source.columns, extra=self.extra)
-            rows = [
-                row for row in rows if all(row.get(c) in kept for c, kept in self.where.items())
-            ]
-            if not rows:
-                raise ValueError(f"{path}: no row is left by where={self.where}.")
-            for number, row in enumerate(rows):
+            for number, (_, row) in enumerate(self._rows(source)):
                 record = {RECORD_KEYS.get(name, name): value for name, value in row.items()}
                 record |= {key: str(folder / record[key]) for key in PATH_KEYS if key in record}
-                records += [record] * source.times(number)
+                records += [dict(record) for _ in range(source.times(number))]
             if len(records) == before:
                 raise ValueError(f"{path}: repeat={source.repeat} leaves no row. Raise it.")
         return records
+
+    def places(self, column: str, values: Container[str]) -> Iterator[str]:
+        """Where a column of `extra` has one of some values: table, line and value, for a message."""
+        for source in self.sources:
+            for line, row in self._rows(source):
+                if (value := row.get(column, "")) in values:
+                    yield f"{self._path(source)}: line {line}: {column} is {value!r}"
+
+    def _path(self, source: Source) -> Path:
+        return Path(self.data_root or "") / source.path
+
+    def _rows(self, source: Source) -> list[tuple[int, Row]]:
+        """The rows that are used, with their lines."""
+        rows = [
+            (line, row)
+            for line, row in read_numbered(self._path(source), source.columns, extra=self.extra)
+            if all(row.get(c) in kept for c, kept in self.where.items())
+        ]
+        if not rows:
+            raise ValueError(f"{self._path(source)}: no row is left by where={self.where}.")
+        return rows
 
     def full_init(self) -> None:
         """Read the manifests, once."""

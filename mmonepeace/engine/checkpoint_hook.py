@@ -92,12 +92,13 @@ class CheckpointHook(hooks.CheckpointHook):
         unit, length = (
             ("epochs", runner.max_epochs) if self.by_epoch else ("steps", runner.max_iters)
         )
-        if 0 < self.interval <= length / 10:
+        often = max(1, length // 10)
+        if length == 1 or 0 < self.interval <= often:
             return
         every = f"every {self.interval} {unit}" if 0 < self.interval < length else "at its end only"
         runner.logger.warning(
             f"this run of {length} {unit} saves checkpoints {every}: a kill costs all steps since "
-            f"the last one. Every {max(1, length // 10)}: default_hooks.checkpoint.interval."
+            f"the last one. Every {often}: default_hooks.checkpoint.interval."
         )
 
     def _is_evaluation_due(self, runner: Any) -> bool:

@@ -100,6 +100,22 @@ def test_candidates_are_ranked_in_the_case_they_are_written_in(tmp_path, clips):
     assert "its candidates are cut off, and alike" in errors[0]
 
 
+def test_an_empty_text_is_refused(tmp_path, images, clips):
+    four, errors = ["a", "b", "c", "d"], {}
+    predict = predictor("vqa", tmp_path)
+    # Nothing is left of the last one by the clean-up of training.
+    found = predict.answer(["", "rain", "..."], images=images, errors=errors)
+    assert [bool(answers) for answers in found] == [False, True, False]
+    assert list(errors) == [0, 2]
+    with pytest.raises(ValueError, match="a text is empty"):
+        predict.answer([""], images=images[:1])
+    predict, errors = predictor("aqa", tmp_path), {}
+    predict.answer(["?", ""], audio=clips, candidates=[four, four], errors=errors)
+    predict.answer(["?"], audio=clips[:1], candidates=[["a", " ", "c", "d"]], errors=errors)
+    assert list(errors) == [1, 0]
+    assert all("a text is empty" in said for said in errors.values())
+
+
 @pytest.mark.parametrize("task", ["vggsound", "fsd50k"])
 def test_sounds_by_their_beginning(task, tmp_path, clips):
     predict = predictor(task, tmp_path)

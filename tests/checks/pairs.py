@@ -113,6 +113,17 @@ def audio_damaged(data):
     path.write_bytes(path.read_bytes()[:15000])
 
 
+@pairs("audio-cut")
+def a_wav_that_was_cut(data):
+    path = data.root / "files/3.wav"
+    path.write_bytes(path.read_bytes()[:15000])
+
+
+@pairs("audio-short")
+def audio_of_a_millisecond(data):
+    soundfile.write(data.root / "files/3.wav", 0.1 * np.arange(16) % 1, 16000)
+
+
 @pairs("audio-cancels")
 def audio_whose_channels_cancel(data):
     for seed in (3, 4):
@@ -208,6 +219,30 @@ def as_phrases(data, box):
 @pairs("phrase-box-outside")
 def a_box_beyond_its_image(data):
     as_phrases(data, "0,0,9,5000")
+
+
+@pairs("phrase-box-outside")
+def one_box_beyond_its_image(data):
+    as_phrases(data, "0,0,9,9")
+    data.replace("thing 3\t0,0,9,9", "thing 3\t-5,0,9,9")
+
+
+@pairs("phrase-box-outside")
+def one_box_a_little_beyond_its_image(data):
+    as_phrases(data, "0,0,9,9")
+    data.replace("thing 3\t0,0,9,9", "thing 3\t-2,0,60,40")
+
+
+@pairs("phrase-box-normalised")
+def one_box_in_fractions(data):
+    as_phrases(data, "0,0,9,9")
+    data.replace("thing 3\t0,0,9,9", "thing 3\t0.1,0.1,0.5,0.5")
+
+
+@pairs("row-without-target")
+def an_answer_with_a_typing_error(data):
+    as_labels(data, "confidences", "thing|!+1|!+1&&other|!+1|!+0.3")
+    data.replace("thing 3\tthing|!+1|!+1&&other", "thing 3\tthlng|!+1|!+1&&othr")
 
 
 @pairs("phrase-box-normalised")

@@ -6,11 +6,13 @@ import sys
 import numpy as np
 import pytest
 from mmengine.config import Config
+from PIL import ExifTags, Image
 
 from mmonepeace import checks
 from mmonepeace.checks import CheckError
 from mmonepeace.engine import run_options
 from tests.checks.data import edit
+from tests.checks.pairs import PAIRS, as_phrases
 from tests.checks.segmentation import each_label, one_pixel_outside
 from tests.conftest import ROOT, SEGMENTATION
 
@@ -81,6 +83,59 @@ def test_some_missing_files_of_pairs_are_tolerated(pair_data):
     checks.check_data(pair_data.cfg)
     pair_data.cfg.train_dataloader.dataset.max_broken = 0.05
     assert "files/3.png" in refusal(pair_data.cfg, checks.check_data)
+
+
+def of_phrases(pair_data, box):
+    as_phrases(pair_data, "0,0,9,9")
+    pair_data.replace("thing 3\t0,0,9,9", f"thing 3\t{box}")
+    return pair_data.cfg
+
+
+@pytest.mark.parametrize(
+    ("box", "says"),
+    [
+        ("-20,10,40,40", "-20,10,40,40 in 64 x 48"),
+        ("10,10,400,40", "by up to 336 pixels and 86% of their area (1 of 6)"),
+        ("0.1,0.1,0.5,0.5", "boxes are fractions of the image, from 0 to 1, not pixels (1 of 6)"),
+    ],
+)
+def test_one_wrong_box_stops_a_run(pair_data, box, says):
+    text = refusal(of_phrases(pair_data, box), checks.check_data)
+    assert says in text
+    assert f"{pair_data.root}/files/3.png: {box}" in text
+
+
+def test_a_box_below_zero_is_found_without_its_image(pair_data, monkeypatch):
+    monkeypatch.setattr("mmonepeace.checks.pairs._QUICK", 1)
+    text = refusal(of_phrases(pair_data, "-20,10,40,40"), checks.check_data)
+    assert "files/3.png: -20,10,40,40" in text
+
+
+def test_images_are_measured_as_they_are_shown(pair_data):
+    cfg = of_phrases(pair_data, "0,0,40,60")
+    turned, sideways = Image.Exif(), 6
+    turned[ExifTags.Base.Orientation] = sideways
+    path = pair_data.root / "files/3.png"
+    for form in ("PNG", "JPEG", "TIFF"):
+        Image.open(path).convert("RGB").resize((64, 48)).save(path, form, exif=turned)
+        checks.check_data(cfg)
+
+
+def test_a_small_fault_is_a_warning(pair_data, capsys):
+    checks.check_data(of_phrases(pair_data, "-2,0,60,40"))
+    said = capsys.readouterr().err
+    assert said.startswith("warning: [phrase-box-outside] train: boxes extend beyond their images")
+    assert f"{pair_data.root}/files/3.png: -2,0,60,40 in 64 x 48" in said
+
+
+def test_rows_without_a_target_are_counted_and_named(pair_data, capsys):
+    PAIRS["an_answer_with_a_typing_error"][0](pair_data)
+    checks.check_data(pair_data.cfg)
+    said = capsys.readouterr().err
+    assert said.startswith("warning: [row-without-target] train: rows have no target")
+    assert "(1 of 6)" in said
+    row = f"{pair_data.root}/train.tsv: line 5: class is 'thlng|!+1|!+1&&othr|!+1|!+0.3'"
+    assert row in said
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import soundfile
 from mmengine.config import Config
 from PIL import Image
 
@@ -41,6 +42,16 @@ def test_what_is_found_does_not_depend_on_which_file_is_read_first(segmentation,
     first = segmentation.examine().to_dict()
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     assert segmentation.examine().to_dict() == first
+
+
+def test_a_file_that_cannot_be_read_is_named_once(pair_data):
+    for name, content in (("3.wav", b"RIFF"), ("4.wav", b"text"), ("3.png", b"none")):
+        (pair_data.root / "files" / name).write_bytes(content)
+    soundfile.write(pair_data.root / "files/5.wav", np.zeros(0), 16000)
+    places = [place for finding in pair_data.examine().findings for place in finding.where]
+    assert f"{pair_data.root}/files/5.wav: it has no samples. Leave it out." in places
+    assert len(places) == 4
+    assert not [place for place in places if "it: it" in place]
 
 
 def test_a_limit_looks_at_some_and_says_so(segmentation):

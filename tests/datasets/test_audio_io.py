@@ -82,7 +82,8 @@ def test_channels_are_averaged_before_anything_else():
     ],
 )
 def test_integers_are_divided_by_full_scale(integers, expected):
-    assert to_mono_16k(integers, SAMPLE_RATE).tolist() == expected
+    wave = to_mono_16k(np.repeat(integers, 400), SAMPLE_RATE)
+    assert wave[::400].tolist() == expected
 
 
 def test_standardising_gives_zero_mean_and_unit_variance():
@@ -152,6 +153,7 @@ def test_unusable_samples_are_refused(samples, rate, message):
         to_mono_16k(samples, rate)
 
 
+@pytest.mark.filterwarnings("ignore:a clip is shorter")
 def test_one_sample_of_any_rate_is_a_clip():
     for rate in (8000, 16000, 44100):
         wave = fit_length(standardise(to_mono_16k(np.array([0.5]), rate)))
@@ -197,8 +199,8 @@ def test_a_length_that_a_header_does_not_tell_or_exaggerates_does_not_matter(tmp
     assert np.array_equal(load_audio(flac_of_unknown_length(tmp_path / "b.flac", wave)), expected)
     soundfile.write(tmp_path / "c.wav", wave, 48_000)
     content = bytearray((tmp_path / "c.wav").read_bytes())
-    for size in (2**31 - 1, 2**32 - 1):
-        content[40:44] = size.to_bytes(4, "little")
+    for whole, size in ((8, 0), (0x7FFFF024, 0x7FFFF000), (0, 2**31 - 1), (2**32 - 1, 2**32 - 1)):
+        content[4:8], content[40:44] = (n.to_bytes(4, "little") for n in (whole, size))
         assert len(load_audio(bytes(content))) == len(expected)
 
 
@@ -216,6 +218,38 @@ def test_a_damaged_file_gives_what_comes_before_and_a_warning_with_its_name(know
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(AudioError, match="cannot be decoded"):
         load_audio(path)
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+@pytest.mark.parametrize(
+    ("order", "more"), [("LITTLE", b""), ("LITTLE", b"LIST\3\0\0\0abc\0"), ("BIG", b"")]
+)
+def test_a_wav_that_was_cut_is_a_warning_with_what_is_left(in_memory, order, more, tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise(48_000, 2), 48_000, endian=order)
+    content = path.read_bytes()
+    path.write_bytes(content[:36] + more + content[36:])  # chunks in front of that of the samples
+    whole = load_audio(path)
+    path.write_bytes(path.read_bytes()[:100_000])
+    name = "audio in memory" if in_memory else str(path)
+    with pytest.warns(UserWarning, match=r"is damaged: only the first 0\.52 s of it can") as said:
+        part = load_audio(path.read_bytes() if in_memory else path)
+    assert str(said[0].message).startswith(name)
+    assert len(part) == pytest.approx(0.52 * SAMPLE_RATE, rel=0.01)
+    assert np.allclose(part[:8000], whole[:8000], atol=1e-4)
+
+
+@pytest.mark.parametrize(("count", "rate"), [(1, 8000), (16, 16_000), (441, 44_100), (399, 16_000)])
+def test_a_clip_shorter_than_a_frame_is_a_warning(count, rate, tmp_path):
+    soundfile.write(tmp_path / "a.wav", noise(count), rate)
+    with pytest.warns(UserWarning, match=r"a\.wav is shorter than a frame .* ms, expected 25 or"):
+        assert len(load_audio(tmp_path / "a.wav"))
+    with pytest.warns(UserWarning, match="a clip is shorter"):
+        to_mono_16k(noise(count), rate)
+
+
+def test_a_clip_of_a_frame_is_none():
+    assert len(to_mono_16k(noise(400), SAMPLE_RATE)) == 400
 
 
 @pytest.mark.parametrize("rate", [1, 999, 1_000_001, 2**31 - 1])

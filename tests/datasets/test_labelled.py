@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,7 +54,9 @@ def test_confidences_of_the_official_tables(tmp_path):
 
 def test_a_row_without_a_label_is_a_fault_unless_no_answer_counts(tmp_path):
     path = write(tmp_path, ("audio", "label"), ("a.wav", "cat"), ("b.wav", ""))
-    with pytest.raises(ManifestError, match="label is '': '' is not among"):
+    with pytest.raises(
+        ManifestError, match=r"line 3: label is '': a label is empty, expected one of"
+    ):
         labelled(path)
     path = write(tmp_path, ("audio", "label"), ("a.wav", "cat|!+0|!+1"), ("b.wav", ""))
     data = labelled(path, labels="confidences")
@@ -63,20 +66,50 @@ def test_a_row_without_a_label_is_a_fault_unless_no_answer_counts(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "value", "reason"),
     [
-        ("one", "bird", r"'bird' is not among the 3 classes \(cat, dog, 2, \.\.\.\)"),
+        ("one", "bird", r"'bird' is not among the 3 classes \(cat, dog, 2\)\. Correct it"),
         ("one", "3", "'3' is not among"),
         ("one", "02", "'02' is not among"),
-        ("several", "cat,,dog", "'' is not among"),
+        ("several", "cat,,dog", "a label is empty, expected one of the 3 classes"),
         ("confidences", "dog|!+7", r"expected name\|!\+number\|!\+confidence, not 'dog\|!\+7'"),
-        ("confidences", "dog|!+7|!+1.5", "confidence"),
+        ("confidences", "dog|!+7|!+1.5", "'dog' has 1.5, expected a confidence from 0 to 1"),
     ],
 )
 def test_wrong_labels_are_named_with_their_number(tmp_path, labels, value, reason):
     path = write(tmp_path, ("audio", "label"), ("a.wav", value), ("b.wav", "worse"), ("c.wav", "also"))  # fmt: skip
     with pytest.raises(ManifestError, match=reason) as error:
         labelled(path, labels=labels)
-    assert f"{path}: label is {value!r}" in str(error.value)
+    assert f"{path}: line 2: label is {value!r}" in str(error.value)
     assert "2 more: 'worse', 'also'." in str(error.value)
+
+
+def test_a_fault_is_named_with_the_table_that_has_it_as_it_is_reached(tmp_path):
+    first = write(tmp_path, ("audio", "label"), ("a.wav", "cat"))
+    (tmp_path / "b").mkdir()
+    second = tmp_path / "b/other.jsonl"
+    second.write_text('{"audio": "a.wav", "label": "dog"}\n\n{"audio": "a.wav", "label": "worse"}')
+    with pytest.raises(ManifestError, match=r"b/other\.jsonl: line 3: label is 'worse'") as error:
+        labelled([Path(first).name, "b/other.jsonl"], data_root=str(tmp_path))
+    assert str(error.value).startswith(f"{second}: ")
+
+
+def test_many_classes_are_not_all_named(tmp_path):
+    path = write(tmp_path, ("audio", "label"), ("a.wav", "z"))
+    with pytest.raises(ManifestError, match=r"the 6 classes \(a, b, c, d, e, \.\.\.\)"):
+        labelled(path, classes=list("abcdef"))
+
+
+def test_rows_that_are_repeated_keep_their_target(tmp_path):
+    path = write(tmp_path, ("audio", "label"), ("a.wav", "dog"), ("b.wav", "cat"))
+    data = labelled([dict(path=path, repeat=2)])
+    assert [data.get_data_info(i)["gt_label"] for i in range(4)] == [1, 1, 0, 0]
+
+
+def test_labels_without_a_class_are_noted(tmp_path):
+    values = ("dgo|!+1|!+1", "", "dog|!+1|!+1&&x|!+1|!+1")
+    rows = [(f"{i}.wav", value) for i, value in enumerate(values)]
+    data = labelled(write(tmp_path, ("audio", "label"), *rows), labels="confidences")
+    assert data.without_target == {"dgo|!+1|!+1"}
+    assert len(list(data.places("label", data.without_target))) == 1
 
 
 def test_a_table_without_labels_is_for_prediction(tmp_path):
@@ -180,7 +213,9 @@ def test_two_images_of_a_sample(tmp_path):
 
 def test_answers_have_to_be_strings(tmp_path):
     path = write(tmp_path, ("audio", "label", "answers"), ("a.wav", "cat", json.dumps([1, 2])))
-    with pytest.raises(ManifestError, match=r"answers is '\[1, 2\]'"):
+    with pytest.raises(
+        ManifestError, match=r"\.tsv: line 2: answers is '\[1, 2\]': expected a JSON"
+    ):
         labelled(path, answers="answers")
 
 

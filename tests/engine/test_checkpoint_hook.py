@@ -1,9 +1,11 @@
 """Which checkpoints there are at each moment of a run of one layer."""
 
 import os
+import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -65,6 +67,23 @@ def is_complete(path):
     with suppress(Exception):
         return bool(torch.load(path, weights_only=True)["state_dict"])
     return False
+
+
+@pytest.mark.parametrize(
+    ("interval", "by_epoch", "length", "says"),
+    [
+        (1, True, 1, ""), (-1, True, 1, ""), (1, True, 5, ""), (1, False, 10, ""),
+        (-1, True, 5, "5 epochs saves checkpoints at its end only: .* Every 1: "),
+        (50, False, 100, "100 steps saves checkpoints every 50 steps: .* Every 10: "),
+    ],
+)  # fmt: skip
+def test_what_a_kill_costs_is_said_where_that_can_be_less(interval, by_epoch, length, says):
+    said = []
+    logger = SimpleNamespace(warning=said.append)
+    runner = SimpleNamespace(max_epochs=length, max_iters=length, logger=logger)
+    CheckpointHook(interval, by_epoch)._say_interval(runner)
+    assert len(said) == bool(says)
+    assert re.search(says, "".join(said))
 
 
 def test_at_each_moment_there_is_a_complete_one_and_a_best_one(tmp_path, at_each_write):

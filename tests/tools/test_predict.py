@@ -100,15 +100,21 @@ def test_candidates_by_hand_and_in_a_table(folder, run):
             "takes image and image_2 and text; image given. Name each with --im",
         ),
         (["--images", "a.png", "--text", "same"], "image_2 and text; image and text given"),
-        (
-            ["--images", "a.png", "--images-2", "b.png", "--text", "1", "--candidates", "a|b"],
-            "leave --candidates out",
-        ),
         (["--images", "a.png", "--text", "same", "--html", "."], "is a folder"),
         (["--images", "a.png", "b.png", "--text", "1", "2", "3"], "2 of image, 3 of text"),
         (["--text", "hello"], "--images, --audios or --table"),
         (["--images", "nowhere.png", "--images-2", "a.png", "--text", "same"], "nowhere.png"),
         (["--table", "a.tsv"], "go together"),
+        (["--images", "a.png", "--text", ""], "--text has an empty text"),
+        (
+            ["--table", "a.tsv", "--columns", "image=image", "text"],
+            "--columns text: expected NAME=C",
+        ),
+        (["--table", "a.tsv", "--columns", "image=", "text=text"], "--columns image=: expected"),
+        (
+            ["--table", "a.tsv", "--columns", "image=image1", "image2=image2", "text=text"],
+            "columns are for image, image2, text; choose from image, text, audio, image_2.",
+        ),
     ],
 )
 def test_what_does_not_fit_ends_in_one_line(arguments, says, folder, run):
@@ -116,6 +122,42 @@ def test_what_does_not_fit_ends_in_one_line(arguments, says, folder, run):
     done = run(model("nlvr2", folder), *arguments)
     assert done.returncode == 2
     assert says in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("task", "arguments", "says"),
+    [
+        ("vqa", ["--images", "a.png", "--text", "?", "--candidates", "a|b"], "leave --candidates out"),
+        ("aqa", ["--audios", "a.wav", "--text", "?"], "4 candidates: name them with --candidates, or"),
+        (
+            "aqa", ["--audios", "a.wav", "--text", "?", "--candidates", "a|b|c"],
+            "--candidates names 3, the model ranks 4: expected 'a|b|c|d'.",
+        ),
+        (
+            "aqa", ["--table", "table.tsv", "--columns", "audio=audio", "text=text"],
+            "write 'question&&&a&&&b&&&c&&&d&&&0'; TABLE: the column of text is 'What?&&&a&&&0'.",
+        ),
+    ],
+)  # fmt: skip
+def test_candidates_that_do_not_fit_are_told_in_words_of_options(
+    task, arguments, says, folder, run
+):
+    table = folder / "table.tsv"
+    table.write_text("audio\ttext\na.wav\tWhat?&&&a&&&0\n")
+    names = (".png", ".wav", ".tsv")
+    done = run(model(task, folder), *(folder / a if a.endswith(names) else a for a in arguments))
+    assert done.returncode == 2
+    assert says.replace("TABLE", str(table)) in done.stderr.splitlines()[-1]
+
+
+def test_without_a_tokenizer_it_is_asked_for_before_anything_is_read(folder, run):
+    path = model("vqa", folder)
+    (path / "tokenizer.json").unlink()
+    done = run(path, "--images", folder / "gone.png", "--text", "what?")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the model needs a tokenizer for texts")
+    assert "--tokenizer" in done.stderr
+    assert "gone.png" not in done.stderr
 
 
 def test_two_images_and_a_broken_one(folder, run):

@@ -430,6 +430,20 @@ def test_faults_of_a_list_of_classes_are_named(name, text, problem, official, tm
     assert problem in official.fail("vggsound", "--classes", tmp_path / name)
 
 
+def test_a_list_of_classes_that_is_missing_is_named(official, tmp_path):
+    path = tmp_path / "nothere.json"
+    said = official.fail("vggsound", "--classes", path)
+    assert said == f"error: {path}: no such file. Correct --classes, or leave it out."
+
+
+@pytest.mark.parametrize("subset", [0, -1])
+def test_a_subset_of_nothing_is_refused(subset, official, capsys):
+    with pytest.raises(SystemExit) as ended:
+        official.convert("vggsound", "--subset", subset)
+    assert ended.value.code == 2
+    assert f"--subset is {subset}, expected 1 or more" in capsys.readouterr().err
+
+
 def avqa(official, **changes):
     item = {
         "id": 183, "video_name": "-HG3Omg_89c_000030", "video_id": 341,

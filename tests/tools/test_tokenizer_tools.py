@@ -60,8 +60,18 @@ def test_converting_names_a_broken_file(vocabulary, run):
     assert err.startswith("error: ")
     assert "777" in err
     assert not (vocabulary / "tokenizer.json").exists()
-    (vocabulary / "vocab.bpe").unlink()
-    assert "vocab.bpe" in run(*conversion(vocabulary))[2]
+
+
+def test_files_that_are_missing_are_named_with_where_to_get_them(vocabulary, run):
+    for name in ("vocab.bpe", "encoder.json"):
+        (vocabulary / name).unlink()
+    code, _, err = run(*conversion(vocabulary))
+    assert code == 2
+    missing = ", ".join(str(vocabulary / name) for name in ("vocab.bpe", "encoder.json"))
+    assert err.startswith(
+        f"error: {missing}: no such file. Get all three with python tools/download.py"
+    )
+    assert not (vocabulary / "tokenizer.json").exists()
 
 
 @pytest.mark.parametrize("kind", ["txt", "tsv", "column"])

@@ -60,13 +60,13 @@ class Options(NamedTuple):
 
     Args:
         classes: ready list of classes, or none.
-        subset: files of each table, 0 for all.
+        subset: files of each table, None for all.
         max_missing: part of a table's rows that may be left out.
         allow_overlap: whether splits may share files.
     """
 
     classes: list[str]
-    subset: int
+    subset: int | None
     max_missing: float
     allow_overlap: bool
 
@@ -100,8 +100,10 @@ def read_classes(path: Path) -> list[str]:
     """A list of classes: a text file with a name per line, or JSON: a list, or id -> name.
 
     Raises:
-        DataError: if it is neither, or has a name twice.
+        DataError: if there is no such file, it is neither, or has a name twice.
     """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file. Correct --classes, or leave it out.")
     try:
         text = path.read_text(encoding="utf-8")
         classes = text.splitlines()
@@ -241,7 +243,7 @@ def convert(read: Callable[[Source, Options], Content], source: Source, options:
         )
     if empty := [name for name, table in content.tables.items() if not table.rows]:
         raise DataError(f"{empty[0]} has no rows. Are the annotations complete?")
-    if options.subset:
+    if options.subset is not None:
         content.tables = {n: _take(table, options.subset) for n, table in content.tables.items()}
     _locate(content, source, options)
     source.unpack()

@@ -63,7 +63,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("sources", metavar="SOURCE", nargs="*", type=Path)
     parser.add_argument("--out", type=Path, help="default: data/NAME")
     parser.add_argument("--list", action="store_true", help="list the sets and their files")
-    parser.add_argument("--subset", type=int, default=0, metavar="N", help="files of each table")
+    parser.add_argument("--subset", type=int, metavar="N", help="files of each table")
     help = "ready list of classes or answers, in its order: .txt with a name per line, or .json"
     parser.add_argument("--classes", type=Path, metavar="FILE", help=help)
     help = "part of the rows whose files may be missing; default: 0, or 0.2 for clips of YouTube"
@@ -73,8 +73,8 @@ def parse() -> argparse.Namespace:
     args = parser.parse_args()
     if not args.list and not (args.name and args.sources):
         parser.error("NAME and SOURCE are needed, or --list")
-    if args.subset < 0:
-        parser.error("--subset must not be negative")
+    if args.subset is not None and args.subset < 1:
+        parser.error(f"--subset is {args.subset}, expected 1 or more; leave it out for all files")
     if args.max_missing is not None and not 0 <= args.max_missing <= 1:
         parser.error("--max-missing must be between 0 and 1")
     return args
