@@ -124,7 +124,7 @@ def _needed_data(cfg: Config) -> str:
 
 def _demo(cfg: Config) -> str:
     """The demo that is nearest to a recipe."""
-    model = cfg.get("model") or {}
+    model: Any = cfg.get("model") or {}
     kind = type_name(model) if "type" in model else ""
     if cfg.get("runner_type") == "mmonepeace.PretrainRunner":
         return ""
