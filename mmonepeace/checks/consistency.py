@@ -62,7 +62,7 @@ def check_consistency(cfg: Config, unused: Collection[str] = (), complete: bool 
         problems += [*_inputs(cfg), *_targets(cfg, unused)]
         if "train_cfg" not in unused:
             problems += _steps_or_epochs(cfg)
-        if "val_evaluator" not in unused:
+        if "val_evaluator" not in unused and not problems:  # a wrong metric has been named
             problems += unknown_best(cfg, known_scores(cfg))
     if problems:
         raise CheckError("\n".join(problems))
