@@ -81,7 +81,7 @@ class _Encoder(nn.Module):
         """Load a file or folder of any official or own layout; timm calls it for `pretrained=True`.
 
         Positions and relative position tables are resampled to `img_size`, a shared table is copied
-        to each block with `rpb="per_block"`, the first convolution is adapted to `in_chans`, and a head
+        to each block with `rpb="per_block"`, which a file of a fine-tuned model sets, the first convolution is adapted to `in_chans`, and a head
         of another number of classes is left out.
 
         Raises:
@@ -94,6 +94,8 @@ class _Encoder(nn.Module):
         self, converted: checkpoint.Conversion, name: str | Path = "the state dict"
     ) -> checkpoint.LoadReport:
         """Load weights under our names, see `load_pretrained`; `name` is for messages."""
+        if "adapters.image.rpb.tables.1" in converted.weights:
+            self.backbone.decouple_rpb()  # the file is of a fine-tuned model
         own = {key.removeprefix("backbone."): value for key, value in self.state_dict().items()}
         weights = {}
         for key, value in converted.weights.items():

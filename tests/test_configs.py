@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config, DictAction
-from mmengine.registry import DATASETS, MODELS, PARAM_SCHEDULERS, init_default_scope
+from mmengine.registry import DATASETS, METRICS, MODELS, PARAM_SCHEDULERS, init_default_scope
 
 from mmonepeace import checks
+from mmonepeace.checks.best_score import known_scores, unknown_best
 from mmonepeace.checks.config import walk
 from mmonepeace.engine import run_options
 from mmonepeace.spec import ARCHS, IMAGE_MEAN, IMAGE_STD
@@ -90,6 +91,68 @@ def test_a_kill_costs_a_tenth_of_a_run_at_most(path):
     assert hook.max_keep_ckpts >= 2  # the newest may turn out to be damaged
 
 
+def scores(cfg):
+    """What the metrics of the validation give for samples that have all fields."""
+    classes = tuple("abcdefgh")
+    box, one_hot = torch.tensor([1.0, 1, 9, 9]), torch.eye(len(classes))[0]
+    labels = torch.zeros(1, 16, 16, dtype=torch.long)
+    fields = dict(
+        pred_score=one_hot, gt_score=one_hot, answers=["a"] * 10, question_id=1, pred_box=box,
+        gt_box=box, text="a", img_path="a.png", audio_path="a.wav", img_id=1, ori_shape=(16, 16),
+        gt_sem_seg=dict(data=labels), pred_sem_seg=dict(data=labels),
+        instances=[dict(bbox=[1, 1, 9, 9], bbox_label=0, mask=[[1, 1, 9, 1, 9, 9, 1, 9]])],
+        pred_instances=dict(bboxes=box[None], scores=torch.ones(1), labels=torch.zeros(1).long(),
+                            masks=torch.ones(1, 16, 16, dtype=torch.bool)),
+    )  # fmt: skip
+    label = torch.zeros(1, dtype=torch.long)
+    fields["gt_label"] = label if cfg.default_scope == "mmpretrain" else 0
+    columns = cfg.val_dataloader.dataset.get("columns", {})
+    fields["embeddings"] = dict.fromkeys(columns, torch.tensor([1.0, 0]))
+    init_default_scope(cfg.default_scope)
+    evaluators, found = cfg.val_evaluator, []
+    for options in evaluators if isinstance(evaluators, list) else [evaluators]:
+        options = {k: v for k, v in options.items() if k != "ann_file"}
+        if options["type"].endswith("ZeroShotAccuracy"):  # it would read its tokenizer
+            metric = object.__new__(METRICS.get(options["type"]))
+            metric.topk, metric.class_indices = (1, 5), dict.fromkeys(classes)
+            found += [f"zero_shot/{name}" for name in metric.compute_metrics([0])]
+            continue
+        metric = METRICS.build(options)
+        metric.dataset_meta = dict(classes=classes)
+        metric.process({}, [fields])
+        found += metric.evaluate(1)
+    return found
+
+
+@pytest.mark.parametrize("path", map(marked, RECIPES))
+def test_the_best_checkpoint_is_kept_by_a_score_that_is_measured(path, monkeypatch):
+    cfg = read(path)
+    given = scores(cfg)
+    assert list(unknown_best(cfg, given)) == []
+    assert set(known_scores(cfg)) <= set(given)
+    assert known_scores(cfg) or "mmonepeace." not in str(cfg.val_evaluator)
+
+
+@pytest.mark.parametrize(
+    ("path", "wrong", "right"),
+    [
+        ("tasks/onepeace-giant_refcoco-384.py", "grounding/accuracy", "grounding/accuracy@0.5"),
+        ("tasks/onepeace-giant_vqa-480.py", "accuracy", "vqa/accuracy"),
+        ("tasks/onepeace-giant_vggsound.py", "accuracy/top3", "accuracy/top1"),
+        ("tasks/onepeace-giant_retrieval_audiocaps.py", "retrieval/mean_R@2", "retrieval/mean_R@1"),
+        ("tiny/onepeace-tiny_al_esc10.py", "zero_shot/acc", "zero_shot/top1"),
+    ],
+)
+def test_a_score_that_nothing_measures_is_refused_before_a_run(path, wrong, right):
+    cfg = Config.fromfile(CONFIGS / path)
+    cfg.default_hooks.checkpoint.save_best = wrong
+    with pytest.raises(checks.CheckError) as error:
+        checks.check_settings(cfg)
+    assert f"save_best is {wrong!r}; expected a metric of val_evaluator: " in str(error.value)
+    assert right in str(error.value)
+    checks.check_settings(cfg, ("test_dataloader",))
+
+
 @pytest.mark.parametrize("path", PRETRAINING, ids=name)
 def test_recipe_of_pretraining_gives_its_stage_what_it_needs(path):
     cfg = Config.fromfile(path)
@@ -108,7 +171,8 @@ def test_recipe_of_pretraining_gives_its_stage_what_it_needs(path):
     run_options.set_data_root(cfg, "/nowhere")
     with pytest.raises(checks.CheckError) as error:
         checks.check_run(cfg)
-    for text in ("/nowhere/tokenizer.json", cfg.needs_tokenizer, cfg.needs_data, "--data-root DIR"):
+    needs_data = re.sub(rf"(?<!\S){cfg.data_root}(?=[/,])", "/nowhere", cfg.needs_data)
+    for text in ("/nowhere/tokenizer.json", cfg.needs_tokenizer, needs_data, "--data-root DIR"):
         assert text in str(error.value)
 
 

@@ -258,6 +258,31 @@ def test_weights_of_another_size_channels_and_classes_are_adapted(tmp_path):
     official.assert_same(source.state_dict(), same.state_dict())
 
 
+@pytest.mark.parametrize("name", [TINY, PYRAMID])
+def test_a_fine_tuned_file_brings_the_tables_of_its_blocks(name, tmp_path):
+    source = randomise(
+        OnePeace("tiny", ("image", "text"), img_size=64, rpb="per_block", final_norm=True)
+    )
+    path = tmp_path / "fine_tuned.safetensors"
+    converted = checkpoint.to_own(source.state_dict(), {"format": "mmonepeace"})
+    checkpoint.write(path, converted)
+    options = dict(img_size=64, features_only=name == PYRAMID)
+    overlay = dict(file=str(path))
+    model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+    encoder = getattr(model, "model", model)
+    state = encoder.state_dict()
+    tables = [key for key in converted.weights if ".image.rpb.tables." in key]
+    assert len(tables) == len(encoder.backbone.adapters["image"].rpb.tables) == 12
+    for key in tables:
+        assert torch.equal(state[f"backbone.{key}"], converted.weights[key])
+    assert "(?!" in encoder.group_matcher()["stem"]  # the tables have the depth of their blocks
+    same = timm.create_model(name, rpb="per_block", **options).eval()
+    getattr(same, "model", same).load_state_dict(state)
+    images = torch.randn(1, 3, 64, 96)
+    for one, two in zip(model.eval()(images), same(images), strict=True):
+        assert torch.equal(one, two)
+
+
 def test_other_channels_are_read_off_a_file():
     model = create(in_chans=5)
     own = checkpoint.to_own(model.state_dict())

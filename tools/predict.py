@@ -10,7 +10,8 @@ Run:  python tools/predict.py CKPT --images DIR
 
 CKPT is an official fine-tuned file or one of ours, or a folder with one; what it was trained for is
 read off it. One text is asked about all files, several are asked about one file, or one about each.
-In a table, the text of candidates is the official one: question&&&a&&&b&&&c&&&d&&&0.
+In a table, the text of candidates is the official one: question&&&a&&&b&&&c&&&d&&&0. Of a table, --out
+has all columns as they are, and then the predictions.
 """
 
 import argparse
@@ -30,6 +31,7 @@ with explain_missing_packages():
     from mmonepeace.checkpoint import find
     from mmonepeace.cli import device, exit_code, list_failed, make_parser, positive
     from mmonepeace.console import printable, table
+    from mmonepeace.datasets.manifest import read_records
     from mmonepeace.visualization import Answered, draw_predictions, write_predictions
 
 SHOWN, DRAWN = 20, 12  # rows in the terminal, items in a picture
@@ -77,18 +79,32 @@ def parse() -> argparse.Namespace:
     return args
 
 
+def read_items(
+    args: argparse.Namespace, unread: dict[str, str]
+) -> tuple[dict[str, list[str]], list[dict[str, str]]]:
+    """The items of a table: modality -> values; and all columns of their rows."""
+    columns = dict(column.partition("=")[::2] for column in args.columns)
+    rows = read_rows(args.table, columns, args.root)
+    whole = [row for row in rows if len(row) == len(columns)]
+    if not whole:
+        raise ValueError(f"{args.table}: no row has {' and '.join(columns.values())}.")
+    if lacking := len(rows) - len(whole):
+        wanted = " or ".join(columns.values())
+        unread[str(args.table)] = f"{args.table}: {lacking:,} rows that lack {wanted}."
+    records = [
+        record
+        for record in read_records(args.table)
+        if all(
+            record.get(column, "").strip(" ") if name != "text" else record.get(column)
+            for name, column in columns.items()
+        )
+    ]
+    pairs = list(zip(whole, records, strict=True))[: args.num]
+    return {name: [row[name] for row, _ in pairs] for name in columns}, [r for _, r in pairs]
+
+
 def gather(args: argparse.Namespace, unread: dict[str, str]) -> dict[str, list[str]]:
     """Modality -> values, all of one length."""
-    if args.table:
-        columns = dict(column.partition("=")[::2] for column in args.columns)
-        rows = read_rows(args.table, columns, args.root)
-        whole = [row for row in rows if len(row) == len(columns)]
-        if not whole:
-            raise ValueError(f"{args.table}: no row has {' and '.join(columns.values())}.")
-        if lacking := len(rows) - len(whole):
-            wanted = " or ".join(columns.values())
-            unread[str(args.table)] = f"{args.table}: {lacking:,} rows that lack {wanted}."
-        return {name: [row[name] for row in whole[: args.num]] for name in columns}
     files = {
         "image": list_files(args.images or [], "image", unread),
         "image_2": list_files(args.images_2 or [], "image", unread),
@@ -165,40 +181,54 @@ def split_candidates(
     return [p[0] for p in parts], [p[1:-1] for p in parts]
 
 
-def as_rows(answered: list[Answered]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a table."""
-    names = list(answered[0].item)
+def as_rows(answered: list[Answered], what: str) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the predictions; `what` an answer is."""
     if answered[0].box is not None:
-        return [*names, *BOX], [[*a.item.values(), *(f"{x:.1f}" for x in a.box)] for a in answered]
+        return [*BOX], [[f"{x:.1f}" for x in a.box] for a in answered]
     most = max(len(a.answers) for a in answered)
-    header = [f"{name}{i}" for i in range(1, most + 1) for name in ("answer", "score")]
-    cells = [[x for p in a.answers for x in (p.label, f"{p.score:.3f}")] for a in answered]
-    return [*names, *header], [[*a.item.values(), *c] for a, c in zip(answered, cells, strict=True)]
+    header = [f"{name}{i}" for i in range(1, most + 1) for name in (what, "score")]
+    return header, [[x for p in a.answers for x in (p.label, f"{p.score:.3f}")] for a in answered]
+
+
+def write_table(
+    path: Path, items: list[dict[str, str]], header: list[str], rows: list[list[str]]
+) -> None:
+    """Write items and what was predicted of them; a column of an earlier run is replaced."""
+    names = [
+        name for name in dict.fromkeys(x for item in items for x in item) if name not in header
+    ]
+    given = [[item.get(name, "") for name in names] for item in items]
+    lines = [[*a, *b] for a, b in zip(given, rows, strict=True)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The bytes of a file name stay what they are, so that the table can be read back.
+    options = dict(encoding="utf-8", errors="surrogateescape", newline="")
+    with atomic_file(path) as temporary, temporary.open("w", **options) as file:
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+        writer.writerows([[*names, *header], *lines])
+    print(f"{len(rows):,} predictions are in {printable(str(path))}")
 
 
 def run() -> None:
     """Ask, list, write."""
     args, unread, errors = parse(), {}, {}
-    items = gather(args, unread)
+    items, records = read_items(args, unread) if args.table else (gather(args, unread), [])
     path = find(args.checkpoint)
     predictor = Predictor.from_checkpoint(
         path, args.device, args.dtype, args.tokenizer, args.classes_file, batch_size=args.batch_size
     )
     everything = ask(predictor, items, args, errors)
-    answered = [a for i, a in enumerate(everything) if i not in errors]
+    kept = [i for i in range(len(everything)) if i not in errors]
+    answered = [everything[i] for i in kept]
     if not answered:
         raise ValueError(f"none of {len(everything)} items can be read; the first: {errors[0]}")
-    header, rows = as_rows(answered)
-    print(table(header, rows[:SHOWN]))
+    header, rows = as_rows(answered, "class" if predictor.task == "classify" else "answer")
+    shown = [[*a.item.values(), *r] for a, r in zip(answered, rows[:SHOWN], strict=False)]
+    print(table([*answered[0].item, *header], shown))
     if len(rows) > SHOWN:
         print(f"... and {len(rows) - SHOWN:,} more")
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        # The bytes of a file name stay what they are, so that the table can be read back.
-        options = dict(encoding="utf-8", errors="surrogateescape", newline="")
-        with atomic_file(args.out) as temporary, temporary.open("w", **options) as file:
-            csv.writer(file, delimiter="\t", lineterminator="\n").writerows([header, *rows])
-        print(f"{len(rows):,} predictions are in {printable(str(args.out))}")
+        given = [records[i] for i in kept] if records else [dict(a.item) for a in answered]
+        write_table(args.out, given, header, rows)
     if args.html:
         write_predictions(args.html, answered, {"checkpoint": str(path), "task": predictor.task})
         print(f"the page is {printable(str(args.html))}")

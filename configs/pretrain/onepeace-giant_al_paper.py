@@ -16,7 +16,7 @@ _base_ = [
     "../_base_/pretrain_runtime.py",
 ]
 stage_one = "work_dirs/onepeace-giant_vl_paper/iter_200000.pth"
-needs_data = "data/al/train.tsv with columns audio and text, and data/esc50/val.tsv"
+needs_data = "data/al/train.tsv with columns audio and caption, and data/esc50/all.tsv"
 model = dict(
     stage="al",
     backbone=dict(

@@ -34,5 +34,5 @@ param_scheduler = [
     ),
 ]
 train_cfg = dict(max_epochs=30)
-default_hooks = dict(checkpoint=dict(save_best="grounding/accuracy"))
+default_hooks = dict(checkpoint=dict(save_best="grounding/accuracy@0.5"))
 auto_scale_lr = dict(base_batch_size=256)

@@ -10,7 +10,7 @@ model = dict(pool_over="text")
 data_root = "data/refcocog"
 train_dataloader = dict(dataset=dict(data_root=data_root))
 val_dataloader = dict(dataset=dict(data_root=data_root))
-test_dataloader = dict(dataset=dict(data_root=data_root))
+test_dataloader = dict(dataset=dict(data_root=data_root, ann_file="test.tsv"))
 needs_data = (
     "data/refcocog/{train,val,test}.tsv with columns image, text and region_coord, made by "
     "tools/dataset_converters/task_tables.py"

@@ -7,6 +7,7 @@ from mmengine.config import Config
 from mmengine.dataset import InfiniteSampler
 from torch.utils.data import IterableDataset
 
+from mmonepeace.checks.best_score import known_scores, unknown_best
 from mmonepeace.checks.config import (
     LOADERS,
     dataset_configs,
@@ -61,6 +62,8 @@ def check_consistency(cfg: Config, unused: Collection[str] = (), complete: bool 
         problems += [*_inputs(cfg), *_targets(cfg, unused)]
         if "train_cfg" not in unused:
             problems += _steps_or_epochs(cfg)
+        if "val_evaluator" not in unused and not problems:  # a wrong metric has been named
+            problems += unknown_best(cfg, known_scores(cfg))
     if problems:
         raise CheckError("\n".join(problems))
 

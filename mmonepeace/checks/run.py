@@ -1,7 +1,9 @@
 """What tools check before every run, and the full examination of the data."""
 
+import re
 import sys
 from collections.abc import Hashable, Sequence
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -9,7 +11,7 @@ from mmengine.config import Config
 from mmonepeace.checks import boxes, coco, detection, label_maps, label_values, pairs, segmentation
 from mmonepeace.checks.building import check_parts
 from mmonepeace.checks.classes import check_classes, check_occurrence
-from mmonepeace.checks.config import LOADERS, is_detection
+from mmonepeace.checks.config import LOADERS, dataset_configs, is_detection, type_name
 from mmonepeace.checks.consistency import USED_WITH, check_consistency
 from mmonepeace.checks.decoding import (
     AudioInfo,
@@ -108,11 +110,37 @@ def _check_quickly(cfg: Config, loaders: Sequence[str], report: Report) -> None:
 
 def _advice(cfg: Config) -> str:
     """What a recipe needs, and how to see a run without it."""
-    lines = [f"This recipe needs {cfg.needs_data}."] if cfg.get("needs_data") else []
-    if cfg.get("runner_type") != "mmonepeace.PretrainRunner":
-        demo = "make det-demo" if is_detection(cfg) else "make demo"
-        lines.append(f"To see a complete run now, on a CPU and without your own data: {demo}")
+    lines = [f"This recipe needs {needs}."] if (needs := _needed_data(cfg)) else []
+    if demo := _demo(cfg):
+        lines.append(f"To see a complete run now, on a CPU and without your own data: make {demo}")
     return "\n".join(lines)
+
+
+def _needed_data(cfg: Config) -> str:
+    """The data of a recipe; nothing where they are all in another folder that was given."""
+    needs, own = cfg.get("needs_data") or "", cfg.get("data_root")
+    datasets = [dataset for _, dataset in dataset_configs(cfg)]
+    roots = {str(dataset.get("data_root")) for dataset in datasets}
+    if not own or len(roots) != 1 or own in roots:
+        return needs
+    tables = [d.get("ann_file") or "." for d in datasets]
+    named = [x for t in tables for x in (t if isinstance(t, (list, tuple)) else [t])]
+    files = [Path(*roots, x if isinstance(x, str) else ".") for x in named]
+    if all(file.exists() for file in files):
+        return ""
+    return re.sub(rf"(?<![\w/]){re.escape(own)}(?![\w-])", lambda _: min(roots), needs)
+
+
+def _demo(cfg: Config) -> str:
+    """The demo that is nearest to a recipe."""
+    model: Any = cfg.get("model") or {}
+    kind = type_name(model) if "type" in model else ""
+    if cfg.get("runner_type") == "mmonepeace.PretrainRunner":
+        return ""
+    if kind == "OnePeaceClassifier":
+        return "audio-demo" if "audio" in model.backbone.get("modalities", ()) else "vqa-demo"
+    demos = {"OnePeaceGrounder": "ground-demo", "OnePeaceRetriever": "pretrain-demo"}
+    return demos.get(kind, "det-demo" if is_detection(cfg) else "demo")
 
 
 def examine(cfg: Config, limit: int | None = None) -> Report:

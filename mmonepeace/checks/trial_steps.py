@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any, TypeAlias
 
 import torch
@@ -18,6 +17,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import FlexibleRunner, Runner
 from mmengine.visualization import Visualizer
 
+from mmonepeace.checks.best_score import unknown_best
 from mmonepeace.checks.consistency import late_schedules
 from mmonepeace.checks.explanations import explain
 from mmonepeace.checks.report import CheckError
@@ -176,24 +176,11 @@ def _validate(runner: AnyRunner) -> _Validation:
         if index + 1 >= _BATCHES:
             break
     metrics = loop.evaluator.evaluate(min(samples, len(loop.dataloader.dataset)))
-    _check_best(runner, metrics)
+    if lines := list(unknown_best(runner.cfg, metrics)):
+        raise CheckError("\n".join(lines))
     runner.call_hook("after_val_epoch", metrics=metrics)
     runner.call_hook("after_val")
     return validation
-
-
-def _check_best(runner: AnyRunner, metrics: dict[str, float]) -> None:
-    """Check that the metric whose best checkpoint is kept is one of those that are measured."""
-    hook = (runner.cfg.get("default_hooks") or {}).get("checkpoint") or {}
-    wanted = hook.get("save_best") or []
-    for name in [wanted] if isinstance(wanted, str) else wanted:
-        if metrics and name not in ("auto", *metrics):
-            near = get_close_matches(name, metrics, 1, 0.3)
-            guess = f" Did you mean {near[0]!r}?" if near else ""
-            raise CheckError(
-                f"default_hooks.checkpoint.save_best is {name!r}; expected a metric of val_evaluator: "
-                f"{', '.join(metrics)}.{guess}"
-            )
 
 
 def _summary(runner: AnyRunner, steps: _StepTimer, validation: _Validation | None) -> str:

@@ -81,6 +81,34 @@ def read_numbered(
     return kept
 
 
+def read_records(path: str | Path) -> list[Row]:
+    """All columns of all rows of a table that `read_manifest` has read, in their order, as texts.
+
+    Values of a .jsonl that are not texts are JSON, and those that are missing "".
+    """
+    data = _read(Path(path))
+    suffix = Path(path).suffix.lower()
+    if suffix == ".jsonl":
+        texts = data.decode(errors="surrogateescape").split("\n")
+        return [
+            {key: _as_text(value) for key, value in json.loads(line).items()}
+            for line in texts
+            if line and not line.isspace()
+        ]
+    (_, header), *lines = _records(data, DELIMITERS.get(suffix, "\t").encode(), _Faults())
+    names = [name.decode(errors="surrogateescape").strip() for name in header]
+    return [
+        {n: x.decode(errors="surrogateescape") for n, x in zip(names, fields, strict=False)}
+        for _, fields in lines
+    ]
+
+
+def _as_text(value: Any) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    return json.dumps(value, ensure_ascii=False)
+
+
 def read_lines(path: str | Path) -> Iterator[str]:
     """The lines of a text file, without their ends.
 

@@ -175,6 +175,11 @@ class RelativePositionBias(nn.Module):
             nn.Parameter(torch.zeros(num_rows, num_heads)) for num_rows in rows
         )
 
+    def decouple(self, depth: int) -> None:
+        """Replace the shared table by a copy of it for each block."""
+        (table,) = self.tables
+        self.tables = nn.ParameterList(table.detach().clone() for _ in range(depth))
+
 
 class RelativePositionBias1D(RelativePositionBias):
     """Bias between the tokens of a sequence.
@@ -224,6 +229,11 @@ class RelativePositionBias2D(RelativePositionBias):
         self.sides = sides
         self.cls_token = cls_token
         self.resampling = resampling
+
+    def decouple(self, depth: int) -> None:
+        """See `RelativePositionBias`."""
+        super().decouple(depth)
+        self.sides = [*self.sides] * depth
 
     def forward(self, grid: Grid, block: int, dtype: torch.dtype) -> GridBias:
         """Bias of one block for a grid of patches, resampled if need be, in the dtype of attention."""

@@ -162,6 +162,13 @@ class OnePeace(BaseModule):
         self._freeze()
         self._register_load_state_dict_pre_hook(checkpoint.adapt_on_load, with_module=True)
 
+    def decouple_rpb(self) -> None:
+        """Give each block a relative position bias of its own, as `rpb="per_block"` does."""
+        if not self._decoupled and self.arch.depth > 1:
+            for adapter in self.adapters.values():
+                adapter.rpb.decouple(self.arch.depth)
+            self._decoupled = True
+
     def build_attention(self, block: int) -> SelfAttention:
         """The attention of a block; called by the constructor, for subclasses to override."""
         return SelfAttention(self.arch)

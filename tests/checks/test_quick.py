@@ -49,6 +49,42 @@ def test_a_recipe_says_what_to_get_and_how_to_see_a_run_now(config, says):
     assert text.count("To see a complete run now") == 1
 
 
+@pytest.mark.parametrize(
+    ("config", "demo"),
+    [
+        ("refcoco-384", "ground-demo"),
+        ("nlvr2-256", "vqa-demo"),
+        ("vqa-480", "vqa-demo"),
+        ("avqa", "audio-demo"),
+        ("vggsound", "audio-demo"),
+        ("retrieval_coco-256", "pretrain-demo"),
+        ("retrieval_audiocaps", "pretrain-demo"),
+    ],
+)
+def test_a_recipe_of_a_task_names_its_demo(config, demo):
+    cfg = Config.fromfile(ROOT / f"configs/tasks/onepeace-giant_{config}.py")
+    run_options.set_data_root(cfg, "/nowhere")
+    text = refusal(cfg, checks.check_data)
+    assert text.endswith(f"without your own data: make {demo}")
+    needs_data = cfg.needs_data.replace(f"{cfg.data_root}/", "/nowhere/")
+    assert f"This recipe needs {needs_data}." in text
+
+
+@pytest.mark.parametrize(
+    ("tables", "needs"), [(("train", "val"), ""), (("train",), "{}/{{train,val}}.tsv with columns")]
+)
+def test_data_that_are_in_the_folder_that_was_named_are_not_asked_for(tables, needs, tmp_path):
+    cfg = Config.fromfile(ROOT / "configs/tiny/onepeace-tiny_classify_esc10.py")
+    for table in tables:
+        (tmp_path / f"{table}.tsv").write_text("audio\tlabel\nnowhere.wav\train\n")
+    run_options.set_data_root(cfg, str(tmp_path))
+    text = refusal(cfg, checks.check_data)
+    assert "data/esc10" not in text
+    assert ("This recipe needs" in text) == bool(needs)
+    assert needs.format(tmp_path) in text
+    assert "make audio-demo" in text
+
+
 def test_a_label_outside_the_classes_is_told_with_file_value_expectation_and_fix(segmentation):
     one_pixel_outside(segmentation)
     text = refusal(segmentation.cfg, checks.check_data)

@@ -1,4 +1,5 @@
 import csv
+import json
 import runpy
 import sys
 from subprocess import CompletedProcess
@@ -89,7 +90,52 @@ def test_candidates_by_hand_and_in_a_table(folder, run):
         "--out", folder / "table_out.tsv",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert rows(folder / "one.tsv") == rows(folder / "table_out.tsv")
+    (one,), (two,) = rows(folder / "one.tsv"), rows(folder / "table_out.tsv")
+    assert [*one.values()][2:] == [*two.values()][2:]
+    assert two["text"] == "What is it?&&&Dog&&&Cat&&&Rain&&&Car&&&2"
+
+
+@pytest.mark.parametrize("suffix", [".tsv", ".csv", ".jsonl"])
+def test_a_table_keeps_all_of_its_columns(suffix, folder, run):
+    table = folder / f"table{suffix}"
+    samples = [
+        {"question_id": str(i), "text": f'"{i}",\t', "photo": f"{n}.png", "q": q, "answer1": "old"}
+        for i, (n, q) in enumerate([("a", "x"), ("b", ""), ("c", "y"), ("b", "z")])
+    ]  # the second has no question, the third no file
+    if suffix == ".jsonl":
+        lines = [json.dumps({**s, "question_id": i}) for i, s in enumerate(samples)]
+        table.write_text("\n".join(lines) + "\n\n")
+    else:
+        with table.open("w", newline="") as file:
+            delimiter = "\t" if suffix == ".tsv" else ","
+            writer = csv.DictWriter(file, list(samples[0]), delimiter=delimiter)
+            writer.writeheader()
+            writer.writerows(samples)
+    done = run(
+        model("vqa", folder), "--table", table, "--columns", "image=photo", "text=q", "--top", "1",
+        "--out", folder / "out.tsv",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    written = rows(folder / "out.tsv")
+    assert list(written[0]) == ["question_id", "text", "photo", "q", "answer1", "score1"]
+    for row, sample in zip(written, (samples[0], samples[3]), strict=True):
+        assert row.pop("answer1") != sample.pop("answer1")
+        assert 0 <= float(row.pop("score1")) <= 1
+        assert row == sample
+
+
+def test_the_names_of_sounds_are_classes(folder, run):
+    done = run(
+        model("vggsound", folder),
+        "--audios",
+        folder / "a.wav",
+        "--top",
+        2,
+        "--out",
+        folder / "o.tsv",
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(rows(folder / "o.tsv")[0]) == ["audio", "class1", "score1", "class2", "score2"]
 
 
 @pytest.mark.parametrize(
@@ -182,7 +228,7 @@ def test_rows_of_a_table_that_lack_something_are_named(folder, run):
     columns = ("--columns", "image=image", "text=q")
     done = run(path, "--table", table, *columns, "--out", folder / "out.tsv")
     assert done.returncode == 0, done.stderr
-    assert [row["text"] for row in rows(folder / "out.tsv")] == ['is "it", so?', "x"]
+    assert [row["q"] for row in rows(folder / "out.tsv")] == ['is "it", so?', "x"]
     assert f"left out: {table}: 2 rows that lack image or q." in done.stderr
     table.write_text("image\tq\n\tno file\na.png\t\n")
     done = run(path, "--table", table, *columns)

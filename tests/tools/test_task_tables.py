@@ -4,11 +4,14 @@ import csv
 import io
 import json
 import pickle
+import re
 import sys
 import tarfile
 import zipfile
+from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 
 from mmonepeace.datasets.manifest import read_manifest
 from tests.conftest import ROOT
@@ -19,6 +22,25 @@ import vqa_answers
 
 ESC50 = "filename,fold,target,category,esc10,src_file,take"
 VQA = "v2_OpenEnded_mscoco_{}_questions.json"
+
+
+CONFIGS = ROOT / "configs"
+RECIPES = [p for folder in ("tasks", "pretrain") for p in sorted((CONFIGS / folder).glob("*.py"))]
+BY_TOOL = [p for p in RECIPES if "task_tables.py" in Config.fromfile(p).get("needs_data", "")]
+
+
+def documented():
+    """Set -> its tables and all columns that one of them may have, as the tool's help says."""
+    sets = {}
+    for line in re.findall(r"^\| (?!NAME|---)(.+) \|$", tool.__doc__, re.MULTILINE):
+        names, tables, columns = line.split(" | ")
+        if tables.startswith("all, and train and val"):
+            tables = ", ".join(
+                ["all", *(f"fold{i}_{x}" for i in range(1, 6) for x in ("train", "val"))]
+            )
+        for name in names.split(", "):
+            sets[name] = set(tables.split(", ")), set(columns.split(", "))
+    return sets
 
 
 class Official:
@@ -56,6 +78,11 @@ class Official:
         self.monkeypatch.setattr("sys.argv", [*command, *map(str, options)])
         self.capsys.readouterr()
         assert tool.main() == status
+        if status == 0:
+            tables, columns = documented()[name]
+            for path in self.out.glob("*.tsv"):
+                assert path.stem in tables
+                assert set(self.table(path.stem)[0]) <= columns
         out, err = self.capsys.readouterr()
         lines = [line for line in err.splitlines() if "\r" not in line and "it/s" not in line]
         return out + "\n".join(lines)
@@ -92,6 +119,62 @@ def as_bytes(content):
 @pytest.fixture
 def official(tmp_path, monkeypatch, capsys):
     return Official(tmp_path, monkeypatch, capsys)
+
+
+def default_out(name):
+    """Where the tool writes a set without --out."""
+    return f"data/{tool.SETS[name].folder or name}"
+
+
+def test_every_set_is_documented():
+    assert documented().keys() == tool.SETS.keys()
+
+
+@pytest.mark.parametrize("path", BY_TOOL, ids=lambda path: path.stem)
+def test_recipes_read_what_the_tool_writes_by_default(path):
+    cfg, sets = Config.fromfile(path), documented()
+    tables = {default_out(name): name for name in tool.SETS}
+    for split in ("train", "val", "test"):
+        dataset = cfg[f"{split}_dataloader"].dataset
+        files = dataset.ann_file if isinstance(dataset.ann_file, list) else [dataset.ann_file]
+        columns = [*dataset["columns"].values(), *dataset.get("extra", ())]
+        columns += [dataset[key] for key in ("label", "answers") if dataset.get(key)]
+        for file in [
+            x for x in files if x != "al/train.tsv"
+        ]:  # of the paper, which nobody published
+            table = Path(dataset.data_root, file)
+            name = tables[str(table.parent)]
+            assert table.stem in sets[name][0]
+            assert set(columns) <= sets[name][1]
+            assert str(table) in expanded(cfg.needs_data)
+    for folder, stem in re.findall(r"(data/[\w+]+)/([\w-]+)\.tsv", expanded(cfg.needs_data)):
+        assert stem in sets[tables[folder]][0]
+
+
+def expanded(text):
+    """A text with each `{a,b}` written out."""
+    while found := re.search(r"(\S*)\{([^}]*)\}(\S*)", text):
+        before, choices, after = found.groups()
+        text = text.replace(found[0], " ".join(f"{before}{c}{after}" for c in choices.split(",")))
+    return text
+
+
+@pytest.mark.parametrize("name", tool.SETS)
+def test_a_recipe_reads_each_set_where_the_tool_writes_it(name):
+    read = [
+        Path(d.data_root, file).parent
+        for p in BY_TOOL
+        for d in [Config.fromfile(p).train_dataloader.dataset]
+        for file in (d.ann_file if isinstance(d.ann_file, list) else [d.ann_file])
+    ]
+    assert Path(default_out(name)) in read
+
+
+def test_the_default_folder_of_coco_is_not_that_of_detection(coco, monkeypatch):
+    monkeypatch.chdir(coco.folder)
+    monkeypatch.setattr("sys.argv", ["task_tables", "coco", "."])
+    assert tool.main() == 0
+    assert len(list((coco.folder / "data/coco_karpathy").glob("*.tsv"))) == 3
 
 
 def karpathy(*images):
@@ -200,6 +283,7 @@ def test_files_that_are_missing_are_counted_and_named(coco):
     (coco.folder / "train2014.zip").unlink()
     error = coco.fail("coco")
     assert "train: the files of 2 of 3 rows are missing: train2014/COCO_train2014_0" in error
+    assert "They are in train2014.zip of COCO" in error
     assert "--max-missing" in error
     said = coco.convert("coco", "--max-missing", 0.7)
     assert "warning: train: 2 of 3 rows are left out" in said
@@ -240,7 +324,8 @@ def test_annotations_that_are_missing_or_differ_are_named(official):
     official.write("b/dataset_coco.json", {})
     assert "is there with different content" in official.fail("coco")
     official.folder = official.folder / "nothing"
-    assert "nothing: no such folder" in official.fail("coco")
+    assert "nothing: no such folder" in (error := official.fail("coco"))
+    assert "--list names those of each set" in error
 
 
 @pytest.mark.parametrize("name", ["train2014.zip", "val2014.tar.gz"])
@@ -346,6 +431,27 @@ def test_esc50_has_its_folds(official):
         assert {row["fold"] for row in train} == set("12345") - {fold}
         assert len(train) + len(val) == 10
     official.check_files("all", "audio")
+
+
+@pytest.mark.parametrize("count", [7, 9])
+def test_a_subset_of_esc50_is_the_union_of_its_folds(count, official):
+    esc50(official)
+    official.convert("esc50", "--subset", count)
+    everything = [row["audio"] for row in official.table("all")]
+    assert len(everything) == count
+    folds = [[r["audio"] for r in official.table(f"fold{i}_val")] for i in range(1, 6)]
+    assert sorted(x for fold in folds for x in fold) == sorted(everything)
+    for i, held_out in enumerate(folds, 1):
+        kept = [row["audio"] for row in official.table(f"fold{i}_train")]
+        assert sorted(kept + held_out) == sorted(everything)
+    assert len(list(official.out.rglob("*.wav"))) == count
+
+
+def test_a_subset_that_leaves_a_fold_empty_is_refused(official):
+    esc50(official)
+    error = official.fail("esc50", "--subset", 1)
+    assert "--subset 1 leaves no row of fold" in error
+    assert "which is a part of all. Take more." in error
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,11 @@ def _macs(source: Source, _options: Options) -> Content:
 
 
 SETS = {
-    "coco": TaskSet(_coco, "dataset_coco.json (Karpathy), train2014.zip and val2014.zip of COCO"),
+    "coco": TaskSet(
+        _coco,
+        "dataset_coco.json (Karpathy), train2014.zip and val2014.zip of COCO",
+        folder="coco_karpathy",  # data/coco has the images and boxes of detection
+    ),
     "flickr30k": TaskSet(_flickr30k, "dataset_flickr30k.json (Karpathy), images of Flickr30K"),
     "audiocaps": TaskSet(_audiocaps, "train.csv, val.csv, test.csv, clips from YouTube", 0.2),
     "clotho": TaskSet(_clotho, "clotho_captions_*.csv, clotho_audio_*.7z unpacked"),

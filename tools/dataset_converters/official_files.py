@@ -9,6 +9,7 @@ import io
 import json
 import lzma
 import os
+import re
 import tarfile
 import zipfile
 import zlib
@@ -27,6 +28,7 @@ AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 _VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi")
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _NOT_READ = (".7z", ".rar", ".z01")  # the last one: the first part of a zip in several parts
+_OF_COCO = re.compile(r"COCO_(train2014|val2014|test2015)_\d+\.jpg$")
 _BROKEN = (
     zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError,
     RuntimeError,  # an encrypted zip, or a compression that Python does not know
@@ -64,7 +66,10 @@ class Source:
         self._wanted: dict[Path, dict[str, Path]] = defaultdict(dict)
         for folder in folders:
             if not folder.is_dir():
-                raise DataError(f"{folder}: no such folder. Put the official files into one.")
+                raise DataError(
+                    f"{folder}: no such folder. Put the official files into one; --list names those "
+                    "of each set."
+                )
         self._root = out.resolve()
         self._located: dict[tuple[str, ...], str | None] = {}
         paths = sorted({path for folder in folders for path in _files_in(folder.resolve())})
@@ -169,6 +174,8 @@ class Source:
                         f"There is {video.name}: take the sound out of the videos, for example "
                         f"ffmpeg -i {video.name} -vn -ac 1 -ar 16000 {video.stem}.wav. "
                     )
+            if part := _OF_COCO.search(name):
+                return f"They are in {part[1]}.zip of COCO (images.cocodataset.org/zips). "
         return self._hint()
 
     def unpack(self) -> None:

@@ -6,7 +6,7 @@ import json
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,10 +30,12 @@ class Table:
     Args:
         rows: all of one set of columns.
         derived: of rows of other tables, so that they may overlap.
+        whole: table that all of its rows are in, and so those of a subset.
     """
 
     rows: list[Row]
     derived: bool = False
+    whole: str = ""
 
 
 @dataclass
@@ -78,11 +80,13 @@ class TaskSet(NamedTuple):
         read: gives its content.
         needs: its official files.
         max_missing: part of the rows that may be left out: of clips on YouTube some are gone.
+        folder: below data/, where recipes look for the tables, if it is not named as the set.
     """
 
     read: Callable[[Source, Options], Content]
     needs: str
     max_missing: float = 0.0
+    folder: str = ""
 
 
 def clean(text: str) -> str:
@@ -131,13 +135,28 @@ def _key(row: Row) -> tuple[str, ...]:
     return tuple(row[column][0] for column in MEDIA if column in row)
 
 
-def _take(table: Table, count: int) -> Table:
-    """The rows of some of the files: those with the smallest hashes, so always the same."""
-    hashes = {
-        key: hashlib.sha256("\0".join(key).encode()).digest() for key in map(_key, table.rows)
+def _take(tables: Mapping[str, Table], count: int) -> dict[str, Table]:
+    """The rows of some of the files: those with the smallest hashes, so always the same.
+
+    Raises:
+        DataError: if a part of a table has none of them.
+    """
+    kept = {name: _smallest(table.rows, count) for name, table in tables.items()}
+    taken = {
+        name: replace(table, rows=[r for r in table.rows if _key(r) in kept[table.whole or name]])
+        for name, table in tables.items()
     }
-    kept = set(sorted(hashes, key=lambda key: hashes[key])[:count])
-    return Table([row for row in table.rows if _key(row) in kept], table.derived)
+    if empty := [name for name, table in taken.items() if not table.rows]:
+        raise DataError(
+            f"--subset {count} leaves no row of {empty[0]}, which is a part of "
+            f"{tables[empty[0]].whole}. Take more."
+        )
+    return taken
+
+
+def _smallest(rows: Iterable[Row], count: int) -> set[tuple[str, ...]]:
+    hashes = {key: hashlib.sha256("\0".join(key).encode()).digest() for key in map(_key, rows)}
+    return set(sorted(hashes, key=lambda key: hashes[key])[:count])
 
 
 def _check_overlap(content: Content, allow: bool) -> None:
@@ -244,7 +263,7 @@ def convert(read: Callable[[Source, Options], Content], source: Source, options:
     if empty := [name for name, table in content.tables.items() if not table.rows]:
         raise DataError(f"{empty[0]} has no rows. Are the annotations complete?")
     if options.subset is not None:
-        content.tables = {n: _take(table, options.subset) for n, table in content.tables.items()}
+        content.tables = _take(content.tables, options.subset)
     _locate(content, source, options)
     source.unpack()
     if content.classes:

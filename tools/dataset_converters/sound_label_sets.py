@@ -36,8 +36,8 @@ def _esc50(source: Source, _options: Options) -> Content:
         held_out = [row for row in rows if row["fold"] == str(fold)]
         kept = [row for row in rows if row["fold"] != str(fold)]
         tables |= {
-            f"fold{fold}_train": Table(kept, derived=True),
-            f"fold{fold}_val": Table(held_out, derived=True),
+            f"fold{fold}_train": Table(kept, derived=True, whole="all"),
+            f"fold{fold}_val": Table(held_out, derived=True, whole="all"),
         }
     note = (
         "The result is the mean accuracy of five runs: for each fold, train on foldN_train.tsv, measure "

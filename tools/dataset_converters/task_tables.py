@@ -8,7 +8,7 @@ Makes:  OUT/SPLIT.tsv, and OUT/classes.txt with the classes in their official or
 
 Unpacked files are used where they are; from archives, those of the samples are unpacked into OUT, and
 those that are there already are kept, so a stopped run can be resumed. --subset 100 takes 100 files
-of each table, always the same ones. What is checked: files that the annotations name and the folders
+of each table, always the same ones; of ESC-50, 100 of all and their folds. What is checked: files that the annotations name and the folders
 lack, files in two splits, published sizes, boxes, labels, texts. The same files give the same tables.
 
 | NAME | tables | columns |
@@ -61,9 +61,11 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("name", metavar="NAME", nargs="?", choices=SETS, help=", ".join(SETS))
     parser.add_argument("sources", metavar="SOURCE", nargs="*", type=Path)
-    parser.add_argument("--out", type=Path, help="default: data/NAME")
+    parser.add_argument("--out", type=Path, help="default: data/NAME, of coco data/coco_karpathy")
     parser.add_argument("--list", action="store_true", help="list the sets and their files")
-    parser.add_argument("--subset", type=int, metavar="N", help="files of each table")
+    parser.add_argument(
+        "--subset", type=int, metavar="N", help="files of each table; of ESC-50, of all"
+    )
     help = "ready list of classes or answers, in its order: .txt with a name per line, or .json"
     parser.add_argument("--classes", type=Path, metavar="FILE", help=help)
     help = "part of the rows whose files may be missing; default: 0, or 0.2 for clips of YouTube"
@@ -91,7 +93,7 @@ def run() -> None:
     limit = task_set.max_missing if args.max_missing is None else args.max_missing
     classes = read_classes(args.classes) if args.classes else []
     options = Options(classes, args.subset, limit, args.allow_overlap)
-    out = args.out or Path("data", args.name)
+    out = args.out or Path("data", task_set.folder or args.name)
     convert(task_set.read, Source(args.sources, out), options)
 
 

@@ -4,8 +4,8 @@ data_root = "data"
 tokenizer = "checkpoints/tokenizer.json"
 needs_tokenizer = "that of the released models: tools/convert_tokenizer.py"
 needs_data = (
-    "data/{clotho,audiocaps,macs}/train.tsv with columns audio and text, data/esc50/val.tsv with "
-    "columns audio and label, and the clips they list"
+    "data/{clotho,audiocaps,macs}/train.tsv with columns audio and caption, data/esc50/all.tsv with "
+    "columns audio and label, made by tools/dataset_converters/task_tables.py"
 )
 train_pipeline = [
     dict(type="mmonepeace.LoadAudio", max_seconds=15),
@@ -28,7 +28,7 @@ train_dataloader = dict(
         type="mmonepeace.PairDataset",
         data_root=data_root,
         ann_file=["clotho/train.tsv", "audiocaps/train.tsv", "macs/train.tsv"],
-        columns=dict(audio="audio", text="text"),
+        columns=dict(audio="audio", text="caption"),
         pipeline=train_pipeline,
     ),
 )
@@ -40,7 +40,7 @@ val_dataloader = dict(
     dataset=dict(
         type="mmonepeace.PairDataset",
         data_root=data_root,
-        ann_file="esc50/val.tsv",
+        ann_file="esc50/all.tsv",
         columns=dict(audio="audio", text="label"),
         pipeline=val_pipeline,
         test_mode=True,

@@ -1,9 +1,12 @@
 """COCO captions, images at 256 px as in the released script; retrieval on the 5000 val images."""
 
-data_root = "data/coco"
+data_root = "data/coco_karpathy"
 tokenizer = "checkpoints/tokenizer.json"
 needs_tokenizer = "that of the released models: tools/convert_tokenizer.py"
-needs_data = "data/coco/{train,val}.tsv with columns image and caption, and the images they list"
+needs_data = (
+    "data/coco_karpathy/{train,val}.tsv with columns image and caption, made by "
+    "tools/dataset_converters/task_tables.py"
+)
 train_pipeline = [
     dict(type="mmonepeace.LoadImage", size=256, crop_scale=(0.9, 1.0)),
     dict(type="mmonepeace.Tokenize", tokenizer=tokenizer, cleaning="dataset"),

@@ -44,7 +44,7 @@ val_dataloader = dict(
         test_mode=True,
     ),
 )
-test_dataloader = val_dataloader
+test_dataloader = dict(val_dataloader, dataset=dict(val_dataloader["dataset"], ann_file="test.tsv"))
 val_evaluator = [
     dict(type="mmonepeace.RecallAtK", rule="official"),
     dict(type="mmonepeace.RecallAtK", prefix="distinct_captions"),

@@ -2,7 +2,7 @@
 
 data_root = "data/fsd50k"
 needs_data = (
-    "data/fsd50k/{train,val,eval}.tsv with columns audio and labels, and classes.txt, made by"
+    "data/fsd50k/{train,val,test}.tsv with columns audio and labels, and classes.txt, made by"
     " tools/dataset_converters/task_tables.py"
 )
 train_pipeline = [
@@ -47,6 +47,6 @@ val_dataloader = dict(
         test_mode=True,
     ),
 )
-test_dataloader = val_dataloader
+test_dataloader = dict(val_dataloader, dataset=dict(val_dataloader["dataset"], ann_file="test.tsv"))
 val_evaluator = dict(type="mmonepeace.MeanAveragePrecision")
 test_evaluator = val_evaluator

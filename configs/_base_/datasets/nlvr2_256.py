@@ -51,6 +51,6 @@ val_dataloader = dict(
         test_mode=True,
     ),
 )
-test_dataloader = val_dataloader
+test_dataloader = dict(val_dataloader, dataset=dict(val_dataloader["dataset"], ann_file="test.tsv"))
 val_evaluator = dict(type="mmonepeace.Accuracy")
 test_evaluator = val_evaluator

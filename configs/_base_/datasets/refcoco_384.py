@@ -45,6 +45,8 @@ val_dataloader = dict(
         test_mode=True,
     ),
 )
-test_dataloader = val_dataloader
+test_dataloader = dict(
+    val_dataloader, dataset=dict(val_dataloader["dataset"], ann_file="testA.tsv")
+)
 val_evaluator = dict(type="mmonepeace.GroundingAccuracy")
 test_evaluator = val_evaluator
