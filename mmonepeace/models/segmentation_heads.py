@@ -76,7 +76,7 @@ def head_losses(
 
     A head with a loss of its own, several losses, a sampler or sigmoids computes it itself.
     """
-    loss, kind = head.loss_decode, type(head)
+    loss, kind = getattr(head, "loss_decode", None), type(head)
     methods = ("loss", "loss_by_feat")
     plain = (
         type(loss) is CrossEntropyLoss

@@ -142,7 +142,7 @@ def test_a_task_from_its_table_to_an_answer(name, data, tmp_path):
         "questions": lambda: predictor.answer(["which colour?"], images=[image]),
         "statements": lambda: predictor.compare([image], [image], ["the first is red"]),
         "choices": lambda: predictor.answer(
-            ["?"], audio=[clip], candidates=None if classes else [["a", "b", "c", "d"]]
+            ["which one?"], audio=[clip], candidates=None if classes else [["a", "b", "c", "d"]]
         ),
         "mixtures": lambda: predictor.classify(audio=[clip]),
         "sounds": lambda: predictor.classify(audio=[clip], top_k=10),
