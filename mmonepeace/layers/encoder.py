@@ -319,9 +319,8 @@ class FusionEncoder(nn.ModuleList):
         dtype = product_dtype(tokens.x_BLD)
         bias = tokens.bias if tokens.pad_BL is None else tokens.masked_bias
         shared = bias(0, dtype) if tokens.shared_bias else None
-        drops = any(
-            drop.rate and drop.training for drop in self.modules() if isinstance(drop, DropPath)
-        )
+        layers: Iterable[Any] = self
+        drops = self.compiled and any(x.training and x.drop_path.rate for x in layers)
 
         def block(i: int, x: Tensor) -> Tensor:
             layer: Any = self[i]

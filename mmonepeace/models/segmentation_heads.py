@@ -76,7 +76,8 @@ def head_losses(
 
     A head with a loss of its own, several losses, a sampler or sigmoids computes it itself.
     """
-    loss, kind = getattr(head, "loss_decode", None), type(head)
+    loss: Any = getattr(head, "loss_decode", None)  # Mask2Former has others
+    kind = type(head)
     methods = ("loss", "loss_by_feat")
     plain = (
         type(loss) is CrossEntropyLoss
