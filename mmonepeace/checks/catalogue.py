@@ -78,7 +78,7 @@ _ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
     # weights and tokenizers, before a run only
     "weights-missing": ("stop", "weights {path} do not exist. This recipe needs {need}",
         ("--checkpoint PATH if they are elsewhere; from scratch: "
-        "--cfg-options model.backbone.init_cfg=None")),
+        "--cfg-options {part}=None")),
     "load-from-missing": ("stop", "load_from {path} does not exist. This recipe needs {need}",
         "--cfg-options load_from=PATH if it is elsewhere; without: --cfg-options load_from=None"),
     "stage-one-missing": ("stop", "stage_one {path} does not exist",

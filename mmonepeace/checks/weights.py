@@ -13,6 +13,8 @@ from mmonepeace.checks.config import text_steps, type_name
 from mmonepeace.checks.report import Report
 
 _FILES = ("checkpoint", "pretrained")  # keys of what parts of a model start from
+# Where `--checkpoint` puts a file, see `run_options.set_checkpoint`.
+_SET_BY_CHECKPOINT = ("model.init_cfg.checkpoint", "model.backbone.init_cfg.checkpoint")
 _INIT = re.compile(r".*\.init_cfg(\.\d+)?")
 
 
@@ -32,11 +34,11 @@ def check_weights(cfg: Config, report: Report) -> None:
         need = cfg.get("needs_weights", "the model that load_from names")
         _check_file(start, report, "load-from-missing", need=need)
     for option, path in _pretrained(cfg.model).items():
-        if option == "model.backbone.init_cfg.checkpoint":
+        part = re.sub(r"(\.\d+)?\.\w+$", "", option)
+        if option in _SET_BY_CHECKPOINT:
             need = cfg.get("needs_weights", "the pretrained weights of the backbone")
-            _check_file(path, report, "weights-missing", need=need)
+            _check_file(path, report, "weights-missing", need=need, part=part)
         else:
-            part = re.sub(r"(\.\d+)?\.\w+$", "", option)
             _check_file(path, report, "init-missing", option=option, part=part)
 
 

@@ -62,6 +62,16 @@ def test_an_audio_extractor_is_named_with_its_option(tmp_path):
         assert "model.backbone.init_cfg=None" in finding.fix
 
 
+@pytest.mark.parametrize("part", ["init_cfg", "backbone"])
+def test_the_option_of_the_tools_is_named_where_it_sets_the_weights(part, tmp_path):
+    start = dict(type="Pretrained", checkpoint="FILE")
+    model = {part: dict(init_cfg=start) if part == "backbone" else start}
+    (finding,) = findings(dict(model=model), tmp_path / "gone.pth")
+    option = "model.backbone.init_cfg" if part == "backbone" else "model.init_cfg"
+    assert finding.fix.startswith("--checkpoint PATH")
+    assert finding.fix.endswith(f"{option}=None")
+
+
 def test_names_and_addresses_are_not_files(tmp_path):
     start = dict(init_cfg=dict(type="Pretrained", checkpoint="torchvision://resnet50"))
     options = dict(model=dict(backbone=dict(pretrained="a-model"), head=start))
