@@ -81,8 +81,8 @@ class _Encoder(nn.Module):
         """Load a file or folder of any official or own layout; timm calls it for `pretrained=True`.
 
         Positions and relative position tables are resampled to `img_size`, a shared table is copied
-        to each block with `rpb="per_block"`, which a file of a fine-tuned model sets, the first convolution is adapted to `in_chans`, and a head
-        of another number of classes is left out.
+        to each block with `rpb="per_block"`, which a file of a fine-tuned model sets, the first
+        convolution is adapted to `in_chans`, and a head of another number of classes is left out.
 
         Raises:
             mmonepeace.checkpoint.CheckpointError: if the file cannot be used or does not fit.

@@ -31,7 +31,7 @@ with explain_missing_packages():
     from mmonepeace.checkpoint import find
     from mmonepeace.cli import device, exit_code, list_failed, make_parser, positive
     from mmonepeace.console import printable, table
-    from mmonepeace.datasets.manifest import read_records
+    from mmonepeace.datasets.manifest import read_numbered, read_records
     from mmonepeace.visualization import Answered, draw_predictions, write_predictions
 
 SHOWN, DRAWN = 20, 12  # rows in the terminal, items in a picture
@@ -85,22 +85,17 @@ def read_items(
     """The items of a table: modality -> values; and all columns of their rows."""
     columns = dict(column.partition("=")[::2] for column in args.columns)
     rows = read_rows(args.table, columns, args.root)
-    whole = [row for row in rows if len(row) == len(columns)]
+    records = read_records(args.table)
+    lines = [line for line, _ in read_numbered(args.table, columns, complete=False)]
+    numbered = zip(lines, rows, strict=True)
+    whole = [(row, records[line]) for line, row in numbered if len(row) == len(columns)]
     if not whole:
         raise ValueError(f"{args.table}: no row has {' and '.join(columns.values())}.")
     if lacking := len(rows) - len(whole):
         wanted = " or ".join(columns.values())
         unread[str(args.table)] = f"{args.table}: {lacking:,} rows that lack {wanted}."
-    records = [
-        record
-        for record in read_records(args.table)
-        if all(
-            record.get(column, "").strip(" ") if name != "text" else record.get(column)
-            for name, column in columns.items()
-        )
-    ]
-    pairs = list(zip(whole, records, strict=True))[: args.num]
-    return {name: [row[name] for row, _ in pairs] for name in columns}, [r for _, r in pairs]
+    whole = whole[: args.num]
+    return {name: [row[name] for row, _ in whole] for name in columns}, [r for _, r in whole]
 
 
 def gather(args: argparse.Namespace, unread: dict[str, str]) -> dict[str, list[str]]:

@@ -13,7 +13,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mmonepeace.missing_packages import explain_missing_packages
 
 with explain_missing_packages():
-    import torch
     from mmengine.config import Config
 
     from mmonepeace import checks
@@ -97,9 +96,8 @@ def run() -> None:
         runner = FinetuneRunner.from_cfg(cfg)
         model = runner.model.module if args.launcher != "none" else runner.model
         print(load_model(model.module if args.tta else model, path))
-        if args.bf16:  # the loop itself would turn autocast off
-            device = next(model.parameters()).device.type
-            model.test_step = torch.autocast(device, torch.bfloat16)(model.test_step)
+        if args.bf16:
+            run_options.evaluate_in_bfloat16(model)
         runner.test()
 
 

@@ -129,10 +129,11 @@ def to_official_full(converted: Conversion) -> Conversion:
     weights, meta = converted.weights, converted.meta
     result = Conversion({}, {"official_layout": "full"})
     # What no weight says: the configuration of an official file, the facts of a model of ours.
-    kept = [
-        key for key in meta if key == "official_cfg" or not key.startswith(("official_", "format"))
-    ]
-    result.meta |= {key: meta[key] for key in kept if key == "official_cfg" or "task" in meta}
+    if "task" in meta:
+        others = ("official_", "format")
+        result.meta |= {key: x for key, x in meta.items() if not key.startswith(others)}
+    if "official_cfg" in meta:
+        result.meta["official_cfg"] = meta["official_cfg"]
     nested = "adapters.audio.pos_conv.0.weight" in weights
     for key, value in weights.items():
         name = _official(key)

@@ -81,8 +81,8 @@ def read_numbered(
     return kept
 
 
-def read_records(path: str | Path) -> list[Row]:
-    """All columns of all rows of a table that `read_manifest` has read, in their order, as texts.
+def read_records(path: str | Path) -> dict[int, Row]:
+    """Line -> all columns of the row that begins on it, as texts, of a table that `read_numbered` has read.
 
     Values of a .jsonl that are not texts are JSON, and those that are missing "".
     """
@@ -90,17 +90,17 @@ def read_records(path: str | Path) -> list[Row]:
     suffix = Path(path).suffix.lower()
     if suffix == ".jsonl":
         texts = data.decode(errors="surrogateescape").split("\n")
-        return [
-            {key: _as_text(value) for key, value in json.loads(line).items()}
-            for line in texts
+        return {
+            number: {key: _as_text(value) for key, value in json.loads(line).items()}
+            for number, line in enumerate(texts, start=1)
             if line and not line.isspace()
-        ]
+        }
     (_, header), *lines = _records(data, DELIMITERS.get(suffix, "\t").encode(), _Faults())
     names = [name.decode(errors="surrogateescape").strip() for name in header]
-    return [
-        {n: x.decode(errors="surrogateescape") for n, x in zip(names, fields, strict=False)}
-        for _, fields in lines
-    ]
+    return {
+        number: {n: x.decode(errors="surrogateescape") for n, x in zip(names, fields, strict=False)}
+        for number, fields in lines
+    }
 
 
 def _as_text(value: Any) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from mmengine.config import Config
+from mmengine.model import BaseModel
 
 from mmonepeace import checkpoint
 from mmonepeace.atomic_file import atomic_file
@@ -92,6 +93,12 @@ def check_bfloat16(cfg: Config) -> None:
             "--bf16: mmcv's NMS and RoIAlign do not support bfloat16, and a two-stage detector "
             "needs them. Leave it out, or use --amp on a GPU to train."
         )
+
+
+def evaluate_in_bfloat16(model: BaseModel) -> None:
+    """Test a model in mixed precision, whatever the loop says, which would turn it off."""
+    device = next(model.parameters()).device.type
+    model.test_step = torch.autocast(device, torch.bfloat16)(model.test_step)
 
 
 def set_compiled(cfg: Config) -> None:

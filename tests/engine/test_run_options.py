@@ -1,7 +1,11 @@
 """Options of the command line that change how a recipe runs."""
 
+import runpy
+
 import pytest
+import torch
 from mmengine.config import Config
+from mmengine.model import BaseModel
 
 from mmonepeace import checks
 from mmonepeace.checks import CheckError
@@ -83,6 +87,36 @@ def test_tta_merges_boxes_and_says_that_it_cannot_merge_masks(detection):
     detection.pop("tta_pipeline")
     with pytest.raises(CheckError, match="no tta_model and tta_pipeline"):
         run_options.set_tta(detection)
+
+
+def test_an_evaluation_in_bfloat16_is_one_though_the_loop_turns_autocast_off():
+    class Model(BaseModel):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(4, 4)
+
+        def forward(self, inputs):
+            return self.linear(inputs)
+
+        def test_step(self, data):
+            return self(data)
+
+    model = Model()
+    with torch.autocast("cpu", enabled=False):
+        assert model.test_step(torch.ones(1, 4)).dtype == torch.float32
+        run_options.evaluate_in_bfloat16(model)
+        assert model.test_step(torch.ones(1, 4)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("tool", ["train.py", "pretrain.py"])
+def test_compilation_is_an_option_of_the_tools(tool, monkeypatch):
+    recipe = ROOT / "configs/tiny/onepeace-tiny_vl_emoji-64.py"
+    recipe = recipe if tool == "pretrain.py" else SEGMENTATION
+    for given in ([], ["--compile"]):
+        monkeypatch.setattr("sys.argv", [tool, str(recipe), *given])
+        module = runpy.run_path(str(ROOT / "tools" / tool))
+        cfg = module["load_config"](module["parse_args"]())
+        assert cfg.model.backbone.get("compiled", False) is bool(given)
 
 
 def test_bfloat16_is_refused_where_nms_would_fail(detection):
