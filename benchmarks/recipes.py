@@ -56,6 +56,7 @@ class Recipe(NamedTuple):
         budget: of its training, in T.
         captions: tables and columns that its tokenizer is trained on, if it reads text.
         held_out: column and value of rows that are not trained on but measured, if not the split's.
+        tables: that hold the rows to train on and to hold out.
         start: recipe whose last weights the backbone starts from, trained first if it has not been.
         options: of the config, instead of its own.
     """
@@ -66,6 +67,7 @@ class Recipe(NamedTuple):
     budget: float
     captions: tuple[str, ...] = ()
     held_out: tuple[str, str] | None = None
+    tables: tuple[str, ...] = ("train.tsv",)
     start: str | None = None
     options: Mapping[str, Any] = MappingProxyType({})
 
@@ -91,6 +93,9 @@ _SCENE_TEXTS = (
 _NOTE_TEXTS = (
     "../gm_instruments/train.tsv:label",
     "../note_questions/questions_train.tsv:text",
+)
+_SOUNDS = Recipe(
+    "onepeace-tiny_classify_esc10", "esc10", {"accuracy/top1": ("accuracy", None)}, 0.5
 )
 _INSTRUMENTS = Recipe(
     "onepeace-tiny_al_gm-instruments-log-mel",
@@ -210,13 +215,15 @@ RECIPES = {
     "statements-flipped": _STATEMENTS._replace(
         start="questions", options={"model.data_preprocessor.augmentation.flip": 0.5}
     ),
-    **_with_and_without_start(
-        "esc10-labels",
-        "notes",
-        Recipe(
-            "onepeace-tiny_classify_esc10", "esc10", {"accuracy/top1": ("accuracy", None)}, 0.5
-        ),
-    ),
+    **{
+        name: recipe
+        for fold in "1234"
+        for name, recipe in _with_and_without_start(
+            f"esc10-fold{fold}",
+            "notes",
+            _SOUNDS._replace(held_out=("fold", fold), tables=("train.tsv", "val.tsv")),
+        ).items()
+    },
     "gm_instruments": _INSTRUMENTS,
     "notes": _INSTRUMENTS._replace(captions=_NOTE_TEXTS),
     **_with_and_without_start(
@@ -310,15 +317,18 @@ def renamed(node: Any, split: str) -> Any:
     return "/".join({"val": split, "val.tsv": f"{split}.tsv"}.get(p, p) for p in parts)
 
 
-def without_rows(data: Path, held_out: tuple[str, str], folder: Path) -> None:
+def without_rows(recipe: Recipe, data: Path, folder: Path) -> None:
     """Write train.tsv without the rows of a value, and val.tsv with these alone."""
-    column, value = held_out
-    with (data / "train.tsv").open(newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    column, value = recipe.held_out
+    rows = []
+    for table in recipe.tables:
+        with (data / table).open(newline="") as file:
+            rows += csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
     for name, keep in (("train", False), ("val", True)):
         chosen = [row for row in rows if (row[column] == value) is keep]
         if not chosen:
-            raise SystemExit(f"{data}/train.tsv: no row for {name}, where {column} is {value!r}.")
+            tables = ", ".join(str(data / table) for table in recipe.tables)
+            raise SystemExit(f"{tables}: no row for {name}, where {column} is {value!r}.")
         for row in chosen:
             row["audio"] = str((data / row["audio"]).resolve())
         lines = ["\t".join(chosen[0]), *("\t".join(row.values()) for row in chosen)]
@@ -331,7 +341,7 @@ def train_one(name: str, args: argparse.Namespace) -> None:
     work_dir = folder_of(name, seed, args)
     data = args.data_root / recipe.data
     if recipe.held_out:
-        without_rows(data, recipe.held_out, work_dir)
+        without_rows(recipe, data, work_dir)
         data = work_dir
     cfg = Config.fromfile(ROOT / f"configs/tiny/{recipe.config}.py")
     cfg.work_dir = str(work_dir)

@@ -96,11 +96,18 @@ def test_rows_that_are_held_out_are_not_trained_on(monkeypatch, tmp_path):
     data.mkdir(), out.mkdir()
     lines = ["audio\tlabel\tspeaker", "a.flac\tone\tanna", "b.flac\ttwo\tben", "c.flac\ttwo\tanna"]
     (data / "train.tsv").write_text("\n".join(lines) + "\n")
-    recipes.without_rows(data, ("speaker", "anna"), out)
+    recipe = recipes.RECIPES["fsdd"]._replace(held_out=("speaker", "anna"))
+    recipes.without_rows(recipe, data, out)
     assert (out / "train.tsv").read_text() == f"{lines[0]}\n{data}/b.flac\ttwo\tben\n"
     assert (out / "val.tsv").read_text().count("anna") == 2
     with pytest.raises(SystemExit, match="where speaker is 'carl'"):
-        recipes.without_rows(data, ("speaker", "carl"), out)
+        recipes.without_rows(recipe._replace(held_out=("speaker", "carl")), data, out)
+    (data / "val.tsv").write_text("\n".join([lines[0], "d.flac\tone\tben"]) + "\n")
+    recipes.without_rows(recipe._replace(tables=("train.tsv", "val.tsv")), data, out)
+    assert (out / "train.tsv").read_text().splitlines()[1:] == [
+        f"{data}/b.flac\ttwo\tben",
+        f"{data}/d.flac\tone\tben",
+    ]
 
 
 @pytest.mark.parametrize(
