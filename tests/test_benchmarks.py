@@ -159,3 +159,17 @@ def test_what_a_recipe_starts_from_is_trained_first_and_needs_its_data_too(monke
     )
     assert done.returncode == 2
     assert f"no data for emoji: expected {tmp_path}/emoji" in done.stderr
+
+
+def test_a_roofline_counts_the_operations_of_the_blocks(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    roofline, runs = map(importlib.import_module, ("roofline", "runs"))
+    with torch.device("meta"):
+        model = OnePeace("tiny", img_size=64)
+        tokens = model.embed({"image": torch.empty(2, 3, 64, 96)})
+        counted = runs.operations_of(model.layers, tokens, [model.arch.depth - 1])
+    # What resamples the table for this grid is counted too.
+    assert sum(roofline.operations(model.arch, 25, 2)) == pytest.approx(counted, rel=1e-4)
+    steps = roofline.step(model.arch, 896, 1, roofline.GPUS["H100"])
+    kept = {name: found[2] for name, found in steps.items()}
+    assert kept["recomputed"] == kept["looked up"] == 0 < kept["stored"]

@@ -17,12 +17,15 @@ from mmonepeace.layers.cpu.geglu import chunked_geglu
 from mmonepeace.layers.cpu.grid_attention import cached_attention_contexts, grid_bias_attention
 from mmonepeace.layers.cpu.linear import residual_linear
 from mmonepeace.layers.cpu.packing import PackedTokens
+from mmonepeace.layers.gpu_attention import DEVICES, recomputed_bias_attention
 from mmonepeace.layers.relative_position_bias import AttentionBias
 
-Backend = Literal["auto", "blocks", "sdpa", "flex", "xformers", "eager"]
+Backend = Literal["auto", "blocks", "sdpa", "recomputed", "flex", "xformers", "eager"]
 
 # Tokens from which attention in blocks is faster than PyTorch's (benchmarks/attention.py).
 MIN_TOKENS_INFERENCE, MIN_TOKENS_TRAINING = 512, 300
+# Bytes of the bias of all pairs of tokens from which GPUs look it up instead (benchmarks/roofline.py).
+MAX_DENSE_BYTES = 2**30
 
 
 class CpuKernel(NamedTuple):
@@ -125,8 +128,11 @@ def attend(
             looked up pair by pair.
             xformers: its memory-efficient attention, on CUDA.
             eager: matrix products, all L x L weights in memory.
-            auto: blocks for the bias of a grid on a CPU in float32 from 512 tokens on, from 300
-            on if it needs a gradient; otherwise sdpa.
+            recomputed: `gpu_attention`, PyTorch's memory-efficient kernel with the bias of a grid
+            that is not kept for the backward pass, on CUDA.
+            auto: for the bias of a grid, blocks on a CPU from 512 tokens on, from 300 on if it
+            needs a gradient; on CUDA flex where the bias of all pairs is larger than 1 GiB, else
+            recomputed where there are gradients. Otherwise sdpa.
 
     Returns:
         (B, H, L, d).
@@ -136,13 +142,9 @@ def attend(
     """
     if bias.is_packed:
         return bias.attend_groups(attend, q_BHLd, k_BHLd, v_BHLd, scale, backend)
-    if (
-        backend == "auto"
-        and q_BHLd.shape[2] >= MIN_TOKENS_TRAINING
-        and _prefers_blocks(q_BHLd, bias)
-    ):
-        backend = "blocks"
-    if backend not in ("auto", "sdpa"):
+    if backend == "auto":
+        backend = _choose(q_BHLd, bias)
+    if backend != "sdpa":
         return _BACKENDS[check_backend(backend)](q_BHLd, k_BHLd, v_BHLd, bias, scale)
     width = v_BHLd.shape[-1]
     if q_BHLd.shape[-1] > width and q_BHLd.device.type == "cpu":
@@ -168,12 +170,26 @@ def check_backend(name: Backend) -> Backend:
     return name
 
 
-def _prefers_blocks(q_BHLd: Tensor, bias: AttentionBias) -> bool:
+def _choose(q_BHLd: Tensor, bias: AttentionBias) -> Backend:
+    """The backend of "auto"."""
     if bias.grid is None:
-        return False
+        return "sdpa"
+    _, heads, length, _ = q_BHLd.shape
     trained = torch.is_grad_enabled() and bias.table_NH.requires_grad
-    long = trained or q_BHLd.shape[2] >= MIN_TOKENS_INFERENCE
-    return long and cpu_kernel("attention", q_BHLd) is not None
+    if q_BHLd.device.type in DEVICES:
+        if heads * length**2 * q_BHLd.element_size() > MAX_DENSE_BYTES and find_spec("triton"):
+            return "flex"
+        return "recomputed" if torch.is_grad_enabled() else "sdpa"
+    least = MIN_TOKENS_TRAINING if trained else MIN_TOKENS_INFERENCE
+    return "blocks" if length >= least and cpu_kernel("attention", q_BHLd) else "sdpa"
+
+
+def _recomputed(
+    q: Tensor, k: Tensor, v: Tensor, bias: AttentionBias, scale: float | None
+) -> Tensor:
+    if bias.grid is None:
+        return attend(q, k, v, bias, scale, "sdpa")
+    return recomputed_bias_attention(q, k, v, bias, scale)
 
 
 def _blocks(q: Tensor, k: Tensor, v: Tensor, bias: AttentionBias, scale: float | None) -> Tensor:
@@ -205,7 +221,7 @@ def _xformers(q: Tensor, k: Tensor, v: Tensor, bias: AttentionBias, scale: float
 def _compiled_flex() -> Callable[..., Tensor]:
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=False)
+    return torch.compile(flex_attention)
 
 
 def _flex(q: Tensor, k: Tensor, v: Tensor, bias: AttentionBias, scale: float | None) -> Tensor:
@@ -245,6 +261,7 @@ def _dense_score_mod(values: Tensor | None) -> Callable[..., Tensor] | None:
 
 _BACKENDS: dict[str, Callable[..., Tensor]] = {
     "blocks": _blocks,
+    "recomputed": _recomputed,
     "flex": _flex,
     "xformers": _xformers,
     "eager": _eager,

@@ -11,10 +11,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from mmonepeace.layers.resampling import CLS_ROWS, Grid, Resampling, num_rpb_rows, resample_rpb
 from mmonepeace.layers.tensor_cache import byte_bounded_lru_cache
 from mmonepeace.spec import MAX_POSITIONS
+
+_SKEWED_NUMBERS = 2**23  # in the copies that `sums_over_offsets` makes
 
 
 class AttentionBias:
@@ -80,11 +83,65 @@ class GridBias(AttentionBias):
 
     def dense(self) -> Tensor:
         """(1, H, L, L): one copy that broadcasts over the batch."""
-        index_LL = rpb_index(self.grid, self.table_NH.device)
-        if not self.cls_token:
-            index_LL = index_LL[1:, 1:]
-        table_HN = self.table_NH.t()
-        return table_HN.index_select(1, index_LL.flatten()).view(1, -1, *index_LL.shape)
+        in_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        gather = _gather_grid_bias if in_graph else _GatheredGridBias.apply
+        return gather(self.table_NH, self.grid, self.cls_token)
+
+
+def _gather_grid_bias(table_NH: Tensor, grid: Grid, cls_token: bool) -> Tensor:
+    index_LP = _pair_index(grid, cls_token, table_NH.device)
+    bias_HLP = table_NH.t().index_select(1, index_LP.flatten()).view(-1, *index_LP.shape)
+    return bias_HLP[None, ..., : len(index_LP)]
+
+
+class _GatheredGridBias(torch.autograd.Function):
+    """Its gradient adds up the pairs of each offset in float32, in a fixed order.
+
+    That of a gather adds them one by one in the dtype of attention: a bfloat16 sum does not change
+    any more once it is 256 times as large as what is added.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, table_NH: Tensor, grid: Grid, cls_token: bool) -> Tensor:
+        ctx.options = grid, cls_token, table_NH.dtype
+        return _gather_grid_bias(table_NH, grid, cls_token)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_1HLL: Tensor) -> tuple[Tensor, None, None]:
+        grid, cls_token, dtype = ctx.options
+        return sums_over_offsets(gradient_1HLL[0], grid, cls_token).to(dtype), None, None
+
+
+def sums_over_offsets(pairs_HLL: Tensor, grid: Grid, cls_token: bool) -> Tensor:
+    """The sum of each table row's pairs of tokens, (N, H) of at least float32."""
+    rows, columns = grid
+    heads = len(pairs_HLL)
+    dtype = torch.promote_types(pairs_HLL.dtype, torch.float32)
+    out_NH = pairs_HLL.new_zeros(num_rpb_rows(grid), heads, dtype=dtype)
+    if cls_token:
+        out_NH[-3] = pairs_HLL[:, 0, 1:].sum(1, dtype=dtype)
+        out_NH[-2] = pairs_HLL[:, 1:, 0].sum(1, dtype=dtype)
+        out_NH[-1] = pairs_HLL[:, 0, 0]
+        pairs_HLL = pairs_HLL[:, 1:, 1:]
+    patches = rows * columns
+    if not patches:
+        return out_NH
+    before = (rows - 1) * columns
+    step = max(1, _SKEWED_NUMBERS // ((patches + 1) * (patches + before)))
+    for start in range(0, heads, step):
+        # With zeros before each query's keys, a view has one key offset in each column.
+        wide = F.pad(pairs_HLL[start : start + step], (before, 0, 0, 1))
+        per_head, per_query, _ = wide.stride()
+        skewed = wide.as_strided(
+            (len(wide), rows, columns, 2 * rows - 1, columns),
+            (per_head, columns * (per_query + 1), per_query, columns, 1),
+        )
+        offsets = skewed.sum(1, dtype=dtype).flip(2, 3).transpose(1, 2)
+        shape = [len(wide), 2 * rows - 1, 2 * columns - 1]
+        sums = torch.ops.aten.unfold_backward(offsets, shape, 2, columns, 1)
+        out_NH[:-CLS_ROWS, start : start + step] = sums.flatten(1).t()
+    return out_NH
 
 
 def _overwrite_cls(index: Tensor, rows: int) -> Tensor:
@@ -101,6 +158,18 @@ def _overwrite_cls(index: Tensor, rows: int) -> Tensor:
 # The map of 3,137 tokens (896 px) takes 39 MB and all blocks share it. Images of many sizes need a
 # limit in bytes: maps differ in size by orders of magnitude.
 @byte_bounded_lru_cache(2**28)
+def _pair_index(grid: Grid, cls_token: bool, device: torch.device) -> Tensor:
+    """Table row for each pair of tokens, (L, P) int32 with P >= L.
+
+    Kernels on GPUs read rows that begin at multiples of 8 numbers; they copy a bias that has others.
+    """
+    index_LL = rpb_index(grid, device)
+    if not cls_token:
+        index_LL = index_LL[1:, 1:]
+    padding = 0 if device.type == "cpu" else -len(index_LL) % 8
+    return F.pad(index_LL, (0, padding)).contiguous()
+
+
 def rpb_index(grid: Grid, device: torch.device | str = "cpu") -> Tensor:
     """Table row for each pair of tokens of a grid, CLS first.
 

@@ -2,11 +2,14 @@ import pytest
 import torch
 
 from mmonepeace.layers.relative_position_bias import (
+    GridBias,
     RelativePositionBias1D,
     RelativePositionBias2D,
+    _pair_index,
     rpb_index,
     rpb_index_1d,
 )
+from mmonepeace.layers.resampling import num_rpb_rows
 from mmonepeace.spec import MAX_POSITIONS
 
 
@@ -24,10 +27,32 @@ def test_bias_of_a_sequence_is_that_of_its_offsets(length):
 
 
 def test_index_made_under_inference_mode_serves_training():
-    rpb_index.cache_clear()
+    _pair_index.cache_clear()
     bias = RelativePositionBias2D([4], 2)
     with torch.inference_mode():
         bias((5, 7), 0, torch.float32).dense()
     bias((5, 7), 0, torch.float32).dense().sum().backward()
     # Each of 36 x 36 pairs has one entry of the table, for both heads; resizing keeps the sum.
     assert bias.tables[0].grad.sum().item() == pytest.approx(2 * 36**2)
+
+
+@pytest.mark.parametrize("cls_token", [True, False])
+@pytest.mark.parametrize("grid", [(1, 1), (4, 5), (7, 1), (1, 6)])
+def test_gradient_of_the_table_adds_up_the_pairs_of_each_offset(grid, cls_token, monkeypatch):
+    monkeypatch.setattr("mmonepeace.layers.relative_position_bias._SKEWED_NUMBERS", 1)
+    table = torch.randn(num_rpb_rows(grid), 3, dtype=torch.float64, requires_grad=True)
+    dense = GridBias(table, grid, cls_token).dense()
+    pairs = torch.randn_like(dense)
+    index = rpb_index(grid)[1 - cls_token :, 1 - cls_token :].flatten()
+    expected = torch.zeros_like(table).index_add(0, index, pairs[0].flatten(1).t())
+    (found,) = torch.autograd.grad(dense, table, pairs)
+    torch.testing.assert_close(found, expected)
+
+
+def test_gradient_of_the_table_in_half_precision_is_a_float32_sum():
+    """Added up one by one in bfloat16, a thousand ones make 256."""
+    grid = (32, 32)
+    table = torch.zeros(num_rpb_rows(grid), 1, dtype=torch.bfloat16, requires_grad=True)
+    GridBias(table, grid, True).dense().sum().backward()
+    expected = torch.bincount(rpb_index(grid).flatten().long(), minlength=len(table))
+    torch.testing.assert_close(table.grad[:, 0], expected.bfloat16())

@@ -1,0 +1,85 @@
+"""The parts around the kernels, with a plain version of these; the kernels themselves need a GPU."""
+
+import pytest
+import torch
+
+from mmonepeace.layers import gpu_attention
+from mmonepeace.layers.kernels import attend
+from mmonepeace.layers.relative_position_bias import GridBias
+from mmonepeace.layers.resampling import num_rpb_rows
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    """Stands in for both; keeps the sizes of the biases that they get."""
+    biases = []
+
+    def weights(q, k, bias, scale):
+        return (q @ k.mT * scale + bias).softmax(-1)
+
+    def forward(q, k, v, bias, compute_log_sumexp, *, scale):
+        assert compute_log_sumexp
+        biases.append(bias.shape)
+        sums = (q @ k.mT * scale + bias).logsumexp(-1)
+        return weights(q, k, bias, scale) @ v, sums, torch.tensor(0), torch.tensor(0)
+
+    def backward(grad, q, k, v, bias, out, sums, seed, offset, dropout, wanted, *, scale):
+        assert dropout == 0
+        biases.append(bias.shape)
+        with torch.enable_grad():
+            inputs = [x.detach().requires_grad_() for x in (q, k, v, bias)]
+            result = weights(*inputs[:2], inputs[3], scale) @ inputs[2]
+        grads = torch.autograd.grad(result, inputs, grad)
+        torch.testing.assert_close(result, out)
+        return tuple(g if w else None for g, w in zip(grads, wanted, strict=True))
+
+    monkeypatch.setattr(gpu_attention, "_KERNEL", forward)
+    monkeypatch.setattr(gpu_attention, "_BACKWARD_KERNEL", backward)
+    return biases
+
+
+@pytest.mark.parametrize("trained", ["qkvt", "qkv", "t"])
+@pytest.mark.parametrize("cls_token", [True, False])
+def test_values_and_gradients_are_those_of_plain_attention(
+    cls_token, trained, kernels, monkeypatch
+):
+    monkeypatch.setattr(gpu_attention, "GRADIENT_BYTES", 1)
+    grid, length = (4, 5), 20 + cls_token
+    table = torch.randn(num_rpb_rows(grid), 3, dtype=torch.float64, requires_grad="t" in trained)
+    inputs = [
+        torch.randn(2, 3, length, 16, dtype=torch.float64, requires_grad=x in trained)
+        for x in "qkv"
+    ]
+    bias = GridBias(table, grid, cls_token)
+    ours, plain = (attend(*inputs, bias, 0.3, backend) for backend in ("recomputed", "eager"))
+    torch.testing.assert_close(ours, plain)
+    wanted = [x for x in (*inputs, table) if x.requires_grad]
+    gradient = torch.randn_like(plain)
+    found, expected = (torch.autograd.grad(out, wanted, gradient) for out in (ours, plain))
+    torch.testing.assert_close(found, expected)
+    pairs = (3, length, length)
+    assert kernels == [(2, *pairs), (1, *pairs), (1, *pairs)], "gradients one sample at a time"
+
+
+@pytest.mark.parametrize(("grads", "heads", "name"), [
+    (True, 3, "recomputed"), (False, 3, "sdpa"), (True, 2**23, "flex"), (False, 2**23, "flex"),
+])  # fmt: skip
+def test_gpus_look_up_a_bias_that_would_be_large(grads, heads, name, monkeypatch):
+    from mmonepeace.layers import kernels
+
+    monkeypatch.setattr(kernels, "find_spec", lambda _: True)
+    q = torch.empty(2, heads, 9, 16, device="meta", dtype=torch.bfloat16)
+    table = torch.empty(num_rpb_rows((3, 3)), heads, device="meta", requires_grad=True)
+    with torch.set_grad_enabled(grads):
+        assert kernels._choose(q, GridBias(table, (3, 3), False)) == name
+    monkeypatch.setattr(kernels, "find_spec", lambda _: None)
+    with torch.set_grad_enabled(grads):
+        expected = "recomputed" if grads else "sdpa"
+        assert kernels._choose(q, GridBias(table, (3, 3), False)) == expected
+
+
+def test_rows_of_a_bias_are_aligned_on_gpus():
+    table = torch.empty(num_rpb_rows((4, 5)), 3, device="meta")
+    dense = GridBias(table, (4, 5), True).dense()
+    assert dense.shape == (1, 3, 21, 21)
+    assert dense.stride() == (3 * 21 * 24, 21 * 24, 24, 1)
