@@ -71,7 +71,9 @@ def biases(pairs: float, batch: int) -> dict[str, Bias]:
     return {
         "expanded": Bias(each, 2 * each, kernel, each + gradient),
         "stored": Bias(one, one + each, kernel, one + gradient),
-        "recomputed": Bias(0, one + max(one, min(each, GRADIENT_BYTES)), kernel, 2 * one + gradient),
+        "recomputed": Bias(
+            0, one + max(one, min(each, GRADIENT_BYTES)), kernel, 2 * one + gradient
+        ),
         "looked up": Bias(0, 0, 0, 0),
     }
 

@@ -154,6 +154,18 @@ def segmentation_step(args: argparse.Namespace, **options: Any) -> Built:
     return Built(run, None if options else lambda: 3 * operations_of(losses))
 
 
+def prediction(args: argparse.Namespace, **options: Any) -> Built:
+    """Labels of an image of 512 px with UPerNet of 512 channels."""
+    from mmseg.structures import SegDataSample
+
+    model = upernet(args, channels=512, **options).eval()
+    image = torch.randn(1, 3, 512, 512, device=args.device)
+    size = image.shape[-2:]
+    sample = SegDataSample(metainfo=dict(ori_shape=size, img_shape=size, pad_shape=size))
+    run = inference_of(model.predict, image, [sample])
+    return Built(run, None if options else partial(operations_of, run))
+
+
 def sliding_window(args: argparse.Namespace, kind: str) -> Built:
     """Labels of an image of 1024 x 2048 px with windows of 512 px, stride 341."""
     from mmseg.structures import SegDataSample
@@ -378,6 +390,15 @@ def workloads(args: argparse.Namespace) -> Mapping[str, Workload]:
                 ),
             },
         )
+    found["predict-upernet"] = Workload(
+        "labels of one image, UPerNet of 512 channels, 512 px",
+        {
+            "ours": prediction,
+            "ours, bf16 autocast": under_autocast(prediction),
+            "ours, mmseg's head": partial(prediction, kind=MMSEG_SEGMENTOR),
+            "mmseg BEiT": partial(prediction, kind=MMSEG_SEGMENTOR, beit=True),
+        },
+    )
     found["sliding-window"] = Workload(
         "sliding window, UPerNet of 64 channels, 1024 x 2048 px",
         {

@@ -140,7 +140,8 @@ class EncoderDecoder(MMSegEncoderDecoder):
     Widths of neck and heads that are left out follow the backbone, see `fill_widths`. A side of an
     image may be shorter than a patch. A batch of one in training needs heads without BatchNorm.
 
-    With `test_cfg.mode` "slide", `test_cfg` takes these keys besides `crop_size` and `stride`:
+    `test_cfg.dtype` ("float32"): "bfloat16" and "float16" predict in mixed precision, whoever calls the
+    model; training is not changed. With `test_cfg.mode` "slide", `test_cfg` takes these keys besides `crop_size` and `stride`:
 
     - `crop_batch` (2): crops that the model sees at once, from one image or several;
     - `blend` ("mean"): "mean" as in mmseg; "smooth", crops count less towards their edges;
@@ -161,6 +162,7 @@ class EncoderDecoder(MMSegEncoderDecoder):
             accept_narrow_maps(self.neck)
         mode = (self.test_cfg or {}).get("mode", "whole")
         check_option("mode", mode, mode in ("slide", "whole"), "'slide' or 'whole'")
+        self._read_dtype("dtype")
         if self._slides():
             self._read_test_cfg()  # an error should not wait for the first image
 
@@ -243,6 +245,19 @@ class EncoderDecoder(MMSegEncoderDecoder):
             logits[i, :, top : top + band.shape[1]] = band
         return logits
 
+    def encode_decode(self, inputs: Tensor, batch_img_metas: list[dict[str, Any]]) -> Tensor:
+        """Logits (N, C, H, W) of images (N, 3, H, W), computed in `test_cfg.dtype`."""
+        dtype = self._read_dtype("dtype")
+        if dtype == torch.float32:  # or in that of an autocast around
+            return super().encode_decode(inputs, batch_img_metas)
+        with torch.autocast(inputs.device.type, dtype):
+            return super().encode_decode(inputs, batch_img_metas).float()
+
+    def _read_dtype(self, key: str) -> torch.dtype:
+        name = (self.test_cfg or {}).get(key, "float32")
+        check_option(key, name, name in _DTYPES, f"one of {', '.join(_DTYPES)}")
+        return _DTYPES[name]
+
     def _slides(self) -> bool:
         return (self.test_cfg or {}).get("mode") == "slide"
 
@@ -258,11 +273,10 @@ class EncoderDecoder(MMSegEncoderDecoder):
         window = SlidingWindow(
             **{field.name: cfg[field.name] for field in fields(SlidingWindow) if field.name in cfg}
         )
-        dtype, limit = cfg.get("accumulate_dtype", "float32"), cfg.get("max_logits_gb", 2)
-        check_option("accumulate_dtype", dtype, dtype in _DTYPES, f"one of {', '.join(_DTYPES)}")
+        limit = cfg.get("max_logits_gb", 2)
         valid = isinstance(limit, (int, float)) and limit >= 0
         check_option("max_logits_gb", limit, valid, "a number of GB, or 0 to keep no logits")
-        return window, _DTYPES[dtype], limit * _GB
+        return window, self._read_dtype("accumulate_dtype"), limit * _GB
 
     def _bands(
         self, inputs: Tensor, metas: list[dict[str, Any]]

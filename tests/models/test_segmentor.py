@@ -178,6 +178,7 @@ def test_bfloat16_autocast_is_summed_in_float32(segmentor):
         (dict(crop_batch=0), "crop_batch is 0"),
         (dict(accumulate_dtype="int8"), "accumulate_dtype is 'int8'.*float16"),
         (dict(accumulate_device="disk"), "accumulate_device is 'disk'"),
+        (dict(dtype="half"), "dtype is 'half', it should be one of float32, float16, bfloat16"),
         (dict(max_logits_gb=-1), "max_logits_gb is -1"),
         (dict(max_logits_gb="much"), "max_logits_gb is 'much'"),
         (dict(max_logits_gb=float("nan")), "max_logits_gb is nan"),
@@ -243,6 +244,21 @@ def test_predictions_are_those_of_mmseg_and_labels_need_no_logits(
             assert_same_labels(one.pred_sem_seg.data, logits)
         assert "seg_logits" not in bare
     assert (max(rows_at_once) == 1) == (chunk == 1)
+
+
+@pytest.mark.parametrize("mode", ["slide", "whole"])
+def test_predictions_in_bfloat16_are_those_of_autocast_and_come_in_float32(mode, segmentor):
+    image = torch.rand(1, 3, 80, 96)
+    sample = [SegDataSample(metainfo=dict(ori_shape=(80, 96), img_shape=(80, 96)))]
+    with options(segmentor, mode=mode), torch.no_grad():
+        exact = segmentor.predict(image, copy.deepcopy(sample))[0].seg_logits.data
+        with options(segmentor, dtype="bfloat16"):
+            ours = segmentor.predict(image, copy.deepcopy(sample))[0].seg_logits.data
+        with torch.autocast("cpu", torch.bfloat16):
+            around = segmentor.predict(image, copy.deepcopy(sample))[0].seg_logits.data
+    assert ours.dtype == torch.float32
+    assert not torch.equal(ours, exact)
+    torch.testing.assert_close(ours, around.float(), rtol=0.05, atol=0.02)
 
 
 @pytest.mark.parametrize("max_logits_gb", [0, 2])
