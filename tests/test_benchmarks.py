@@ -1,6 +1,7 @@
 import importlib
 import json
 import re
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -173,3 +174,19 @@ def test_a_roofline_counts_the_operations_of_the_blocks(monkeypatch):
     steps = roofline.step(model.arch, 896, 1, roofline.GPUS["H100"])
     kept = {name: found[2] for name, found in steps.items()}
     assert kept["recomputed"] == kept["looked up"] == 0 < kept["stored"]
+
+
+def test_the_script_for_gpus_prints_a_row_for_each_way(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    gpu = importlib.import_module("gpu")
+    monkeypatch.setitem(gpu.kernels._BACKENDS, "eager", None)  # restores it afterwards
+    monkeypatch.delitem(gpu.OURS, "ours, compiled")  # a minute on a CPU
+    command = ["gpu.py", "--device", "cpu", "--archs", "tiny", "--sizes", "64"]
+    monkeypatch.setattr(sys, "argv", command)
+    gpu.main()
+    rows = [
+        line.split(" | ")[3:5] for line in capsys.readouterr().out.splitlines() if "tiny" in line
+    ]
+    expected = [("step", "plain"), ("step", "ours"), ("step", "ours, checkpointed")]
+    expected += [("forward", "plain"), ("forward", "ours")]
+    assert [tuple(row) for row in rows[-5:]] == expected
