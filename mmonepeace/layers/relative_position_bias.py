@@ -269,11 +269,12 @@ class RelativePositionBias1D(RelativePositionBias):
         Raises:
             ValueError: if the sequence is longer than the bias reaches.
         """
-        table_NH = self.tables[block if len(self.tables) > 1 else 0].to(dtype)
+        table_NH = self.tables[block if len(self.tables) > 1 else 0]
         # CLS counts for what the bias reaches; its own offsets are dropped.
         rows = rpb_rows_1d(self.num_buckets, length, table_NH.device)[1:-1]
         table_NH = torch.cat([table_NH[rows], table_NH[-CLS_ROWS:]])
-        return GridBias(table_NH, (length - 1, 1), cls_token=True)
+        # Cast here, so that offsets that share a row add up their gradients in its own dtype.
+        return GridBias(table_NH.to(dtype), (length - 1, 1), cls_token=True)
 
 
 class RelativePositionBias2D(RelativePositionBias):
