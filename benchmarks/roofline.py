@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmonepeace.layers.gpu_attention import GRADIENT_BYTES
+from mmonepeace.layers.gpu_attention import SAMPLE_BYTES
 from mmonepeace.spec import PATCH_SIZE, Arch, get_arch
 
 
@@ -71,9 +71,7 @@ def biases(pairs: float, batch: int) -> dict[str, Bias]:
     return {
         "expanded": Bias(each, 2 * each, kernel, each + gradient),
         "stored": Bias(one, one + each, kernel, one + gradient),
-        "recomputed": Bias(
-            0, one + max(one, min(each, GRADIENT_BYTES)), kernel, 2 * one + gradient
-        ),
+        "recomputed": Bias(0, one + max(one, min(each, SAMPLE_BYTES)), kernel, 2 * one + gradient),
         "looked up": Bias(0, 0, 0, 0),
     }
 

@@ -17,7 +17,7 @@ from mmonepeace.layers.cpu.geglu import chunked_geglu
 from mmonepeace.layers.cpu.grid_attention import cached_attention_contexts, grid_bias_attention
 from mmonepeace.layers.cpu.linear import residual_linear
 from mmonepeace.layers.cpu.packing import PackedTokens
-from mmonepeace.layers.gpu_attention import DEVICES, recomputed_bias_attention
+from mmonepeace.layers.gpu_attention import DEVICES, is_recomputable, recomputed_bias_attention
 from mmonepeace.layers.relative_position_bias import AttentionBias
 
 Backend = Literal["auto", "blocks", "sdpa", "recomputed", "flex", "xformers", "eager"]
@@ -128,11 +128,11 @@ def attend(
             looked up pair by pair.
             xformers: its memory-efficient attention, on CUDA.
             eager: matrix products, all L x L weights in memory.
-            recomputed: `gpu_attention`, PyTorch's memory-efficient kernel with the bias of a grid
-            that is not kept for the backward pass, on CUDA.
+            recomputed: `gpu_attention`, PyTorch's memory-efficient kernel with the bias of a grid,
+            padded or not, that is not kept for the backward pass, on CUDA.
             auto: for the bias of a grid, blocks on a CPU from 512 tokens on, from 300 on if it
             needs a gradient; on CUDA flex where the bias of all pairs is larger than 1 GiB, else
-            recomputed where there are gradients. Otherwise sdpa.
+            recomputed where there are gradients or padding. Otherwise sdpa.
 
     Returns:
         (B, H, L, d).
@@ -172,14 +172,16 @@ def check_backend(name: Backend) -> Backend:
 
 def _choose(q_BHLd: Tensor, bias: AttentionBias) -> Backend:
     """The backend of "auto"."""
+    _, heads, length, _ = q_BHLd.shape
+    if q_BHLd.device.type in DEVICES:
+        large = heads * length**2 * q_BHLd.element_size() > MAX_DENSE_BYTES
+        if bias.grid and large and find_spec("triton"):
+            return "flex"
+        needed = torch.is_grad_enabled() or not bias.is_shared
+        return "recomputed" if needed and is_recomputable(bias) else "sdpa"
     if bias.grid is None:
         return "sdpa"
-    _, heads, length, _ = q_BHLd.shape
     trained = torch.is_grad_enabled() and bias.table_NH.requires_grad
-    if q_BHLd.device.type in DEVICES:
-        if heads * length**2 * q_BHLd.element_size() > MAX_DENSE_BYTES and find_spec("triton"):
-            return "flex"
-        return "recomputed" if torch.is_grad_enabled() else "sdpa"
     least = MIN_TOKENS_TRAINING if trained else MIN_TOKENS_INFERENCE
     return "blocks" if length >= least and cpu_kernel("attention", q_BHLd) else "sdpa"
 
@@ -187,7 +189,7 @@ def _choose(q_BHLd: Tensor, bias: AttentionBias) -> Backend:
 def _recomputed(
     q: Tensor, k: Tensor, v: Tensor, bias: AttentionBias, scale: float | None
 ) -> Tensor:
-    if bias.grid is None:
+    if not is_recomputable(bias):
         return attend(q, k, v, bias, scale, "sdpa")
     return recomputed_bias_attention(q, k, v, bias, scale)
 

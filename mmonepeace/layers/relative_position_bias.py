@@ -26,6 +26,7 @@ class AttentionBias:
     Attributes:
         grid: rows and columns of the tokens after CLS, if the bias depends only on their
             offsets; kernels may then use its table, see `GridBias`. None: only `dense` is known.
+        is_shared: whether it is the same for all samples.
         is_packed: whether it belongs to sequences that are concatenated along one batch item, see
             `cpu.packing`; such a bias is applied group by group.
     """
@@ -33,6 +34,7 @@ class AttentionBias:
     grid: Grid | None
     table_NH: Tensor  # these two with a grid
     cls_token: bool
+    is_shared = True
     is_packed = False
     counts: Any  # these two if packed, see `PackedBias`
     segments: Any
@@ -58,13 +60,40 @@ class DenseBias(AttentionBias):
     values: Tensor | None = None
     grid = None
 
+    @property
+    def is_shared(self) -> bool:  # type: ignore[override]
+        return self.values is None or len(self.values) == 1
+
     def dense(self) -> Tensor | None:
         return self.values
 
     def select(self, samples: Tensor) -> "DenseBias":
-        if self.values is None or len(self.values) == 1:
+        if self.values is None or self.is_shared:
             return self
         return DenseBias(self.values[samples])
+
+
+@dataclass(frozen=True)
+class PaddedBias(AttentionBias):
+    """A bias with minus infinity for padded keys, which are not copied for each sample before they are used.
+
+    Attributes:
+        bias: without padding.
+        pad_BL: True where a token is padding.
+    """
+
+    bias: AttentionBias
+    pad_BL: Tensor
+    grid = None
+    is_shared = False
+
+    def dense(self) -> Tensor:
+        values = self.bias.dense()
+        assert values is not None
+        return torch.where(self.pad_BL[:, None, None, :], -torch.inf, values)
+
+    def select(self, samples: Tensor) -> "PaddedBias":
+        return PaddedBias(self.bias.select(samples), self.pad_BL[samples])
 
 
 @dataclass(frozen=True)

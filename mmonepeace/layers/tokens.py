@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmonepeace.layers.relative_position_bias import AttentionBias, DenseBias
+from mmonepeace.layers.relative_position_bias import AttentionBias, DenseBias, PaddedBias
 from mmonepeace.layers.resampling import Grid
 
 # (index of a block, dtype that attention runs in) -> the bias of its attention.
@@ -100,10 +100,12 @@ class Tokens:
         bias = self.bias(block, dtype)
         if self.pad_BL is None:
             return bias
-        values = bias.dense()
-        if values is None:
-            values = torch.zeros((), dtype=dtype, device=self.x_BLD.device)
-        return DenseBias(torch.where(self.pad_BL[:, None, None, :], -torch.inf, values))
+        if bias.grid is None and bias.dense() is None:
+            zero = torch.zeros((), dtype=dtype, device=self.x_BLD.device)
+            return DenseBias(torch.where(self.pad_BL[:, None, None, :], -torch.inf, zero))
+        padded = PaddedBias(bias, self.pad_BL)
+        # A CPU masks it once for all blocks that share it.
+        return DenseBias(padded.dense()) if self.pad_BL.device.type == "cpu" else padded
 
     def split(self, x_BLD: Tensor) -> dict[str, Tensor]:
         """Split a sequence of this form into its modalities."""
