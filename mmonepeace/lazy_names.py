@@ -10,8 +10,8 @@ from typing import Any
 def lazy_names(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """`__getattr__` and `__dir__` of a package.
 
-    Its names are what its `__init__.py` imports under `if TYPE_CHECKING`, as type checkers and editors
-    read them.
+    Its names are its modules, and what its `__init__.py` imports under `if TYPE_CHECKING`, as type
+    checkers and editors read it.
     """
     homes: dict[str, str] = {}  # name -> module
 
@@ -25,8 +25,11 @@ def lazy_names(package: str) -> tuple[Callable[[str], Any], Callable[[], list[st
         return homes
 
     def get(name: str) -> Any:
-        if name.startswith("__") or name not in read_homes():
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(import_module(homes[name]), name)
+        if not name.startswith("__"):
+            if home := read_homes().get(name):
+                return getattr(import_module(home), name)
+            if find_spec(module := f"{package}.{name}"):
+                return import_module(module)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return get, lambda: sorted(read_homes())

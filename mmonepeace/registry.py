@@ -31,9 +31,7 @@ DATASETS = _child(
 DATA_SAMPLERS = _child(mmengine_registry.DATA_SAMPLERS, _modules("datasets", "resumable_sampler"))
 TRANSFORMS = _child(
     mmengine_registry.TRANSFORMS,
-    _modules(
-        "datasets", "audio_augmentation", "image_augmentation", "mm_transforms", "transforms"
-    ),
+    _modules("datasets", "audio_augmentation", "image_augmentation", "mm_transforms", "transforms"),
 )
 METRICS = _child(
     mmengine_registry.METRICS,
@@ -46,16 +44,17 @@ WEIGHT_INITIALIZERS = _child(mmengine_registry.WEIGHT_INITIALIZERS, ["mmonepeace
 HOOKS = _child(
     mmengine_registry.HOOKS,
     [
-        "mmonepeace.engine",
+        *_modules("checks", "label_hook"),
         *_modules("datasets", "broken_samples"),
+        *_modules("engine", "checkpoint_hook", "divergence", "hooks", "interruption", "terminal"),
         *_modules("evaluation", "left_out", "zero_shot"),
         *_modules("visualization", "retrieval_grid"),
     ],
 )
-LOOPS = _child(mmengine_registry.LOOPS, ["mmonepeace.engine"])
-RUNNERS = _child(mmengine_registry.RUNNERS, ["mmonepeace.engine"])
-STRATEGIES = _child(mmengine_registry.STRATEGIES, ["mmonepeace.engine"])
-OPTIM_WRAPPERS = _child(mmengine_registry.OPTIM_WRAPPERS, ["mmonepeace.engine"])
+LOOPS = _child(mmengine_registry.LOOPS, _modules("engine", "train_loop"))
+RUNNERS = _child(mmengine_registry.RUNNERS, _modules("engine", "runner"))
+STRATEGIES = _child(mmengine_registry.STRATEGIES, _modules("engine", "strategy"))
+OPTIM_WRAPPERS = _child(mmengine_registry.OPTIM_WRAPPERS, _modules("engine", "optim"))
 OPTIM_WRAPPER_CONSTRUCTORS = _child(
-    mmengine_registry.OPTIM_WRAPPER_CONSTRUCTORS, ["mmonepeace.engine"]
+    mmengine_registry.OPTIM_WRAPPER_CONSTRUCTORS, _modules("engine", "optim")
 )

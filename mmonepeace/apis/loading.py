@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mmonepeace.models import OnePeaceClassifier, OnePeaceRetriever
     from mmonepeace.models.base import BackboneModel
 
-DTYPES = {
+DTYPES: dict[str, torch.dtype] = {  # of each `Dtype`
     **dict.fromkeys(("fp32", "float32"), torch.float32),
     **dict.fromkeys(("bf16", "bfloat16"), torch.bfloat16),
     **dict.fromkeys(("fp16", "float16"), torch.float16),

@@ -9,7 +9,11 @@ if TYPE_CHECKING:
     from mmonepeace.visualization.gallery import write_gallery
     from mmonepeace.visualization.heat_map import draw_heat_maps
     from mmonepeace.visualization.legend import class_colours
-    from mmonepeace.visualization.prediction_page import Answered, draw_predictions, write_predictions
+    from mmonepeace.visualization.prediction_page import (
+        Answered,
+        draw_predictions,
+        write_predictions,
+    )
     from mmonepeace.visualization.predictions import draw_instances, draw_label_maps
     from mmonepeace.visualization.retrieval_grid import RetrievalGalleryHook, draw_direction
 
