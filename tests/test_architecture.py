@@ -274,3 +274,13 @@ def test_the_map_names_every_module():
     for path in MODULES:
         if path.name != "__init__.py":
             assert path.name in text, f"{path.name} is missing from ARCHITECTURE.md"
+
+
+LAZY = [p for p in sorted(PACKAGE.glob("*/__init__.py")) if "lazy_names" in p.read_text()]
+
+
+@pytest.mark.parametrize("package", LAZY, ids=lambda p: p.parent.name)
+def test_no_name_of_a_package_is_one_of_its_modules(package):
+    """Once such a module is imported, it would take the place of the name."""
+    names = {name.rpartition(".")[2] for name in imports(package)}
+    assert names & {path.stem for path in package.parent.iterdir()} == set()

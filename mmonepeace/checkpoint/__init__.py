@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     )
     from mmonepeace.checkpoint.errors import CheckpointError, explain_broken_file, prefix_errors
     from mmonepeace.checkpoint.finding import find
-    from mmonepeace.checkpoint.infer_config import infer_config
-    from mmonepeace.checkpoint.infer_model import infer_model
+    from mmonepeace.checkpoint.inferred_config import infer_config
+    from mmonepeace.checkpoint.inferred_model import infer_model
     from mmonepeace.checkpoint.integrity import non_finite, refuse_non_finite
     from mmonepeace.checkpoint.key_mapping import (
         RECOMPUTED,
