@@ -1,18 +1,21 @@
 """What the command lines of embedding tools share: options, queries, errors."""
 
+from __future__ import annotations
+
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
-import torch
-
-from mmonepeace.apis import Embedder
-from mmonepeace.apis.loading import DTYPES
+from mmonepeace import apis
+from mmonepeace.choices import Dtype
 from mmonepeace.console import printable
 from mmonepeace.exit_status import UserError, exit_status
+
+if TYPE_CHECKING:
+    from mmonepeace.apis import Embedder
 
 
 def make_parser(description: str | None) -> ArgumentParser:
@@ -25,7 +28,7 @@ def add_model_options(parser: ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CKPT", help="file, or work directory with one")
     parser.add_argument("--tokenizer", type=Path, help="default: tokenizer.json beside CKPT")
     parser.add_argument("--device", type=device, help="default: a GPU if there is one")
-    parser.add_argument("--dtype", default="fp32", choices=DTYPES)
+    parser.add_argument("--dtype", default="fp32", choices=get_args(Dtype))
     parser.add_argument("--batch-size", type=positive, default=32)
     parser.add_argument("--image-size", type=positive, help="pixels; default: the model's own")
     parser.add_argument("--keep-ratio", action="store_true", help="keep the aspect ratio")
@@ -53,11 +56,13 @@ def build_embedder(path: str | Path, args: Namespace, **options: Any) -> Embedde
     names = ["tokenizer", "device", "dtype", "batch_size"]
     names += ["image_size", "keep_ratio", "fast_jpeg", "alpha"]
     options |= {name: getattr(args, name) for name in names}
-    return Embedder.from_checkpoint(path, **options)
+    return apis.Embedder.from_checkpoint(path, **options)
 
 
 def device(text: str) -> str:
     """Parse a device that this machine has."""
+    import torch
+
     try:
         torch.empty(0, device=text)
     except (RuntimeError, AssertionError) as error:
@@ -78,7 +83,9 @@ def exit_code(run: Callable[[], None], **options: Any) -> int:
     def explained() -> None:
         try:
             run()
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if type(error).__name__ != "OutOfMemoryError":  # of torch, which may not be imported
+                raise
             reason = str(error).split(".")[0]
             raise UserError(f"{reason}. Try a smaller --batch-size or --dtype bf16.") from None
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmonepeace.console import printable
+from mmonepeace.missing_packages import explain_missing_packages
 
 # Ctrl-C; preemption by Slurm and others, and what it can send some minutes before.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -149,7 +150,11 @@ def exit_status(
         interrupted: what to say when a signal stops the tool.
     """
     try:
-        with watch_signals(interrupted), _one_line_for_disk_errors():
+        with (
+            watch_signals(interrupted),
+            _one_line_for_disk_errors(),
+            explain_missing_packages(),
+        ):
             status = run() or 0
             sys.stdout.flush()
     except Interrupted as stop:

@@ -19,25 +19,42 @@ def _child(parent: Registry, locations: list[str]) -> Registry:
     return Registry(parent.name, parent=parent, scope=SCOPE, locations=locations)
 
 
+def _modules(package: str, *names: str) -> list[str]:
+    return [f"mmonepeace.{package}.{name}" for name in names]
+
+
 MODELS = _child(mmengine_registry.MODELS, _MODEL_LOCATIONS)
-DATASETS = _child(mmengine_registry.DATASETS, ["mmonepeace.datasets"])
-DATA_SAMPLERS = _child(mmengine_registry.DATA_SAMPLERS, ["mmonepeace.datasets"])
-TRANSFORMS = _child(mmengine_registry.TRANSFORMS, ["mmonepeace.datasets"])
-METRICS = _child(mmengine_registry.METRICS, ["mmonepeace.evaluation"])
+DATASETS = _child(
+    mmengine_registry.DATASETS,
+    _modules("datasets", "labelled", "pairs", "seeded_dataset", "shards", "tolerant_dataset"),
+)
+DATA_SAMPLERS = _child(mmengine_registry.DATA_SAMPLERS, _modules("datasets", "resumable_sampler"))
+TRANSFORMS = _child(
+    mmengine_registry.TRANSFORMS,
+    _modules("datasets", "audio_augmentation", "image_augmentation", "mm_transforms", "transforms"),
+)
+METRICS = _child(
+    mmengine_registry.METRICS,
+    _modules(
+        "evaluation", "average_precision", "classification", "grounding", "retrieval", "vqa",
+        "zero_shot",
+    ),
+)  # fmt: skip
 WEIGHT_INITIALIZERS = _child(mmengine_registry.WEIGHT_INITIALIZERS, ["mmonepeace.models"])
 HOOKS = _child(
     mmengine_registry.HOOKS,
     [
-        "mmonepeace.datasets",
-        "mmonepeace.engine",
-        "mmonepeace.evaluation",
-        "mmonepeace.visualization",
+        *_modules("checks", "label_hook"),
+        *_modules("datasets", "broken_samples"),
+        *_modules("engine", "checkpoint_hook", "divergence", "hooks", "interruption", "terminal"),
+        *_modules("evaluation", "left_out", "zero_shot"),
+        *_modules("visualization", "retrieval_grid"),
     ],
 )
-LOOPS = _child(mmengine_registry.LOOPS, ["mmonepeace.engine"])
-RUNNERS = _child(mmengine_registry.RUNNERS, ["mmonepeace.engine"])
-STRATEGIES = _child(mmengine_registry.STRATEGIES, ["mmonepeace.engine"])
-OPTIM_WRAPPERS = _child(mmengine_registry.OPTIM_WRAPPERS, ["mmonepeace.engine"])
+LOOPS = _child(mmengine_registry.LOOPS, _modules("engine", "train_loop"))
+RUNNERS = _child(mmengine_registry.RUNNERS, _modules("engine", "runner"))
+STRATEGIES = _child(mmengine_registry.STRATEGIES, _modules("engine", "strategy"))
+OPTIM_WRAPPERS = _child(mmengine_registry.OPTIM_WRAPPERS, _modules("engine", "optim"))
 OPTIM_WRAPPER_CONSTRUCTORS = _child(
-    mmengine_registry.OPTIM_WRAPPER_CONSTRUCTORS, ["mmonepeace.engine"]
+    mmengine_registry.OPTIM_WRAPPER_CONSTRUCTORS, _modules("engine", "optim")
 )

@@ -24,6 +24,11 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 # Token ids of every vocabulary: 0 begin (never inserted), 1 padding, 2 end, 3 unknown.
 BOS_ID, PAD_ID, EOS_ID, UNK_ID = range(4)
 VOCAB_SIZE = 50264  # of the released models
+VOCABULARY_SHA256 = {  # of the files that it is made of
+    "dictionary": "2c31c5b236661067fe8626775eb995ef5fe808ac87d2ad4a6ddbef68550f5cc6",
+    "merges": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+    "encoder": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+}
 MAX_TEXT_TOKENS = 70  # before the end token
 TEXT_POSITIONS = 514  # rows of the position table; CLS is row 0
 TEXT_RPB_BUCKETS = 256

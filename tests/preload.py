@@ -15,5 +15,7 @@ for name in (
     "matplotlib.pyplot",
 ):
     with suppress(ImportError):  # mmdet needs compiled operators
-        importlib.import_module(name)
+        module = importlib.import_module(name)
+        for used in getattr(module, "__all__", ()):  # imported when it is used
+            getattr(module, used)
 gc.freeze()  # MMEngine collects garbage for each data set: not among all these modules

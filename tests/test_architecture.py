@@ -18,7 +18,9 @@ RULES = {
     "console": set(),
     "atomic_file": set(),
     "missing_packages": set(),
-    "exit_status": {"console"},
+    "lazy_names": set(),
+    "choices": set(),
+    "exit_status": {"console", "missing_packages"},
     "layers": {"spec"},
     "checkpoint": {
         "layers.adapters",
@@ -50,6 +52,7 @@ RULES = {
     "timm": {"models", "layers", "checkpoint", "spec"},
     "cli": {"apis", "checkpoint", "checks", "console", "exit_status"},
 }
+FOR_ALL = {"choices", "lazy_names"}
 # Packages that only these files may import: the others refer to them by name, in configs.
 FOREIGN = {
     "mmseg": {"mmonepeace/models/segmentation_heads.py", "mmonepeace/models/segmentor.py"},
@@ -61,6 +64,7 @@ TOOLS_MAY = {
     "atomic_file",
     "checkpoint",
     "checks",
+    "choices",
     "cli",
     "console",
     "datasets",
@@ -68,6 +72,7 @@ TOOLS_MAY = {
     "evaluation",
     "exit_status",
     "missing_packages",
+    "spec",
     "visualization",
 }
 
@@ -150,7 +155,7 @@ def violations(path: Path) -> list[str]:
         top, *rest = name.split(".")
         if top == "mmonepeace" and rest:
             inside = ".".join(rest)
-            allowed = RULES[package] | {package}
+            allowed = RULES[package] | {package} | FOR_ALL
             permitted = any(inside == a or inside.startswith(f"{a}.") for a in allowed)
             # `from mmonepeace import checkpoint` names a package of ours, `__version__` does not.
             if rest[0] in RULES and not permitted:
@@ -269,3 +274,13 @@ def test_the_map_names_every_module():
     for path in MODULES:
         if path.name != "__init__.py":
             assert path.name in text, f"{path.name} is missing from ARCHITECTURE.md"
+
+
+LAZY = [p for p in sorted(PACKAGE.glob("*/__init__.py")) if "lazy_names" in p.read_text()]
+
+
+@pytest.mark.parametrize("package", LAZY, ids=lambda p: p.parent.name)
+def test_no_name_of_a_package_is_one_of_its_modules(package):
+    """Once such a module is imported, it would take the place of the name."""
+    names = {name.rpartition(".")[2] for name in imports(package)}
+    assert names & {path.stem for path in package.parent.iterdir()} == set()

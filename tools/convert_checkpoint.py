@@ -24,14 +24,9 @@ from typing import get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmonepeace.missing_packages import explain_missing_packages
-
-with explain_missing_packages():
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
-
-    from mmonepeace.checkpoint import Target, convert_file, key_table, non_finite
-    from mmonepeace.exit_status import exit_status
+from mmonepeace import checkpoint
+from mmonepeace.choices import Target
+from mmonepeace.exit_status import exit_status
 
 UNITS = {"MB": 10**6, "GB": 10**9}
 
@@ -44,7 +39,7 @@ def size(text: str) -> int:
     return int(float(match[1]) * UNITS[match[2]])
 
 
-def run() -> None:
+def parse_args() -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -54,7 +49,14 @@ def run() -> None:
     parser.add_argument("--to", required=True, choices=get_args(Target))
     parser.add_argument("--shard-size", type=size, help="write shards of this size, such as 5GB")
     parser.add_argument("--dry-run", action="store_true", help="print the keys, write nothing")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def run(args: argparse.Namespace) -> None:
+    """Convert, and print what was done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
     out = None if args.dry_run else args.out
     columns = (BarColumn(), DownloadColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
@@ -62,20 +64,20 @@ def run() -> None:
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bar:
         task = bar.add_task("", total=None)
-        converted = convert_file(
+        converted = checkpoint.convert_file(
             args.source, out, args.to, args.shard_size,
             lambda done, total: bar.update(task, completed=done, total=total),
         )  # fmt: skip
     rows = [(key, name or "-", why) for key, name, why in converted.rows]
     if args.dry_run:
-        print(key_table(("in the file", "becomes", "left out because"), rows))
+        print(checkpoint.key_table(("in the file", "becomes", "left out because"), rows))
     count = sum(v.numel() for v in converted.weights.values() if v.is_floating_point())
     left_out = sum(name is None for _, name, _ in converted.rows)
     print(
         f"{args.source} -> {out or '(nothing written)'}: "
         f"{len(converted.weights)} tensors, {count:,} parameters, {left_out} keys left out."
     )
-    if names := non_finite(converted.weights):
+    if names := checkpoint.non_finite(converted.weights):
         print(
             f"warning: {len(names)} tensors have NaN or infinite numbers, such as {names[0]}: "
             "no model loads them.",
@@ -85,7 +87,7 @@ def run() -> None:
 
 def main() -> int:
     """Run to the exit status."""
-    return exit_status(run, OSError)
+    return exit_status(lambda: run(parse_args()), OSError)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmonepeace.missing_packages import explain_missing_packages
-
-with explain_missing_packages():
-    from mmonepeace.datasets.tokenizer import build_official
-    from mmonepeace.exit_status import exit_status
+from mmonepeace import datasets
+from mmonepeace.exit_status import exit_status
 
 
-def run() -> None:
+def parse_args() -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -25,21 +22,25 @@ def run() -> None:
     parser.add_argument("--bpe", required=True, type=Path, help="GPT-2's merges")
     parser.add_argument("--encoder", required=True, type=Path, help="GPT-2's token to id")
     parser.add_argument("out", metavar="OUT", type=Path)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def run(args: argparse.Namespace) -> None:
+    """Convert."""
     missing = [str(p) for p in (args.dict, args.bpe, args.encoder) if not p.is_file()]
     if missing:
         raise ValueError(
             f"{', '.join(missing)}: no such file. Get all three with "
             "python tools/download.py dict.txt vocab.bpe encoder.json --out FOLDER"
         )
-    tokenizer = build_official(args.dict, args.bpe, args.encoder)
+    tokenizer = datasets.tokenizer.build_official(args.dict, args.bpe, args.encoder)
     tokenizer.save(args.out)
     print(f"{args.out}: {tokenizer.vocab_size} ids.")
 
 
 def main() -> int:
     """Run to the exit status."""
-    return exit_status(run, ValueError, OSError)
+    return exit_status(lambda: run(parse_args()), ValueError, OSError)
 
 
 if __name__ == "__main__":

@@ -10,19 +10,17 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmonepeace.missing_packages import explain_missing_packages
+from mmonepeace import checks, engine
+from mmonepeace.atomic_file import atomic_file
+from mmonepeace.console import printable
+from mmonepeace.exit_status import exit_status
 
-with explain_missing_packages():
+if TYPE_CHECKING:
     from mmengine.config import Config
-
-    from mmonepeace import checks
-    from mmonepeace.atomic_file import atomic_file
-    from mmonepeace.console import printable
-    from mmonepeace.engine import run_options
-    from mmonepeace.exit_status import exit_status
 
 
 def parse_args() -> argparse.Namespace:
@@ -44,24 +42,23 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def load_config(args: argparse.Namespace) -> Config:
+def load_config(args: argparse.Namespace) -> "Config":
     """The config with the command-line options applied."""
     cfg = checks.read_config(args.config, builds_model=False)
     checks.apply_overrides(cfg, args.cfg_options)
     if args.data_root:
-        run_options.set_data_root(cfg, args.data_root)
+        engine.run_options.set_data_root(cfg, args.data_root)
     if args.tokenizer:
-        run_options.set_tokenizer(cfg, args.tokenizer)
+        engine.run_options.set_tokenizer(cfg, args.tokenizer)
     if args.checkpoint:
-        run_options.set_checkpoint(cfg, args.checkpoint)
+        engine.run_options.set_checkpoint(cfg, args.checkpoint)
     if args.limit is not None and args.limit < 1:
         raise checks.CheckError(f"--limit {args.limit}: expected 1 or more.")
     return cfg
 
 
-def run() -> int:
+def run(args: argparse.Namespace) -> int:
     """Print the report."""
-    args = parse_args()
     report = checks.examine(load_config(args), args.limit)
     print(printable(str(report)))
     if args.json:
@@ -74,7 +71,7 @@ def run() -> int:
 
 def main() -> int:
     """Run to the exit status."""
-    return exit_status(run)
+    return exit_status(lambda: run(parse_args()))
 
 
 if __name__ == "__main__":

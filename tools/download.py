@@ -21,17 +21,12 @@ import urllib.error
 import urllib.request
 from http.client import HTTPException
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmonepeace.missing_packages import explain_missing_packages
-
-with explain_missing_packages():
-    from tqdm import tqdm
-
-    from mmonepeace.datasets.tokenizer import OFFICIAL_SHA256
-    from mmonepeace.exit_status import DISK_ERRORS, UserError, exit_status
+from mmonepeace.exit_status import DISK_ERRORS, UserError, exit_status
+from mmonepeace.spec import VOCABULARY_SHA256
 
 _SERVER = "https://one-peace-shanghai.oss-accelerate.aliyuncs.com"
 _FOLDER = f"{_SERVER}/one_peace_checkpoints"
@@ -97,15 +92,15 @@ FILES = (
     _checkpoint("finetune_aqa.pt", "AVQA questions about sounds", _PREDICTOR),
     OfficialFile(
         "dict.txt", f"{_REPOSITORY}/dict.txt", "vocabulary: numbering", "`tools/convert_tokenizer.py`",
-        OFFICIAL_SHA256["dictionary"],
+        VOCABULARY_SHA256["dictionary"],
     ),
     OfficialFile(
         "vocab.bpe", f"{_GPT2}/vocab.bpe", "vocabulary: merges", "`tools/convert_tokenizer.py`",
-        OFFICIAL_SHA256["merges"],
+        VOCABULARY_SHA256["merges"],
     ),
     OfficialFile(
         "encoder.json", f"{_GPT2}/encoder.json", "vocabulary: tokens", "`tools/convert_tokenizer.py`",
-        OFFICIAL_SHA256["encoder"],
+        VOCABULARY_SHA256["encoder"],
     ),
 )  # fmt: skip
 
@@ -117,14 +112,18 @@ def markdown_table() -> str:
     return "\n".join(lines)
 
 
+def _progress_bar(**options: Any) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(unit="B", unit_scale=True, **options)
+
+
 def hash_of(path: Path) -> str:
     """SHA-256 of a file, with a progress bar."""
     digest = hashlib.sha256()
     with (
         path.open("rb") as file,
-        tqdm(
-            total=path.stat().st_size, desc=f"checking {path.name}", unit="B", unit_scale=True
-        ) as bar,
+        _progress_bar(total=path.stat().st_size, desc=f"checking {path.name}") as bar,
     ):
         while block := file.read(_BLOCK):
             digest.update(block)
@@ -156,7 +155,7 @@ def _fetch(url: str, part: Path) -> None:
             )
         with (
             part.open("ab" if have else "wb") as file,
-            tqdm(initial=have, total=total, desc=part.stem, unit="B", unit_scale=True) as bar,
+            _progress_bar(initial=have, total=total, desc=part.stem) as bar,
         ):
             while block := response.read(_BLOCK):
                 file.write(block)
@@ -224,24 +223,29 @@ def download(file: OfficialFile, folder: Path, tries: int = _TRIES, wait: float 
     return digest
 
 
-def run() -> None:
-    """Download what the command line names."""
+def parse_args() -> argparse.Namespace:
+    """Command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = [file.name for file in FILES]
     parser.add_argument("files", metavar="FILE", nargs="*", help="names, see --list")
     parser.add_argument("--out", type=Path, default=Path("checkpoints"))
     parser.add_argument("--list", action="store_true", help="list the official files")
     args = parser.parse_args()
+    if not args.files and not args.list:
+        parser.error("name some files, or --list")
+    return args
+
+
+def run(args: argparse.Namespace) -> None:
+    """Download what the command line names."""
     if args.list:
         for file in FILES:
             print(
                 f"{file.name}: {file.content}; for {file.loads_into.replace('`', '')}\n    {file.url}"
             )
         return
-    if not args.files:
-        parser.error("name some files, or --list")
+    names = [file.name for file in FILES]
     if unknown := [name for name in args.files if name not in names]:
         raise UserError(f"{unknown[0]} is no official file. There are {', '.join(names)}.")
     args.out.mkdir(parents=True, exist_ok=True)
@@ -265,7 +269,9 @@ def run() -> None:
 
 def main() -> int:
     """Run to the exit status."""
-    return exit_status(run, interrupted="stopped. Run again: the download is resumed.")
+    return exit_status(
+        lambda: run(parse_args()), interrupted="stopped. Run again: the download is resumed."
+    )
 
 
 if __name__ == "__main__":

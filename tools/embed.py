@@ -15,22 +15,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmonepeace.missing_packages import explain_missing_packages
-
-with explain_missing_packages():
-    from mmonepeace.apis import build_index, find_files, read_texts
-    from mmonepeace.checkpoint import find
-    from mmonepeace.cli import (
-        add_model_options,
-        build_embedder,
-        exit_code,
-        list_failed,
-        make_parser,
-    )
-    from mmonepeace.console import printable, progress_bar
+from mmonepeace import apis, checkpoint
+from mmonepeace.cli import add_model_options, build_embedder, exit_code, list_failed, make_parser
+from mmonepeace.console import printable, progress_bar
 
 
-def parse() -> argparse.Namespace:
+def parse_args() -> argparse.Namespace:
     """Command line."""
     parser = make_parser(__doc__)
     add_model_options(parser)
@@ -45,17 +35,16 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def run() -> None:
+def run(args: argparse.Namespace) -> None:
     """Embed, and print what was done."""
-    args = parse()
     unread: dict[str, str] = {}
     sources = {}
     if args.texts:
-        sources["text"] = read_texts(args.texts, args.text_column)
+        sources["text"] = apis.read_texts(args.texts, args.text_column)
     for modality, folder in (("image", args.images), ("audio", args.audios)):
         if folder:
-            sources[modality] = find_files(folder, modality, unread)
-    path = find(args.checkpoint).resolve()
+            sources[modality] = apis.find_files(folder, modality, unread)
+    path = checkpoint.find(args.checkpoint).resolve()
     embedder = build_embedder(path, args, progress=False)
     meta = {"checkpoint": str(path)}
     if args.tokenizer:
@@ -67,7 +56,7 @@ def run() -> None:
             bar.update(done - bar.n)
             bar.refresh()
 
-        built = build_index(embedder, args.out, sources, meta, progress)
+        built = apis.build_index(embedder, args.out, sources, meta, progress)
     failed = unread | built.failed
     counts = {m: sum(i["modality"] == m for i in built.index.items) for m in sources}
     shown = ", ".join(f"{count:,} {m}" for m, count in counts.items())
@@ -83,4 +72,8 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(run, interrupted="stopped: the same command resumes from here."))
+    sys.exit(
+        exit_code(
+            lambda: run(parse_args()), interrupted="stopped: the same command resumes from here."
+        )
+    )

@@ -18,36 +18,29 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmonepeace.missing_packages import explain_missing_packages
+from mmonepeace import apis, checkpoint, evaluation, visualization
+from mmonepeace.atomic_file import atomic_file
+from mmonepeace.choices import Rule
+from mmonepeace.cli import (
+    add_model_options,
+    build_embedder,
+    exit_code,
+    list_failed,
+    make_parser,
+    positive,
+)
+from mmonepeace.console import printable, table
 
-with explain_missing_packages():
-    import numpy as np
-    import torch
-    from PIL import Image
-
-    from mmonepeace.apis import Embedder, read_rows
-    from mmonepeace.atomic_file import atomic_file
-    from mmonepeace.checkpoint import find
-    from mmonepeace.cli import (
-        add_model_options,
-        build_embedder,
-        exit_code,
-        list_failed,
-        make_parser,
-        positive,
-    )
-    from mmonepeace.console import printable, table
-    from mmonepeace.datasets.tokenizer import clean_caption
-    from mmonepeace.evaluation import find_directions, summarise
-    from mmonepeace.evaluation.retrieval import Item, Rule
-    from mmonepeace.visualization import draw_direction
+if TYPE_CHECKING:
+    from mmonepeace.apis import Embedder
+    from mmonepeace.evaluation.retrieval import Item
 
 
-def parse() -> argparse.Namespace:
+def parse_args() -> argparse.Namespace:
     """Command line."""
     parser = make_parser(__doc__)
     add_model_options(parser)
@@ -81,9 +74,14 @@ def parse() -> argparse.Namespace:
 
 
 def embed(
-    embedder: Embedder, modality: str, values: list[str], raw: bool, errors: dict[str, str]
-) -> dict[str, Item]:
+    embedder: "Embedder", modality: str, values: list[str], raw: bool, errors: dict[str, str]
+) -> dict[str, "Item"]:
     """Value -> item, for distinct values that can be read."""
+    import numpy as np
+    import torch
+
+    from mmonepeace.datasets.tokenizer import clean_caption
+
     failed: dict[int, str] = {}
     inputs = [clean_caption(v) for v in values] if modality == "text" and not raw else values
     embeddings = np.asarray(embedder.encode(modality, inputs, failed))
@@ -95,18 +93,21 @@ def embed(
     }
 
 
-def run() -> None:
+def run(args: argparse.Namespace) -> None:
     """Embed, measure, draw."""
-    args, errors, known = parse(), {}, {}
+    import numpy as np
+    from PIL import Image
+
+    errors, known = {}, {}
     tables = zip(args.table, args.columns, strict=True)
-    rows = [row for path, columns in tables for row in read_rows(path, columns, args.root)]
-    checkpoint = find(args.checkpoint)
-    embedder = build_embedder(checkpoint, args)
+    rows = [row for path, columns in tables for row in apis.read_rows(path, columns, args.root)]
+    path = checkpoint.find(args.checkpoint)
+    embedder = build_embedder(path, args)
     for name in dict.fromkeys(name for row in rows for name in row):
         values = list(dict.fromkeys(row[name] for row in rows if name in row))
         known[name] = embed(embedder, name, values, args.raw_texts, errors)
     samples = [{n: known[n][v] for n, v in row.items() if v in known[n]} for row in rows]
-    directions = find_directions(samples, args.rule)
+    directions = evaluation.find_directions(samples, args.rule)
     if not directions:
         raise ValueError(
             f"{', '.join(map(str, args.table))}: no row has two items that can be read."
@@ -119,12 +120,12 @@ def run() -> None:
         recalls = (f"{x:.2f}" for k in args.k for x in (d.recall(k), d.chance(k)))
         lines.append((f"{a} to {b}", f"{len(d.queries):,}", f"{len(d.items):,}", *recalls))
     print(table(header, lines, "l".ljust(len(header), "r")))
-    metrics = summarise(directions, args.k)
+    metrics = evaluation.summarise(directions, args.k)
     means = [f"R@{k} {metrics[f'mean_R@{k}']:.2f}" for k in args.k]
     print("mean  " + ", ".join([*means, f"all {metrics['r_mean']:.2f}"]))
     if args.out:
         facts = {
-            "checkpoint": str(checkpoint),
+            "checkpoint": str(path),
             "tables": [str(path) for path in args.table],
             "rule": args.rule,
             "left_out": len(errors),
@@ -137,7 +138,10 @@ def run() -> None:
     if args.gallery:
         wanted = args.directions or [f"{a}_to_{b}" for a, b in directions]
         options = args.queries, args.results, args.seed
-        drawn = [draw_direction(directions, tuple(w.split("_to_")), *options) for w in wanted]
+        drawn = [
+            visualization.draw_direction(directions, tuple(w.split("_to_")), *options)
+            for w in wanted
+        ]
         args.gallery.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(args.gallery) as temporary:
             kind = Image.registered_extensions().get(args.gallery.suffix.lower(), "PNG")
@@ -147,4 +151,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(run))
+    sys.exit(exit_code(lambda: run(parse_args())))

@@ -6,30 +6,25 @@ Run:  python tools/heatmap.py CKPT street.jpg --text sky --text "a red car" --ou
 A panel shows the cosine of a query with each patch of the image; all panels have one colour scale.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmonepeace.missing_packages import explain_missing_packages
-
-with explain_missing_packages():
-    import numpy as np
-
-    from mmonepeace.checkpoint import find
-    from mmonepeace.cli import (
-        add_model_options,
-        add_query_options,
-        build_embedder,
-        exit_code,
-        make_parser,
-    )
-    from mmonepeace.console import printable, table
-    from mmonepeace.visualization.heat_map import draw_heat_maps
+from mmonepeace import checkpoint, visualization
+from mmonepeace.cli import (
+    add_model_options,
+    add_query_options,
+    build_embedder,
+    exit_code,
+    make_parser,
+)
+from mmonepeace.console import printable, table
 
 
-def run() -> None:
-    """Draw, and print where each query is strongest."""
+def parse_args() -> argparse.Namespace:
+    """Command line."""
     parser = make_parser(__doc__)
     add_model_options(parser)
     parser.add_argument("image", metavar="IMAGE", type=Path)
@@ -38,11 +33,18 @@ def run() -> None:
     args = parser.parse_args()
     if not args.parts:
         parser.error("name what to look for: --text, --audio, --image")
-    embedder = build_embedder(find(args.checkpoint), args)
+    return args
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draw, and print where each query is strongest."""
+    import numpy as np
+
+    embedder = build_embedder(checkpoint.find(args.checkpoint), args)
     queries = [embedder.encode(modality, [value])[0] for modality, value in args.parts]
     maps = embedder.heat_maps(args.image, np.stack(queries))
     names = [value if modality == "text" else Path(value).name for modality, value in args.parts]
-    draw_heat_maps(args.out, args.image, maps, names)
+    visualization.draw_heat_maps(args.out, args.image, maps, names)
     rows = []
     for name, values in zip(names, maps, strict=True):
         y, x = np.unravel_index(values.argmax(), values.shape)
@@ -52,4 +54,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(run))
+    sys.exit(exit_code(lambda: run(parse_args())))

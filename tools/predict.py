@@ -18,27 +18,27 @@ import argparse
 import csv
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmonepeace.missing_packages import explain_missing_packages
+from mmonepeace import apis, checkpoint, visualization
+from mmonepeace.apis.sources import list_files
+from mmonepeace.atomic_file import atomic_file
+from mmonepeace.choices import Dtype
+from mmonepeace.cli import device, exit_code, list_failed, make_parser, positive
+from mmonepeace.console import printable, table
+from mmonepeace.datasets.manifest import read_numbered, read_records
 
-with explain_missing_packages():
-    from mmonepeace.apis import Predictor, read_rows
-    from mmonepeace.apis.loading import DTYPES
-    from mmonepeace.apis.sources import list_files
-    from mmonepeace.atomic_file import atomic_file
-    from mmonepeace.checkpoint import find
-    from mmonepeace.cli import device, exit_code, list_failed, make_parser, positive
-    from mmonepeace.console import printable, table
-    from mmonepeace.datasets.manifest import read_numbered, read_records
-    from mmonepeace.visualization import Answered, draw_predictions, write_predictions
+if TYPE_CHECKING:
+    from mmonepeace.apis import Predictor
+    from mmonepeace.visualization import Answered
 
 SHOWN, DRAWN = 20, 12  # rows in the terminal, items in a picture
 BOX = ("x0", "y0", "x1", "y1")
 
 
-def parse() -> argparse.Namespace:
+def parse_args() -> argparse.Namespace:
     """Command line."""
     parser = make_parser(__doc__)
     parser.add_argument("checkpoint", metavar="CKPT", help="file, or folder with one")
@@ -56,7 +56,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--classes-file", type=Path, metavar="FILE", help="a name per line")
     parser.add_argument("--tokenizer", type=Path, help="default: tokenizer.json beside CKPT")
     parser.add_argument("--device", type=device, help="default: a GPU if there is one")
-    parser.add_argument("--dtype", default="fp32", choices=DTYPES)
+    parser.add_argument("--dtype", default="fp32", choices=get_args(Dtype))
     parser.add_argument("--batch-size", type=positive, default=32)
     parser.add_argument("--top", type=positive, default=3, help="classes or answers of each item")
     parser.add_argument("--out", type=Path, metavar="TSV", help="write all predictions")
@@ -84,7 +84,7 @@ def read_items(
 ) -> tuple[dict[str, list[str]], list[dict[str, str]]]:
     """The items of a table: modality -> values; and all columns of their rows."""
     columns = dict(column.partition("=")[::2] for column in args.columns)
-    rows = read_rows(args.table, columns, args.root)
+    rows = apis.read_rows(args.table, columns, args.root)
     records = read_records(args.table)
     lines = [line for line, _ in read_numbered(args.table, columns, complete=False)]
     numbered = zip(lines, rows, strict=True)
@@ -119,12 +119,14 @@ def gather(args: argparse.Namespace, unread: dict[str, str]) -> dict[str, list[s
 
 
 def ask(
-    predictor: Predictor,
+    predictor: "Predictor",
     items: dict[str, list[str]],
     args: argparse.Namespace,
     errors: dict[int, str],
-) -> list[Answered]:
+) -> list["Answered"]:
     """What the model says of each item."""
+    from mmonepeace.visualization import Answered
+
     if set(items) != set(predictor.inputs):
         raise ValueError(
             f"the model takes {' and '.join(predictor.inputs)}; {' and '.join(items)} given. Name "
@@ -176,7 +178,7 @@ def split_candidates(
     return [p[0] for p in parts], [p[1:-1] for p in parts]
 
 
-def as_rows(answered: list[Answered], what: str) -> tuple[list[str], list[list[str]]]:
+def as_rows(answered: list["Answered"], what: str) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the predictions; `what` an answer is."""
     if answered[0].box is not None:
         return [*BOX], [[f"{x:.1f}" for x in a.box] for a in answered]
@@ -203,12 +205,12 @@ def write_table(
     print(f"{len(rows):,} predictions are in {printable(str(path))}")
 
 
-def run() -> None:
+def run(args: argparse.Namespace) -> None:
     """Ask, list, write."""
-    args, unread, errors = parse(), {}, {}
+    unread, errors = {}, {}
     items, records = read_items(args, unread) if args.table else (gather(args, unread), [])
-    path = find(args.checkpoint)
-    predictor = Predictor.from_checkpoint(
+    path = checkpoint.find(args.checkpoint)
+    predictor = apis.Predictor.from_checkpoint(
         path, args.device, args.dtype, args.tokenizer, args.classes_file, batch_size=args.batch_size
     )
     everything = ask(predictor, items, args, errors)
@@ -225,13 +227,15 @@ def run() -> None:
         given = [records[i] for i in kept] if records else [dict(a.item) for a in answered]
         write_table(args.out, given, header, rows)
     if args.html:
-        write_predictions(args.html, answered, {"checkpoint": str(path), "task": predictor.task})
+        visualization.write_predictions(
+            args.html, answered, {"checkpoint": str(path), "task": predictor.task}
+        )
         print(f"the page is {printable(str(args.html))}")
     if args.png:
-        draw_predictions(answered[:DRAWN]).save(args.png)
+        visualization.draw_predictions(answered[:DRAWN]).save(args.png)
         print(f"the picture is {printable(str(args.png))}")
     list_failed([*unread.values(), *errors.values()])
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(run))
+    sys.exit(exit_code(lambda: run(parse_args())))

@@ -22,27 +22,22 @@ from typing import get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmonepeace.missing_packages import explain_missing_packages
-
-with explain_missing_packages():
-    from mmonepeace.apis.feature_cache import Feature
-    from mmonepeace.apis.probe import KINDS, probe_files, to_row
-    from mmonepeace.apis.sources import SUFFIXES, check_splits, read_labelled_files
-    from mmonepeace.atomic_file import atomic_file
-    from mmonepeace.checkpoint import find
-    from mmonepeace.cli import (
-        add_model_options,
-        build_embedder,
-        exit_code,
-        list_failed,
-        make_parser,
-        positive,
-    )
-    from mmonepeace.console import printable, table
-    from mmonepeace.visualization import draw_confusions
+from mmonepeace import checkpoint, visualization
+from mmonepeace.apis.sources import SUFFIXES, check_splits, read_labelled_files
+from mmonepeace.atomic_file import atomic_file
+from mmonepeace.choices import Feature, Probe
+from mmonepeace.cli import (
+    add_model_options,
+    build_embedder,
+    exit_code,
+    list_failed,
+    make_parser,
+    positive,
+)
+from mmonepeace.console import printable, table
 
 
-def parse() -> argparse.Namespace:
+def parse_args() -> argparse.Namespace:
     """Command line."""
     parser = make_parser(__doc__)
     add_model_options(parser)
@@ -52,7 +47,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--test", metavar="TABLE", help="or folder")
     parser.add_argument("--label", metavar="COLUMN", help="of the tables")
     parser.add_argument("--root", type=Path, help="of the tables' paths")
-    parser.add_argument("--kind", required=True, nargs="+", choices=KINDS)
+    parser.add_argument("--kind", required=True, nargs="+", choices=get_args(Probe))
     help = "default: tokens of attentive; embedding, or cls where there are no projections"
     parser.add_argument("--features", choices=get_args(Feature), help=help)
     help = "settings to try: k of knn, C of linear, learning rate of attentive"
@@ -72,9 +67,11 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def run() -> None:
+def run(args: argparse.Namespace) -> None:
     """Extract features, probe them, write and draw."""
-    args, errors = parse(), {}  # path -> reason
+    from mmonepeace.apis.probe import KINDS, probe_files, to_row
+
+    errors = {}  # path -> reason
     sources = {"train": args.train, "val": args.val, "test": args.test}
     splits = [
         read_labelled_files(name, source, args.modality, args.label, args.root, errors)
@@ -88,8 +85,8 @@ def run() -> None:
             warning = f"{len(seen):,} files of {split.name} are in train too: its accuracy will be"
             print(f"{warning} too high.", file=sys.stderr)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint = find(args.checkpoint)
-    embedder = build_embedder(checkpoint, args, progress=False, projections=False)
+    path = checkpoint.find(args.checkpoint)
+    embedder = build_embedder(path, args, progress=False, projections=False)
     options = args.grid, args.epochs, args.seed
     records, panels = [], []
     with ExitStack() as stack:
@@ -99,7 +96,7 @@ def run() -> None:
             probed = probe_files(embedder, args.modality, kind, splits, cache, feature, *options)
             list_failed(reason for path, reason in probed.errors.items() if path not in errors)
             errors |= probed.errors
-            facts = {"checkpoint": str(checkpoint), "modality": args.modality, "kind": kind}
+            facts = {"checkpoint": str(path), "modality": args.modality, "kind": kind}
             facts |= {"features": probed.feature, "seed": args.seed, "setting": KINDS[kind].setting}
             for trial in probed.trials:
                 records.append(facts | to_row(trial, probed.items, probed.classes))
@@ -117,11 +114,11 @@ def run() -> None:
     print(table(shown, rows, "lllrll".ljust(len(shown), "r")))
     print(f"the results are in {printable(str(args.out))}")
     if args.plot:
-        draw_confusions(args.plot, panels, probed.classes)
+        visualization.draw_confusions(args.plot, panels, probed.classes)
         print(f"the confusions are drawn in {printable(str(args.plot))}")
     if errors:
         print(f"{len(errors):,} files or folders could not be read and were left out.")
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(run))
+    sys.exit(exit_code(lambda: run(parse_args())))

@@ -15,17 +15,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmonepeace.missing_packages import explain_missing_packages
-
-with explain_missing_packages():
-    from mmonepeace.apis import EmbeddingIndex, combine, embedder_of, write_gallery
-    from mmonepeace.checkpoint import find
-    from mmonepeace.cli import QUERY, add_query_options, device, exit_code, make_parser, positive
-    from mmonepeace.console import printable, table
-    from mmonepeace.visualization.gallery import Entry
+from mmonepeace import apis, checkpoint
+from mmonepeace.cli import QUERY, add_query_options, device, exit_code, make_parser, positive
+from mmonepeace.console import printable, table
 
 
-def parse() -> argparse.Namespace:
+def parse_args() -> argparse.Namespace:
     """Command line."""
     parser = make_parser(__doc__)
     parser.add_argument("index", type=Path, metavar="INDEX")
@@ -53,31 +48,32 @@ def short(content: str | Path) -> str:
     return min(os.path.normpath(content), os.path.relpath(content), key=len)
 
 
-def run() -> None:
+def run(args: argparse.Namespace) -> None:
     """Search, print, and write the page."""
-    args = parse()
-    index = EmbeddingIndex.load(args.index)
+    from mmonepeace.visualization.gallery import Entry
+
+    index = apis.EmbeddingIndex.load(args.index)
     shown = index.select(args.modality) if args.modality else index
     if not shown.items:
         raise ValueError(f"{args.index} has no {args.modality} items.")
-    checkpoint = find(args.checkpoint) if args.checkpoint else None
-    embedder = embedder_of(index, checkpoint, args.tokenizer, args.device)
+    path = checkpoint.find(args.checkpoint) if args.checkpoint else None
+    embedder = apis.embedder_of(index, path, args.tokenizer, args.device)
     parts = [embedder.encode(modality, [value])[0] for modality, value in args.parts]
-    best = shown.search(combine(*parts, weights=args.weights), args.k)
+    best = shown.search(apis.combine(*parts, weights=args.weights), args.k)
     results = [Entry(score, item["modality"], shown.content(item)) for score, item in best]
     rows = [(i, f"{e.number:.4f}", e.modality, short(e.content)) for i, e in enumerate(results, 1)]
     print(table(("rank", "cosine", "in", "what"), rows, "rr"))
     if args.html:
         query = [Entry(w, *part) for w, part in zip(args.weights, args.parts, strict=True)]
-        source = Path(checkpoint or index.meta["checkpoint"])
+        source = Path(path or index.meta["checkpoint"])
         facts = {
             "Checkpoint": f"{source.parent.name}/{source.name}",
             "Index": f"{args.index.name}, {len(shown.items):,} items",
             "k": str(args.k),
         }
-        write_gallery(args.html, query, results, facts)
+        apis.write_gallery(args.html, query, results, facts)
         print(f"the results are drawn in {printable(str(args.html))}")
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(run))
+    sys.exit(exit_code(lambda: run(parse_args())))

@@ -6,37 +6,32 @@ Run:  python tools/show_predictions.py CONFIG CHECKPOINT [--num 8] [--out predic
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmonepeace.missing_packages import explain_missing_packages
+from mmonepeace import checkpoint, checks, engine, visualization
+from mmonepeace.atomic_file import atomic_file
+from mmonepeace.console import printable
+from mmonepeace.exit_status import exit_status
 
-with explain_missing_packages():
-    import numpy as np
+if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mmengine.config import Config
-    from mmengine.model import revert_sync_batchnorm
-    from mmengine.registry import DATASETS, MODELS, TRANSFORMS, init_default_scope
-
-    from mmonepeace import checks
-    from mmonepeace.atomic_file import atomic_file
-    from mmonepeace.checkpoint import find, load_model
-    from mmonepeace.checks.config import type_name, walk
-    from mmonepeace.console import printable
-    from mmonepeace.datasets.guarded_loading import GuardedLoading
-    from mmonepeace.datasets.sample_errors import SampleError
-    from mmonepeace.engine import run_options
-    from mmonepeace.exit_status import exit_status
-    from mmonepeace.visualization import class_colours, draw_instances, draw_label_maps
-    from mmonepeace.visualization.predictions import predicted_instances, true_instances
 
 
-def load_samples(cfg: Config, num: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def load_samples(cfg: "Config", num: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Some test samples with image and ground truth, evenly spread, and the data set's metainfo.
 
     In place of a sample that cannot be read, which is named, the one after it is taken.
     """
+    import numpy as np
+    from mmengine.registry import DATASETS, TRANSFORMS
+
+    from mmonepeace.checks.config import type_name, walk
+    from mmonepeace.datasets.guarded_loading import GuardedLoading
+    from mmonepeace.datasets.sample_errors import SampleError
+
     dataset_cfg = cfg.test_dataloader.dataset
     steps = [step for step in walk(dataset_cfg.pipeline) if type_name(step).startswith("Load")]
     if not any(type_name(step).endswith("Annotations") for step in steps):
@@ -65,24 +60,29 @@ def load_samples(cfg: Config, num: int) -> tuple[list[dict[str, Any]], dict[str,
     return list(samples.values()), dataset.metainfo
 
 
-def predict(cfg: Config, path: str, images: list[str], device: str) -> list[Any]:
+def predict(cfg: "Config", path: str, images: list[str], device: str) -> list[Any]:
     """What the model of a checkpoint says to images, as mmseg's or mmdet's data samples."""
+    from mmengine.model import revert_sync_batchnorm
+    from mmengine.registry import MODELS
+
     if checks.is_detection(cfg):
         from mmdet.apis import inference_detector as infer
     else:
         from mmseg.apis import inference_model as infer
     cfg.model.backbone.init_cfg = None
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
-    load_model(model, path)
+    checkpoint.load_model(model, path)
     model.cfg = cfg
     return infer(model.to(device).eval(), images)
 
 
-def draw(cfg: Config, path: str, num: int, device: str, score_thr: float) -> Figure:
+def draw(cfg: "Config", path: str, num: int, device: str, score_thr: float) -> "Figure":
     """Draw image | ground truth | prediction, or image with ground-truth boxes | with predicted boxes."""
+    from mmonepeace.visualization.predictions import predicted_instances, true_instances
+
     samples, metainfo = load_samples(cfg, num)
     results = predict(cfg, path, [sample["img_path"] for sample in samples], device)
-    colours = class_colours(metainfo.get("palette"), len(metainfo["classes"]))
+    colours = visualization.class_colours(metainfo.get("palette"), len(metainfo["classes"]))
     detection, rows = checks.is_detection(cfg), []
     for sample, result in zip(samples, results, strict=True):
         if detection:
@@ -90,10 +90,11 @@ def draw(cfg: Config, path: str, num: int, device: str, score_thr: float) -> Fig
         else:
             pair = sample["gt_seg_map"], result.pred_sem_seg.data[0].cpu().numpy()
         rows.append((Path(sample["img_path"]).name, sample["img"][..., ::-1], *pair))
-    return (draw_instances if detection else draw_label_maps)(rows, metainfo["classes"], colours)
+    draw = visualization.draw_instances if detection else visualization.draw_label_maps
+    return draw(rows, metainfo["classes"], colours)
 
 
-def run() -> None:
+def parse_args() -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config")
@@ -103,11 +104,17 @@ def run() -> None:
     parser.add_argument("--data-root", help="folder of the data set, instead of the config's")
     parser.add_argument("--score-thr", type=float, default=0.3, help="lowest score of a box")
     parser.add_argument("--device", default="cpu")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draw."""
+    from mmengine.registry import init_default_scope
+
     cfg = checks.read_config(args.config)
-    path = find(args.checkpoint)
+    path = checkpoint.find(args.checkpoint)
     if args.data_root:
-        run_options.set_data_root(cfg, args.data_root)
+        engine.run_options.set_data_root(cfg, args.data_root)
     checks.check_settings(cfg, ("test_dataloader",))
     checks.check_data(cfg, ("test_dataloader",))
     init_default_scope(cfg.default_scope)
@@ -121,7 +128,7 @@ def run() -> None:
 
 def main() -> int:
     """Run to the exit status."""
-    return exit_status(run)
+    return exit_status(lambda: run(parse_args()))
 
 
 if __name__ == "__main__":

@@ -7,20 +7,16 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmonepeace.missing_packages import explain_missing_packages
+from mmonepeace import checkpoint, checks, engine
+from mmonepeace.engine.processes import exit_distributed
+from mmonepeace.exit_status import exit_status
 
-with explain_missing_packages():
+if TYPE_CHECKING:
     from mmengine.config import Config
-
-    from mmonepeace import checks
-    from mmonepeace.checkpoint import find, load_model
-    from mmonepeace.engine import FinetuneRunner, run_options
-    from mmonepeace.engine.processes import exit_distributed
-    from mmonepeace.engine.terminal import quiet_terminal
-    from mmonepeace.exit_status import exit_status
 
 
 def parse_args() -> argparse.Namespace:
@@ -43,18 +39,18 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def load_config(args: argparse.Namespace) -> Config:
+def load_config(args: argparse.Namespace) -> "Config":
     """The config with the command-line options applied."""
     cfg = checks.read_config(args.config)
     checks.apply_overrides(cfg, args.cfg_options)
-    run_options.set_launcher(cfg, args.launcher)
+    engine.run_options.set_launcher(cfg, args.launcher)
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{Path(args.config).stem}"
     cfg.model.backbone.init_cfg = cfg.model.init_cfg = None
     cfg.load_from, cfg.resume = None, False
     if args.data_root:
-        run_options.set_data_root(cfg, args.data_root)
+        engine.run_options.set_data_root(cfg, args.data_root)
     if args.tokenizer:
-        run_options.set_tokenizer(cfg, args.tokenizer)
+        engine.run_options.set_tokenizer(cfg, args.tokenizer)
     # Drawing an image takes longer than predicting it: only on demand.
     cfg.default_hooks.pop("visualization", None)
     detection = checks.is_detection(cfg)
@@ -69,7 +65,7 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.default_hooks.visualization = dict(type="SegVisualizationHook", draw=True, interval=1)
         cfg.visualizer.save_dir = args.show_dir
     if args.bf16:
-        run_options.check_bfloat16(cfg)
+        engine.run_options.check_bfloat16(cfg)
     if args.out:
         results = dict(output_dir=args.out)
         if detection:
@@ -81,29 +77,28 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-@quiet_terminal()
-def run() -> None:
+def run(args: argparse.Namespace) -> None:
     """Evaluate."""
-    args = parse_args()
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    cfg = load_config(args)
-    path = find(args.checkpoint)
-    checks.check_settings(cfg, ("test_dataloader",))
-    checks.check_data(cfg, ("test_dataloader",))
-    if args.tta:
-        run_options.set_tta(cfg)
-    with checks.explain(cfg):
-        runner = FinetuneRunner.from_cfg(cfg)
-        model = runner.model.module if args.launcher != "none" else runner.model
-        print(load_model(model.module if args.tta else model, path))
-        if args.bf16:
-            run_options.evaluate_in_bfloat16(model)
-        runner.test()
+    with engine.quiet_terminal():
+        cfg = load_config(args)
+        path = checkpoint.find(args.checkpoint)
+        checks.check_settings(cfg, ("test_dataloader",))
+        checks.check_data(cfg, ("test_dataloader",))
+        if args.tta:
+            engine.run_options.set_tta(cfg)
+        with checks.explain(cfg):
+            runner = engine.FinetuneRunner.from_cfg(cfg)
+            model = runner.model.module if args.launcher != "none" else runner.model
+            print(checkpoint.load_model(model.module if args.tta else model, path))
+            if args.bf16:
+                engine.run_options.evaluate_in_bfloat16(model)
+            runner.test()
 
 
 def main() -> int:
     """Run to the exit status."""
-    return exit_status(run)
+    return exit_status(lambda: run(parse_args()))
 
 
 if __name__ == "__main__":

@@ -7,21 +7,16 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmonepeace.missing_packages import explain_missing_packages
+from mmonepeace import checks, engine
+from mmonepeace.engine.processes import exit_distributed
+from mmonepeace.exit_status import exit_status, is_first_rank
 
-with explain_missing_packages():
+if TYPE_CHECKING:
     from mmengine.config import Config
-
-    from mmonepeace import checks
-    from mmonepeace.engine import FinetuneRunner, run_options
-    from mmonepeace.engine.interruption import explain_disk_errors
-    from mmonepeace.engine.processes import exit_distributed
-    from mmonepeace.engine.run_lock import hold_work_dir
-    from mmonepeace.engine.terminal import quiet_terminal
-    from mmonepeace.exit_status import exit_status, is_first_rank
 
 
 def parse_args() -> argparse.Namespace:
@@ -50,7 +45,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def load_config(args: argparse.Namespace) -> Config:
+def load_config(args: argparse.Namespace) -> "Config":
     """The config with the command-line options applied."""
     cfg = checks.read_config(args.config)
     if cfg.get("runner_type") == "mmonepeace.PretrainRunner":
@@ -58,44 +53,50 @@ def load_config(args: argparse.Namespace) -> Config:
             f"{args.config} is a recipe of pretraining. Train it with tools/pretrain.py."
         )
     checks.apply_overrides(cfg, args.cfg_options)
-    run_options.set_launcher(cfg, args.launcher)
+    engine.run_options.set_launcher(cfg, args.launcher)
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{Path(args.config).stem}"
     if args.data_root:
-        run_options.set_data_root(cfg, args.data_root)
+        engine.run_options.set_data_root(cfg, args.data_root)
     if args.checkpoint:
-        run_options.set_checkpoint(cfg, args.checkpoint)
+        engine.run_options.set_checkpoint(cfg, args.checkpoint)
     if args.tokenizer:
-        run_options.set_tokenizer(cfg, args.tokenizer)
+        engine.run_options.set_tokenizer(cfg, args.tokenizer)
     if args.compile:
-        run_options.set_compiled(cfg)
+        engine.run_options.set_compiled(cfg)
     if args.bf16 or args.amp:
-        run_options.set_precision(cfg, "bfloat16" if args.bf16 else "float16")
+        engine.run_options.set_precision(cfg, "bfloat16" if args.bf16 else "float16")
     if args.resume:
-        run_options.set_resume(cfg, args.resume)
+        engine.run_options.set_resume(cfg, args.resume)
     return cfg
 
 
-@quiet_terminal()
-def run() -> None:
+def run(args: argparse.Namespace) -> None:
     """Train."""
-    args = parse_args()
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    cfg = load_config(args)
-    checks.check_run(cfg)
-    if args.dry_run:
-        run_options.keep_start(cfg)
-        report = checks.dry_run(cfg, FinetuneRunner.from_cfg)
-        if is_first_rank():
-            print(report)
-        return
-    with hold_work_dir(cfg.work_dir), explain_disk_errors(cfg.work_dir), checks.explain(cfg):
-        run_options.keep_tokenizer(cfg)
-        FinetuneRunner.from_cfg(cfg).train()
+    with engine.quiet_terminal():
+        cfg = load_config(args)
+        checks.check_run(cfg)
+        if args.dry_run:
+            engine.run_options.keep_start(cfg)
+            report = checks.dry_run(cfg, engine.FinetuneRunner.from_cfg)
+            if is_first_rank():
+                print(report)
+            return
+        with (
+            engine.hold_work_dir(cfg.work_dir),
+            engine.explain_disk_errors(cfg.work_dir),
+            checks.explain(cfg),
+        ):
+            engine.run_options.keep_tokenizer(cfg)
+            engine.FinetuneRunner.from_cfg(cfg).train()
 
 
 def main() -> int:
     """Run to the exit status."""
-    return exit_status(run, interrupted="stopped before training began: no checkpoint was written.")
+    return exit_status(
+        lambda: run(parse_args()),
+        interrupted="stopped before training began: no checkpoint was written.",
+    )
 
 
 if __name__ == "__main__":

@@ -16,12 +16,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmonepeace.missing_packages import explain_missing_packages
-
-with explain_missing_packages():
-    from mmonepeace.datasets.manifest import TABLES, read_lines, read_manifest
-    from mmonepeace.datasets.tokenizer import train
-    from mmonepeace.exit_status import exit_status
+from mmonepeace import datasets
+from mmonepeace.datasets.manifest import TABLES, read_lines, read_manifest
+from mmonepeace.exit_status import exit_status
 
 
 def read_captions(source: str, column: str) -> Iterator[str]:
@@ -33,7 +30,7 @@ def read_captions(source: str, column: str) -> Iterator[str]:
     return (row["text"] for row in read_manifest(source, {"text": column}))
 
 
-def run() -> None:
+def parse_args() -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -44,16 +41,20 @@ def run() -> None:
     parser.add_argument(
         "--column", default="caption", help="of FILEs given without one (default: %(default)s)"
     )
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train."""
     captions = chain.from_iterable(read_captions(c, args.column) for c in args.captions)
-    tokenizer = train(captions, args.vocab_size)
+    tokenizer = datasets.tokenizer.train(captions, args.vocab_size)
     tokenizer.save(args.out)
     print(f"{args.out}: {tokenizer.vocab_size} ids.")
 
 
 def main() -> int:
     """Run to the exit status."""
-    return exit_status(run, ValueError, OSError)
+    return exit_status(lambda: run(parse_args()), ValueError, OSError)
 
 
 if __name__ == "__main__":

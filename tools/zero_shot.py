@@ -15,27 +15,21 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmonepeace.missing_packages import explain_missing_packages
-
-with explain_missing_packages():
-    import numpy as np
-
-    from mmonepeace.apis import ZeroShotClassifier, evaluate, read_table, read_texts
-    from mmonepeace.apis.sources import list_files
-    from mmonepeace.atomic_file import atomic_file
-    from mmonepeace.checkpoint import find
-    from mmonepeace.cli import (
-        add_model_options,
-        build_embedder,
-        exit_code,
-        list_failed,
-        make_parser,
-        positive,
-    )
-    from mmonepeace.console import printable, table
+from mmonepeace import apis, checkpoint
+from mmonepeace.apis.sources import list_files
+from mmonepeace.atomic_file import atomic_file
+from mmonepeace.cli import (
+    add_model_options,
+    build_embedder,
+    exit_code,
+    list_failed,
+    make_parser,
+    positive,
+)
+from mmonepeace.console import printable, table
 
 
-def parse() -> argparse.Namespace:
+def parse_args() -> argparse.Namespace:
     """Command line."""
     parser = make_parser(__doc__)
     add_model_options(parser)
@@ -58,19 +52,21 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def run() -> None:
+def run(args: argparse.Namespace) -> None:
     """Classify, then list predictions or measure accuracy."""
-    args, unread, labels = parse(), {}, None
+    import numpy as np
+
+    unread, labels = {}, None
     if args.tsv:
         columns = args.path_column, args.label_column
-        modality, paths, labels = read_table(args.tsv, *columns, args.root)
+        modality, paths, labels = apis.read_table(args.tsv, *columns, args.root)
     else:
         modality = "image" if args.images else "audio"
         paths = list_files(args.images or args.audios, modality, unread)
-    names = read_texts(args.classes_file) if args.classes_file else sorted(set(labels or ()))
+    names = apis.read_texts(args.classes_file) if args.classes_file else sorted(set(labels or ()))
     names = [name.strip() for name in args.classes.split(",")] if args.classes else names
-    embedder = build_embedder(find(args.checkpoint), args)
-    classifier = ZeroShotClassifier(embedder, names, modality, args.template)
+    embedder = build_embedder(checkpoint.find(args.checkpoint), args)
+    classifier = apis.ZeroShotClassifier(embedder, names, modality, args.template)
     errors: dict[int, str] = {}
     probabilities = classifier.predict(paths, errors)
     good = [i for i in range(len(paths)) if i not in errors]
@@ -86,7 +82,7 @@ def run() -> None:
     ]
     if labels:
         print(f"{len(good):,} items, {len(names):,} classes")
-        print(evaluate(probabilities[good], [labels[i] for i in good], names).report())
+        print(apis.evaluate(probabilities[good], [labels[i] for i in good], names).report())
     else:
         print(table(header, rows))
     if args.out:
@@ -101,4 +97,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(run))
+    sys.exit(exit_code(lambda: run(parse_args())))

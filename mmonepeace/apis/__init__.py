@@ -1,16 +1,23 @@
 """What users call from Python: embeddings, search, zero-shot classification."""
 
-from mmonepeace.apis.embedder import Embedder
-from mmonepeace.apis.index import EmbeddingIndex, build_index, embedder_of
-from mmonepeace.apis.predictor import Prediction, Predictor
-from mmonepeace.apis.sources import find_files, read_rows, read_table, read_texts
-from mmonepeace.apis.vector_search import combine, search, similarity
-from mmonepeace.apis.zero_shot import ZeroShotClassifier
-from mmonepeace.evaluation import evaluate
-from mmonepeace.visualization import write_gallery
+from typing import TYPE_CHECKING
+
+from mmonepeace.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from mmonepeace.apis.embedder import Embedder
+    from mmonepeace.apis.index import EmbeddingIndex, build_index, embedder_of
+    from mmonepeace.apis.predictor import Prediction, Predictor
+    from mmonepeace.apis.sources import find_files, read_rows, read_table, read_texts
+    from mmonepeace.apis.vector_search import combine, search, similarity
+    from mmonepeace.apis.zero_shot import ZeroShotClassifier
+    from mmonepeace.evaluation import evaluate
+    from mmonepeace.visualization import write_gallery
 
 __all__ = [
     "Embedder", "EmbeddingIndex", "Prediction", "Predictor", "ZeroShotClassifier", "build_index",
     "combine", "embedder_of", "evaluate", "find_files", "read_rows", "read_table", "read_texts",
     "search", "similarity", "write_gallery",
 ]  # fmt: skip
+
+__getattr__, __dir__ = lazy_names(__name__)

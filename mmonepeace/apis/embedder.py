@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +26,10 @@ from mmonepeace.apis.loading import (
 from mmonepeace.apis.vector_search import Embeddings, combine, search, similarity
 from mmonepeace.datasets import image_io
 from mmonepeace.datasets.tokenizer import Tokenizer
-from mmonepeace.models import OnePeaceRetriever
 from mmonepeace.spec import MAX_AUDIO_SECONDS, PATCH_SIZE, patch_grid
+
+if TYPE_CHECKING:
+    from mmonepeace.models import OnePeaceRetriever
 
 Pooling = Literal["cls", "mean", "tokens"]
 

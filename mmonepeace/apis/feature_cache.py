@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -24,10 +23,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mmonepeace.apis.embedder import Embedder
 from mmonepeace.atomic_file import atomic_file
+from mmonepeace.choices import Feature
 from mmonepeace.console import progress_bar
 from mmonepeace.datasets.sample_errors import reason
 
-Feature = Literal["embedding", "cls", "mean", "tokens"]
 FORMAT = "mmonepeace-features"
 # What the features of an item depend on, beside the item: keys of `embedder_settings`.
 SETTINGS = {

@@ -1,20 +1,26 @@
-"""The model of a checkpoint or a config, its tokenizer, and a fingerprint of its weights."""
+"""The model of a checkpoint or a config, its tokenizer, and a fingerprint of its weights.
+
+MMEngine and the models are imported when a model is built, not with the API.
+"""
+
+from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from mmengine.config import Config
 from torch import Tensor
 
 from mmonepeace import checkpoint
 from mmonepeace.datasets.tokenizer import Tokenizer
-from mmonepeace.models import OnePeaceClassifier, OnePeaceRetriever
-from mmonepeace.models.base import BackboneModel
-from mmonepeace.registry import MODELS
 
-DTYPES = {
+if TYPE_CHECKING:
+    from mmonepeace.models import OnePeaceClassifier, OnePeaceRetriever
+    from mmonepeace.models.base import BackboneModel
+
+DTYPES: dict[str, torch.dtype] = {  # of each `Dtype`
     **dict.fromkeys(("fp32", "float32"), torch.float32),
     **dict.fromkeys(("bf16", "bfloat16"), torch.bfloat16),
     **dict.fromkeys(("fp16", "float16"), torch.float16),
@@ -36,6 +42,8 @@ def load_retriever(path: Path, projections: bool) -> tuple[OnePeaceRetriever, Pa
     the file cannot be used, or lacks `projections` that are wanted, and a ValueError if a config
     has no retriever, or names no checkpoint.
     """
+    from mmonepeace.models import OnePeaceRetriever
+
     if path.suffix == ".py":
         return _from_config(path)
     path = checkpoint.find(path)
@@ -63,6 +71,9 @@ def load_predictor(path: Path) -> tuple[OnePeaceClassifier, list[str] | None, Pa
     Returns the model with its weights, the names of its classes if it has them, and the path of its
     checkpoint. Raises a CheckpointError if the file cannot be used or is of a retriever.
     """
+    from mmonepeace.models import OnePeaceClassifier
+    from mmonepeace.registry import MODELS
+
     path = checkpoint.find(path)
     converted = checkpoint.read_own(path)
     with checkpoint.prefix_errors(path):
@@ -110,6 +121,11 @@ def fingerprint_of(weights: Mapping[str, Tensor]) -> str:
 
 
 def _from_config(path: Path) -> tuple[OnePeaceRetriever, Path]:
+    from mmengine.config import Config
+
+    from mmonepeace.models import OnePeaceRetriever
+    from mmonepeace.registry import MODELS
+
     config = Config.fromfile(path)
     source = config.get("load_from") or (config.model.get("init_cfg") or {}).get("checkpoint")
     model = MODELS.build(config.model)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,10 +16,11 @@ from torch import Tensor
 from mmonepeace.apis.item_reader import AudioLike, ItemReader, as_rows, model_inputs
 from mmonepeace.apis.loading import check_vocabulary, find_tokenizer, load_predictor, to_dtype
 from mmonepeace.datasets import image_io
-from mmonepeace.datasets.labelled import candidate_texts, read_classes
 from mmonepeace.datasets.tokenizer import Tokenizer, clean_caption
-from mmonepeace.models import MultiLabelLoss, OnePeaceClassifier, OnePeaceGrounder
 from mmonepeace.spec import MAX_AUDIO_SECONDS, MAX_TEXT_TOKENS, PATCH_SIZE, TEXT_POSITIONS
+
+if TYPE_CHECKING:
+    from mmonepeace.models import OnePeaceClassifier
 
 _CLASS_FILES = ("classes.txt", "classes.json")  # beside a checkpoint
 
@@ -59,7 +60,11 @@ class Predictor:
         batch_size: int = 32,
         progress: bool | None = None,
     ) -> None:
+        from mmonepeace.models import MultiLabelLoss, OnePeaceGrounder
+
         self.model = model.eval()
+        self._grounds = isinstance(model, OnePeaceGrounder)
+        self._several_labels = isinstance(model.loss, MultiLabelLoss)
         self.progress = progress
         adapters = model.backbone.adapters
         outputs: Any = model.head.classifier[-1].out_features
@@ -80,7 +85,7 @@ class Predictor:
             windows=(clip, clip),
             batch_size=batch_size,
             equal_length_audio=model.backbone.metadata().get("audio_padding") == "compat",
-            image_sizes=isinstance(model, OnePeaceGrounder),
+            image_sizes=self._grounds,
             first_window=True,  # as these models were trained and measured
             lower=not chooses,
             needs_words=True,
@@ -113,6 +118,8 @@ class Predictor:
             CheckpointError: if the file cannot be used, or is not of such a model.
             ValueError: for an unknown dtype, or the wrong number of classes.
         """
+        from mmonepeace.datasets.labelled import read_classes
+
         dtype = to_dtype(dtype)
         model, stored, path = load_predictor(Path(path))
         beside = [path.parent / name for name in _CLASS_FILES if (path.parent / name).is_file()]
@@ -127,7 +134,7 @@ class Predictor:
     @property
     def task(self) -> str:
         """The method that the model was trained for."""
-        if isinstance(self.model, OnePeaceGrounder):
+        if self._grounds:
             return "ground"
         if self.model.head.num_views > 1:
             return "compare"
@@ -185,6 +192,8 @@ class Predictor:
         Returns:
             for each item the best answers, the best first.
         """
+        from mmonepeace.datasets.labelled import candidate_texts
+
         self._check("answer")
         wanted = self.model.num_candidates
         if (candidates is None) is not (wanted == 1):
@@ -285,8 +294,7 @@ class Predictor:
         results: list[list[Prediction]] = [[] for _ in rows]
         for owners, outputs, _ in self._run(rows, errors):
             logits_BC = outputs.float()
-            several = isinstance(self.model.loss, MultiLabelLoss)
-            scores_BC = logits_BC.sigmoid() if several else logits_BC.softmax(1)
+            scores_BC = logits_BC.sigmoid() if self._several_labels else logits_BC.softmax(1)
             # By logits: probabilities close to 1 are equal in float32.
             best = logits_BC.topk(min(top_k, logits_BC.shape[1]), 1).indices.cpu()
             scores = scores_BC.cpu().gather(1, best)

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from mmonepeace.apis.embedder import Embedder
-from mmonepeace.apis.feature_cache import Feature, Features, extract_features
+from mmonepeace.apis.feature_cache import Features, extract_features
 from mmonepeace.apis.probe_classifiers import Options, fit_attentive, fit_knn, fit_linear
 from mmonepeace.apis.sources import LabelledFiles, check_splits
+from mmonepeace.choices import Feature, Probe
 from mmonepeace.console import progress_bar
 from mmonepeace.evaluation.classification import Evaluation, evaluate
 
@@ -31,7 +32,7 @@ class Kind(NamedTuple):
     settings: tuple[float, ...]
 
 
-KINDS = {
+KINDS: dict[Probe, Kind] = {
     "knn": Kind(fit_knn, "k", (1, 5, 10, 20, 50, 100, 200)),
     "linear": Kind(fit_linear, "C", (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1, 10, 100)),
     "attentive": Kind(fit_attentive, "learning rate", (1e-3, 3e-3, 1e-2, 3e-2)),
@@ -61,7 +62,7 @@ class Probed(NamedTuple):
 def probe_files(
     embedder: Embedder,
     modality: str,
-    kind: str,
+    kind: Probe,
     splits: Sequence[LabelledFiles],
     cache: str | Path,
     feature: Feature | None = None,
@@ -92,7 +93,7 @@ def probe_files(
 
 
 def probe(
-    kind: str,
+    kind: Probe,
     features: Mapping[str, Features],
     labels: Mapping[str, Sequence[str]],
     settings: Sequence[float] | None = None,

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -11,6 +10,7 @@ from mmonepeace.checkpoint.errors import CheckpointError, StateDict, prefix_erro
 from mmonepeace.checkpoint.key_mapping import Conversion, official_name, select_vision, to_own
 from mmonepeace.checkpoint.reading import read
 from mmonepeace.checkpoint.writing import Progress, write
+from mmonepeace.choices import Target
 from mmonepeace.layers.relative_position_bias import rpb_index, rpb_index_1d
 from mmonepeace.layers.resampling import rpb_side
 from mmonepeace.spec import MAX_POSITIONS
@@ -165,7 +165,6 @@ def read_own(path: str | Path) -> Conversion:
         return to_own(weights, meta)
 
 
-Target = Literal["vision", "official-vision", "full", "official-full", "model", "official-model"]
 _CONVERSIONS: dict[Target, Callable[[Conversion], Conversion]] = {
     "vision": select_vision,
     "official-vision": lambda converted: to_official_vision(select_vision(converted)),

@@ -7,8 +7,6 @@ import re
 import shutil
 from pathlib import Path
 
-from mmengine.logging import print_log
-
 from mmonepeace.atomic_file import atomic_file
 from mmonepeace.checkpoint.errors import CheckpointError
 from mmonepeace.checkpoint.training_state import INDEX, is_committed, read_run
@@ -58,6 +56,8 @@ def write_note(work_dir: str | Path, path: str | Path) -> None:
         try:
             note.rmdir()
         except OSError:  # not ours, and --resume does not need the note
+            from mmengine.logging import print_log
+
             print_log(f"{note} is a folder, so the last checkpoint is not noted.", "current")
             return
     with atomic_file(note) as temporary:
@@ -124,6 +124,8 @@ def _of_this_run(paths: list[Path], noted: str | None) -> list[Path]:
     if noted and paths:
         kind = noted.partition("_")[0]
         older = [p for p in paths if p.name.startswith(kind) and _number(p) < _number(Path(noted))]
+        from mmengine.logging import print_log
+
         print_log(
             f"{NOTE} names {noted}, which is not there; the newest of "
             f"{'the older ones' if older else 'the others'} is taken.",

@@ -4,16 +4,22 @@
 file for `tools/doctor.py`.
 """
 
-from mmonepeace.checks.classes import check_heads
-from mmonepeace.checks.config import dataset_configs, is_detection, metric_configs, text_steps
-from mmonepeace.checks.environment import check_operators, read_config
-from mmonepeace.checks.explanations import explain
-from mmonepeace.checks.heads import has_mask_head
-from mmonepeace.checks.label_hook import LabelCheckHook
-from mmonepeace.checks.overrides import OverridesAction, apply_overrides
-from mmonepeace.checks.report import CheckError, Finding, Report
-from mmonepeace.checks.run import check_data, check_run, check_settings, examine
-from mmonepeace.checks.trial_steps import dry_run
+from typing import TYPE_CHECKING
+
+from mmonepeace.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from mmonepeace.checks.classes import check_heads
+    from mmonepeace.checks.config import dataset_configs, is_detection, metric_configs, text_steps
+    from mmonepeace.checks.environment import check_operators, read_config
+    from mmonepeace.checks.explanations import explain
+    from mmonepeace.checks.heads import has_mask_head
+    from mmonepeace.checks.label_hook import LabelCheckHook
+    from mmonepeace.checks.overrides import apply_overrides
+    from mmonepeace.checks.overrides_action import OverridesAction
+    from mmonepeace.checks.report import CheckError, Finding, Report
+    from mmonepeace.checks.run import check_data, check_run, check_settings, examine
+    from mmonepeace.checks.trial_steps import dry_run
 
 __all__ = [
     "CheckError", "Finding", "LabelCheckHook", "OverridesAction", "Report", "apply_overrides",
@@ -21,3 +27,5 @@ __all__ = [
     "dataset_configs", "dry_run", "examine", "explain", "has_mask_head", "is_detection",
     "metric_configs", "read_config", "text_steps",
 ]  # fmt: skip
+
+__getattr__, __dir__ = lazy_names(__name__)

@@ -1,13 +1,12 @@
 """Strict overrides: a key of `--cfg-options` that nothing reads is refused."""
 
-import argparse
 import inspect
 from collections.abc import Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any
 
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
@@ -51,30 +50,6 @@ _UNDECLARED = {
     "data_prefix": {"path", "img"},
     **dict.fromkeys(LOADERS, _LOADER_KEYS),
 }  # fmt: skip
-
-
-class OverridesAction(DictAction):
-    """`KEY=VALUE ...` of a command line; what is not of this form is an error of the parser."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
-        option_string: str | None = None,
-    ) -> None:
-        """Add the values to the dict of the option."""
-        for text in values or ():
-            if not text.partition("=")[0] or "=" not in text:
-                parser.error(
-                    f"{option_string} {text}: expected KEY=VALUE, without spaces around =."
-                )
-            try:
-                super().__call__(parser, namespace, [text], option_string)
-            except AssertionError:  # brackets
-                parser.error(
-                    f"{option_string} {text}: a bracket is not closed. Quote such values: 'KEY=[1,2]'."
-                )
 
 
 def apply_overrides(cfg: Config, overrides: dict[str, Any] | None) -> None:

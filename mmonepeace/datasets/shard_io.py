@@ -17,8 +17,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from mmengine.logging import print_log
-
 from mmonepeace.console import printable
 from mmonepeace.datasets.sample_errors import MissingError, SampleError, reason
 from mmonepeace.datasets.tar_members import BLOCK, READ_ERRORS, Member, Tar, open_tar, walk
@@ -177,6 +175,8 @@ def _samples(path: Path, _size: int, _time: int) -> list[_Sample]:
 
 
 def _log(message: str) -> None:
+    from mmengine.logging import print_log
+
     print_log(printable(message), "current", logging.WARNING)
 
 

@@ -24,17 +24,11 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
 from mmonepeace.atomic_file import atomic_file
-from mmonepeace.spec import EOS_ID, MAX_TEXT_TOKENS, UNK_ID
+from mmonepeace.spec import EOS_ID, MAX_TEXT_TOKENS, UNK_ID, VOCABULARY_SHA256
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")  # in the order of their ids
 ALPHABET = pre_tokenizers.ByteLevel.alphabet()  # one printable character per byte
 SPACE = "Ġ"  # the character of a space
-
-OFFICIAL_SHA256 = {
-    "dictionary": "2c31c5b236661067fe8626775eb995ef5fe808ac87d2ad4a6ddbef68550f5cc6",
-    "merges": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
-    "encoder": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
-}
 
 Merges = list[tuple[str, str]]
 
@@ -176,7 +170,7 @@ def build_official(
     paths = {"dictionary": dict_path, "merges": bpe_path, "encoder": encoder_path}
     contents = {kind: Path(path).read_bytes() for kind, path in paths.items()}
     for kind, content in contents.items():
-        if hashlib.sha256(content).hexdigest() != OFFICIAL_SHA256[kind]:
+        if hashlib.sha256(content).hexdigest() != VOCABULARY_SHA256[kind]:
             warnings.warn(
                 f"{paths[kind]} is not the {kind} of the released models: the ids will not fit "
                 "their weights. Download it again if you want to use them.",

@@ -3,9 +3,7 @@
 import atexit
 import os
 import sys
-from typing import NoReturn
-
-from torch import distributed as dist
+from typing import Any, NoReturn
 
 
 def exit_distributed(code: int) -> NoReturn:
@@ -16,8 +14,10 @@ def exit_distributed(code: int) -> NoReturn:
     190489). So a process of a group skips the shutdown of the interpreter, after its exit handlers;
     so does one that a signal has stopped, whose threads may still be at work.
     """
-    if dist.is_initialized() or code > 128:
-        if dist.is_initialized():
+    dist: Any = sys.modules.get("torch.distributed")  # None before anything was run
+    is_grouped = dist is not None and dist.is_initialized()
+    if is_grouped or code > 128:
+        if is_grouped:
             dist.destroy_process_group()
         atexit._run_exitfuncs()
         sys.stdout.flush()

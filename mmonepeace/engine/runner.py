@@ -6,6 +6,7 @@ randomness of a sample from its index and epoch, samplers can start anywhere in 
 neither evaluations nor workers change what comes after them.
 """
 
+import gc
 from typing import Any
 
 from mmengine.config import Config
@@ -64,7 +65,11 @@ class FinetuneRunner(ResumableRunner, Runner):
                 type="mmonepeace.tolerate_broken", dataset=dataloader["dataset"], max_broken=limit
             )
             dataloader = {**dataloader, "dataset": dataset}
-        return super().build_dataloader(dataloader, *args, **kwargs)
+        gc.freeze()  # MMEngine collects garbage for each data set: not among all that was imported
+        try:
+            return super().build_dataloader(dataloader, *args, **kwargs)
+        finally:
+            gc.unfreeze()
 
     def build_train_loop(self, loop: BaseLoop | dict[str, Any]) -> BaseLoop:
         """Build the training loop and its data loader, in the form that can resume."""

@@ -10,13 +10,14 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from mmengine import hooks
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
+from yapf.yapflib import yapf_api
 
 from mmonepeace.registry import HOOKS
 
@@ -120,7 +121,10 @@ class LoggerHook(hooks.LoggerHook):
 
 @contextmanager
 def quiet_terminal() -> Iterator[None]:
-    """Print only what concerns the run, also of what libraries log, print and warn of."""
+    """Print only what concerns the run, also of what libraries log, print and warn of.
+
+    The config, which MMEngine logs and stores in five places, is formatted once.
+    """
     last = -NO_TERMINAL
 
     def is_due(record: logging.LogRecord) -> bool:
@@ -149,9 +153,10 @@ def quiet_terminal() -> Iterator[None]:
         if not _NOISE.match(str(text)):
             print_all(text, *args, **kwargs)
 
-    before, print_all = MMLogger.callHandlers, builtins.print
+    before, print_all, format_code = MMLogger.callHandlers, builtins.print, yapf_api.FormatCode
     MMLogger.callHandlers = call_handlers
     builtins.print = print_some  # which MMEngine and pycocotools use
+    yapf_api.FormatCode = _remember_last(format_code)
     try:
         with warnings.catch_warnings():
             for text in FOREIGN:
@@ -160,6 +165,19 @@ def quiet_terminal() -> Iterator[None]:
     finally:
         MMLogger.callHandlers = before
         builtins.print = print_all
+        yapf_api.FormatCode = format_code
+
+
+def _remember_last(format_code: Callable[..., Any]) -> Callable[..., Any]:
+    known: dict[str, Any] = {}
+
+    def format_once(text: str, **options: Any) -> Any:
+        if text not in known:
+            known.clear()
+            known[text] = format_code(text, **options)
+        return known[text]
+
+    return format_once
 
 
 def _shorten(environment: str) -> str:

@@ -18,18 +18,18 @@ Shapes: Q queries, G gallery items, U different ones, P matching pairs, D width.
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import permutations
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 from mmengine.evaluator import BaseMetric
 from torch import Tensor
 
+from mmonepeace.choices import Rule
 from mmonepeace.datasets.pairs import PATH_KEYS, RECORD_KEYS
 from mmonepeace.registry import METRICS
 
 MAX_SIMILARITIES = 2**26  # in memory at once
 Item = tuple[Any, Tensor]  # identity, embedding
-Rule = Literal["distinct", "official"]
 # Keys of a data sample that identify its item of a modality; the first that it has counts.
 IDENTITIES = {
     name: (key, "key", "sample_idx") if key in PATH_KEYS else (key,)

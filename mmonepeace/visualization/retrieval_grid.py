@@ -17,10 +17,11 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from PIL import Image
 
+from mmonepeace.choices import Rule
 from mmonepeace.console import printable
 from mmonepeace.datasets.audio_io import load_audio
 from mmonepeace.datasets.image_io import to_rgb
-from mmonepeace.evaluation.retrieval import Direction, Item, Rule, find_directions, items_of
+from mmonepeace.evaluation.retrieval import Direction, Item, find_directions, items_of
 from mmonepeace.registry import HOOKS
 from mmonepeace.spec import SAMPLE_RATE
 from mmonepeace.visualization.log_mel import log_mel

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from mmonepeace import checkpoint
-from mmonepeace.checkpoint import work_dir
 
 
 def write(folder, name, step):
@@ -47,7 +46,7 @@ def test_newer_ones_than_the_noted_belong_to_an_earlier_run(run):
 
 def test_if_the_noted_is_gone_and_all_are_newer_they_are_no_loss(run, monkeypatch):
     said = []
-    monkeypatch.setattr(work_dir, "print_log", lambda text, *_: said.append(text))
+    monkeypatch.setattr("mmengine.logging.print_log", lambda text, *_: said.append(text))
     checkpoint.write_note(run, run / "iter_2.pth")
     assert numbers(run) == [15, 10, 5]
     (text,) = said

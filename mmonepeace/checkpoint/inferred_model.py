@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from mmonepeace.checkpoint.errors import CheckpointError, explain_broken_file
-from mmonepeace.checkpoint.infer_config import infer_config
+from mmonepeace.checkpoint.inferred_config import infer_config
 
 # Facts of a task that no weight tells, and their types; see `models.base.BackboneModel.metadata`.
 _FACTS = {"type": str, "pool_over": str, "num_candidates": int, "loss": str, "classes": list}
