@@ -32,7 +32,7 @@ from mmonepeace.checks.weights import check_tokenizers, check_weights
 from mmonepeace.console import printable
 from mmonepeace.exit_status import is_first_rank
 
-_LABEL_SECONDS = 1.0  # to read label maps of a split before a run
+_LABEL_SECONDS = 5.0  # to read label maps of a split before a run
 _SIZE_SECONDS = 10.0  # to read the headers of its images
 # With these, how often classes occur says nothing more.
 _MISREAD = (
