@@ -12,7 +12,7 @@ import torch
 from mmonepeace.apis import Embedder
 from mmonepeace.apis.loading import DTYPES
 from mmonepeace.console import printable
-from mmonepeace.exit_status import UserError, exit_status
+from mmonepeace.exit_status import UserError, exit_status, process_of_run
 
 
 def make_parser(description: str | None) -> ArgumentParser:
@@ -53,6 +53,8 @@ def build_embedder(path: str | Path, args: Namespace, **options: Any) -> Embedde
     names = ["tokenizer", "device", "dtype", "batch_size"]
     names += ["image_size", "keep_ratio", "fast_jpeg", "alpha"]
     options |= {name: getattr(args, name) for name in names}
+    if options["device"] is None and (gpus := torch.cuda.device_count()) > 1:
+        options["device"] = f"cuda:{process_of_run().local_rank % gpus}"
     return Embedder.from_checkpoint(path, **options)
 
 

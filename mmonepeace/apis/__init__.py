@@ -1,7 +1,8 @@
 """What users call from Python: embeddings, search, zero-shot classification."""
 
 from mmonepeace.apis.embedder import Embedder
-from mmonepeace.apis.index import EmbeddingIndex, build_index, embedder_of
+from mmonepeace.apis.index import EmbeddingIndex, embedder_of
+from mmonepeace.apis.index_building import build_index, build_part
 from mmonepeace.apis.predictor import Prediction, Predictor
 from mmonepeace.apis.sources import find_files, read_rows, read_table, read_texts
 from mmonepeace.apis.vector_search import combine, search, similarity
@@ -11,6 +12,6 @@ from mmonepeace.visualization import write_gallery
 
 __all__ = [
     "Embedder", "EmbeddingIndex", "Prediction", "Predictor", "ZeroShotClassifier", "build_index",
-    "combine", "embedder_of", "evaluate", "find_files", "read_rows", "read_table", "read_texts",
+    "build_part", "combine", "embedder_of", "evaluate", "find_files", "read_rows", "read_table", "read_texts",
     "search", "similarity", "write_gallery",
 ]  # fmt: skip
