@@ -81,7 +81,6 @@ def run() -> None:
         def progress(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
-            bar.refresh()
 
         built = build_index(*work, progress, args.index_dtype, process.size)
     failed = unread | built.failed

@@ -7,7 +7,6 @@ items that could not be read, failed-*.json, and who is at work, see `work_shari
 import json
 import shutil
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from mmonepeace.apis.feature_cache import (
 )
 from mmonepeace.apis.index import EmbeddingIndex, save_index
 from mmonepeace.apis.item_list import MODALITIES, ItemList, name_of
-from mmonepeace.apis.tensor_file import Rows
+from mmonepeace.apis.tensor_file import Rows, as_tensor
 from mmonepeace.apis.vector_search import CHUNK
 from mmonepeace.apis.work_sharing import Others, at_work
 from mmonepeace.atomic_file import atomic_file
@@ -166,7 +165,7 @@ class _Build:
     def wait(self, progress: Progress, processes: int) -> None:
         """Wait until the other processes have done theirs; a ValueError says if they will not."""
         others = Others(self.parts, processes)
-        total = len(self.failed) + sum(map(len, self.wanted.values()))
+        total = sum(map(len, self.wanted.values()))
         while True:
             working, lost = others.look()  # before their results: those are all there then
             self.cache.refresh()
@@ -285,8 +284,6 @@ def _reusable(index: EmbeddingIndex, meta: Mapping[str, str], dtype: np.dtype[An
         if not fits or index.embeddings.dtype.itemsize < dtype.itemsize:
             continue
         part = index.select(modality)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a map cannot be written, and is not
-            rows = torch.from_numpy(part.embeddings)
-        shards.append(([*part.items.keys()], rows, np.ones(len(part.items), int)))
+        lengths = np.ones(len(part.items), int)
+        shards.append(([*part.items.keys()], as_tensor(part.embeddings), lengths))
     return shards

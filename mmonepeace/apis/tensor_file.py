@@ -4,11 +4,14 @@ The library copies all tensors to write a file, and those it reads as arrays.
 """
 
 import json
+import mmap
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from safetensors import safe_open
 
 from mmonepeace.atomic_file import atomic_file
@@ -78,6 +81,23 @@ def map_tensors(path: str | Path) -> tuple[dict[str, str], dict[str, np.ndarray]
             else np.empty(shape, dtype)
         )
     return meta, tensors
+
+
+def as_tensor(array: np.ndarray) -> torch.Tensor:
+    """An array as a tensor that shares its memory, and is only read: it may be a map of a file."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a map cannot be written
+        # Tensors have no negative strides.
+        return torch.from_numpy(array if min(array.strides, default=0) >= 0 else array.copy())
+
+
+def let_go(array: np.ndarray) -> None:
+    """Release the memory of a map that was read; the system's cache of the file keeps it."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap):
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 def _chunks(array: np.ndarray) -> Iterator[np.ndarray]:

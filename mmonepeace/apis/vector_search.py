@@ -3,8 +3,6 @@
 Shapes: N and M embeddings, Q queries, D width.
 """
 
-import mmap
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,6 +10,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from mmonepeace.apis.tensor_file import as_tensor, let_go
 
 Embeddings = np.ndarray | Tensor
 CHUNK = 4096  # embeddings compared at once: they fit into the cache of a processor
@@ -77,25 +77,12 @@ def search(query: Embeddings, index: Any, k: int = 5) -> tuple[np.ndarray, np.nd
 
 def _chunks(embeddings: np.ndarray) -> Iterator[tuple[int, Tensor]]:
     """First rows and float32 chunks; of a mapped file, pages that were read are let go."""
-    mapped = _map_of(embeddings)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a map cannot be written, and is not
-        rows = torch.from_numpy(embeddings)
+    rows = as_tensor(embeddings)
     buffer = torch.empty(min(CHUNK, len(rows)), rows.shape[1])  # new ones cost page faults
     for start in range(0, len(rows), CHUNK):
         chunk = rows[start : start + CHUNK]
         if chunk.dtype != buffer.dtype:
             chunk = buffer[: len(chunk)].copy_(chunk)
         yield start, chunk
-        if mapped and start % LET_GO < CHUNK:
-            mapped.madvise(mmap.MADV_DONTNEED)  # they stay in the cache of the system
-
-
-def _map_of(array: np.ndarray) -> mmap.mmap | None:
-    """The mapped file, read-only, that an array is a view of."""
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        if base.flags.writeable:
-            return None
-        base = base.base
-    return base if isinstance(base, mmap.mmap) else None
+        if start % LET_GO < CHUNK:
+            let_go(embeddings)
