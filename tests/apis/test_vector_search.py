@@ -96,6 +96,8 @@ index = EmbeddingIndex.load({str(path)!r})
 assert len(index.select("text").search(query, 3)) == 3
 print(peak() - before)
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 100
