@@ -166,18 +166,20 @@ class _Build:
         """Wait until the other processes have done theirs; a ValueError says if they will not."""
         others = Others(self.parts, processes)
         total = sum(map(len, self.wanted.values()))
+        theirs = [
+            (rank, item)
+            for blocks in self.blocks.values()
+            for rank in range(1, processes)
+            for block in blocks[rank::processes]
+            for item in block
+        ]
         while True:
             working, lost = others.look()  # before their results: those are all there then
             self.cache.refresh()
             self._read_failed()
-            lacking = Counter(
-                rank
-                for blocks in self.blocks.values()
-                for rank in range(1, processes)
-                for block in blocks[rank::processes]
-                for _ in self._unknown(block)
-            )
-            progress(total - lacking.total(), total)
+            theirs = [(rank, item) for rank, item in theirs if self._unknown([item])]
+            lacking = Counter(rank for rank, _ in theirs)
+            progress(total - len(theirs), total)
             if not lacking and not working:
                 return
             if missing := [rank for rank in lacking if rank in lost]:

@@ -78,7 +78,9 @@ class Others:
                 if news or silent:
                     lost[rank] = said.removeprefix(_FAILED).rpartition(" (")[0]
             elif silent:
-                lost[rank] = f"no sign of it for {SILENT_SECONDS:.0f} s; is it running, and on the same files?"
+                lost[rank] = (
+                    f"no sign of it for {SILENT_SECONDS:.0f} s; is it running, and on the same files?"
+                )
             elif said:
                 working.add(rank)
         return working, lost
