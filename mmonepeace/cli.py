@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from mmonepeace import apis
 from mmonepeace.choices import Dtype
 from mmonepeace.console import printable
-from mmonepeace.exit_status import UserError, exit_status
+from mmonepeace.exit_status import UserError, exit_status, process_of_run
 
 if TYPE_CHECKING:
     from mmonepeace.apis import Embedder
@@ -30,6 +30,7 @@ def add_model_options(parser: ArgumentParser) -> None:
     parser.add_argument("--device", type=device, help="default: a GPU if there is one")
     parser.add_argument("--dtype", default="fp32", choices=get_args(Dtype))
     parser.add_argument("--batch-size", type=positive, default=32)
+    parser.add_argument("--compile", action="store_true", help="compile blocks, for GPUs")
     parser.add_argument("--image-size", type=positive, help="pixels; default: the model's own")
     parser.add_argument("--keep-ratio", action="store_true", help="keep the aspect ratio")
     help = "what becomes of transparency: drop, as in training, or a colour that is put behind it"
@@ -55,7 +56,12 @@ def build_embedder(path: str | Path, args: Namespace, **options: Any) -> Embedde
     """Build the embedder of a checkpoint file with the options of `add_model_options`."""
     names = ["tokenizer", "device", "dtype", "batch_size"]
     names += ["image_size", "keep_ratio", "fast_jpeg", "alpha"]
-    options |= {name: getattr(args, name) for name in names}
+    options |= {name: getattr(args, name) for name in names} | {"compiled": args.compile}
+    if options["device"] is None:
+        import torch
+
+        if (gpus := torch.cuda.device_count()) > 1:
+            options["device"] = f"cuda:{process_of_run().local_rank % gpus}"
     return apis.Embedder.from_checkpoint(path, **options)
 
 

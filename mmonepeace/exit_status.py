@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmonepeace.console import printable
 from mmonepeace.missing_packages import explain_missing_packages
@@ -24,6 +24,12 @@ from mmonepeace.missing_packages import explain_missing_packages
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 # A launcher passes on a signal that the processes have received already: not a second one.
 SAME_SIGNAL = 1.0  # seconds
+# Variables with the number of a process, how many there are, and its number on its machine.
+LAUNCHERS = (
+    ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
+    ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+)
 DISK_ERRORS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -133,8 +139,37 @@ def end_workers() -> None:
 
 def is_first_rank() -> bool:
     """Whether this is the first process of its run; the environment of launchers tells."""
-    names = "RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"
-    return next((os.environ[name] for name in names if name in os.environ), "0") == "0"
+    return next((os.environ[name] for name, *_ in LAUNCHERS if name in os.environ), "0") == "0"
+
+
+class Process(NamedTuple):
+    """One process of a run."""
+
+    rank: int = 0
+    size: int = 1  # of the run, in processes
+    local_rank: int = 0  # on its machine
+
+
+def process_of_run() -> Process:
+    """Which process of its run this is, by the environment of launchers; alone without one.
+
+    Raises a UserError if that makes no sense.
+    """
+    rank, count, local = next((x for x in LAUNCHERS if x[0] in os.environ), LAUNCHERS[0])
+    # Slurm tells a batch script the number of tasks, but only srun starts them.
+    script = rank == "SLURM_PROCID" and "SLURM_JOB_ID" in os.environ
+    if rank not in os.environ or (script and "SLURM_STEP_ID" not in os.environ):
+        return Process()
+    values = [
+        os.environ.get(name, default) for name, default in ((rank, ""), (count, ""), (local, "0"))
+    ]
+    given = f"{rank}={values[0]}, {count}={values[1]}"
+    if not all(x.isdecimal() for x in values) or int(values[0]) >= int(values[1]):
+        raise UserError(
+            f"{given}: expected a number from 0 on, and how many processes there are. Set both, as "
+            "torchrun and srun do, or neither."
+        )
+    return Process(*map(int, values))
 
 
 def exit_status(

@@ -77,6 +77,21 @@ def test_operations_counted_from_a_run_are_those_of_the_formula(size, monkeypatc
     assert runs.operations_of(built.run) == pytest.approx(built.operations, rel=0.01)
 
 
+def test_large_indexes_are_searched_and_results_compared(monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    scale = importlib.import_module("search_scale")
+    monkeypatch.setattr(scale, "in_own_process", lambda function, *arguments: function(*arguments))
+    options = "--counts", "300", "5000", "--width", "16", "--folder", str(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["search_scale.py", *options])
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    scale.main()
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split(" | ")[:2] for line in lines if line.startswith("| ")]
+    exact = [["| 300", "ours"], ["| 300", "whole"], ["| 5,000", "ours"], ["| 5,000", "whole"]]
+    assert rows[1:] == exact
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_recipes_are_measured_on_the_split_that_is_asked_for(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     recipes = importlib.import_module("recipes")

@@ -8,7 +8,13 @@ import sys
 import pytest
 
 from mmonepeace import exit_status as module
-from mmonepeace.exit_status import UserError, defer_signals, exit_status, received_signal
+from mmonepeace.exit_status import (
+    UserError,
+    defer_signals,
+    exit_status,
+    process_of_run,
+    received_signal,
+)
 
 
 def fail(error):
@@ -50,6 +56,33 @@ def test_what_all_processes_raise_is_printed_once(rank, lines, capsys, monkeypat
     error.on_all_ranks = True
     assert exit_status(lambda: fail(error)) == 2
     assert len(capsys.readouterr().err.splitlines()) == lines
+
+
+@pytest.mark.parametrize(
+    ("variables", "process"),
+    [
+        ({}, (0, 1, 0)),
+        ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, (3, 8, 1)),
+        ({"SLURM_PROCID": "1", "SLURM_NTASKS": "2"}, (1, 2, 0)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_JOB_ID": "7"}, (0, 1, 0)),  # no srun
+        ({"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"},
+         (1, 2, 0)),
+        ({"RANK": "0", "WORLD_SIZE": "1", "SLURM_PROCID": "1", "SLURM_NTASKS": "2"}, (0, 1, 0)),
+        ({"RANK": "1"}, "RANK=1, WORLD_SIZE=: expected"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2, WORLD_SIZE=2: expected"),
+        ({"SLURM_PROCID": "-1", "SLURM_NTASKS": "2"}, "SLURM_PROCID=-1, SLURM_NTASKS=2: expected"),
+    ],
+)  # fmt: skip
+def test_launchers_say_which_process_this_is(variables, process, monkeypatch):
+    for name in [*sum(module.LAUNCHERS, ()), "SLURM_JOB_ID", "SLURM_STEP_ID"]:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    if isinstance(process, tuple):
+        assert process_of_run() == process
+    else:
+        with pytest.raises(UserError, match=process):
+            process_of_run()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])

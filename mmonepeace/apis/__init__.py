@@ -6,7 +6,9 @@ from mmonepeace.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from mmonepeace.apis.embedder import Embedder
-    from mmonepeace.apis.index import EmbeddingIndex, build_index, embedder_of
+    from mmonepeace.apis.index import EmbeddingIndex, embedder_of
+    from mmonepeace.apis.index_building import build_index, build_part
+    from mmonepeace.apis.parquet import write_parquet
     from mmonepeace.apis.predictor import Prediction, Predictor
     from mmonepeace.apis.sources import find_files, read_rows, read_table, read_texts
     from mmonepeace.apis.vector_search import combine, search, similarity
@@ -16,8 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Embedder", "EmbeddingIndex", "Prediction", "Predictor", "ZeroShotClassifier", "build_index",
-    "combine", "embedder_of", "evaluate", "find_files", "read_rows", "read_table", "read_texts",
-    "search", "similarity", "write_gallery",
+    "build_part", "combine", "embedder_of", "evaluate", "find_files", "read_rows", "read_table",
+    "read_texts", "search", "similarity", "write_gallery", "write_parquet",
 ]  # fmt: skip
 
 __getattr__, __dir__ = lazy_names(__name__)

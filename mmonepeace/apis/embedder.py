@@ -106,6 +106,7 @@ class Embedder:
         dtype: str | torch.dtype = "fp32",
         tokenizer: str | Path | Tokenizer | None = None,
         projections: bool = True,
+        compiled: bool = False,
         **options: Any,
     ) -> Embedder:
         """Build the model that a file describes.
@@ -117,6 +118,7 @@ class Embedder:
             dtype: of weights and activations: "fp32", "bf16", "fp16", or a torch dtype.
             tokenizer: file or object; by default `tokenizer.json` beside the checkpoint.
             projections: False also takes a file without projections, for `encode_features` alone.
+            compiled: compile the blocks when they first run, for GPUs.
             options: see `Embedder`.
 
         Raises:
@@ -127,6 +129,8 @@ class Embedder:
         model, path = load_retriever(Path(path), projections)
         tokenizer = find_tokenizer(tokenizer, path)
         options.setdefault("fingerprint", fingerprint_of(model.state_dict()))
+        if compiled:
+            model.backbone.layers.compile_blocks()
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return cls(model.to(device, dtype), tokenizer, **options)
 

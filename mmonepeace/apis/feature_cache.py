@@ -17,12 +17,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mmonepeace.apis.embedder import Embedder
-from mmonepeace.atomic_file import atomic_file
+from mmonepeace.apis.item_reader import BLOCK_BATCHES
+from mmonepeace.apis.tensor_file import save_tensors
 from mmonepeace.choices import Feature
 from mmonepeace.console import progress_bar
 from mmonepeace.datasets.sample_errors import reason
@@ -34,9 +34,10 @@ SETTINGS = {
     "image": ("fingerprint", "dtype", "image_size", "keep_ratio", "fast_jpeg", "alpha"),
     "audio": ("fingerprint", "dtype", "window_seconds", "hop_seconds"),
 }
-SHARD_SECONDS = 10.0  # of work, which is what a killed run loses
-MAX_SHARD_BATCHES = 64
+SHARD_SECONDS = 10.0  # of work, which is what a killed run loses, or one block
+MAX_SHARD_BLOCKS = 16
 
+Block = list[tuple[str, str]]  # key, and path or text, of items that are computed together
 Shard = tuple[Sequence[str], Tensor, np.ndarray]  # keys of items, (rows, D), rows of each item
 Reader = Callable[[Path], Shard]
 Writer = Callable[[Path, Shard], None]
@@ -86,19 +87,25 @@ class FeatureCache:
     def __init__(
         self, folder: Path, read: Reader, write: Writer, errors: dict[str, str] | None = None
     ) -> None:
-        self._folder, self._read, self._write = folder, read, write
+        self._folder, self._read, self._write, self._errors = folder, read, write, errors
         self._shards: list[Tensor] = []
         self._where: dict[str, tuple[int, int, int]] = {}
-        for file in sorted(folder.glob("*.safetensors")):
-            try:
-                self.add(read(file))
-            except ValueError as error:
-                if errors is None:
-                    raise
-                errors[str(file)] = str(error)
+        self._files = set[Path]()
+        self.refresh()
 
     def __contains__(self, key: str | None) -> bool:
         return key in self._where
+
+    def refresh(self) -> None:
+        """Read the shards that are new in the folder."""
+        for file in sorted(set(self._folder.glob("*.safetensors")) - self._files):
+            self._files.add(file)
+            try:
+                self.add(self._read(file))
+            except ValueError as error:
+                if self._errors is None:
+                    raise
+                self._errors[str(file)] = str(error)
 
     def add(self, shard: Shard) -> None:
         """Add a shard, which need not be in the folder."""
@@ -119,29 +126,41 @@ class FeatureCache:
         embedder: Embedder,
         modality: str,
         feature: Feature,
-        items: Sequence[tuple[str, str]],
+        blocks: Sequence[Block],
         errors: dict[str, str],
     ) -> Iterator[int]:
         """Compute features shard by shard; finished ones are kept if the run is stopped.
 
-        Items are (key, path or text). Those that cannot be read are added to `errors`, path or text
-        -> reason. Yields the number of items that each shard has dealt with.
+        A block goes through the model by itself: its features are the same to the bit whatever
+        else is computed. Items that cannot be read are added to `errors`, path or text -> reason.
+        Yields the number of items that each block has dealt with.
         """
-        start, count = 0, embedder.batch_size
-        while start < len(items):
-            began = time.monotonic()
-            chunk = items[start : start + count]
-            computed = _compute(embedder, modality, feature, chunk, errors)
-            if computed:
-                rows = list(computed.values())
-                lengths = np.array([len(x) for x in rows])
-                file = self._folder / f"{time.time_ns()}-{os.getpid()}.safetensors"
-                self._write(file, (list(computed), torch.cat(rows), lengths))
-                self.add(self._read(file))  # of the file: memory holds only what is used
-            yield len(chunk)
-            start += count
-            fitting = int(count * SHARD_SECONDS / (time.monotonic() - began))
-            count = min(max(fitting, embedder.batch_size), MAX_SHARD_BATCHES * embedder.batch_size)
+        computed: dict[str, Tensor] = {}
+        began, count = time.monotonic(), 0
+        for i, block in enumerate(blocks, 1):
+            computed |= _compute(embedder, modality, feature, block, errors)
+            count += 1
+            full = count == MAX_SHARD_BLOCKS or time.monotonic() - began >= SHARD_SECONDS
+            if full or i == len(blocks):
+                self._store(computed)
+                computed, began, count = {}, time.monotonic(), 0
+            yield len(block)
+
+    def _store(self, computed: dict[str, Tensor]) -> None:
+        if not computed:
+            return
+        rows = list(computed.values())
+        lengths = np.array([len(x) for x in rows])
+        file = self._folder / f"{time.time_ns()}-{os.getpid()}.safetensors"
+        self._files.add(file)
+        self._write(file, (list(computed), torch.cat(rows), lengths))
+        self.add(self._read(file))  # of the file: memory holds only what is used
+
+
+def into_blocks(items: Block, embedder: Embedder) -> list[Block]:
+    """Items in blocks as large as the reader sorts into batches."""
+    size = BLOCK_BATCHES * embedder.batch_size
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def extract_features(
@@ -181,7 +200,9 @@ def extract_features(
     keys = item_keys(modality, paths, Path(cache).resolve(), errors)
     todo = [(key, path) for path, key in keys.items() if key not in known]
     with progress_bar(total=len(todo), desc=feature, unit=" items", disable=not todo) as bar:
-        for count in known.compute(embedder, modality, feature, todo, errors):
+        for count in known.compute(
+            embedder, modality, feature, into_blocks(todo, embedder), errors
+        ):
             bar.update(count)
     return known.take(keys[p] for p in map(str, paths) if keys.get(p) in known), errors
 
@@ -231,16 +252,6 @@ def item_keys(
             item |= {"path": path.as_posix(), "size": stat.st_size, "mtime": stat.st_mtime_ns}
         keys[value] = json.dumps(item)
     return keys
-
-
-def save_tensors(path: Path, tensors: dict[str, np.ndarray], meta: dict[str, str]) -> None:
-    """Write a safetensors file atomically, or raise an OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with atomic_file(path, concurrent=True) as temporary:
-            save_file(tensors, temporary, meta)
-    except (SafetensorError, OSError) as error:
-        raise OSError(f"{path} cannot be written: {error}. Is the disk full?") from None
 
 
 def _compute(

@@ -1,77 +1,81 @@
-"""A searchable file of embeddings, and how it is made from files and texts.
+"""A searchable file of embeddings.
 
 Shapes: N items, D width.
 """
 
 import json
-import shutil
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from json import JSONDecodeError
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from mmonepeace.apis.embedder import Embedder
-from mmonepeace.apis.feature_cache import (
-    SETTINGS,
-    FeatureCache,
-    Shard,
-    embedder_settings,
-    item_keys,
-    save_tensors,
-)
+from mmonepeace.apis.feature_cache import SETTINGS, embedder_settings
+from mmonepeace.apis.item_list import MODALITIES, ItemList
+from mmonepeace.apis.tensor_file import Rows, map_tensors, save_tensors
 from mmonepeace.apis.vector_search import search
 
 FORMAT = "mmonepeace-index"
 
 
-@dataclass
+class _NotAnIndexError(ValueError):
+    """Its message needs no more words."""
+
+
 class EmbeddingIndex:
     """Embeddings, and the items that they are of.
 
+    A loaded one stays on the disk: what is used of it is read.
+
     Attributes:
-        embeddings: (N, D) float32 of unit length.
+        embeddings: (N, D) float32 or float16 of unit length.
         items: for each row, its `modality` and its `text`, or its `path` from `folder`.
         meta: `checkpoint` they were made with, its `fingerprint`, and anything else.
         folder: that paths of items are relative to. It is not saved: for a loaded index it is the
             folder of the file, so an index can move together with its data.
     """
 
-    embeddings: np.ndarray
-    items: list[dict[str, Any]]
-    meta: dict[str, str] = field(default_factory=dict)
-    folder: Path = Path()
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        embeddings: np.ndarray,
+        items: Iterable[dict[str, Any]],
+        meta: dict[str, str] | None = None,
+        folder: Path = Path(),
+    ) -> None:
+        self.embeddings = embeddings
+        self.items = items if isinstance(items, ItemList) else ItemList.of(items)
+        self.meta, self.folder = meta or {}, folder
         if len(self.embeddings) != len(self.items):
             raise ValueError(f"{len(self.embeddings)} embeddings for {len(self.items)} items.")
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file atomically; an OSError says if that is impossible."""
-        # A tensor: the header, where metadata go, is limited to 100 MB.
-        items = np.frombuffer(json.dumps(self.items).encode(), np.uint8)
-        tensors = {"embeddings": np.ascontiguousarray(self.embeddings), "items": items}
-        meta = {k: _escape(v) for k, v in self.meta.items()}
-        save_tensors(Path(path), tensors, {**meta, "format": FORMAT})
+        kind = np.float16 if self.embeddings.dtype == np.float16 else np.float32
+        save_index(path, np.asarray(self.embeddings, kind), self.items, self.meta)
 
     @classmethod
     def load(cls, path: str | Path) -> "EmbeddingIndex":
         """Read a file that `save` wrote; a ValueError says if it is missing or not such a file."""
         try:
-            with safe_open(str(path), "numpy") as file:
-                meta = {k: _unescape(v) for k, v in (file.metadata() or {}).items()}
-                if meta.pop("format", None) != FORMAT:
-                    raise ValueError(f"{path}: is not an index. Make one with tools/embed.py.")
-                items = json.loads(file.get_tensor("items").tobytes())
-                embeddings = file.get_tensor("embeddings")
-            if embeddings.ndim != 2 or not all(map(_is_item, items)):
-                raise ValueError(f"{path}: its items or embeddings are damaged. Make it again.")
+            meta, tensors = map_tensors(path)
+            meta = {k: _unescape(v) for k, v in meta.items()}
+            if meta.pop("format", None) != FORMAT:
+                raise _NotAnIndexError(f"{path}: is not an index. Make one with tools/embed.py.")
+            embeddings, text = tensors["embeddings"], tensors["items"]
+            if "item_starts" in tensors:
+                items = ItemList(text, tensors["item_starts"], tensors["modalities"])
+            else:  # of before 2026-11-30
+                items = ItemList.of(json.loads(text.tobytes()))
+            if embeddings.ndim != 2 or not items.is_whole() or not items.are_known():
+                raise _NotAnIndexError(
+                    f"{path}: its items or embeddings are damaged. Make it again."
+                )
             return cls(embeddings, items, meta, Path(path).resolve().parent)
-        except (OSError, SafetensorError, UnicodeDecodeError, JSONDecodeError, TypeError) as error:
+        except _NotAnIndexError:
+            raise
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             reason = f"{path} cannot be read as an index: {error}"
             raise ValueError(f"{reason}. Make one with tools/embed.py.") from None
 
@@ -79,11 +83,17 @@ class EmbeddingIndex:
         """The text of an item, or the path of its file."""
         return item["text"] if "text" in item else self.folder / item["path"]
 
+    def count(self, modality: str) -> int:
+        """The number of items of one modality."""
+        return int((self.items.modalities == MODALITIES.index(modality)).sum())
+
     def select(self, modality: str) -> "EmbeddingIndex":
-        """The items of one modality."""
-        rows = [i for i, item in enumerate(self.items) if item["modality"] == modality]
-        items = [self.items[i] for i in rows]
-        return EmbeddingIndex(self.embeddings[rows], items, self.meta, self.folder)
+        """The items of one modality: a view, of an index as `build_index` orders it."""
+        found = np.flatnonzero(self.items.modalities == MODALITIES.index(modality))
+        rows: np.ndarray | slice = found
+        if len(found) and found[-1] - found[0] + 1 == len(found):
+            rows = slice(int(found[0]), int(found[-1]) + 1)
+        return EmbeddingIndex(self.embeddings[rows], self.items.take(rows), self.meta, self.folder)
 
     def search(self, query: np.ndarray, k: int) -> list[tuple[float, dict[str, Any]]]:
         """The best items for one query (D,), with their cosines."""
@@ -91,84 +101,19 @@ class EmbeddingIndex:
         return [(float(s), self.items[r]) for s, r in zip(scores[0], rows[0], strict=True)]
 
 
-@dataclass
-class Built:
-    """What `build_index` did, in numbers of items."""
-
-    index: EmbeddingIndex  # as it is saved now
-    embedded: int  # went through the model
-    kept: int  # known from the old index or from an interrupted run
-    dropped: int  # of the old index, but no longer in the sources
-    outdated: int  # of the old index, but made with other weights or settings
-    failed: dict[str, str]  # path or text -> why it is not in the index
-
-
-def build_index(
-    embedder: Embedder,
-    out: str | Path,
-    sources: Mapping[str, Iterable[str | Path]],
-    meta: Mapping[str, str] | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Built:
-    """Bring an index to the state of its sources.
-
-    Items that the file or an interrupted run already has are not embedded again: files of the same
-    path, size and modification time, and texts, under the same weights and settings. Finished
-    shards are kept in OUT.parts/ until the index is complete.
-
-    Args:
-        embedder: the model.
-        out: the index. Paths are stored relative to its folder.
-        sources: modality -> files or texts. This is all the index will hold; duplicates once.
-        meta: more metadata, such as `checkpoint`.
-        progress: called with the number of items done so far, and of all that are to be embedded.
-
-    Raises:
-        ValueError: if `out` is another kind of file, or nothing could be embedded.
-        OSError: if the index or a shard cannot be written.
-    """
-    out = Path(out)
-    folder, parts = out.resolve().parent, out.with_name(f"{out.name}.parts")
-    meta = {**(meta or {}), **embedder_settings(embedder)}
-    failed: dict[str, str] = {}
-    wanted: dict[str, dict[str, str]] = {}  # modality -> key -> path or text
-    for modality, values in sources.items():
-        keys = item_keys(modality, values, folder, failed)
-        wanted[modality] = {key: value for value, key in keys.items()}
-    all_keys = [key for items in wanted.values() for key in items]
-
-    def read(file: Path) -> Shard:
-        return _reusable(EmbeddingIndex.load(file), meta)
-
-    def write(file: Path, shard: Shard) -> None:
-        keys, embeddings, _ = shard
-        EmbeddingIndex(embeddings.numpy(), list(map(json.loads, keys)), meta).save(file)
-
-    old = EmbeddingIndex.load(out) if out.exists() else EmbeddingIndex(np.empty((0, 0)), [])
-    reusable = _reusable(old, meta)
-    cache = FeatureCache(parts, read, write, failed)
-    cache.add(reusable)
-    kept = sum(key in cache for key in all_keys)
-    done, total = 0, len(all_keys) - kept
-    progress(done, total)
-    for modality, items in wanted.items():
-        todo = [(key, value) for key, value in items.items() if key not in cache]
-        for count in cache.compute(embedder, modality, "embedding", todo, failed):
-            done += count
-            progress(done, total)
-    keys = [key for key in all_keys if key in cache]
-    if not keys:
-        reasons = list(failed.values()) or ["there are no items."]
-        raise ValueError(f"nothing could be embedded, {len(reasons)} failed; first: {reasons[0]}")
-    embeddings = cache.take(keys).vectors().numpy()
-    index = EmbeddingIndex(embeddings, list(map(json.loads, keys)), meta, folder)
-    if (old.items, old.meta) != (index.items, meta):
-        index.save(out)
-    shutil.rmtree(parts, ignore_errors=True)
-    names = {_name(json.loads(key)) for key in all_keys}
-    dropped = sum(_name(item) not in names for item in old.items)
-    outdated = len(old.items) - len(reusable[0])
-    return Built(index, len(keys) - kept, kept, dropped, outdated, failed)
+def save_index(
+    path: str | Path, embeddings: np.ndarray | Rows, items: ItemList, meta: dict[str, str]
+) -> None:
+    """Write the file of an index, whose embeddings may be computed meanwhile."""
+    items = items.packed()
+    tensors = {
+        "embeddings": embeddings,
+        "items": items.text,  # a tensor: the header, where metadata go, is limited to 100 MB
+        "item_starts": items.starts,
+        "modalities": items.modalities,
+    }
+    escaped = {k: _escape(v) for k, v in meta.items()}
+    save_tensors(Path(path), tensors, {**escaped, "format": FORMAT})
 
 
 def embedder_of(
@@ -216,16 +161,6 @@ def embedder_of(
     return embedder
 
 
-def _reusable(index: EmbeddingIndex, meta: Mapping[str, str]) -> Shard:
-    """The items of an index whose modality has the same settings in `meta`."""
-    fits = {
-        m: all(index.meta.get(n, "") == meta[n] for n in names) for m, names in SETTINGS.items()
-    }
-    rows = [i for i, item in enumerate(index.items) if fits[item["modality"]]]
-    keys = [json.dumps(index.items[i]) for i in rows]
-    return keys, torch.from_numpy(index.embeddings[rows]), np.ones(len(rows), int)
-
-
 def _escape(text: str) -> str:
     """Metadata are UTF-8, the paths among them may not be."""
     return text if text.isprintable() and not text.startswith('"') else json.dumps(text)
@@ -233,11 +168,3 @@ def _escape(text: str) -> str:
 
 def _unescape(text: str) -> str:
     return str(json.loads(text)) if text.startswith('"') else text
-
-
-def _is_item(item: Any) -> bool:
-    return isinstance(item, dict) and item.get("modality") in SETTINGS and _name(item)[1] != ""
-
-
-def _name(item: dict[str, Any]) -> tuple[str, str]:
-    return item["modality"], item.get("text") or item.get("path", "")

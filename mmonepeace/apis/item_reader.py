@@ -22,6 +22,7 @@ from mmonepeace.spec import MAX_TEXT_TOKENS
 AudioLike = str | Path | tuple[np.ndarray | Tensor, int]
 Batch = tuple[list[int], dict[str, list[Any]]]  # the item of each piece; modality -> inputs
 
+BLOCK_BATCHES = 4  # that are sorted together
 READERS = 4  # threads that decode files while the model runs
 
 
@@ -75,7 +76,7 @@ class ItemReader:
                 "tools/convert_tokenizer.py makes one from the official vocabulary files."
             )
         pieces: list[_Piece] = []
-        quiet = len(rows) <= 4 * self.batch_size if progress is None else not progress
+        quiet = len(rows) <= BLOCK_BATCHES * self.batch_size if progress is None else not progress
         with (
             ThreadPoolExecutor(READERS) as pool,
             progress_bar(
@@ -89,7 +90,7 @@ class ItemReader:
                     errors[i] = str(loaded)
                 else:
                     pieces += [_Piece(i, inputs) for inputs in loaded]
-                if len(pieces) >= 4 * self.batch_size:
+                if len(pieces) >= BLOCK_BATCHES * self.batch_size:
                     yield from self._batched(pieces)
                     pieces = []
                 bar.update()

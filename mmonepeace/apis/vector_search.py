@@ -3,7 +3,7 @@
 Shapes: N and M embeddings, Q queries, D width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmonepeace.apis.tensor_file import as_tensor, let_go
+
 Embeddings = np.ndarray | Tensor
-CHUNK = 65_536  # embeddings compared at once
+CHUNK = 4096  # embeddings compared at once: they fit into the cache of a processor
+LET_GO = 16 * CHUNK  # embeddings of a mapped file that are in memory
 
 
 def similarity(a: Embeddings, b: Embeddings) -> Embeddings:
@@ -41,7 +44,8 @@ def search(query: Embeddings, index: Any, k: int = 5) -> tuple[np.ndarray, np.nd
 
     Args:
         query: (Q, D) or (D,) of unit length.
-        index: (N, D) of unit length, or an `EmbeddingIndex`; NaN rows score minus infinity.
+        index: (N, D) of unit length, in memory or a mapped file, float32 or float16; or an
+            `EmbeddingIndex`. NaN rows score minus infinity.
         k: number of results, at least 1; fewer if there are fewer rows.
 
     Returns:
@@ -56,11 +60,29 @@ def search(query: Embeddings, index: Any, k: int = 5) -> tuple[np.ndarray, np.nd
         )
     scores = torch.empty(len(queries), 0)
     rows = torch.empty(len(queries), 0, dtype=torch.long)
-    for start in range(0, len(embeddings), CHUNK):
-        chunk = torch.from_numpy(np.ascontiguousarray(embeddings[start : start + CHUNK])).float()
-        cosines = (queries @ chunk.t()).nan_to_num(nan=-torch.inf)
-        chunk_rows = torch.arange(start, start + len(chunk)).expand(len(queries), -1)
-        scores, rows = torch.cat([scores, cosines], 1), torch.cat([rows, chunk_rows], 1)
-        scores, best = scores.topk(min(k, scores.shape[1]), dim=1)
-        rows = rows.gather(1, best)
+    for start, chunk in _chunks(embeddings):
+        cosines = queries @ chunk.t()
+        best = cosines.amax(1)  # NaN if one of them is
+        if not best.isfinite().all():
+            cosines = cosines.nan_to_num(nan=-torch.inf)
+            best = cosines.amax(1)
+        if scores.shape[1] == k and not (best > scores[:, -1]).any():
+            continue  # as nearly all chunks of a large index
+        top, where = cosines.topk(min(k, len(chunk)), dim=1)
+        scores, rows = torch.cat([scores, top], 1), torch.cat([rows, where + start], 1)
+        scores, kept = scores.topk(min(k, scores.shape[1]), dim=1)
+        rows = rows.gather(1, kept)
     return scores.numpy(), rows.numpy()
+
+
+def _chunks(embeddings: np.ndarray) -> Iterator[tuple[int, Tensor]]:
+    """First rows and float32 chunks; of a mapped file, pages that were read are let go."""
+    rows = as_tensor(embeddings)
+    buffer = torch.empty(min(CHUNK, len(rows)), rows.shape[1])  # new ones cost page faults
+    for start in range(0, len(rows), CHUNK):
+        chunk = rows[start : start + CHUNK]
+        if chunk.dtype != buffer.dtype:
+            chunk = buffer[: len(chunk)].copy_(chunk)
+        yield start, chunk
+        if start % LET_GO < CHUNK:
+            let_go(embeddings)

@@ -279,8 +279,14 @@ class FusionEncoder(nn.ModuleList):
             for i, rate in enumerate(rates)
         )
         self.with_cp = with_cp
-        self.compiled = compiled
-        for layer in self if compiled else ():
+        self.compiled = False
+        if compiled:
+            self.compile_blocks()
+
+    def compile_blocks(self) -> None:
+        """What `compiled` does."""
+        self.compiled = True
+        for layer in self:
             layer.compile(fullgraph=True)
 
     def forward(self, tokens: Tokens, out_indices: Iterable[int]) -> list[Tensor]:

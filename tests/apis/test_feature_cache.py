@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmonepeace.apis import Embedder
+from mmonepeace.apis import Embedder, feature_cache
 from mmonepeace.apis.feature_cache import Features, extract_features
 from mmonepeace.apis.item_reader import ItemReader
 
@@ -105,6 +105,8 @@ def test_a_stopped_run_keeps_what_is_done(embedder, images, tmp_path, computed, 
     def stopped(self, modality, paths, errors):
         return next(calls, None)(self, modality, paths, errors)  # the second call fails
 
+    monkeypatch.setattr(feature_cache, "SHARD_SECONDS", 0)
+    monkeypatch.setattr(feature_cache, "BLOCK_BATCHES", 1)
     small = Embedder(embedder.model, batch_size=3)
     with monkeypatch.context() as patch:
         patch.setattr(Embedder, "encode", stopped)

@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from mmonepeace.apis import (
     Embedder,
@@ -14,6 +14,7 @@ from mmonepeace.apis import (
     feature_cache,
     find_files,
     read_texts,
+    tensor_file,
 )
 from mmonepeace.apis.feature_cache import embedder_settings
 from mmonepeace.models import OnePeaceRetriever
@@ -35,6 +36,55 @@ def test_saving_and_loading_is_the_identity(tmp_path):
     np.testing.assert_array_equal(after.embeddings, before.embeddings)
     assert (after.items, after.meta) == (before.items, before.meta)
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["index.safetensors"]
+
+
+def test_a_loaded_index_stays_on_the_disk_and_can_be_saved_again(tmp_path):
+    make(9).save(tmp_path / "a.safetensors")
+    loaded = EmbeddingIndex.load(tmp_path / "a.safetensors")
+    assert isinstance(loaded.embeddings, np.memmap)
+    assert isinstance(loaded.select("image").embeddings, np.memmap)  # not a copy
+    loaded.save(tmp_path / "b.safetensors")
+    loaded.select("image").save(tmp_path / "c.safetensors")
+    loaded.save(tmp_path / "a.safetensors")
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    part = EmbeddingIndex.load(tmp_path / "c.safetensors")
+    assert part.items == loaded.items[:8]
+    np.testing.assert_array_equal(part.embeddings, loaded.embeddings[:8])
+
+
+def test_the_library_reads_what_is_written_and_items_are_a_list(tmp_path):
+    index = make()
+    index.save(tmp_path / "i.safetensors")
+    tensors = load_file(tmp_path / "i.safetensors")
+    np.testing.assert_array_equal(tensors["embeddings"], index.embeddings)
+    assert json.loads(tensors["items"].tobytes()) == list(index.items)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 5])
+def test_a_file_of_an_older_version_is_read(tmp_path, rows):
+    index = make(5)
+    items = list(index.items)[:rows]
+    tensors = {
+        "embeddings": index.embeddings[:rows],
+        "items": np.frombuffer(json.dumps(items).encode(), np.uint8),
+    }
+    save_file(tensors, tmp_path / "i.safetensors", {**index.meta, "format": "mmonepeace-index"})
+    loaded = EmbeddingIndex.load(tmp_path / "i.safetensors")
+    assert (loaded.items, loaded.meta) == (items, index.meta)
+    np.testing.assert_array_equal(loaded.embeddings, index.embeddings[:rows])
+
+
+def test_an_item_that_is_damaged_is_named_when_it_is_read(tmp_path):
+    make(3).save(tmp_path / "i.safetensors")
+    content = (tmp_path / "i.safetensors").read_bytes()
+    (tmp_path / "i.safetensors").write_bytes(content.replace(b'"a/1.png"', b'"a/1.png\0'))
+    loaded = EmbeddingIndex.load(tmp_path / "i.safetensors")
+    assert loaded.items[0]["path"] == "a/0.png"
+    with pytest.raises(ValueError, match="item 1 of the index is damaged"):
+        loaded.items[1]
+    (tmp_path / "i.safetensors").write_bytes(content[:-9])
+    with pytest.raises(ValueError, match="cannot be read as an index"):
+        EmbeddingIndex.load(tmp_path / "i.safetensors")
 
 
 def test_paths_are_relative_to_the_file(tmp_path, monkeypatch):
@@ -60,12 +110,12 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "index.safetensors"
     make(3).save(path)
 
-    def full(tensors, file, meta):
-        file.write_bytes(b"half")
-        raise feature_cache.SafetensorError("No space left on device")
+    def full(array):
+        yield array[:1]
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(feature_cache, "save_file", full)
-    with pytest.raises(OSError, match=r"index.safetensors cannot be written: No space left"):
+    monkeypatch.setattr(tensor_file, "_chunks", full)
+    with pytest.raises(OSError, match=r"index.safetensors cannot be written: .*No space left"):
         make(5).save(path)
     assert len(EmbeddingIndex.load(path).items) == 3
     assert list(tmp_path.iterdir()) == [path]
@@ -92,7 +142,7 @@ def test_many_items_exceed_no_limit_of_the_header(tmp_path):
     """Metadata of a safetensors file are limited to 100 MB, its tensors are not."""
     text = "x" * 10_000
     many = EmbeddingIndex(unit(11_000), [{"modality": "text", "text": text}] * 11_000)
-    assert len(json.dumps(many.items)) > 100_000_000
+    assert len(many.items.text) > 100_000_000
     many.save(tmp_path / "index.safetensors")
     assert len(EmbeddingIndex.load(tmp_path / "index.safetensors").items) == 11_000
 
@@ -190,9 +240,15 @@ def test_only_what_changed_is_embedded_again(watched, data):
         np.testing.assert_array_equal(row, by_name.get(str(item), row))
 
 
+@pytest.fixture
+def shards_of_a_batch(monkeypatch):
+    monkeypatch.setattr(feature_cache, "SHARD_SECONDS", 0)
+    monkeypatch.setattr(feature_cache, "BLOCK_BATCHES", 1)
+
+
+@pytest.mark.usefixtures("shards_of_a_batch")
 def test_a_stopped_run_is_resumed(watched, data, monkeypatch):
     embedder, counts = watched
-    monkeypatch.setattr(feature_cache, "SHARD_SECONDS", 0)  # shards of one batch
     out = data / "i.safetensors"
     forward, calls = Embedder._forward, []
 
@@ -254,6 +310,26 @@ def test_another_model_embeds_everything_again(embedder, data, tmp_path):
     assert EmbeddingIndex.load(out).meta["fingerprint"] == other.fingerprint
 
 
+def test_the_type_of_stored_embeddings_is_kept_and_more_precision_is_embedded_again(watched, data):
+    embedder, counts = watched
+    exact = build_index(embedder, data / "exact.safetensors", sources(data)).index
+    out = data / "i.safetensors"
+    build_index(embedder, out, sources(data), index_dtype="fp16")
+    half = EmbeddingIndex.load(out)
+    assert half.embeddings.dtype == np.float16
+    np.testing.assert_array_equal(half.embeddings, exact.embeddings.astype(np.float16))
+    assert out.stat().st_size < (data / "exact.safetensors").stat().st_size
+    counts.clear()
+    assert build_index(embedder, out, sources(data)).kept == 12
+    assert EmbeddingIndex.load(out).embeddings.dtype == np.float16
+    assert build_index(embedder, out, sources(data), index_dtype="fp32").outdated == 12
+    np.testing.assert_array_equal(EmbeddingIndex.load(out).embeddings, exact.embeddings)
+    built = build_index(embedder, out, sources(data), index_dtype="fp16")
+    assert (built.kept, built.index.embeddings.dtype) == (12, np.float16)  # rounded
+    with pytest.raises(ValueError, match="index_dtype is 'int8'; choose one of fp32, fp16"):
+        build_index(embedder, out, sources(data), index_dtype="int8")
+
+
 def test_a_file_that_is_not_an_index_is_not_overwritten(embedder, checkpoint_file, data):
     precious = data / "model.safetensors"
     precious.write_bytes(checkpoint_file.read_bytes())
@@ -271,8 +347,8 @@ def test_nothing_readable_is_an_error(embedder, data):
     assert not (data / "i.safetensors").exists()
 
 
+@pytest.mark.usefixtures("shards_of_a_batch")
 def test_a_full_disk_keeps_the_finished_parts(embedder, data, monkeypatch):
-    monkeypatch.setattr(feature_cache, "SHARD_SECONDS", 0)
     save, saved = EmbeddingIndex.save, []
 
     def full(self, path):

@@ -2,12 +2,15 @@
 
 from functools import partialmethod
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from mmonepeace.apis import Embedder
 from mmonepeace.layers.encoder import DropPath
 from mmonepeace.models import OnePeace, OnePeaceClassifier
+from tests.apis.conftest import write_model
 
 ARCH = dict(embed_dim=32, depth=2, num_heads=4, ffn_dim=48)
 SIZES = [(64, 64), (96, 64), (64, 128), (80, 96)]
@@ -75,3 +78,15 @@ def test_padded_texts_with_images_are_classified_alike():
     inputs = {"text": texts, "image": torch.randn(2, 3, 64, 64)}
     with torch.no_grad():
         torch.testing.assert_close(ours(inputs), plain(inputs), rtol=1e-4, atol=1e-4)
+
+
+def test_compiled_blocks_embed_alike(tmp_path, graphs):
+    path = write_model(tmp_path)
+    images = [torch.rand(3, height, 64) for height in (64, 80)]
+    options = dict(keep_ratio=True, progress=False)
+    ours, plain = (
+        Embedder.from_checkpoint(path, compiled=compiled, **options).encode_image(images)
+        for compiled in (True, False)
+    )
+    np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-4)
+    assert graphs["unique_graphs"] in (1, 2)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmonepeace.apis import Embedder, EmbeddingIndex, read_table
+from mmonepeace.apis import Embedder, EmbeddingIndex, feature_cache, read_table, work_sharing
 from mmonepeace.datasets import sample_errors
 from mmonepeace.evaluation import RecallAtK
 from tests.apis.conftest import TEXTS, write_data, write_model
@@ -89,6 +89,138 @@ def test_a_killed_run_is_resumed(model, tmp_path, run):
     assert f"{1500 - kept:,} embedded, {kept:,} kept" in told
     assert [i["text"] for i in EmbeddingIndex.load(out).items] == texts.read_text().split("\n")
     assert not parts.exists()
+
+
+# ---------------------------------------------------------------------------- several processes
+
+
+@pytest.fixture
+def shared_work(model, data):
+    """Arguments of `embed.py` for ten blocks of items, and what one process makes of them."""
+    texts = "\n".join(f"rain {'and wind ' * (i % 9)}{i}" for i in range(60))
+    (data / "texts.txt").write_text(texts)
+    folders = (
+        "--images",
+        data / "images",
+        "--audios",
+        data / "audios",
+        "--texts",
+        data / "texts.txt",
+    )
+    arguments = ["embed.py", model, *folders, "--batch-size", 2, "--device", "cpu", "--out"]
+    alone = Tool(*arguments, data / "alone.safetensors").wait()
+    assert alone.returncode == 0, alone.stderr
+    return arguments, (data / "alone.safetensors").read_bytes()
+
+
+def torchrun(rank, size):
+    return {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
+
+
+def slurm(rank, size):
+    return {"SLURM_PROCID": str(rank), "SLURM_NTASKS": str(size), "SLURM_LOCALID": str(rank)}
+
+
+def impatient():
+    work_sharing.BEAT_SECONDS, work_sharing.SILENT_SECONDS = 0.2, 3.0
+    feature_cache.SHARD_SECONDS = 0
+
+
+def killed():
+    """After the second shard, as for want of memory."""
+    impatient()
+    save = EmbeddingIndex.save
+
+    def then_end(self, path):
+        save(self, path)
+        if len(list(path.parent.glob(f"*-{os.getpid()}.safetensors"))) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    EmbeddingIndex.save = then_end
+
+
+def broken():
+    impatient()
+
+    def fail(*_):
+        raise RuntimeError("the GPU fell off")
+
+    Embedder._forward = fail
+
+
+def start(arguments, out, launcher, size, prepare=impatient, ranks=None):
+    return [
+        Tool(*arguments, out, environment=launcher(rank, size), prepare=prepare)
+        for rank in (range(size) if ranks is None else ranks)
+    ]
+
+
+@pytest.mark.parametrize(("launcher", "size"), [(torchrun, 2), (slurm, 3)])
+def test_processes_make_the_index_of_one(shared_work, data, launcher, size):
+    arguments, alone = shared_work
+    out = data / "shared.safetensors"
+    first, *others = (tool.wait() for tool in start(arguments, out, launcher, size))
+    assert first.returncode == 0, first.stderr
+    assert "60 text, 5 image, 3 audio items. 68 embedded, 0 kept" in first.stdout
+    assert first.stderr.count("left out: ") == 2
+    for other in others:
+        assert (other.returncode, other.stdout, other.stderr) == (0, "", "")
+    assert out.read_bytes() == alone
+    assert not (data / "shared.safetensors.parts").exists()
+    again = [tool.wait() for tool in start(arguments, out, launcher, size)]
+    assert "0 embedded, 68 kept" in again[0].stdout
+    assert not (data / "shared.safetensors.parts").exists()
+
+
+def test_processes_may_run_one_after_another(shared_work, data):
+    arguments, alone = shared_work
+    out = data / "shared.safetensors"
+    for rank in (2, 1):
+        (tool,) = start(arguments, out, slurm, 3, ranks=[rank])
+        assert tool.wait().returncode == 0
+        assert not out.exists()
+    (tool,) = start(arguments, out, slurm, 3, ranks=[0])
+    done = tool.wait()
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("left out: ") == 2  # found by other processes
+    assert out.read_bytes() == alone
+
+
+@pytest.mark.parametrize(
+    ("prepare", "status", "words"),
+    [
+        (killed, -signal.SIGKILL, "no sign of it for 3 s"),
+        (broken, 1, "RuntimeError: the GPU fell off"),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_process_that_ends_is_named_and_the_same_command_resumes(
+    shared_work, data, prepare, status, words, size
+):
+    arguments, alone = shared_work
+    out = data / "shared.safetensors"
+    (other,) = start(arguments, out, torchrun, 2, prepare, [1])
+    (first,) = start(arguments, out, torchrun, 2, ranks=[0])
+    assert other.wait().returncode == status
+    done = first.wait()
+    assert done.returncode == 2
+    *_, error = done.stderr.splitlines()
+    assert error.startswith("error: 1 of 2 processes have not done their part: process 1 lacks ")
+    assert words in error
+    assert error.endswith(f"What is done is in {out}.parts: the same command resumes.")
+    assert not out.exists()
+    resumed = [tool.wait() for tool in start(arguments, out, torchrun, size)]
+    assert resumed[0].returncode == 0, resumed[0].stderr
+    assert " 0 kept" not in resumed[0].stdout
+    assert out.read_bytes() == alone
+    assert not (data / "shared.safetensors.parts").exists()
+
+
+def test_a_mistake_is_said_by_the_first_process_alone(model, tmp_path):
+    arguments = "embed.py", model, "--texts", tmp_path / "gone.txt", "--out"
+    ends = [tool.wait() for tool in start(arguments, tmp_path / "i.safetensors", torchrun, 2)]
+    assert [end.returncode for end in ends] == [2, 2]
+    assert [len(end.stderr.splitlines()) for end in ends] == [1, 0]
 
 
 @pytest.mark.parametrize(

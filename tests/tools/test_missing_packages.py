@@ -12,6 +12,7 @@ from tests.conftest import ROOT
 # Tools show their help without packages, and need them for these commands. FILE is there.
 COMMANDS = {
     "convert_checkpoint": "FILE out.pth --to full",
+    "convert_index": "FILE out.parquet",
     "convert_tokenizer": "--dict FILE --bpe FILE --encoder FILE out.json",
     "doctor": "FILE",
     "embed": "FILE --texts FILE --out out.safetensors",
