@@ -36,7 +36,25 @@ from mmonepeace.datasets import ShardDataset, image_io
 from mmonepeace.datasets.tokenizer import train
 
 _BATCH, _SIZE, _SHARD = 64, 256, 1000
-_WORDS = ["a", "red", "blue", "small", "large", "dog", "cat", "house", "tree", "street", "near", "under", "on", "the", "with", "two", "birds"]
+_WORDS = [
+    "a",
+    "red",
+    "blue",
+    "small",
+    "large",
+    "dog",
+    "cat",
+    "house",
+    "tree",
+    "street",
+    "near",
+    "under",
+    "on",
+    "the",
+    "with",
+    "two",
+    "birds",
+]
 
 
 def make(folder: Path, samples: int) -> list[str]:

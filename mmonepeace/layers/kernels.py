@@ -142,9 +142,10 @@ def attend(
     """
     if bias.is_packed:
         return bias.attend_groups(attend, q_BHLd, k_BHLd, v_BHLd, scale, backend)
-    if backend == "auto":
+    on_gpu = q_BHLd.device.type in DEVICES
+    if backend == "auto" and (on_gpu or q_BHLd.shape[2] >= MIN_TOKENS_TRAINING):
         backend = _choose(q_BHLd, bias)
-    if backend != "sdpa":
+    if backend not in ("auto", "sdpa"):
         return _BACKENDS[check_backend(backend)](q_BHLd, k_BHLd, v_BHLd, bias, scale)
     width = v_BHLd.shape[-1]
     if q_BHLd.shape[-1] > width and q_BHLd.device.type == "cpu":

@@ -112,15 +112,17 @@ class GridBias(AttentionBias):
 
     def dense(self) -> Tensor:
         """(1, H, L, L): one copy that broadcasts over the batch."""
+        table_NH, device = self.table_NH, self.table_NH.device
         in_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        gather = _gather_grid_bias if in_graph else _GatheredGridBias.apply
-        return gather(self.table_NH, self.grid, self.cls_token)
-
-
-def _gather_grid_bias(table_NH: Tensor, grid: Grid, cls_token: bool) -> Tensor:
-    index_LP = _pair_index(grid, cls_token, table_NH.device)
-    bias_HLP = table_NH.t().index_select(1, index_LP.flatten()).view(-1, *index_LP.shape)
-    return bias_HLP[None, ..., : len(index_LP)]
+        trained = torch.is_grad_enabled() and table_NH.requires_grad
+        # On a CPU the gradient of a gather is right, but for half precision.
+        inexact = device.type != "cpu" or table_NH.dtype.itemsize < 4
+        if trained and inexact and not in_graph:
+            return _GatheredGridBias.apply(table_NH, self.grid, self.cls_token)
+        # Kernels on GPUs read rows that begin at multiples of 8 numbers; they copy a bias that has others.
+        index_LP = rpb_index(self.grid, device, self.cls_token, 1 if device.type == "cpu" else 8)
+        bias_HLP = table_NH.t().index_select(1, index_LP.flatten()).view(-1, *index_LP.shape)
+        return bias_HLP[None, ..., : len(index_LP)]
 
 
 class _GatheredGridBias(torch.autograd.Function):
@@ -133,7 +135,7 @@ class _GatheredGridBias(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, table_NH: Tensor, grid: Grid, cls_token: bool) -> Tensor:
         ctx.options = grid, cls_token, table_NH.dtype
-        return _gather_grid_bias(table_NH, grid, cls_token)
+        return GridBias(table_NH, grid, cls_token).dense()
 
     @staticmethod
     @once_differentiable
@@ -187,23 +189,17 @@ def _overwrite_cls(index: Tensor, rows: int) -> Tensor:
 # The map of 3,137 tokens (896 px) takes 39 MB and all blocks share it. Images of many sizes need a
 # limit in bytes: maps differ in size by orders of magnitude.
 @byte_bounded_lru_cache(2**28)
-def _pair_index(grid: Grid, cls_token: bool, device: torch.device) -> Tensor:
-    """Table row for each pair of tokens, (L, P) int32 with P >= L.
-
-    Kernels on GPUs read rows that begin at multiples of 8 numbers; they copy a bias that has others.
-    """
-    index_LL = rpb_index(grid, device)
-    if not cls_token:
-        index_LL = index_LL[1:, 1:]
-    padding = 0 if device.type == "cpu" else -len(index_LL) % 8
-    return F.pad(index_LL, (0, padding)).contiguous()
-
-
-def rpb_index(grid: Grid, device: torch.device | str = "cpu") -> Tensor:
+def rpb_index(
+    grid: Grid,
+    device: torch.device | str = "cpu",
+    cls_token: bool = True,
+    multiple: int = 1,
+) -> Tensor:
     """Table row for each pair of tokens of a grid, CLS first.
 
     Returns:
-        (L, L) int32 with L = rows * columns + 1; entry (p, q) serves query p and key q.
+        (L, P) int32 with L = rows * columns + 1, or one less without `cls_token`, and P the next
+        `multiple` from L on; entry (p, q) serves query p and key q.
 
     Source: the index map of the BEiT family. The column of CLS overwrites its row, the corner
     overwrites both.
@@ -212,9 +208,11 @@ def rpb_index(grid: Grid, device: torch.device | str = "cpu") -> Tensor:
     # Named device: the default one may be meta, where nothing is computed.
     y = torch.arange(rows, dtype=torch.int32, device=device).repeat_interleave(cols)
     x = torch.arange(cols, dtype=torch.int32, device=device).repeat(rows)
-    patches = (y[:, None] - y + rows - 1) * (2 * cols - 1) + (x[:, None] - x + cols - 1)
-    offsets = max(2 * rows - 1, 0) * max(2 * cols - 1, 0)
-    return _overwrite_cls(F.pad(patches, (1, 0, 1, 0)), offsets + CLS_ROWS)
+    index = (y[:, None] - y + rows - 1) * (2 * cols - 1) + (x[:, None] - x + cols - 1)
+    if cls_token:
+        offsets = max(2 * rows - 1, 0) * max(2 * cols - 1, 0)
+        index = _overwrite_cls(F.pad(index, (1, 0, 1, 0)), offsets + CLS_ROWS)
+    return F.pad(index, (0, -len(index) % multiple))
 
 
 @byte_bounded_lru_cache(2**20)
