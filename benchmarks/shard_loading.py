@@ -6,7 +6,8 @@ Makes JPEG files of 500 x 375 px with captions, packs them with tools/dataset_co
 reads batches of 64 at 256 px with one worker process, which alternate. open_clip's loader is
 `open_clip_train.data.get_wds_dataset` with its transform of images, as it is for evaluation; both use our
 tokenizer. "decode" opens and resizes the same files in this process and does nothing else. Needs
-open_clip_torch, webdataset and torchvision; without them only ours is timed.
+open_clip_torch and torchvision, and webdataset of at most 0.2.86, as open_clip asks for; without
+open_clip only ours is timed.
 """
 
 import argparse
@@ -100,7 +101,7 @@ def open_clip(folder: Path, samples: int) -> Iterable[Any]:
     tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
 
     def tokenize(text: str) -> list[torch.Tensor]:
-        ids = tokenizer.encode(text)[:77]
+        ids = tokenizer.encode([text])[0][:77]
         return [torch.tensor([*ids, *[0] * (77 - len(ids))])]
 
     shards = f"{folder}/shards/{{000000..{(samples - 1) // _SHARD:06d}}}.tar"
