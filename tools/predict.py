@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, get_args
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmonepeace import apis, checkpoint, visualization
-from mmonepeace.apis.sources import list_files
+from mmonepeace.apis.sources import list_files, read_numbered_rows
 from mmonepeace.atomic_file import atomic_file
 from mmonepeace.choices import Dtype
 from mmonepeace.cli import device, exit_code, list_failed, make_parser, positive
 from mmonepeace.console import printable, table
-from mmonepeace.datasets.manifest import read_numbered, read_records
+from mmonepeace.datasets.manifest import read_records
 
 if TYPE_CHECKING:
     from mmonepeace.apis import Predictor
@@ -84,11 +84,8 @@ def read_items(
 ) -> tuple[dict[str, list[str]], list[dict[str, str]]]:
     """The items of a table: modality -> values; and all columns of their rows."""
     columns = dict(column.partition("=")[::2] for column in args.columns)
-    rows = apis.read_rows(args.table, columns, args.root)
-    records = read_records(args.table)
-    lines = [line for line, _ in read_numbered(args.table, columns, complete=False)]
-    numbered = zip(lines, rows, strict=True)
-    whole = [(row, records[line]) for line, row in numbered if len(row) == len(columns)]
+    rows, records = read_numbered_rows(args.table, columns, args.root), read_records(args.table)
+    whole = [(row, records[line]) for line, row in rows if len(row) == len(columns)]
     if not whole:
         raise ValueError(f"{args.table}: no row has {' and '.join(columns.values())}.")
     if lacking := len(rows) - len(whole):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mmonepeace.datasets.manifest import TABLES, read_lines, read_manifest
+from mmonepeace.datasets.manifest import TABLES, read_lines, read_manifest, read_numbered
 
 MAX_OTHERS = 0.05  # fraction of the files of a table that may be of another modality
 SUFFIXES = {
@@ -67,10 +67,17 @@ def read_rows(
     are relative to `root`, by default the table's folder. Returns modality -> text or path, for
     each row that has any; empty cells are left out.
     """
+    return [row for _, row in read_numbered_rows(path, columns, root)]
+
+
+def read_numbered_rows(
+    path: str | Path, columns: Mapping[str, str], root: str | Path | None = None
+) -> list[tuple[int, dict[str, str]]]:
+    """The rows of `read_rows`, each after the line that it begins on."""
     folder = Path(root or Path(path).parent)
     return [
-        {n: value if n == "text" else str(folder / value) for n, value in row.items()}
-        for row in read_manifest(path, columns, complete=False)
+        (line, {n: value if n == "text" else str(folder / value) for n, value in row.items()})
+        for line, row in read_numbered(path, columns, complete=False)
     ]
 
 
