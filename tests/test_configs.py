@@ -171,8 +171,9 @@ def test_recipe_of_pretraining_gives_its_stage_what_it_needs(path):
     run_options.set_data_root(cfg, "/nowhere")
     with pytest.raises(checks.CheckError) as error:
         checks.check_run(cfg)
-    needs_data = re.sub(rf"(?<!\S){cfg.data_root}(?=[/,])", "/nowhere", cfg.needs_data)
-    for text in ("/nowhere/tokenizer.json", cfg.needs_tokenizer, needs_data, "--data-root DIR"):
+    needs = [cfg.needs_data, cfg.needs_tokenizer]
+    needs = [re.sub(rf"(?<!\S){cfg.data_root}(?=[/,])", "/nowhere", text) for text in needs]
+    for text in ("/nowhere/tokenizer.json", *needs, "--data-root DIR"):
         assert text in str(error.value)
 
 

@@ -1,5 +1,6 @@
 """Where things are in a config: data sets, metrics, and everything else that has a type."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -50,6 +51,21 @@ def text_steps(cfg: Config) -> list[ConfigDict]:
     steps = [step for _, dataset in dataset_configs(cfg) for step in walk(dataset.get("pipeline"))]
     steps += [metric.get("tokenize") or {} for _, metric in metric_configs(cfg)]
     return [step for step in steps if "tokenizer" in step]
+
+
+def given_root(cfg: Config) -> str | None:
+    """The folder that all data sets are in instead of that of the recipe."""
+    own = cfg.get("data_root")
+    roots = {str(dataset.get("data_root")) for _, dataset in dataset_configs(cfg)}
+    return min(roots) if own and len(roots) == 1 and own not in roots else None
+
+
+def with_given_root(cfg: Config, text: str) -> str:
+    """What a recipe says of its files, with the folder that was given."""
+    root = given_root(cfg)
+    if root is None:
+        return text
+    return re.sub(rf"(?<![\w/]){re.escape(cfg.data_root)}(?![\w-])", lambda _: root, text)
 
 
 def walk_paths(node: Any, path: str = "") -> Iterator[tuple[str, ConfigDict]]:

@@ -1,6 +1,5 @@
 """What tools check before every run, and the full examination of the data."""
 
-import re
 import sys
 from collections.abc import Hashable, Sequence
 from pathlib import Path
@@ -11,7 +10,14 @@ from mmengine.config import Config
 from mmonepeace.checks import boxes, coco, detection, label_maps, label_values, pairs, segmentation
 from mmonepeace.checks.building import check_parts
 from mmonepeace.checks.classes import check_classes, check_occurrence
-from mmonepeace.checks.config import LOADERS, dataset_configs, is_detection, type_name
+from mmonepeace.checks.config import (
+    LOADERS,
+    dataset_configs,
+    given_root,
+    is_detection,
+    type_name,
+    with_given_root,
+)
 from mmonepeace.checks.consistency import USED_WITH, check_consistency
 from mmonepeace.checks.decoding import (
     AudioInfo,
@@ -118,17 +124,13 @@ def _advice(cfg: Config) -> str:
 
 def _needed_data(cfg: Config) -> str:
     """The data of a recipe; nothing where they are all in another folder that was given."""
-    needs, own = cfg.get("needs_data") or "", cfg.get("data_root")
-    datasets = [dataset for _, dataset in dataset_configs(cfg)]
-    roots = {str(dataset.get("data_root")) for dataset in datasets}
-    if not own or len(roots) != 1 or own in roots:
-        return needs
-    tables = [d.get("ann_file") or "." for d in datasets]
-    named = [x for t in tables for x in (t if isinstance(t, (list, tuple)) else [t])]
-    files = [Path(*roots, x if isinstance(x, str) else ".") for x in named]
-    if all(file.exists() for file in files):
-        return ""
-    return re.sub(rf"(?<![\w/]){re.escape(own)}(?![\w-])", lambda _: min(roots), needs)
+    if root := given_root(cfg):
+        tables = [dataset.get("ann_file") or "." for _, dataset in dataset_configs(cfg)]
+        named = [x for t in tables for x in (t if isinstance(t, (list, tuple)) else [t])]
+        files = [Path(root, x if isinstance(x, str) else ".") for x in named]
+        if all(file.exists() for file in files):
+            return ""
+    return with_given_root(cfg, cfg.get("needs_data") or "")
 
 
 def _demo(cfg: Config) -> str:

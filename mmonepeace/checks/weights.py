@@ -9,7 +9,7 @@ from mmengine.registry import TRANSFORMS
 
 from mmonepeace import checkpoint
 from mmonepeace.checkpoint import CheckpointError
-from mmonepeace.checks.config import text_steps, type_name
+from mmonepeace.checks.config import text_steps, type_name, with_given_root
 from mmonepeace.checks.report import Report
 
 _FILES = ("checkpoint", "pretrained")  # keys of what parts of a model start from
@@ -80,7 +80,7 @@ def check_tokenizers(cfg: Config, report: Report) -> None:
         try:
             size = TRANSFORMS.build(step).tokenizer.vocab_size
         except (OSError, ValueError) as error:
-            need = cfg.get("needs_tokenizer")
+            need = with_given_root(cfg, cfg.get("needs_tokenizer") or "")
             advice = f" This recipe needs {need}" if need else ""
             report.add("tokenizer-unusable", "config", error=f"{error}{advice}".rstrip("."))
             continue
