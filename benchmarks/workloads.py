@@ -357,7 +357,7 @@ def workloads(args: argparse.Namespace) -> Mapping[str, Workload]:
             quick=size == 512,
         )
     found["step-upernet"] = Workload(
-        "the same with UPerNet of 512 channels, 512 px, batch 2",
+        "fine-tuning step, UPerNet of 512 channels, 512 px, batch 2",
         {
             "ours": segmentation_step,
             "ours, bf16 autocast": under_autocast(segmentation_step),

@@ -22,13 +22,7 @@ def _file(folder: Path, rank: int) -> Path:
 
 @contextmanager
 def at_work(folder: Path, rank: int) -> Iterator[None]:
-    """Say in the folder that this process is at work, and why it has failed if it does.
-
-    The first process says nothing: nobody waits for it.
-    """
-    if rank == 0:
-        yield
-        return
+    """Say in the folder that this process is at work, and why it has failed if it does."""
     folder.mkdir(parents=True, exist_ok=True)
     file, ended = _file(folder, rank), threading.Event()
 

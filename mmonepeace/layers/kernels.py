@@ -179,7 +179,9 @@ def _choose(q_BHLd: Tensor, bias: AttentionBias) -> Backend:
         if bias.grid and large and find_spec("triton"):
             return "flex"
         needed = torch.is_grad_enabled() or not bias.is_shared
-        return "recomputed" if needed and is_recomputable(bias) else "sdpa"
+        # What else the kernel refuses, PyTorch's own function computes in another way.
+        fits = q_BHLd.element_size() < 8 and q_BHLd.shape[3] % 8 == 0
+        return "recomputed" if needed and fits and is_recomputable(bias) else "sdpa"
     if bias.grid is None:
         return "sdpa"
     trained = torch.is_grad_enabled() and bias.table_NH.requires_grad

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mmonepeace.layers import gpu_attention
+from mmonepeace.layers import kernels as kernels_module
 from mmonepeace.layers.kernels import attend
 from mmonepeace.layers.relative_position_bias import DenseBias, GridBias, PaddedBias
 from mmonepeace.layers.resampling import num_rpb_rows
@@ -91,20 +92,28 @@ def test_padding_is_masked_for_some_samples_at_a_time(kind, trained, kernels, mo
     (True, 3, "recomputed"), (False, 3, "sdpa"), (True, 2**23, "flex"), (False, 2**23, "flex"),
 ])  # fmt: skip
 def test_gpus_look_up_a_bias_that_would_be_large(grads, heads, name, monkeypatch):
-    from mmonepeace.layers import kernels
-
-    monkeypatch.setattr(kernels, "find_spec", lambda _: True)
+    monkeypatch.setattr(kernels_module, "find_spec", lambda _: True)
     q = torch.empty(2, heads, 9, 16, device="meta", dtype=torch.bfloat16)
     table = torch.empty(num_rpb_rows((3, 3)), heads, device="meta", requires_grad=True)
     with torch.set_grad_enabled(grads):
-        assert kernels._choose(q, GridBias(table, (3, 3), False)) == name
+        assert kernels_module._choose(q, GridBias(table, (3, 3), False)) == name
         padded = PaddedBias(GridBias(table, (3, 3), False), torch.empty(2, 9))
-        assert kernels._choose(q, padded) == "recomputed"
-        assert kernels._choose(q, DenseBias(torch.empty(2, heads, 9, 9, device="meta"))) == "sdpa"
-    monkeypatch.setattr(kernels, "find_spec", lambda _: None)
+        assert kernels_module._choose(q, padded) == "recomputed"
+        assert (
+            kernels_module._choose(q, DenseBias(torch.empty(2, heads, 9, 9, device="meta")))
+            == "sdpa"
+        )
+    monkeypatch.setattr(kernels_module, "find_spec", lambda _: None)
     with torch.set_grad_enabled(grads):
         expected = "recomputed" if grads else "sdpa"
-        assert kernels._choose(q, GridBias(table, (3, 3), False)) == expected
+        assert kernels_module._choose(q, GridBias(table, (3, 3), False)) == expected
+
+
+@pytest.mark.parametrize(("dtype", "width"), [(torch.float64, 16), (torch.bfloat16, 12)])
+def test_what_the_kernel_refuses_is_left_to_pytorch(dtype, width):
+    q = torch.empty(2, 3, 9, width, device="meta", dtype=dtype)
+    table = torch.empty(num_rpb_rows((3, 3)), 3, device="meta", requires_grad=True)
+    assert kernels_module._choose(q, GridBias(table, (3, 3), False)) == "sdpa"
 
 
 def test_rows_of_a_bias_are_aligned_on_gpus():
