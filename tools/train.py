@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmonepeace import checks, engine
 from mmonepeace.engine.processes import exit_distributed
-from mmonepeace.exit_status import exit_status, is_first_rank
+from mmonepeace.exit_status import exit_status
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -73,22 +73,7 @@ def load_config(args: argparse.Namespace) -> "Config":
 def run(args: argparse.Namespace) -> None:
     """Train."""
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    with engine.quiet_terminal():
-        cfg = load_config(args)
-        checks.check_run(cfg)
-        if args.dry_run:
-            engine.run_options.keep_start(cfg)
-            report = checks.dry_run(cfg, engine.FinetuneRunner.from_cfg)
-            if is_first_rank():
-                print(report)
-            return
-        with (
-            engine.hold_work_dir(cfg.work_dir),
-            engine.explain_disk_errors(cfg.work_dir),
-            checks.explain(cfg),
-        ):
-            engine.run_options.keep_tokenizer(cfg)
-            engine.FinetuneRunner.from_cfg(cfg).train()
+    engine.launch(lambda: load_config(args), engine.FinetuneRunner, args.dry_run)
 
 
 def main() -> int:

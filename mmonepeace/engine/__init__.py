@@ -14,9 +14,9 @@ if TYPE_CHECKING:
         StepSeedHook,
         ThroughputHook,
     )
-    from mmonepeace.engine.interruption import InterruptionHook, explain_disk_errors
+    from mmonepeace.engine.interruption import InterruptionHook
+    from mmonepeace.engine.launching import launch
     from mmonepeace.engine.optim import BFloat16OptimWrapper, LayerDecayOptimWrapperConstructor
-    from mmonepeace.engine.run_lock import hold_work_dir
     from mmonepeace.engine.runner import FinetuneRunner, PretrainRunner
     from mmonepeace.engine.strategy import FSDP2Strategy
     from mmonepeace.engine.terminal import LoggerHook, quiet_terminal
@@ -26,8 +26,8 @@ __all__ = [
     "BFloat16OptimWrapper", "CheckpointHook", "CheckpointMetadataHook", "DivergedError",
     "DivergenceHook", "EndlessTrainLoop", "EpochTrainLoop", "FSDP2Strategy", "FinetuneRunner",
     "InterruptionHook", "LabelCheckHook", "LayerDecayOptimWrapperConstructor", "LoggerHook",
-    "MeanLogHook", "PretrainRunner", "StepSeedHook", "ThroughputHook", "explain_disk_errors",
-    "hold_work_dir", "quiet_terminal",
+    "MeanLogHook", "PretrainRunner", "StepSeedHook", "ThroughputHook", "launch",
+    "quiet_terminal",
 ]  # fmt: skip
 
 __getattr__, __dir__ = lazy_names(__name__)
