@@ -12,8 +12,10 @@ import runpy
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,9 @@ METHOD = "forkserver"  # tests/conftest.py says what the server imports
 LIMIT = 900  # seconds until a process that hangs says where, and ends
 ON_CPU = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 _CONTEXT = multiprocessing.get_context(METHOD)
+# The server sends each exit status once, and a start asks for those of all processes: of two
+# threads that ask at once, one gets it and the other keeps 255.
+_ASKING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,28 @@ class Done:
     returncode: int
     stdout: str
     stderr: str
+
+
+def start_process(function: Any, *arguments: Any) -> BaseProcess:
+    """Run function(*arguments) in a process, from any thread."""
+    process = _CONTEXT.Process(target=function, args=arguments)
+    with _ASKING:
+        process.start()
+    return process
+
+
+def end_process(process: BaseProcess, limit: float | None = None) -> bool:
+    """Wait for the end of a process, from any thread; kill it after some seconds.
+
+    Returns whether it was in time.
+    """
+    in_time = bool(connection.wait([process.sentinel], limit))
+    if not in_time:
+        process.kill()
+    connection.wait([process.sentinel])
+    with _ASKING:
+        process.join()
+    return in_time
 
 
 class Tool:
@@ -58,14 +85,16 @@ class Tool:
         self.folder = tempfile.TemporaryDirectory(prefix="tool_output_")
         argv = [str(ROOT / "tools" / path), *map(str, arguments)]
         variables = {**os.environ, **(environment or {})}
-        self.process: BaseProcess = _CONTEXT.Process(
-            target=_run, args=(argv, variables, os.getcwd(), self.folder.name, prepare)
-        )
-        self.process.start()
+        self.process = start_process(_run, argv, variables, os.getcwd(), self.folder.name, prepare)
+
+    @property
+    def runs(self) -> bool:
+        """Whether it has not ended yet."""
+        return not connection.wait([self.process.sentinel], 0)
 
     def wait(self) -> Done:
         """Its output and exit status, which is minus the signal that ended it."""
-        self.process.join()
+        end_process(self.process)
         out, err = (
             (Path(self.folder.name) / name).read_text(errors="replace") for name in ("out", "err")
         )

@@ -1,10 +1,14 @@
 """A sample of each kind of fault that `make faults` tries."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from benchmarks.faults import mutations
 from benchmarks.faults.__main__ import attempts
 from benchmarks.faults.report import Report, Result
+from tests.processes import end_process, start_process
 
 # How many of all faults, and of which journeys: pretraining, segmentation, detection.
 SAMPLES = {
@@ -22,6 +26,16 @@ def test_a_sample_of_the_campaign_holds(kind, tmp_path):
         report.add(attempt())
     assert report.results or kind == "disk"  # which needs root
     assert not report.failed, str(report)
+
+
+def test_threads_get_the_exit_status_of_their_own_processes():
+    def status(number: int) -> int:
+        process = start_process(os._exit, number)
+        end_process(process)
+        return process.exitcode
+
+    with ThreadPoolExecutor(4) as pool:  # by plain start and join, one in five is 255
+        assert list(pool.map(status, [2] * 100)) == [2] * 100
 
 
 def test_damage_changes_a_file_and_repeats():

@@ -102,10 +102,10 @@ def _start(case: _Case, work_dir: Path, steps: Path, *options: Any, **kill: Any)
 
 
 def _stop_at_any_moment(tool: Tool, steps: Path, stop: signal.Signals, delay: float) -> None:
-    while tool.process.is_alive() and not steps.exists():
+    while tool.runs and not steps.exists():
         time.sleep(0.02)
     time.sleep(delay)
-    if tool.process.is_alive() and tool.process.pid:
+    if tool.runs and tool.process.pid:
         os.kill(tool.process.pid, stop)
 
 

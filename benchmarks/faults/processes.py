@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from benchmarks.faults.report import Result
-from tests.processes import _CONTEXT, Done, Tool
+from tests.processes import Done, Tool, end_process, start_process
 
 WORKERS = 2
 TOOL_SECONDS = 180  # until a tool counts as hanging; a busy machine is slow
@@ -25,12 +25,9 @@ Attempt = Callable[[Any], list[Result]]
 
 def wait(tool: Tool, limit: float = TOOL_SECONDS) -> Done:
     """The end of a tool; one that hangs is killed and has the exit status 124."""
-    tool.process.join(limit)
-    hangs = tool.process.is_alive()
-    if hangs:
-        tool.process.kill()
+    in_time = end_process(tool.process, limit)
     done = tool.wait()
-    return replace(done, returncode=124) if hangs else done
+    return done if in_time else replace(done, returncode=124)
 
 
 def run(path: str | Path, *arguments: Any, **options: Any) -> Done:
@@ -95,11 +92,8 @@ def in_batches(attempt: Attempt, cases: Sequence[Any], size: int = 50) -> Iterat
         results: list[Result] = []
         while batch:
             with tempfile.NamedTemporaryFile("r", suffix=".jsonl") as file:
-                process = _CONTEXT.Process(target=_serve, args=(attempt, batch, file.name))
-                process.start()
-                process.join(CASE_SECONDS * 3 + len(batch) * 10)
-                process.kill()
-                process.join()
+                process = start_process(_serve, attempt, batch, file.name)
+                end_process(process, CASE_SECONDS * 3 + len(batch) * 10)
                 lines = file.read().splitlines()
             for line in lines:
                 results += [Result(**values) for values in json.loads(line)]

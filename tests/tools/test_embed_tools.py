@@ -77,7 +77,7 @@ def test_a_killed_run_is_resumed(model, tmp_path, run):
     arguments = [model, "--texts", texts, "--out", out, "--batch-size", 1]
     parts = tmp_path / "index.safetensors.parts"
     tool = Tool("embed.py", *arguments, "--device", "cpu")
-    while len(list(parts.glob("*.safetensors"))) < 2 and tool.process.is_alive():
+    while len(list(parts.glob("*.safetensors"))) < 2 and tool.runs:
         time.sleep(0.01)
     tool.process.kill()
     assert tool.wait().returncode == -signal.SIGKILL
