@@ -36,7 +36,7 @@ from mmonepeace.layers.cpu.linear import row_length
 from mmonepeace.layers.relative_position_bias import GridBias
 from mmonepeace.layers.resampling import CLS_ROWS, Grid
 
-_BLOCK_NUMBERS = 5 << 18  # logits in a block: few enough for the cache, many enough for one call
+_BLOCK_BYTES = 5 << 20  # of logits in a block: few enough for the cache, many enough for one call
 _LN_2 = math.log(2)
 _LARGE = 2  # logit from which its error in bfloat16 matters
 
@@ -173,7 +173,8 @@ class _Grid:
         self.heads = [slice(i, min(i + together, heads)) for i in range(0, heads, together)]
         self.products = max(batch, min(together, heads))
         self.keys = row_length(self.tokens)
-        most = max(1, _BLOCK_NUMBERS // (self.products * self.columns * self.keys))
+        row = self.products * self.columns * self.keys * unfolded_HCAC.itemsize
+        most = max(1, _BLOCK_BYTES // row)
         self.most_rows = math.ceil(self.rows / math.ceil(self.rows / most))
         self.blocks = []
         for first in range(0, self.rows, self.most_rows):
@@ -336,13 +337,16 @@ class _GridBiasAttention(torch.autograd.Function):
         # The derivative of exp2 has a factor of ln 2.
         minus_delta = (gradient_BHLd * out.to(sums.dtype)).sum(-1, keepdim=True).mul_(-_LN_2)
         dout = gradient_BHLd
-        if sums.dtype != q.dtype:
+        is_half = sums.dtype != q.dtype
+        if is_half:
             scale = (-sums if shift is None else shift - sums).exp2_()
             dout, minus_delta = scale * dout, scale * minus_delta
         dout, dweights, minus_delta = (x.to(q.dtype) for x in (dout, dout * _LN_2, minus_delta))
         dq = torch.empty_like(q)
         dk, dv = (torch.zeros_like(x, dtype=sums.dtype) for x in (k, v))
         space, skewed_space = grid.space(q), grid.skewed_space(q)
+        # Products of half precision copy what is not contiguous, each of them anew.
+        own_space = grid.space(q) if is_half else None
         for part in grid.heads:
             q_, dq_, dout_, dweights_, delta_ = _of_heads(part, q, dq, dout, dweights, minus_delta)
             k_, v_, dk_, dv_, shift_ = _of_heads(part, k, v, dk, dv, shift)
@@ -351,13 +355,17 @@ class _GridBiasAttention(torch.autograd.Function):
                 weights = grid.logits(part, rows, queries, k_, shift_, space).exp2_()
                 _add_product(dv_, weights.mT, dout_[:, rows.tokens])
                 wide = skewed_space[: len(q_), : weights.shape[1]]
-                dlogits = wide[:, :, : grid.keys]
+                dlogits = in_wide = wide[:, :, : grid.keys]
+                if own_space is not None:
+                    dlogits = own_space[: weights.numel()].view_as(weights)
                 torch.baddbmm(
                     delta_[:, rows.tokens], dweights_[:, rows.tokens], v_.mT, out=dlogits
                 ).mul_(weights)
                 dq_[:, rows.tokens] = torch.bmm(dlogits, k_)
                 _add_product(dk_, dlogits.mT, queries)
                 if grads:
+                    if dlogits is not in_wide:
+                        in_wide.copy_(dlogits)
                     grads.add_gradient(part, rows, wide)
         dtable = None if grads is None else _table_gradient(grads, table_NH)
         return dq, dk.to(k.dtype), dv.to(v.dtype), dtable, None, None

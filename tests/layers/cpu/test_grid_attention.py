@@ -42,7 +42,7 @@ def both(grid, cls, tensors, scale):
 @pytest.mark.parametrize("cls", [0, 1])
 @pytest.mark.parametrize("grid", [(1, 1), (4, 4), (3, 5), (7, 2), (1, 6)])
 def test_it_is_plain_attention_with_the_whole_bias(grid, cls, numbers, monkeypatch):
-    monkeypatch.setattr(module, "_BLOCK_NUMBERS", numbers)
+    monkeypatch.setattr(module, "_BLOCK_BYTES", numbers * 8)
     for batch, heads, values, scale in ((1, 4, 8, None), (2, 3, 8, 0.3), (3, 1, 5, 1.0)):
         tensors = inputs(grid, cls, batch, heads, values=values)
         (out, grads), (plain, expected) = both(grid, cls, tensors, scale)
@@ -53,7 +53,7 @@ def test_it_is_plain_attention_with_the_whole_bias(grid, cls, numbers, monkeypat
 
 @pytest.mark.parametrize(("numbers", "rows"), [(1, 1), (200, 3), (1 << 19, 7)])
 def test_blocks_of_limited_size_cover_all_rows_once(numbers, rows, monkeypatch):
-    monkeypatch.setattr(module, "_BLOCK_NUMBERS", numbers)
+    monkeypatch.setattr(module, "_BLOCK_BYTES", numbers * 8)
     *_, table = inputs((7, 2), 1)
     blocks = module._Grid(module.unfolded_rows(table, (7, 2)), None, 2).blocks
     assert [row for block in blocks for row in range(block.first, block.last)] == list(range(7))
