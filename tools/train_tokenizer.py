@@ -1,61 +1,11 @@
-"""Train a byte-level BPE on captions.
+"""`mmonepeace train-tokenizer` of this clone."""
 
-Run:  python tools/train_tokenizer.py captions.txt tokenizer.json --vocab-size 8000
-      python tools/train_tokenizer.py train.tsv sounds.tsv:label tokenizer.json --vocab-size 8000
-
-CAPTIONS is a text file with one caption per line, or a table (.tsv, .csv, .jsonl) with a column of them.
-List all texts that the model will read, in every stage: words that are not in the vocabulary are
-split into small pieces, and the second stage does not train their embeddings.
-"""
-
-import argparse
 import sys
-from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmonepeace import datasets
-from mmonepeace.datasets.manifest import TABLES, read_lines, read_manifest
-from mmonepeace.exit_status import exit_status
-
-
-def read_captions(source: str, column: str) -> Iterator[str]:
-    """The captions of FILE, or of FILE:COLUMN."""
-    if not Path(source).is_file():
-        source, _, column = source.rpartition(":") if ":" in source else (source, "", column)
-    if Path(source).suffix.lower() not in TABLES:
-        return read_lines(source)
-    return (row["text"] for row in read_manifest(source, {"text": column}))
-
-
-def parse_args() -> argparse.Namespace:
-    """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("captions", metavar="CAPTIONS", nargs="+", help="FILE or FILE:COLUMN")
-    parser.add_argument("out", metavar="OUT", type=Path)
-    parser.add_argument("--vocab-size", type=int, required=True)
-    parser.add_argument(
-        "--column", default="caption", help="of FILEs given without one (default: %(default)s)"
-    )
-    return parser.parse_args()
-
-
-def run(args: argparse.Namespace) -> None:
-    """Train."""
-    captions = chain.from_iterable(read_captions(c, args.column) for c in args.captions)
-    tokenizer = datasets.tokenizer.train(captions, args.vocab_size)
-    tokenizer.save(args.out)
-    print(f"{args.out}: {tokenizer.vocab_size} ids.")
-
-
-def main() -> int:
-    """Run to the exit status."""
-    return exit_status(lambda: run(parse_args()), ValueError, OSError)
-
+from mmonepeace.commands import run_command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command("train-tokenizer")

@@ -5,4 +5,4 @@ needs_weights = (
     "(github.com/OFA-Sys/ONE-PEACE, 'one_peace'), in checkpoints/"
 )
 released_model = dict(type="Pretrained", checkpoint="checkpoints/one-peace.pt")
-needs_tokenizer = "that of the released models: tools/convert_tokenizer.py"
+needs_tokenizer = "that of the released models: mmonepeace convert-tokenizer"

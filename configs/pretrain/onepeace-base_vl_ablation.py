@@ -1,6 +1,6 @@
 """The setting of the paper's ablations (tables 11 to 13): ViT-B size, 20 M pairs, 20 epochs.
 
-Run:    torchrun --nproc-per-node 8 tools/pretrain.py \
+Run:    torchrun --nproc-per-node 8 -m mmonepeace pretrain \
             configs/pretrain/onepeace-base_vl_ablation.py --launcher pytorch
 Needs:  20 million random pairs of LAION-2B in shards; COCO val; the official tokenizer; 8 GPUs with
         512 pairs each

@@ -1,6 +1,6 @@
 """Stage two of ONE-PEACE with the paper's settings: audio and text, 3072 pairs per step, 10 epochs.
 
-Run:    srun ... python tools/pretrain.py configs/pretrain/onepeace-giant_al_paper.py \
+Run:    srun ... mmonepeace pretrain configs/pretrain/onepeace-giant_al_paper.py \
             --stage-one CKPT --launcher slurm
 Needs:  the checkpoint of stage one; WavLM-Large.pt (github.com/microsoft/unilm) in checkpoints/, from
         which the audio extractor starts; 2.4 million audio-text pairs (AudioSet, FreeSound, Epidemic

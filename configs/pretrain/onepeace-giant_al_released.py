@@ -1,6 +1,6 @@
 """Stage two of ONE-PEACE as in the released script: 16 pairs on each of 8 GPUs, 10 epochs.
 
-Run:    torchrun --nproc-per-node 8 tools/pretrain.py \
+Run:    torchrun --nproc-per-node 8 -m mmonepeace pretrain \
             configs/pretrain/onepeace-giant_al_released.py --stage-one CKPT --launcher pytorch
 Needs:  the checkpoint of stage one; Clotho, AudioCaps and MACS as .tsv files; ESC-50; the official
         tokenizer; 8 GPUs

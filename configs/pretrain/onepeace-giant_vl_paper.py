@@ -1,6 +1,6 @@
 """Stage one of ONE-PEACE with the paper's settings: images and texts, 32768 pairs per step.
 
-Run:    srun ... python tools/pretrain.py configs/pretrain/onepeace-giant_vl_paper.py --launcher slurm
+Run:    srun ... mmonepeace pretrain configs/pretrain/onepeace-giant_vl_paper.py --launcher slurm
 Needs:  1.5 billion filtered pairs of LAION-2B in shards; COCO val; the official tokenizer; 256 GPUs
         with 128 pairs each. 2.8 G parameters take 44 GB per GPU for weights, gradients and
         AdamW alone (16 bytes each, computed, not measured).

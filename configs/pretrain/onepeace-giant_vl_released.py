@@ -1,6 +1,6 @@
 """Stage one of ONE-PEACE as in the released script: COCO captions, 32 pairs on each of 8 GPUs.
 
-Run:    torchrun --nproc-per-node 8 tools/pretrain.py \
+Run:    torchrun --nproc-per-node 8 -m mmonepeace pretrain \
             configs/pretrain/onepeace-giant_vl_released.py --launcher pytorch
 Needs:  COCO as .tsv files; the official tokenizer; 8 GPUs. 2.8 G parameters take 44 GB per GPU
         for weights, gradients and AdamW alone (16 bytes each, computed, not measured).

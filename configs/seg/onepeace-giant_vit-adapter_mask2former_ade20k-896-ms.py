@@ -2,7 +2,7 @@
 
 Run:    tools/dist_train.sh configs/seg/onepeace-giant_vit-adapter_mask2former_ade20k-896-ms.py 16
 Needs:  what onepeace-giant_vit-adapter_mask2former_ade20k-896.py needs
-Expect: with `tools/test.py --tta` the official result is 62.98 mIoU; not measured here
+Expect: with `mmonepeace test --tta` the official result is 62.98 mIoU; not measured here
 """
 
 _base_ = ["./onepeace-giant_vit-adapter_mask2former_ade20k-896.py"]

@@ -1,6 +1,6 @@
 """Template: ONE-PEACE with UPerNet on your own images. Copy it and change the marked lines.
 
-Run:    python tools/train.py configs/seg/your_dataset.py --data-root DIR --checkpoint WEIGHTS
+Run:    mmonepeace train configs/seg/your_dataset.py --data-root DIR --checkpoint WEIGHTS
 Needs:  DIR/img_dir/{train,val}/NAME.jpg and DIR/ann_dir/{train,val}/NAME.png; the pixels of a PNG
         are class indices, from 0; 255 is ignored
 Expect: a table of IoU per class every 1000 steps, checkpoints and drawn predictions in work_dirs/

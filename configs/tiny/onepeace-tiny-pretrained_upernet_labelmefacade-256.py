@@ -1,6 +1,6 @@
 """The encoder of emoji and their names with UPerNet on LabelMeFacade at 256 px, on a CPU.
 
-Run:    python tools/train.py configs/tiny/onepeace-tiny-pretrained_upernet_labelmefacade-256.py \
+Run:    mmonepeace train configs/tiny/onepeace-tiny-pretrained_upernet_labelmefacade-256.py \
             --data-root DIR --checkpoint work_dirs/onepeace-tiny_vl-overlapping_emoji-64/CKPT
 Needs:  LabelMeFacade in DIR/{img_dir,ann_dir}; a checkpoint of onepeace-tiny_vl-overlapping_emoji-64.py;
         without one it starts from scratch

@@ -1,8 +1,8 @@
 """Contrast of environmental sounds and their names, from scratch on a CPU.
 
-Run:    python tools/train_tokenizer.py DIR/train.tsv data/esc10/tokenizer.json --column label \
+Run:    mmonepeace train-tokenizer DIR/train.tsv data/esc10/tokenizer.json --column label \
             --vocab-size 1000
-        python tools/pretrain.py configs/tiny/onepeace-tiny_al_esc10.py --data-root DIR
+        mmonepeace pretrain configs/tiny/onepeace-tiny_al_esc10.py --data-root DIR
 Needs:  ESC-10 in DIR/{train,val}.tsv with columns audio and label
 Expect: 89 ± 3 % zero-shot accuracy on recordings not seen in training (three seeds); about 10 minutes on
         one core

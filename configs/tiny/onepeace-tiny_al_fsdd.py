@@ -1,8 +1,8 @@
 """Contrast of spoken digits and their names, from scratch on a CPU.
 
-Run:    python tools/train_tokenizer.py DIR/train.tsv data/fsdd/tokenizer.json --column label \
+Run:    mmonepeace train-tokenizer DIR/train.tsv data/fsdd/tokenizer.json --column label \
             --vocab-size 1000
-        python tools/pretrain.py configs/tiny/onepeace-tiny_al_fsdd.py --data-root DIR
+        mmonepeace pretrain configs/tiny/onepeace-tiny_al_fsdd.py --data-root DIR
 Needs:  the Free Spoken Digit Dataset in DIR/{train,val}.tsv with columns audio and label
 Expect: zero-shot accuracy of 99 % on val, 90 % on a speaker who was left out of training (three seeds
         each, see benchmarks/, recipes); about 8 minutes on one core

@@ -1,8 +1,8 @@
 """Contrast of notes of instruments and their names, from scratch on a CPU.
 
-Run:    python tools/train_tokenizer.py DIR/train.tsv data/gm_instruments/tokenizer.json \
+Run:    mmonepeace train-tokenizer DIR/train.tsv data/gm_instruments/tokenizer.json \
             --column label --vocab-size 2000
-        python tools/pretrain.py configs/tiny/onepeace-tiny_al_gm-instruments-log-mel.py \
+        mmonepeace pretrain configs/tiny/onepeace-tiny_al_gm-instruments-log-mel.py \
             --data-root DIR
 Needs:  audio clips and their names in DIR/{train,val}.tsv, with columns audio and label
 Expect: on a sound bank not seen in training, with 151 names: 27 % zero-shot accuracy (chance 0.7 %)

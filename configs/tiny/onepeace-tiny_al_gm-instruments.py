@@ -1,8 +1,8 @@
 """Stage two on notes of instruments, from scratch on a CPU.
 
-Run:    python tools/train_tokenizer.py DIR/train.tsv data/gm_instruments/tokenizer.json \
+Run:    mmonepeace train-tokenizer DIR/train.tsv data/gm_instruments/tokenizer.json \
             --column label --vocab-size 2000
-        python tools/pretrain.py configs/tiny/onepeace-tiny_al_gm-instruments.py --data-root DIR
+        mmonepeace pretrain configs/tiny/onepeace-tiny_al_gm-instruments.py --data-root DIR
         With --stage-one CKPT --tokenizer JSON it starts from a first stage, with its tokenizer.
 Needs:  audio clips and their names in DIR/{train,val}.tsv, with columns audio and label
 Expect: on a sound bank not seen in training, with 151 names: audio-to-text R@1 of about 6 %

@@ -1,6 +1,6 @@
 """Stage two on notes, environmental sounds, spoken digits and spoken names of stamps, on a CPU.
 
-Run:    python tools/pretrain.py configs/tiny/onepeace-tiny_al_mixed.py --data-root DIR \
+Run:    mmonepeace pretrain configs/tiny/onepeace-tiny_al_mixed.py --data-root DIR \
             --tokenizer DIR/tokenizer.json --stage-one work_dirs/onepeace-tiny_vl_mixed-64/CKPT
 Needs:  DIR/{gm_instruments,esc10,fsdd,tuxpaint}/{train,val}.tsv; the tokenizer of the first stage
 Expect: see benchmarks/, pretraining

@@ -1,10 +1,10 @@
 """Questions about notes that follow each other, answered with one of 18 words, on a CPU.
 
-Run:    python tools/train.py configs/tiny/onepeace-tiny_answers_notes.py --checkpoint CKPT
+Run:    mmonepeace train configs/tiny/onepeace-tiny_answers_notes.py --checkpoint CKPT
 Needs:  what `make audio-demo` makes, with notes in data/audio_demo/notes and CKPT in
         work_dirs/audio_demo/names; or, with notes in NOTES,
         tools/dataset_converters/note_questions.py --notes NOTES --out data/note_questions, a tokenizer:
-        tools/train_tokenizer.py NOTES/train.tsv:label data/note_questions/questions_train.tsv:text \
+        mmonepeace train-tokenizer NOTES/train.tsv:label data/note_questions/questions_train.tsv:text \
             data/note_questions/tokenizer.json --vocab-size 2000
         and CKPT of onepeace-tiny_al_gm-instruments-log-mel.py, trained with the same tokenizer
 Expect: accuracy of 72.2 % with a sound bank not seen in training (3 runs); at most 21 % without

@@ -1,6 +1,6 @@
 """Classes of environmental sounds, from scratch on a CPU.
 
-Run:    python tools/train.py configs/tiny/onepeace-tiny_classify_esc10.py --data-root DIR
+Run:    mmonepeace train configs/tiny/onepeace-tiny_classify_esc10.py --data-root DIR
 Needs:  ESC-10 in DIR/{train,val}.tsv with columns audio and label
 Expect: 82 % accuracy on other recordings, the mean of four folds (75 to 91 %; chance 10 %); 4 minutes on one core
 """

@@ -1,6 +1,6 @@
 """The encoder of the tiny pretraining as a classifier of emoji into eight groups, on a CPU.
 
-Run:    python tools/train.py configs/tiny/onepeace-tiny_emoji-groups-64.py --data-root DIR \
+Run:    mmonepeace train configs/tiny/onepeace-tiny_emoji-groups-64.py --data-root DIR \
             [--checkpoint CKPT]
 Needs:  emoji in DIR/{train,val}.tsv with columns image and group; mmpretrain. CKPT is one of
         onepeace-tiny_vl_emoji-64.py; without one it starts from scratch

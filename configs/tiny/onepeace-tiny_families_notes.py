@@ -1,6 +1,6 @@
 """Families of the instruments that play a note, from scratch or from names of notes, on a CPU.
 
-Run:    python tools/train.py configs/tiny/onepeace-tiny_families_notes.py [--checkpoint CKPT]
+Run:    mmonepeace train configs/tiny/onepeace-tiny_families_notes.py [--checkpoint CKPT]
 Needs:  tools/dataset_converters/instrument_notes.py --out data/gm_instruments;
         CKPT of onepeace-tiny_al_gm-instruments-log-mel.py
 Expect: accuracy of 62.1 % with names of notes as a start, of 57.8 % from scratch, with a sound bank not

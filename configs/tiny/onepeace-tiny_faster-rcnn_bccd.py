@@ -1,6 +1,6 @@
 """ONE-PEACE tiny with Faster R-CNN on BCCD, blood cells, from scratch on a CPU.
 
-Run:    python tools/train.py configs/tiny/onepeace-tiny_faster-rcnn_bccd.py --data-root DIR
+Run:    mmonepeace train configs/tiny/onepeace-tiny_faster-rcnn_bccd.py --data-root DIR
 Needs:  mmdetection, mmcv with compiled ops; BCCD in DIR/{train,val,annotations}
 Expect: AP 55.7, AP50 88.4 on val (mean of three seeds); 10 minutes on one core
 """

@@ -1,8 +1,8 @@
 """The box of what a phrase names in a scene of emoji, on a CPU.
 
-Run:    python tools/train.py configs/tiny/onepeace-tiny_grounding_emoji-64.py --checkpoint CKPT
+Run:    mmonepeace train configs/tiny/onepeace-tiny_grounding_emoji-64.py --checkpoint CKPT
 Needs:  tools/dataset_converters/emoji_phrases.py --out data/emoji_phrases, and a tokenizer:
-        tools/train_tokenizer.py data/emoji_phrases/train.tsv:text data/emoji_phrases/tokenizer.json \
+        mmonepeace train-tokenizer data/emoji_phrases/train.tsv:text data/emoji_phrases/tokenizer.json \
             --vocab-size 500
         CKPT of onepeace-tiny_vl_emoji-names-32.py
 Expect: accuracy of 45 to 64 % at IoU 0.5 (3 seeds). Who does not read the phrase and knows the boxes of

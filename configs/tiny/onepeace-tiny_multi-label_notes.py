@@ -1,6 +1,6 @@
 """Which instruments play at the same time? From scratch, or from names of notes, on a CPU.
 
-Run:    python tools/train.py configs/tiny/onepeace-tiny_multi-label_notes.py
+Run:    mmonepeace train configs/tiny/onepeace-tiny_multi-label_notes.py
 Needs:  tools/dataset_converters/note_questions.py --out data/note_questions
 Expect: mean average precision of 59 % with a sound bank not seen in training, and of 66 % with the checkpoint
         of onepeace-tiny_al_gm-instruments-log-mel.py (chance 20.2 %; 2 seeds); 5 minutes on one core

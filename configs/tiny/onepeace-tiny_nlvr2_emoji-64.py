@@ -1,8 +1,8 @@
 """Statements about two scenes of emoji, on a CPU.
 
-Run:    python tools/train.py configs/tiny/onepeace-tiny_nlvr2_emoji-64.py --checkpoint CKPT
+Run:    mmonepeace train configs/tiny/onepeace-tiny_nlvr2_emoji-64.py --checkpoint CKPT
 Needs:  tools/dataset_converters/emoji_questions.py --out data/emoji_questions, and a tokenizer:
-        tools/train_tokenizer.py data/emoji_questions/statements_train.tsv:text \
+        mmonepeace train-tokenizer data/emoji_questions/statements_train.tsv:text \
             data/emoji_questions/tokenizer.json --vocab-size 500
         CKPT of onepeace-tiny_vqa_emoji-64.py, trained with the same tokenizer
 Expect: accuracy of 55 % (chance 50 %; 2 seeds)

@@ -1,8 +1,8 @@
 """Questions about notes that follow each other: which of four candidates is right? From scratch.
 
-Run:    python tools/train.py configs/tiny/onepeace-tiny_questions_notes.py
+Run:    mmonepeace train configs/tiny/onepeace-tiny_questions_notes.py
 Needs:  tools/dataset_converters/note_questions.py --out data/note_questions, and a tokenizer:
-        tools/train_tokenizer.py data/note_questions/questions_train.tsv:text \
+        mmonepeace train-tokenizer data/note_questions/questions_train.tsv:text \
             data/note_questions/tokenizer.json --vocab-size 500
 Expect: chance, 25 %: in 1,500 steps all candidates keep the same score, whatever the start
         (benchmarks/ideas.md). onepeace-tiny_answers_notes.py learns the same questions

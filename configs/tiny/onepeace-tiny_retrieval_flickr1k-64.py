@@ -1,6 +1,6 @@
 """Photographs and captions at 64 px: fine-tuning of a retriever, from scratch or from CKPT, on a CPU.
 
-Run:    python tools/train.py configs/tiny/onepeace-tiny_retrieval_flickr1k-64.py
+Run:    mmonepeace train configs/tiny/onepeace-tiny_retrieval_flickr1k-64.py
 Needs:  what onepeace-tiny_vl_flickr1k-64.py needs; --checkpoint CKPT of its pretraining or of another
 Expect: mean recall of 12.6 % with that checkpoint, of 9.5 % from scratch, among 150 photographs of val
         (1 and 2 seeds); 3 minutes on one core

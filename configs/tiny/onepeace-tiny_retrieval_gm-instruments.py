@@ -1,6 +1,6 @@
 """Notes of instruments and their names: fine-tuning of an audio-text retriever, on a CPU.
 
-Run:    python tools/train.py configs/tiny/onepeace-tiny_retrieval_gm-instruments.py --data-root DIR
+Run:    mmonepeace train configs/tiny/onepeace-tiny_retrieval_gm-instruments.py --data-root DIR
 Needs:  what onepeace-tiny_al_gm-instruments-log-mel.py needs; it may start from that one's
         --checkpoint CKPT, or from scratch
 Expect: on a sound bank not seen in training, with 151 names, from scratch: R@1 of 20 % from a note to

@@ -1,6 +1,6 @@
 """ONE-PEACE tiny with UPerNet on LabelMeFacade at 256 px, from scratch on a CPU.
 
-Run:    python tools/train.py configs/tiny/onepeace-tiny_upernet_labelmefacade-256.py \
+Run:    mmonepeace train configs/tiny/onepeace-tiny_upernet_labelmefacade-256.py \
             --data-root DIR
 Needs:  LabelMeFacade in DIR/{img_dir,ann_dir}; about 15 minutes on one core
 Expect: 48.5 mIoU on val (mean of three seeds)

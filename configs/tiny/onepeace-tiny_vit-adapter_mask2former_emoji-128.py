@@ -1,6 +1,6 @@
 """ONE-PEACE tiny with ViT-Adapter and Mask2Former on emoji scenes, crops of 128 px at half size, from scratch on a CPU.
 
-Run:    python tools/train.py configs/tiny/onepeace-tiny_vit-adapter_mask2former_emoji-128.py
+Run:    mmonepeace train configs/tiny/onepeace-tiny_vit-adapter_mask2former_emoji-128.py
 Needs:  the data of `make demo-data`; mmdetection, mmcv with compiled ops: make env-full
 Expect: 21.9 mIoU on val (one seed); 8 minutes on one core beside another job
 """

@@ -1,6 +1,6 @@
 """ONE-PEACE tiny with ViT-Adapter and UPerNet on LabelMeFacade at 256 px, from scratch on a CPU.
 
-Run:    python tools/train.py configs/tiny/onepeace-tiny_vit-adapter_upernet_labelmefacade-256.py \
+Run:    mmonepeace train configs/tiny/onepeace-tiny_vit-adapter_upernet_labelmefacade-256.py \
             --data-root DIR
 Needs:  LabelMeFacade in DIR/{img_dir,ann_dir}; no compiled operators
 Expect: 31.2 mIoU after 200 steps (train_cfg.max_iters=200 param_scheduler.1.end=200, one seed),

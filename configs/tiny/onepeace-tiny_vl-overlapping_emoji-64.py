@@ -1,7 +1,7 @@
 """Image and text of emoji at 64 px by contrast alone, from scratch on a CPU.
 
-Run:    python tools/train_tokenizer.py DIR/train.tsv data/emoji/tokenizer.json --vocab-size 2000
-        python tools/pretrain.py configs/tiny/onepeace-tiny_vl-overlapping_emoji-64.py --data-root DIR
+Run:    mmonepeace train-tokenizer DIR/train.tsv data/emoji/tokenizer.json --vocab-size 2000
+        mmonepeace pretrain configs/tiny/onepeace-tiny_vl-overlapping_emoji-64.py --data-root DIR
 Needs:  emoji and their names in DIR/{train,val}.tsv, with columns image and caption
 Expect: on drawings by an artist not seen in training, with 1,175 names: R@1 of 31 %
         (chance 0.1 %) and R@10 of 74 %, text to image 2 % more (3 seeds); 12 minutes on one core.

@@ -1,6 +1,6 @@
 """Parts of scenes of emoji and the names of what they show, by contrast; to fine-tune on phrases.
 
-Run:    python tools/pretrain.py configs/tiny/onepeace-tiny_vl_emoji-names-32.py
+Run:    mmonepeace pretrain configs/tiny/onepeace-tiny_vl_emoji-names-32.py
 Needs:  what onepeace-tiny_grounding_emoji-64.py needs
 Expect: zero-shot accuracy of 68 % on drawings by another artist, with 8 names (chance 12 %; 3 seeds);
         3 minutes on one core

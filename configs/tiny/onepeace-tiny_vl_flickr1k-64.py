@@ -1,7 +1,7 @@
 """Photographs and captions at 64 px by contrast alone, from scratch on a CPU.
 
-Run:    python tools/train_tokenizer.py DIR/train.tsv data/flickr1k/tokenizer.json --vocab-size 2000
-        python tools/pretrain.py configs/tiny/onepeace-tiny_vl_flickr1k-64.py --data-root DIR
+Run:    mmonepeace train-tokenizer DIR/train.tsv data/flickr1k/tokenizer.json --vocab-size 2000
+        mmonepeace pretrain configs/tiny/onepeace-tiny_vl_flickr1k-64.py --data-root DIR
 Needs:  photographs in DIR/{train,val}.tsv, with columns image and caption, a row for each caption
 Expect: among 150 photographs of val, R@10 of 21 ± 4 % image to text and 20 ± 2 % text to image (chance
         7 %; three seeds); 5 minutes on one core. More steps overfit

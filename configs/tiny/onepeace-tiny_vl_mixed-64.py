@@ -1,9 +1,9 @@
 """Stage one on emoji, photographs and stamps at 64 px, from scratch on a CPU.
 
-Run:    python tools/train_tokenizer.py DIR/emoji/train.tsv DIR/flickr1k/train.tsv \
+Run:    mmonepeace train-tokenizer DIR/emoji/train.tsv DIR/flickr1k/train.tsv \
             DIR/tuxpaint/train.tsv DIR/gm_instruments/train.tsv:label DIR/esc10/train.tsv \
             DIR/fsdd/train.tsv DIR/tokenizer.json --vocab-size 2000
-        python tools/pretrain.py configs/tiny/onepeace-tiny_vl_mixed-64.py --data-root DIR \
+        mmonepeace pretrain configs/tiny/onepeace-tiny_vl_mixed-64.py --data-root DIR \
             --tokenizer DIR/tokenizer.json
 Needs:  DIR/{emoji,flickr1k,tuxpaint}/{train,val}.tsv, with columns image and caption
 Expect: see benchmarks/, pretraining

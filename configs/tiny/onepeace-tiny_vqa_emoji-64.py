@@ -1,8 +1,8 @@
 """Questions about scenes of emoji, on a CPU.
 
-Run:    python tools/train.py configs/tiny/onepeace-tiny_vqa_emoji-64.py --checkpoint CKPT
+Run:    mmonepeace train configs/tiny/onepeace-tiny_vqa_emoji-64.py --checkpoint CKPT
 Needs:  tools/dataset_converters/emoji_questions.py --out data/emoji_questions, and a tokenizer:
-        tools/train_tokenizer.py data/emoji_questions/questions_train.tsv:question \
+        mmonepeace train-tokenizer data/emoji_questions/questions_train.tsv:question \
             data/emoji_questions/tokenizer.json --vocab-size 500
         CKPT of onepeace-tiny_grounding_emoji-64.py, trained with the same tokenizer
 Expect: VQA accuracy of 49 to 59 % on drawings by another artist (4 runs); no model that does not see the

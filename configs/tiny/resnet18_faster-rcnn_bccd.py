@@ -1,6 +1,6 @@
 """Baseline: mmdet's Faster R-CNN with ResNet-18 from scratch, same data and budget.
 
-Run:    python tools/train.py configs/tiny/resnet18_faster-rcnn_bccd.py --data-root DIR
+Run:    mmonepeace train configs/tiny/resnet18_faster-rcnn_bccd.py --data-root DIR
 Needs:  mmdetection, mmcv with compiled ops; BCCD in DIR/{train,val,annotations}
 Expect: about 14 minutes on 2 cores; AP 50, AP50 85, see benchmarks/, det_bccd
 """

@@ -1,6 +1,6 @@
 """Baseline: mmseg's own ViT-tiny with its usual neck and UPerNet, same data and budget.
 
-Run:    python tools/train.py configs/tiny/vit-tiny_upernet_labelmefacade-256.py --data-root DIR
+Run:    mmonepeace train configs/tiny/vit-tiny_upernet_labelmefacade-256.py --data-root DIR
 Needs:  LabelMeFacade in DIR/{img_dir,ann_dir}; about 12 minutes on 2 cores
 Expect: see benchmarks/
 """

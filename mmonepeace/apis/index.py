@@ -62,7 +62,7 @@ class EmbeddingIndex:
             meta, tensors = map_tensors(path)
             meta = {k: _unescape(v) for k, v in meta.items()}
             if meta.pop("format", None) != FORMAT:
-                raise _NotAnIndexError(f"{path}: is not an index. Make one with tools/embed.py.")
+                raise _NotAnIndexError(f"{path}: is not an index. Make one with mmonepeace embed.")
             embeddings, text = tensors["embeddings"], tensors["items"]
             if "item_starts" in tensors:
                 items = ItemList(text, tensors["item_starts"], tensors["modalities"])
@@ -77,7 +77,7 @@ class EmbeddingIndex:
             raise
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             reason = f"{path} cannot be read as an index: {error}"
-            raise ValueError(f"{reason}. Make one with tools/embed.py.") from None
+            raise ValueError(f"{reason}. Make one with mmonepeace embed.") from None
 
     def content(self, item: dict[str, Any]) -> str | Path:
         """The text of an item, or the path of its file."""
@@ -134,7 +134,7 @@ def embedder_of(
         - {*meta, "alpha", "fast_jpeg"}
     ):
         raise ValueError(
-            f"the index does not say its {', '.join(lacks)}. Run tools/embed.py again."
+            f"the index does not say its {', '.join(lacks)}. Run mmonepeace embed again."
         )
     path = Path(checkpoint or meta.get("checkpoint", ""))
     if path == Path() or not path.exists():
@@ -156,7 +156,7 @@ def embedder_of(
         if meta[name] and ours[name] and ours[name] != meta[name]:
             raise ValueError(
                 f"the index was made with another {option} ({meta[name]}; that of {path} is "
-                f"{ours[name]}). Name the right one with --{option}, or run tools/embed.py again."
+                f"{ours[name]}). Name the right one with --{option}, or run mmonepeace embed again."
             )
     return embedder
 

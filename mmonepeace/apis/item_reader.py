@@ -73,7 +73,7 @@ class ItemReader:
             raise ValueError(
                 "the model needs a tokenizer for texts, and there is no tokenizer. Put tokenizer.json "
                 "beside the checkpoint or pass its path, as tools do with --tokenizer; "
-                "tools/convert_tokenizer.py makes one from the official vocabulary files."
+                "mmonepeace convert-tokenizer makes one from the official vocabulary files."
             )
         pieces: list[_Piece] = []
         quiet = len(rows) <= BLOCK_BATCHES * self.batch_size if progress is None else not progress

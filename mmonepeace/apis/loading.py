@@ -83,7 +83,7 @@ def load_predictor(path: Path) -> tuple[OnePeaceClassifier, list[str] | None, Pa
             model = MODELS.build(config)
         if not isinstance(model, OnePeaceClassifier):
             raise checkpoint.CheckpointError(
-                "it is of retrieval: it gives embeddings. Use Embedder, tools/embed.py and search.py."
+                "it is of retrieval: it gives embeddings. Use Embedder, mmonepeace embed and mmonepeace search."
             )
     model.load_checkpoint(str(path), converted=converted)
     return model, classes, path

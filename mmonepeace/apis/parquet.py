@@ -71,6 +71,6 @@ def _unicode(values: Iterable[str | None]) -> list[str | None]:
         except UnicodeEncodeError:
             raise ValueError(
                 f"{value!r} is not Unicode, as texts of Parquet have to be. Rename the file or "
-                "correct the text, and run tools/embed.py again."
+                "correct the text, and run mmonepeace embed again."
             ) from None
     return checked

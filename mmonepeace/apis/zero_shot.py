@@ -50,7 +50,7 @@ class ZeroShotClassifier:
         if len(classes) == 1:
             raise ValueError(
                 f"{classes[0]!r} is the only class, so its probability is always 1. Name what the "
-                "others may be, or compare by cosine: tools/search.py."
+                "others may be, or compare by cosine: mmonepeace search."
             )
         self.embedder, self.classes, self.modality = embedder, list(classes), modality
         class_CD = embed_classes(

@@ -51,7 +51,7 @@ def _head(weights: Mapping[str, Tensor], dim: int) -> dict[str, Any]:
     if "head.classifier.0.weight" not in weights or "head.classifier.3.weight" not in weights:
         raise CheckpointError(
             "it has no head of a multimodal task. Use a fine-tuned file; embeddings of a pretrained "
-            "one are what Embedder and tools/embed.py are for."
+            "one are what Embedder and mmonepeace embed are for."
         )
     hidden, pooled = weights["head.classifier.0.weight"].shape
     return dict(

@@ -1,7 +1,7 @@
 """What would ruin a run: each fault has one check, and each check serves two depths.
 
 `check_run` and `check_data` are quick and serve the tools before every run; `examine` reads every
-file for `tools/doctor.py`.
+file for `mmonepeace doctor`.
 """
 
 from typing import TYPE_CHECKING

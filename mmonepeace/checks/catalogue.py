@@ -83,7 +83,7 @@ _ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
         "--cfg-options load_from=PATH if it is elsewhere; without: --cfg-options load_from=None"),
     "stage-one-missing": ("stop", "stage_one {path} does not exist",
         ("name the checkpoint of the first stage with --stage-one CKPT, or train one: "
-        "tools/pretrain.py with a recipe of stage vl.")),
+        "mmonepeace pretrain with a recipe of stage vl.")),
     "stage-one-unused": ("stop", "stage_one {path} is what stage al starts from, not this recipe",
         "to start from all weights of a checkpoint: --cfg-options load_from=CKPT"),
     "init-missing": ("stop", "{option} is {path}, which does not exist",

@@ -71,9 +71,7 @@ def check_images(split: Split, images: Sequence[ImageInfo]) -> list[ImageInfo]:
         fix="color_type='unchanged' of LoadImageFromFile keeps these modes: remove it." * mixed,
     )
     add("image-constant", [i.path for i in images if i.constant and not i.in_alpha])
-    fix = (
-        "LoadImage(alpha='white') puts white behind them; so does --alpha white of tools/embed.py."
-    )
+    fix = "LoadImage(alpha='white') puts white behind them; so does --alpha white of mmonepeace embed."
     in_alpha = [i.path for i in images if i.in_alpha]
     add("image-in-alpha", in_alpha, fix=fix if split.step("LoadImage") else None)
     _check_sizes(split, images)

@@ -48,7 +48,7 @@ class Finding:
         named = _NAMED[self.level]
         lines += [f"    {place}" for place in self.where[:named]]
         if len(self.where) > named:
-            lines.append(f"    ... {len(self.where):,} in all; tools/doctor.py --json names them")
+            lines.append(f"    ... {len(self.where):,} in all; mmonepeace doctor --json names them")
         return "\n".join([*lines, f"    fix: {self.fix}"])
 
     def briefly(self) -> str:
@@ -188,7 +188,9 @@ def _draw(section: Section) -> str:
             [label, row.name, f"{row.amount:,}", f"{row.images:,}", f"{percentage} {bar}"]
         )
     more = len(section.bins) - _LISTED
-    rest = f"\n... and {more:,} more classes; tools/doctor.py --json names them" if more > 0 else ""
+    rest = (
+        f"\n... and {more:,} more classes; mmonepeace doctor --json names them" if more > 0 else ""
+    )
     return f"{title}\n{table}{rest}"
 
 

@@ -5,13 +5,16 @@ calls them surrogates, and opens the file that was meant.
 """
 
 import codecs
+import csv
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+
+from mmonepeace.atomic_file import atomic_file
 
 MODALITIES = ("image", "text", "audio")
 _PATHS = ("image", "image_2", "audio")
@@ -384,3 +387,15 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table, complete or not at all: a .csv with commas, others with tabs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    delimiter = DELIMITERS.get(path.suffix, "\t")
+    # The bytes of a file name stay what they are, so that the table can be read back.
+    with (
+        atomic_file(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        csv.writer(file, delimiter=delimiter, lineterminator="\n").writerows([header, *rows])

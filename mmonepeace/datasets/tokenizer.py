@@ -66,7 +66,7 @@ class Tokenizer:
             ValueError: if the file is not a byte-level BPE with our special ids.
         """
         path = Path(path)
-        fix = "Make one with tools/convert_tokenizer.py or tools/train_tokenizer.py."
+        fix = "Make one with mmonepeace convert-tokenizer or mmonepeace train-tokenizer."
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file. {fix}")
         try:

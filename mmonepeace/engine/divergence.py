@@ -269,7 +269,7 @@ def _advice(wrapper: Any) -> str:
     rate = max((max(values) for values in rates.values()), default=0.0)
     clipped = getattr(wrapper, "clip_grad_kwargs", None)
     lower = f"lower the learning rate (now {rate:.3g}), lengthen its warm-up"
-    parts = ["Look at the files above (tools/doctor.py CONFIG)", lower]
+    parts = ["Look at the files above (mmonepeace doctor CONFIG)", lower]
     if not clipped:
         parts.append("clip gradients (optim_wrapper.clip_grad.max_norm=1.0)")
     if isinstance(wrapper, AmpOptimWrapper):

@@ -1,7 +1,5 @@
 """Options of the command line that change how a recipe runs."""
 
-import runpy
-
 import pytest
 import torch
 from mmengine.config import Config
@@ -9,6 +7,7 @@ from mmengine.model import BaseModel
 
 from mmonepeace import checks
 from mmonepeace.checks import CheckError
+from mmonepeace.commands import pretrain, train
 from mmonepeace.engine import run_options
 from tests.coco_data import CLASSES, make_coco
 from tests.conftest import ROOT, SEGMENTATION
@@ -108,14 +107,13 @@ def test_an_evaluation_in_bfloat16_is_one_though_the_loop_turns_autocast_off():
         assert model.test_step(torch.ones(1, 4)).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("tool", ["train.py", "pretrain.py"])
-def test_compilation_is_an_option_of_the_tools(tool, monkeypatch):
+@pytest.mark.parametrize("command", [train, pretrain])
+def test_compilation_is_an_option_of_both(command, monkeypatch):
     recipe = ROOT / "configs/tiny/onepeace-tiny_vl_emoji-64.py"
-    recipe = recipe if tool == "pretrain.py" else SEGMENTATION
+    recipe = recipe if command is pretrain else SEGMENTATION
     for given in ([], ["--compile"]):
-        monkeypatch.setattr("sys.argv", [tool, str(recipe), *given])
-        module = runpy.run_path(str(ROOT / "tools" / tool))
-        cfg = module["load_config"](module["parse_args"]())
+        monkeypatch.setattr("sys.argv", ["mmonepeace", str(recipe), *given])
+        cfg = command.load_config(command.parse_args())
         assert cfg.model.backbone.get("compiled", False) is bool(given)
 
 

@@ -2,7 +2,6 @@
 
 import csv
 import errno
-import importlib.util
 import json
 import os
 import re
@@ -17,6 +16,7 @@ import torch
 from PIL import Image
 
 from mmonepeace import checkpoint
+from mmonepeace.commands import pretrain as pretrain_command
 from mmonepeace.datasets import tokenizer
 from mmonepeace.engine import StepSeedHook
 from tests.conftest import ROOT, SEGMENTATION
@@ -88,21 +88,13 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("pretrain", ROOT / "tools/pretrain.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def pretrain(tool, data):
-    """Run the tool in this process: (stage, options) -> exit status."""
+def pretrain(data):
+    """Run the command in this process: (stage, options) -> exit status."""
 
     def run(stage, *options):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", arguments(data, stage, *options))
-            return tool.main()
+            return pretrain_command.main()
 
     return run
 
@@ -383,7 +375,7 @@ def test_a_missing_first_stage_is_named(pretrain, tmp_path, capsys):
     assert not (tmp_path / "work").exists()
 
 
-def test_a_recipe_of_another_task_is_refused(tool, monkeypatch, capsys):
+def test_a_recipe_of_another_task_is_refused(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["pretrain.py", str(SEGMENTATION)])
-    assert tool.main() == 2
+    assert pretrain_command.main() == 2
     assert "tools/train.py" in capsys.readouterr().err

@@ -1,24 +1,33 @@
 """Help and errors of the command line come before the imports that take seconds."""
 
+import re
 import subprocess
 import sys
 from typing import get_args
 
-from mmonepeace import apis, choices
+import pytest
+
+from mmonepeace import __version__, apis, choices
+from mmonepeace.__main__ import main as command
+from mmonepeace.commands import COMMANDS
 from tests.conftest import ROOT
 
-TOOLS = [p for p in sorted((ROOT / "tools").rglob("*.py")) if "__main__" in p.read_text()]
+SCRIPTS = [p for p in sorted((ROOT / "tools").rglob("*.py")) if "__main__" in p.read_text()]
 MM = {"mmengine", "mmcv", "mmseg", "mmdet", "mmpretrain"}
 HEAVY = MM | {"torch", "matplotlib", "cv2", "scipy", "tokenizers", "tensorboard"}
-# One interpreter for all tools.
+# One interpreter for all of them.
 HELP = f"""
 import contextlib, io, runpy, sys
 for path in sys.argv[1:]:
     for argument, status in ("--help", 0), ("--no-such-option", 2):
         sys.argv, sys.path[0] = [path, argument], path.rpartition("/")[0]
+        if is_command := not path.endswith(".py"):
+            sys.argv, sys.path[0] = ["mmonepeace", path, argument], {str(ROOT)!r}
         said = io.StringIO()
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             try:
+                if is_command:
+                    runpy.run_module("mmonepeace", run_name="__main__")
                 runpy.run_path(path, run_name="__main__")
             except SystemExit as end:
                 assert end.code == status, (path, said.getvalue())
@@ -39,8 +48,40 @@ def run(program, *arguments):
 
 
 def test_help_and_wrong_options_import_nothing_heavy():
-    done = run(HELP, *TOOLS)
+    done = run(HELP, *SCRIPTS, *COMMANDS)
     assert done.returncode == 0, done.stderr
+
+
+def test_each_command_is_a_module_and_has_a_script():
+    modules = {p.stem for p in (ROOT / "mmonepeace/commands").glob("*.py")} - {
+        "__init__",
+        "options",
+    }
+    assert {name.replace("-", "_") for name in COMMANDS} == modules
+    scripts = {
+        re.search(r'run_command\("(.+)"\)', p.read_text())[1] for p in ROOT.glob("tools/*.py")
+    }
+    assert scripts == set(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        ([], 0, "usage: mmonepeace COMMAND"),
+        (["--help"], 0, "  zero-shot "),
+        (["--version"], 0, __version__),
+        (["embd"], 2, "there is no command 'embd'. Did you mean embed?"),
+        (["what"], 2, "mmonepeace --help lists them"),
+        (["train", "--help"], 0, "usage: mmonepeace train "),
+    ],
+)
+def test_the_command(arguments, status, said, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["mmonepeace", *arguments])
+    with pytest.raises(SystemExit) as end:
+        command()
+    assert end.value.code == status
+    printed = capsys.readouterr()
+    assert said in (printed.err if status else printed.out)
 
 
 def test_the_api_imports_no_mm_library():

@@ -2,7 +2,7 @@
 
 data_root = "data"
 tokenizer = "checkpoints/tokenizer.json"
-needs_tokenizer = "that of the released models: tools/convert_tokenizer.py"
+needs_tokenizer = "that of the released models: mmonepeace convert-tokenizer"
 needs_data = (
     "data/{clotho,audiocaps,macs}/train.tsv with columns audio and caption, data/esc50/all.tsv with "
     "columns audio and label, made by tools/dataset_converters/task_tables.py"

@@ -2,7 +2,7 @@
 
 data_root = "data/coco_karpathy"
 tokenizer = "checkpoints/tokenizer.json"
-needs_tokenizer = "that of the released models: tools/convert_tokenizer.py"
+needs_tokenizer = "that of the released models: mmonepeace convert-tokenizer"
 needs_data = (
     "data/coco_karpathy/{train,val}.tsv with columns image and caption, made by "
     "tools/dataset_converters/task_tables.py"

@@ -3,7 +3,7 @@
 data_root = "data/emoji"
 tokenizer = "data/emoji/tokenizer.json"
 needs_tokenizer = (
-    "one trained on its captions: tools/train_tokenizer.py DATA/train.tsv "
+    "one trained on its captions: mmonepeace train-tokenizer DATA/train.tsv "
     "data/emoji/tokenizer.json --vocab-size 2000"
 )
 needs_data = "data/emoji/{train,val}.tsv with columns image and caption, and the images they list"

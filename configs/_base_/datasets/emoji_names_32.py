@@ -3,7 +3,7 @@
 data_root = "data/emoji_phrases"
 tokenizer = "data/emoji_phrases/tokenizer.json"
 needs_tokenizer = (
-    "one trained on its texts: tools/train_tokenizer.py data/emoji_phrases/train.tsv:text "
+    "one trained on its texts: mmonepeace train-tokenizer data/emoji_phrases/train.tsv:text "
     "data/emoji_phrases/tokenizer.json --vocab-size 500"
 )
 needs_data = "data/emoji_phrases, made by tools/dataset_converters/emoji_phrases.py"

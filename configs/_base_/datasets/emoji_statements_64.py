@@ -3,7 +3,7 @@
 data_root = "data/emoji_questions"
 tokenizer = "data/emoji_questions/tokenizer.json"
 needs_tokenizer = (
-    "one trained on its texts: tools/train_tokenizer.py data/emoji_questions/statements_train.tsv:text "
+    "one trained on its texts: mmonepeace train-tokenizer data/emoji_questions/statements_train.tsv:text "
     "data/emoji_questions/tokenizer.json --vocab-size 500"
 )
 needs_data = "data/emoji_questions, made by tools/dataset_converters/emoji_questions.py"

@@ -3,7 +3,7 @@
 data_root = "data/flickr1k"
 tokenizer = "data/flickr1k/tokenizer.json"
 needs_tokenizer = (
-    "one trained on its captions: tools/train_tokenizer.py DATA/train.tsv "
+    "one trained on its captions: mmonepeace train-tokenizer DATA/train.tsv "
     "data/flickr1k/tokenizer.json --vocab-size 2000"
 )
 needs_data = (

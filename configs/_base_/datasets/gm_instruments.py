@@ -3,7 +3,7 @@
 data_root = "data/gm_instruments"
 tokenizer = "data/gm_instruments/tokenizer.json"
 needs_tokenizer = (
-    "one trained on its labels: tools/train_tokenizer.py DATA/train.tsv "
+    "one trained on its labels: mmonepeace train-tokenizer DATA/train.tsv "
     "data/gm_instruments/tokenizer.json --column label --vocab-size 2000"
 )
 needs_data = (

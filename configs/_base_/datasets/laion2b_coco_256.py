@@ -2,7 +2,7 @@
 
 data_root = "data"
 tokenizer = "checkpoints/tokenizer.json"
-needs_tokenizer = "that of the released models: tools/convert_tokenizer.py"
+needs_tokenizer = "that of the released models: mmonepeace convert-tokenizer"
 needs_data = (
     "shards with .jpg and .txt members in data/laion2b/*.tar (tools/dataset_converters/"
     "make_shards.py), and data/coco/val.tsv with columns image and caption"

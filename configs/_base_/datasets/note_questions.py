@@ -3,7 +3,7 @@
 data_root = "data/note_questions"
 tokenizer = "data/note_questions/tokenizer.json"
 needs_tokenizer = (
-    "one trained on its texts: tools/train_tokenizer.py data/note_questions/questions_train.tsv:text "
+    "one trained on its texts: mmonepeace train-tokenizer data/note_questions/questions_train.tsv:text "
     "data/note_questions/tokenizer.json --vocab-size 500"
 )
 needs_data = "data/note_questions, made by tools/dataset_converters/note_questions.py"

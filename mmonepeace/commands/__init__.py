@@ -1,0 +1,40 @@
+"""The commands of `mmonepeace`, a module each; `tools/*.py` run the same ones from a clone."""
+
+import importlib
+from typing import NoReturn
+
+from mmonepeace.engine.processes import exit_distributed
+
+# Name -> what its help says in a line, in the groups of the help of `mmonepeace`.
+GROUPS = {
+    "train and measure": {
+        "train": "fine-tune by a recipe",
+        "test": "measure a checkpoint by its recipe",
+        "pretrain": "pretrain on pairs by a recipe",
+        "doctor": "check a recipe and all of its data before a run",
+        "show-predictions": "draw predictions beside the ground truth",
+    },
+    "use a model": {
+        "embed": "embed images, sounds and texts into an index",
+        "search": "find what in an index is nearest to texts, images or sounds",
+        "predict": "answer questions, find phrases, name classes",
+        "zero-shot": "classify by the names of classes",
+        "heatmap": "draw where an image is like a text",
+        "probe": "measure frozen features",
+        "evaluate-retrieval": "measure recall between images, texts and sounds",
+    },
+    "files": {
+        "download": "get the official files",
+        "convert": "convert checkpoints, official and ours",
+        "convert-index": "write an index as a Parquet file",
+        "convert-tokenizer": "make a tokenizer from the official vocabulary",
+        "train-tokenizer": "learn a tokenizer from captions",
+    },
+}
+COMMANDS = [name for group in GROUPS.values() for name in group]
+
+
+def run_command(name: str) -> NoReturn:
+    """Run a command with the arguments of the command line, and end with its status."""
+    module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+    exit_distributed(module.main())
