@@ -1,10 +1,13 @@
 """The built wheel carries the package and what mim looks for, and imports alone."""
 
+import os
 import re
 import shutil
 import subprocess
 import sys
+import venv
 import zipfile
+from pathlib import Path
 
 import mmonepeace
 from tests.conftest import ROOT
@@ -12,7 +15,7 @@ from tests.conftest import ROOT
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_wheel_holds_package_configs_and_tools_and_works(tmp_path):
+def build_wheel(tmp_path: Path) -> Path:
     source = tmp_path / "source"  # a build leaves folders behind
     source.mkdir()
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
@@ -25,7 +28,11 @@ def test_wheel_holds_package_configs_and_tools_and_works(tmp_path):
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    wheel = next(tmp_path.glob("mmonepeace-*.whl"))
+    return next(tmp_path.glob("mmonepeace-*.whl"))
+
+
+def test_wheel_holds_package_configs_and_tools_and_works(tmp_path):
+    wheel = build_wheel(tmp_path)
     names = zipfile.ZipFile(wheel).namelist()
     modules = [str(path.relative_to(ROOT)) for path in (ROOT / "mmonepeace").rglob("*.py")]
     for name in (
@@ -50,6 +57,27 @@ def test_wheel_holds_package_configs_and_tools_and_works(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert str(wheel) in done.stdout
+
+
+def test_the_installed_command_knows_the_recipes(tmp_path):
+    """Of a wheel, in an environment of its own that has the libraries of this one."""
+    wheel = build_wheel(tmp_path)
+    venv.create(tmp_path / "venv", symlinks=True)
+    [packages] = tmp_path.glob("venv/lib/python3*/site-packages")
+    libraries = next(x for x in map(Path, sys.path) if (x / "torch").is_dir())
+    # Without its .pth files, one of which may name this clone.
+    (packages / "libraries.pth").write_text(f"{libraries}\n")
+    pip = [sys.executable, "-m", "pip", "--python", str(tmp_path / "venv/bin/python")]
+    subprocess.run(
+        [*pip, "install", "-q", "--no-deps", str(wheel)], check=True, capture_output=True
+    )
+    done = subprocess.run(
+        [tmp_path / "venv/bin/mmonepeace", "train", "onepeace-tiny_upernet_emoji-128", "--dry-run"],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": ""},
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "data/emoji_scenes" in done.stderr
 
 
 def test_versions_that_are_written_twice_agree():

@@ -1,5 +1,6 @@
 """Recipes, and the libraries and compiled operators of mmcv that some of them need."""
 
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,18 +12,23 @@ from mmonepeace.checks.structure import check_structure
 
 # mmseg's heads that are built on mmdet's, or on an operator.
 _HEADS = {"Mask2FormerHead", "MaskFormerHead", "PointHead", "PSAHead", "CCHead"}
+# In a wheel; or in a clone.
+_RECIPES = Path(__file__).parents[1] / ".mim/configs"
+if not _RECIPES.is_dir():
+    _RECIPES = Path(__file__).parents[2] / "configs"
 _PACKAGES = {"mmseg": "onedl-mmsegmentation", "mmpretrain": "onedl-mmpretrain"}
 
 
 def read_config(path: str, builds_model: bool = True) -> Config:
     """Read a recipe that can be run in this environment, its model built or not.
 
+    A file, or the name of one of this package, such as "onepeace_upernet_ade20k".
+
     Raises:
         CheckError: if the file does not exist, cannot be read or has no config's shape, or a library is
             missing.
     """
-    if not Path(path).is_file():
-        raise CheckError(f"config {path} does not exist.")
+    path = str(_find_config(path))
     try:
         cfg = Config.fromfile(path)
     except Exception as error:  # noqa: BLE001  (a config is code and fails in many ways)
@@ -32,6 +38,20 @@ def read_config(path: str, builds_model: bool = True) -> Config:
         check_operators(cfg)
     check_library(cfg)
     return cfg
+
+
+def _find_config(path: str) -> Path:
+    """The file, or that of a recipe of this package: configs/.../NAME.py, NAME.py or NAME."""
+    if (given := Path(path)).is_file():
+        return given
+    own = {file.stem: file for file in _RECIPES.rglob("*.py") if "_base_" not in file.parts}
+    if given.name == path and given.stem in own:
+        return own[given.stem]
+    if given.parts[0] == "configs" and (file := _RECIPES.parent / given).is_file():
+        return file
+    near = get_close_matches(given.stem, own, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise CheckError(f"config {path} does not exist.{hint}")
 
 
 def check_library(cfg: Config) -> None:

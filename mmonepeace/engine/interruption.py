@@ -140,11 +140,13 @@ def resume_command(work_dir: str | Path) -> str:
     """The command that goes on with the run of this process."""
     if get_world_size() > 1:
         return f"the command of this run with --resume (--work-dir {shlex.quote(str(work_dir))})"
+    program, *given = sys.argv
     words: list[str] = []
-    for before, word in zip(["", *sys.argv], sys.argv, strict=False):
+    for before, word in zip(["", *given], given, strict=False):
         is_path = before == "--resume" and not word.startswith("-")
         if word.partition("=")[0] != "--resume" and not is_path:
             words.append(word)
     if not any(word.partition("=")[0] == "--work-dir" for word in words):
         words += ["--work-dir", str(work_dir)]
-    return shlex.join(["python", *words, "--resume"])
+    python = "" if program.startswith("mmonepeace ") else "python "
+    return f"{python}{program} {shlex.join([*words, '--resume'])}"

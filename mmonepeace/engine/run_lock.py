@@ -49,7 +49,7 @@ def hold_work_dir(folder: str | Path) -> Iterator[None]:
                 "host": socket.gethostname(),
                 "process": os.getpid(),
                 "since": datetime.now().isoformat(" ", "seconds"),
-                "command": shlex.join(sys.argv),
+                "command": f"{sys.argv[0]} {shlex.join(sys.argv[1:])}",
             },
             file,
         )

@@ -85,6 +85,28 @@ def test_tools_end_with_that_line(tool, tmp_path, monkeypatch):
     assert "Traceback" not in done.stderr
 
 
-def test_a_missing_config_is_named():
-    with pytest.raises(CheckError, match=r"/no\.py does not exist"):
-        checks.read_config("/no.py")
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("/no.py", ""),
+        ("/onepeace_upernet_ade20k.py", " Did you mean onepeace_upernet_ade20k?"),
+        ("onepeace-tiny_upernet_emoji", " Did you mean onepeace-tiny_upernet_emoji-128?"),
+        ("configs/emoji_pairs.py", ""),
+    ],
+)
+def test_a_missing_config_is_named(path, hint):
+    with pytest.raises(CheckError) as error:
+        checks.read_config(path)
+    assert str(error.value) == f"config {path} does not exist.{hint}"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "onepeace-tiny_vl_emoji-64", "onepeace-tiny_vl_emoji-64.py",
+        "configs/tiny/onepeace-tiny_vl_emoji-64.py",
+    ],
+)  # fmt: skip
+def test_recipes_of_the_package_are_found_from_anywhere(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert checks.read_config(path).runner_type == "mmonepeace.PretrainRunner"

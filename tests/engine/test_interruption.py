@@ -121,6 +121,14 @@ def weight(path):
     return checkpoint.read(path)[0]["layer.weight"]
 
 
+@pytest.mark.parametrize("program", ["mmonepeace train", "tools/train.py"])
+def test_the_command_that_resumes_is_the_one_that_ran(program, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [program, "a b.py", "--resume", "x.pth", "--work-dir", "w"])
+    python = "python " if program.endswith(".py") else ""
+    expected = f"{python}{program} 'a b.py' --work-dir w --resume"
+    assert resume_command("w") == expected
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_run_after_its_step_with_a_checkpoint(

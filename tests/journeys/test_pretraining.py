@@ -342,7 +342,7 @@ def test_dry_run_takes_real_steps_and_keeps_nothing(pretrain, tmp_path, capsys):
         (["--cfg-options", "stage_on=x.pth"], "stage_one"),
         (["--cfg-options", "tokenizer=x.json"], "train_dataloader.dataset.pipeline.1.tokenizer"),
         (["--data-root", "/nowhere"], "/nowhere/train.tsv"),
-        (["--tokenizer", "/nowhere.json"], "tools/train_tokenizer.py"),
+        (["--tokenizer", "/nowhere.json"], "mmonepeace train-tokenizer"),
         (["--stage-one", "/no.pth"], "load_from=CKPT"),
         (["--stage", "al"], "Use a recipe of that stage"),
         (["--resume", "/no.pth"], "--resume without a path takes the newest"),
@@ -378,4 +378,4 @@ def test_a_missing_first_stage_is_named(pretrain, tmp_path, capsys):
 def test_a_recipe_of_another_task_is_refused(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["pretrain.py", str(SEGMENTATION)])
     assert pretrain_command.main() == 2
-    assert "tools/train.py" in capsys.readouterr().err
+    assert "mmonepeace train" in capsys.readouterr().err

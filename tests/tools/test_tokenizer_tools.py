@@ -68,9 +68,7 @@ def test_files_that_are_missing_are_named_with_where_to_get_them(vocabulary, run
     code, _, err = run(*conversion(vocabulary))
     assert code == 2
     missing = ", ".join(str(vocabulary / name) for name in ("vocab.bpe", "encoder.json"))
-    assert err.startswith(
-        f"error: {missing}: no such file. Get all three with python tools/download.py"
-    )
+    assert err.startswith(f"error: {missing}: no such file. Get all three with mmonepeace download")
     assert not (vocabulary / "tokenizer.json").exists()
 
 
