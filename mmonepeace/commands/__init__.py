@@ -1,6 +1,7 @@
 """The commands of `mmonepeace`, a module each; `tools/*.py` run the same ones from a clone."""
 
 import importlib
+import os
 from typing import NoReturn
 
 from mmonepeace.engine.processes import exit_distributed
@@ -34,7 +35,15 @@ GROUPS = {
 COMMANDS = [name for group in GROUPS.values() for name in group]
 
 
+# Turns that a thread of an operator waits for the others before it sleeps, of GNU's OpenMP, whose
+# default is 300,000: where another job uses a core, threads then burn the time of the one they wait
+# for (benchmarks/ideas.md). Read when PyTorch is imported.
+_SPIN_COUNT = 10_000
+
+
 def run_command(name: str) -> NoReturn:
     """Run a command with the arguments of the command line, and end with its status."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(_SPIN_COUNT))
     module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
     exit_distributed(module.main())

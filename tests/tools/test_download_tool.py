@@ -13,8 +13,8 @@ from mmonepeace.exit_status import UserError
 from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))
-import download as tool
-from download import OfficialFile
+from mmonepeace.commands import download as tool
+from mmonepeace.commands.download import OfficialFile
 
 CONTENT = bytes(range(256)) * 5000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
