@@ -1,6 +1,6 @@
 """Contrast of environmental sounds and their names, from scratch on a CPU.
 
-Run:    mmonepeace train-tokenizer DIR/train.tsv data/esc10/tokenizer.json --column label \
+Run:    mmonepeace train-tokenizer DIR/train.tsv data/esc10/tokenizer.json --text-column label \
             --vocab-size 1000
         mmonepeace pretrain configs/tiny/onepeace-tiny_al_esc10.py --data-root DIR
 Needs:  ESC-10 in DIR/{train,val}.tsv with columns audio and label

@@ -1,6 +1,6 @@
 """Contrast of spoken digits and their names, from scratch on a CPU.
 
-Run:    mmonepeace train-tokenizer DIR/train.tsv data/fsdd/tokenizer.json --column label \
+Run:    mmonepeace train-tokenizer DIR/train.tsv data/fsdd/tokenizer.json --text-column label \
             --vocab-size 1000
         mmonepeace pretrain configs/tiny/onepeace-tiny_al_fsdd.py --data-root DIR
 Needs:  the Free Spoken Digit Dataset in DIR/{train,val}.tsv with columns audio and label

@@ -1,7 +1,7 @@
 """Contrast of notes of instruments and their names, from scratch on a CPU.
 
 Run:    mmonepeace train-tokenizer DIR/train.tsv data/gm_instruments/tokenizer.json \
-            --column label --vocab-size 2000
+            --text-column label --vocab-size 2000
         mmonepeace pretrain configs/tiny/onepeace-tiny_al_gm-instruments-log-mel.py \
             --data-root DIR
 Needs:  audio clips and their names in DIR/{train,val}.tsv, with columns audio and label

@@ -1,7 +1,7 @@
 """Stage two on notes of instruments, from scratch on a CPU.
 
 Run:    mmonepeace train-tokenizer DIR/train.tsv data/gm_instruments/tokenizer.json \
-            --column label --vocab-size 2000
+            --text-column label --vocab-size 2000
         mmonepeace pretrain configs/tiny/onepeace-tiny_al_gm-instruments.py --data-root DIR
         With --stage-one CKPT --tokenizer JSON it starts from a first stage, with its tokenizer.
 Needs:  audio clips and their names in DIR/{train,val}.tsv, with columns audio and label

@@ -168,7 +168,7 @@ def check_splits(
     if len(classes) < 2:
         raise ValueError(
             f"all {len(train.labels)} files of {train.name} are {classes[0]!r}; expected two or "
-            "more classes. Is --label the right column?"
+            "more classes. Is --label-column the right column?"
         )
     for split in others:
         unknown = sorted(set(split.labels) - set(classes))

@@ -47,7 +47,7 @@ _ADVICE = {
     ),
     r"out of memory": (
         "Lower train_dataloader.batch_size, which is {batch_size}, or set model.backbone.with_cp=True "
-        "or --bf16."
+        "or --dtype bf16."
     ),
     r"does not require grad": (
         "Nothing is trained: let frozen_stages or requires_grad leave some parameters free."
@@ -61,7 +61,7 @@ _ADVICE = {
         "model.data_preprocessor and of the maps that it gets."
     ),
     r"values to unpack \(expected (?P<expected>\d+)": "Give it {expected} values.",
-    r"only available training on gpu": "Leave it out, or train with --bf16.",
+    r"only available training on gpu": "Leave it out, or train with --dtype bf16.",
 }
 
 

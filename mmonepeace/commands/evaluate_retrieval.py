@@ -5,7 +5,7 @@ Run:  mmonepeace evaluate-retrieval CKPT --table val.tsv --columns image=image t
           --table sounds.tsv --columns audio=audio text=label --out metrics.json \\
           --gallery gallery.png --directions text_to_image audio_to_text
 
-Images and audio files are paths, relative to --root, by default the table's folder. A cell may be
+Images and audio files are paths, relative to --data-root, by default the table's folder. A cell may be
 empty: the row then lacks that modality. Rows of several tables are measured together. Recall is in
 per cent, beside its chance level.
 
@@ -24,6 +24,7 @@ from mmonepeace.atomic_file import atomic_file
 from mmonepeace.choices import Rule
 from mmonepeace.commands.options import (
     add_model_options,
+    add_option,
     build_embedder,
     exit_code,
     list_failed,
@@ -47,7 +48,7 @@ def parse_args() -> argparse.Namespace:
     )
     columns: dict[str, Any] = dict(nargs="+", metavar="MODALITY=COLUMN", **each)
     parser.add_argument("--columns", help="such as image=image text=caption; per table", **columns)
-    parser.add_argument("--root", type=Path, help="of the tables' paths")
+    add_option(parser, "--data-root", "--root", type=Path, help="of the tables' paths")
     parser.add_argument("--k", type=positive, nargs="+", default=[1, 5, 10], metavar="K")
     parser.add_argument(
         "--rule", choices=get_args(Rule), default="distinct", help="what is a query; see above"
@@ -98,7 +99,9 @@ def run(args: argparse.Namespace) -> None:
     errors: dict[str, str] = {}
     known: dict[str, Any] = {}
     tables = zip(args.table, args.columns, strict=True)
-    rows = [row for path, columns in tables for row in apis.read_rows(path, columns, args.root)]
+    rows = [
+        row for path, columns in tables for row in apis.read_rows(path, columns, args.data_root)
+    ]
     path = checkpoint.find(args.checkpoint)
     embedder = build_embedder(path, args)
     for name in dict.fromkeys(name for row in rows for name in row):

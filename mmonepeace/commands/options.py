@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
+from argparse import (
+    SUPPRESS,
+    ArgumentParser,
+    ArgumentTypeError,
+    Namespace,
+    RawDescriptionHelpFormatter,
+)
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -21,6 +27,24 @@ if TYPE_CHECKING:
 def make_parser(description: str | None) -> ArgumentParser:
     """A parser whose help shows the description as it is written."""
     return ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
+
+
+def add_option(parser: Any, name: str, *former: str, **how: Any) -> None:
+    """Add an option; its former names stay, but help does not show them."""
+    action = parser.add_argument(name, **how)
+    for old in former:
+        hidden = how | {"dest": action.dest, "help": SUPPRESS, "default": SUPPRESS}
+        parser.add_argument(old, **hidden)
+
+
+def add_precision_option(parser: ArgumentParser, *dtypes: str) -> None:
+    """Add --dtype for mixed precision: `dtype`, None for what the recipe says."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--dtype", choices=dtypes, help="mixed precision; fp16 needs a GPU")
+    former: dict[str, Any] = dict(action="store_const", dest="dtype", help=SUPPRESS)
+    for old, dtype in (("--bf16", "bf16"), ("--amp", "fp16")):
+        if dtype in dtypes:
+            group.add_argument(old, const=dtype, **former)
 
 
 def add_model_options(parser: ArgumentParser) -> None:

@@ -1,7 +1,7 @@
 """Ask a fine-tuned model: classes of images and sounds, answers to questions, boxes of phrases.
 
 Run:  mmonepeace predict CKPT --images DIR
-      mmonepeace predict CKPT --audios a.ogg b.ogg --top 3 --out classes.tsv
+      mmonepeace predict CKPT --audios a.ogg b.ogg --top-k 3 --out classes.tsv
       mmonepeace predict CKPT --images photo.jpg --text "how many dogs?" "is it raining?"
       mmonepeace predict CKPT --images photos --text "the red car" --html boxes.html
       mmonepeace predict CKPT --images left.jpg --images-2 right.jpg --text "both show a cat"
@@ -21,7 +21,14 @@ from typing import TYPE_CHECKING, get_args
 from mmonepeace import apis, checkpoint, visualization
 from mmonepeace.apis.sources import list_files, read_numbered_rows
 from mmonepeace.choices import Dtype
-from mmonepeace.commands.options import device, exit_code, list_failed, make_parser, positive
+from mmonepeace.commands.options import (
+    add_option,
+    device,
+    exit_code,
+    list_failed,
+    make_parser,
+    positive,
+)
 from mmonepeace.console import printable, table
 from mmonepeace.datasets.manifest import read_records
 
@@ -47,13 +54,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--table", type=Path, help="a .tsv, .csv or .jsonl, instead of these")
     parser.add_argument("--columns", nargs="+", metavar="NAME=COLUMN", help="of the table: image, image_2, audio, text")  # fmt: skip
     parser.add_argument("--num", type=positive, help="only the first rows of the table")
-    parser.add_argument("--root", type=Path, help="of the table's paths")
+    add_option(parser, "--data-root", "--root", type=Path, help="of the table's paths")
     parser.add_argument("--classes-file", type=Path, metavar="FILE", help="a name per line")
     parser.add_argument("--tokenizer", type=Path, help="default: tokenizer.json beside CKPT")
     parser.add_argument("--device", type=device, help="default: a GPU if there is one")
     parser.add_argument("--dtype", default="fp32", choices=get_args(Dtype))
     parser.add_argument("--batch-size", type=positive, default=32)
-    parser.add_argument("--top", type=positive, default=3, help="classes or answers of each item")
+    parser.add_argument("--top-k", type=positive, default=3, help="classes or answers of each item")
     parser.add_argument("--out", type=Path, metavar="TSV", help="write all predictions")
     parser.add_argument("--html", type=Path, metavar="PAGE", help="draw them on a page")
     parser.add_argument("--png", type=Path, metavar="PICTURE", help="draw the first 12 in a grid")
@@ -79,7 +86,10 @@ def read_items(
 ) -> tuple[dict[str, list[str]], list[dict[str, str]]]:
     """The items of a table: modality -> values; and all columns of their rows."""
     columns = dict(column.partition("=")[::2] for column in args.columns)
-    rows, records = read_numbered_rows(args.table, columns, args.root), read_records(args.table)
+    rows, records = (
+        read_numbered_rows(args.table, columns, args.data_root),
+        read_records(args.table),
+    )
     whole = [(row, records[line]) for line, row in rows if len(row) == len(columns)]
     if not whole:
         raise ValueError(f"{args.table}: no row has {' and '.join(columns.values())}.")
@@ -137,9 +147,9 @@ def ask(
     elif text:
         text, candidates = split_candidates(predictor.model.num_candidates, text, args)
         shown = [item | {"text": question} for item, question in zip(shown, text, strict=True)]
-        found = predictor.answer(text, images, audio, candidates, args.top, errors)
+        found = predictor.answer(text, images, audio, candidates, args.top_k, errors)
     else:
-        found = predictor.classify(images, audio, args.top, errors)
+        found = predictor.classify(images, audio, args.top_k, errors)
     return [Answered(item, answers) for item, answers in zip(shown, found, strict=True)]
 
 

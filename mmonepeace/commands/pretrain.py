@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmonepeace import checks, engine
+from mmonepeace.commands.options import add_precision_option
 from mmonepeace.exit_status import exit_status
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--sharded", action="store_true", help="sharded checkpoints (fsdp2)")
     parser.add_argument("--compile", action="store_true", help="compile blocks, for GPUs")
-    parser.add_argument("--bf16", action="store_true", help="bfloat16 mixed precision")
+    add_precision_option(parser, "bf16")
     parser.add_argument(
         "--cfg-options", nargs="+", action=checks.OverridesAction, help="KEY=VALUE ..."
     )
@@ -72,8 +73,8 @@ def load_config(args: argparse.Namespace) -> "Config":
         cfg.stage_one = args.stage_one
     if args.compile:
         engine.run_options.set_compiled(cfg)
-    if args.bf16:
-        engine.run_options.set_precision(cfg, "bfloat16")
+    if args.dtype:
+        engine.run_options.set_precision(cfg, args.dtype)
     engine.run_options.set_strategy(cfg, args.strategy, args.sharded)
     if args.resume:
         engine.run_options.set_resume(cfg, args.resume)

@@ -1,11 +1,11 @@
 """Measure how well classes can be predicted from the frozen features of a checkpoint.
 
-Run:  mmonepeace probe CKPT --modality image --train train.tsv --val val.tsv --label group \\
+Run:  mmonepeace probe CKPT --modality image --train train.tsv --val val.tsv --label-column group \\
           --kind linear --out results.csv
       mmonepeace probe CKPT --modality audio --train DIR/train --val DIR/val \\
           --kind knn linear attentive --cache features --out results.csv --plot confusion.png
 
-A table (.tsv, .csv, .jsonl) has paths in the column `image` or `audio`, relative to --root, by default
+A table (.tsv, .csv, .jsonl) has paths in the column `image` or `audio`, relative to --data-root, by default
 its folder; a folder has one folder for each class. Settings are chosen on a fifth of train that is
 held out; then the probe is fitted to all of train. Accuracies are in per cent; chance is that of
 always predicting the most frequent class.
@@ -24,6 +24,7 @@ from mmonepeace.apis.sources import SUFFIXES, check_splits, read_labelled_files
 from mmonepeace.choices import Feature, Probe
 from mmonepeace.commands.options import (
     add_model_options,
+    add_option,
     build_embedder,
     exit_code,
     list_failed,
@@ -41,8 +42,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--train", required=True, metavar="TABLE", help="or folder")
     parser.add_argument("--val", required=True, metavar="TABLE", help="or folder")
     parser.add_argument("--test", metavar="TABLE", help="or folder")
-    parser.add_argument("--label", metavar="COLUMN", help="of the tables")
-    parser.add_argument("--root", type=Path, help="of the tables' paths")
+    parser.add_argument("--label-column", metavar="COLUMN", help="of the tables")
+    add_option(parser, "--data-root", "--root", type=Path, help="of the tables' paths")
     parser.add_argument("--kind", required=True, nargs="+", choices=get_args(Probe))
     help = "default: tokens of attentive; embedding, or cls where there are no projections"
     parser.add_argument("--features", choices=get_args(Feature), help=help)
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
     errors: dict[str, str] = {}  # path -> reason
     sources = {"train": args.train, "val": args.val, "test": args.test}
     splits = [
-        read_labelled_files(name, source, args.modality, args.label, args.root, errors)
+        read_labelled_files(name, source, args.modality, args.label_column, args.data_root, errors)
         for name, source in sources.items()
         if source
     ]

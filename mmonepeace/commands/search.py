@@ -15,6 +15,7 @@ from pathlib import Path
 from mmonepeace import apis, checkpoint
 from mmonepeace.commands.options import (
     QUERY,
+    add_option,
     add_query_options,
     device,
     exit_code,
@@ -31,7 +32,7 @@ def parse_args() -> argparse.Namespace:
     add_query_options(parser)
     parser.add_argument("--weights", type=float, nargs="+", metavar="W", help="one for each part")
     parser.add_argument("--in", dest="modality", choices=QUERY, help="find these only")
-    parser.add_argument("--k", type=positive, default=5, help="number of results")
+    add_option(parser, "--top-k", "--k", type=positive, default=5, help="number of results")
     parser.add_argument("--html", type=Path, metavar="OUT", help="write a page with the results")
     parser.add_argument("--checkpoint", metavar="CKPT", help="instead of the recorded one")
     parser.add_argument("--tokenizer", type=Path, help="instead of the recorded one")
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
     embedder = apis.embedder_of(index, path, args.tokenizer, args.device)
     parts = [embedder.encode(modality, [value])[0] for modality, value in args.parts]
     query = np.asarray(apis.combine(*parts, weights=args.weights))
-    best = shown.search(query, args.k)
+    best = shown.search(query, args.top_k)
     results = [Entry(score, item["modality"], shown.content(item)) for score, item in best]
     rows = [(i, f"{e.number:.4f}", e.modality, short(e.content)) for i, e in enumerate(results, 1)]
     print(table(("rank", "cosine", "in", "what"), rows, "rr"))
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
         facts = {
             "Checkpoint": f"{source.parent.name}/{source.name}",
             "Index": f"{args.index.name}, {len(shown.items):,} items",
-            "k": str(args.k),
+            "k": str(args.top_k),
         }
         apis.write_gallery(args.html, query, results, facts)
         print(f"the results are drawn in {printable(str(args.html))}")

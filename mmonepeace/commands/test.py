@@ -1,6 +1,6 @@
 """Evaluate a checkpoint.
 
-Run:  mmonepeace test CONFIG CHECKPOINT [--bf16] [--tta] [--show-dir DIR] [--out DIR]
+Run:  mmonepeace test CONFIG CHECKPOINT [--dtype bf16] [--tta] [--show-dir DIR] [--out DIR]
 """
 
 import argparse
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmonepeace import checkpoint, checks, engine
+from mmonepeace.commands.options import add_precision_option
 from mmonepeace.exit_status import exit_status
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--work-dir", help="logs (work_dirs/CONFIG)")
     parser.add_argument("--data-root", help="folder of the data set, instead of the config's")
     parser.add_argument("--tokenizer", metavar="JSON", help="instead of the config's")
-    parser.add_argument("--bf16", action="store_true", help="bfloat16 mixed precision")
+    add_precision_option(parser, "bf16")
     parser.add_argument("--tta", action="store_true", help="average over scales and flips")
     parser.add_argument("--show-dir", help="draw the predictions into this folder")
     parser.add_argument("--out", help="write the predictions here: PNG, or COCO's json")
@@ -60,7 +61,7 @@ def load_config(args: argparse.Namespace) -> "Config":
     elif args.show_dir:
         cfg.default_hooks.visualization = dict(type="SegVisualizationHook", draw=True, interval=1)
         cfg.visualizer.save_dir = args.show_dir
-    if args.bf16:
+    if args.dtype:
         engine.run_options.check_bfloat16(cfg)
     if args.out:
         results = dict(output_dir=args.out)
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
             runner = engine.FinetuneRunner.from_cfg(cfg)
             model = runner.model.module if args.launcher != "none" else runner.model
             print(checkpoint.load_model(model.module if args.tta else model, path))
-            if args.bf16:
+            if args.dtype:
                 engine.run_options.evaluate_in_bfloat16(model)
             runner.test()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmonepeace import checks, engine
+from mmonepeace.commands.options import add_precision_option
 from mmonepeace.exit_status import exit_status
 
 if TYPE_CHECKING:
@@ -27,9 +28,7 @@ def parse_args() -> argparse.Namespace:
         "--resume", nargs="?", const="auto", help="resume from PATH, or from the newest checkpoint"
     )
     parser.add_argument("--compile", action="store_true", help="compile blocks, for GPUs")
-    precision = parser.add_mutually_exclusive_group()
-    precision.add_argument("--amp", action="store_true", help="float16 mixed precision (GPU)")
-    precision.add_argument("--bf16", action="store_true", help="bfloat16 mixed precision")
+    add_precision_option(parser, "bf16", "fp16")
     parser.add_argument(
         "--cfg-options", nargs="+", action=checks.OverridesAction, help="KEY=VALUE ..."
     )
@@ -59,8 +58,8 @@ def load_config(args: argparse.Namespace) -> "Config":
         engine.run_options.set_tokenizer(cfg, args.tokenizer)
     if args.compile:
         engine.run_options.set_compiled(cfg)
-    if args.bf16 or args.amp:
-        engine.run_options.set_precision(cfg, "bfloat16" if args.bf16 else "float16")
+    if args.dtype:
+        engine.run_options.set_precision(cfg, args.dtype)
     if args.resume:
         engine.run_options.set_resume(cfg, args.resume)
     return cfg

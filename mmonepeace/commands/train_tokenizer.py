@@ -14,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 
 from mmonepeace import datasets
+from mmonepeace.commands.options import add_option
 from mmonepeace.datasets.manifest import TABLES, read_lines, read_manifest
 from mmonepeace.exit_status import exit_status
 
@@ -35,15 +36,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("captions", metavar="CAPTIONS", nargs="+", help="FILE or FILE:COLUMN")
     parser.add_argument("out", metavar="OUT", type=Path)
     parser.add_argument("--vocab-size", type=int, required=True)
-    parser.add_argument(
-        "--column", default="caption", help="of FILEs given without one (default: %(default)s)"
-    )
+    help = "of FILEs given without one (default: %(default)s)"
+    add_option(parser, "--text-column", "--column", default="caption", help=help)
     return parser.parse_args()
 
 
 def run(args: argparse.Namespace) -> None:
     """Train."""
-    captions = chain.from_iterable(read_captions(c, args.column) for c in args.captions)
+    captions = chain.from_iterable(read_captions(c, args.text_column) for c in args.captions)
     tokenizer = datasets.tokenizer.train(captions, args.vocab_size)
     tokenizer.save(args.out)
     print(f"{args.out}: {tokenizer.vocab_size} ids.")

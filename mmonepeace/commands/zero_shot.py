@@ -1,10 +1,10 @@
 """Classify images or audio clips by class names alone, or measure accuracy on a table of labels.
 
 Run:  mmonepeace zero-shot CKPT --images DIR --classes cat,dog,bird
-      mmonepeace zero-shot CKPT --audios a.ogg b.ogg --classes-file names.txt --top 5
-      mmonepeace zero-shot CKPT --tsv val.tsv --path-column image --label-column group
+      mmonepeace zero-shot CKPT --audios a.ogg b.ogg --classes-file names.txt --top-k 5
+      mmonepeace zero-shot CKPT --table val.tsv --path-column image --label-column group
 
-Paths of the table are relative to --root, by default the table's folder; its labels are the classes
+Paths of the table are relative to --data-root, by default the table's folder; its labels are the classes
 unless some are named.
 """
 
@@ -16,6 +16,7 @@ from mmonepeace import apis, checkpoint
 from mmonepeace.apis.sources import list_files
 from mmonepeace.commands.options import (
     add_model_options,
+    add_option,
     build_embedder,
     exit_code,
     list_failed,
@@ -32,18 +33,19 @@ def parse_args() -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--images", nargs="+", type=Path, metavar="PATH", help="files, folders")
     source.add_argument("--audios", nargs="+", type=Path, metavar="PATH", help="files, folders")
-    source.add_argument("--tsv", type=Path, help="table of paths and labels")
+    help = "of paths and labels, instead of these"
+    add_option(source, "--table", "--tsv", type=Path, metavar="TABLE", help=help)
     parser.add_argument("--path-column", default="image")
     parser.add_argument("--label-column", default="label")
-    parser.add_argument("--root", type=Path, help="of the table's paths")
+    add_option(parser, "--data-root", "--root", type=Path, help="of the table's paths")
     names = parser.add_mutually_exclusive_group()
     names.add_argument("--classes", metavar="A,B,C")
     names.add_argument("--classes-file", type=Path, metavar="FILE", help="a name per line")
     parser.add_argument("--template", action="append", help="'a photo of a {}'; may be repeated")
-    parser.add_argument("--top", type=positive, default=3, help="classes shown for each item")
+    parser.add_argument("--top-k", type=positive, default=3, help="classes shown for each item")
     parser.add_argument("--out", type=Path, metavar="TSV", help="write all predictions")
     args = parser.parse_args()
-    if not (args.tsv or args.classes or args.classes_file):
+    if not (args.table or args.classes or args.classes_file):
         parser.error("name the classes: --classes or --classes-file")
     return args
 
@@ -55,9 +57,9 @@ def run(args: argparse.Namespace) -> None:
     unread: dict[str, str] = {}
     labels: list[str] | None = None
     modality: Any
-    if args.tsv:
+    if args.table:
         columns = args.path_column, args.label_column
-        modality, paths, labels = apis.read_table(args.tsv, *columns, args.root)
+        modality, paths, labels = apis.read_table(args.table, *columns, args.data_root)
     else:
         modality = "image" if args.images else "audio"
         paths = list_files(args.images or args.audios, modality, unread)
@@ -70,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
     good = [i for i in range(len(paths)) if i not in errors]
     if not good:
         raise ValueError(f"none of {len(paths)} items can be read; the first: {errors[0]}")
-    best = np.argsort(-probabilities[good], axis=1, kind="stable")[:, : args.top]
+    best = np.argsort(-probabilities[good], axis=1, kind="stable")[:, : args.top_k]
     header = [modality, *(["label"] if labels else [])]
     header += [f"{name}{r}" for r in range(1, best.shape[1] + 1) for name in ("class", "p")]
     rows = [

@@ -273,5 +273,5 @@ def _advice(wrapper: Any) -> str:
     if not clipped:
         parts.append("clip gradients (optim_wrapper.clip_grad.max_norm=1.0)")
     if isinstance(wrapper, AmpOptimWrapper):
-        parts.append("or use --bf16 rather than --amp")
+        parts.append("or use --dtype bf16 rather than --dtype fp16")
     return ", ".join(parts) + "; then go on with --resume."

@@ -231,7 +231,7 @@ def _say_how_bfloat16_is_multiplied() -> None:
         return
     print_log(
         "bfloat16: this CPU has no instructions to multiply it, which takes longer than float32. It saves "
-        "memory; to save time, leave --bf16 out.",
+        "memory; to save time, leave --dtype bf16 out.",
         logger="current",
         level=logging.WARNING,
     )

@@ -70,18 +70,18 @@ def keep_tokenizer(cfg: Config) -> None:
             shutil.copyfile(source, temporary)
 
 
-def set_precision(cfg: Config, dtype: Literal["float16", "bfloat16"]) -> None:
+def set_precision(cfg: Config, dtype: Literal["fp16", "bf16"]) -> None:
     """Train in mixed precision.
 
     Raises:
         CheckError: for float16 without a GPU, and for bfloat16 where an operator does not support it.
     """
-    if dtype == "bfloat16":
+    if dtype == "bf16":
         check_bfloat16(cfg)
         cfg.optim_wrapper.type = "mmonepeace.BFloat16OptimWrapper"
         return
     if not torch.cuda.is_available():
-        raise CheckError("--amp (float16) needs a CUDA device, and there is none. Use --bf16.")
+        raise CheckError("--dtype fp16 needs a CUDA device, and there is none. Use bf16.")
     cfg.optim_wrapper.type = "AmpOptimWrapper"
     cfg.optim_wrapper.loss_scale = "dynamic"
 
@@ -90,8 +90,8 @@ def check_bfloat16(cfg: Config) -> None:
     """Raise a `CheckError` where an operator does not support it."""
     if (cfg.get("model") or {}).get("rpn_head"):
         raise CheckError(
-            "--bf16: mmcv's NMS and RoIAlign do not support bfloat16, and a two-stage detector "
-            "needs them. Leave it out, or use --amp on a GPU to train."
+            "--dtype bf16: mmcv's NMS and RoIAlign do not support bfloat16, and a two-stage detector "
+            "needs them. Leave it out, or use fp16 on a GPU to train."
         )
 
 

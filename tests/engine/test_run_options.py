@@ -26,8 +26,8 @@ def detection():
 
 def test_float16_needs_a_gpu(segmentation, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(CheckError, match="--bf16"):
-        run_options.set_precision(segmentation, "float16")
+    with pytest.raises(CheckError, match="Use bf16"):
+        run_options.set_precision(segmentation, "fp16")
 
 
 def test_resuming_from_a_missing_file_is_refused(segmentation):
@@ -118,8 +118,8 @@ def test_compilation_is_an_option_of_both(command, monkeypatch):
 
 
 def test_bfloat16_is_refused_where_nms_would_fail(detection):
-    with pytest.raises(CheckError, match=r"NMS and RoIAlign.*--amp"):
-        run_options.set_precision(detection, "bfloat16")
+    with pytest.raises(CheckError, match=r"NMS and RoIAlign.*fp16"):
+        run_options.set_precision(detection, "bf16")
     detection.model.pop("rpn_head")
-    run_options.set_precision(detection, "bfloat16")
+    run_options.set_precision(detection, "bf16")
     assert detection.optim_wrapper.type == "mmonepeace.BFloat16OptimWrapper"

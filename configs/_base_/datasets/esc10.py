@@ -4,7 +4,7 @@ data_root = "data/esc10"
 tokenizer = "data/esc10/tokenizer.json"
 needs_tokenizer = (
     "one trained on its labels: mmonepeace train-tokenizer DATA/train.tsv data/esc10/tokenizer.json "
-    "--column label --vocab-size 1000"
+    "--text-column label --vocab-size 1000"
 )
 needs_data = "data/esc10/{train,val}.tsv with columns audio and label, and the clips they list"
 seconds = 5.0

@@ -4,7 +4,7 @@ data_root = "data/fsdd"
 tokenizer = "data/fsdd/tokenizer.json"
 needs_tokenizer = (
     "one trained on its labels: mmonepeace train-tokenizer DATA/train.tsv data/fsdd/tokenizer.json "
-    "--column label --vocab-size 1000"
+    "--text-column label --vocab-size 1000"
 )
 needs_data = "data/fsdd/{train,val}.tsv with columns audio and label, and the clips they list"
 seconds = 2.3

@@ -4,7 +4,7 @@ data_root = "data/gm_instruments"
 tokenizer = "data/gm_instruments/tokenizer.json"
 needs_tokenizer = (
     "one trained on its labels: mmonepeace train-tokenizer DATA/train.tsv "
-    "data/gm_instruments/tokenizer.json --column label --vocab-size 2000"
+    "data/gm_instruments/tokenizer.json --text-column label --vocab-size 2000"
 )
 needs_data = (
     "data/gm_instruments/{train,val}.tsv with columns audio and label, and the clips they list"
