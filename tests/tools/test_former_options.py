@@ -12,7 +12,7 @@ RENAMED = [
     ("search", "INDEX --text a --top-k 2", "INDEX --text a --k 2"),
     ("probe", "CKPT --modality image --train t --val v --kind knn --out o --label-column l --data-root d",
      "CKPT --modality image --train t --val v --kind knn --out o --label l --root d"),
-    ("evaluate_retrieval", "CKPT --table t --columns image=a --data-root d", "CKPT --table t --columns image=a --root d"),
+    ("evaluate_retrieval", "CKPT --table t --columns image=a text=b --data-root d", "CKPT --table t --columns image=a text=b --root d"),
     ("train_tokenizer", "a b --vocab-size 300 --text-column c", "a b --vocab-size 300 --column c"),
     ("train", "c.py --dtype bf16", "c.py --bf16"),
     ("train", "c.py --dtype fp16", "c.py --amp"),
