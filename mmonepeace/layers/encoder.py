@@ -320,7 +320,7 @@ class FusionEncoder(nn.ModuleList):
         """A function (x, start, stop) that runs blocks start to stop - 1 on tokens of this form.
 
         For models that change the embeddings between blocks; the bias is that of `tokens`, which
-        may be `cpu.packing.PackedTokens`.
+        may be `packing.PackedTokens`.
         """
         dtype = product_dtype(tokens.x_BLD)
         bias = tokens.bias if tokens.pad_BL is None else tokens.masked_bias

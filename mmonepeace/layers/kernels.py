@@ -16,8 +16,8 @@ from mmonepeace.layers.cpu.audio_chunks import chunked_audio_features
 from mmonepeace.layers.cpu.geglu import chunked_geglu
 from mmonepeace.layers.cpu.grid_attention import cached_attention_contexts, grid_bias_attention
 from mmonepeace.layers.cpu.linear import residual_linear
-from mmonepeace.layers.cpu.packing import PackedTokens
 from mmonepeace.layers.gpu_attention import DEVICES, is_recomputable, recomputed_bias_attention
+from mmonepeace.layers.packing import PackedTokens
 from mmonepeace.layers.relative_position_bias import AttentionBias
 
 Backend = Literal["auto", "blocks", "sdpa", "recomputed", "flex", "xformers", "eager"]

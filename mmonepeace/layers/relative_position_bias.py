@@ -28,7 +28,7 @@ class AttentionBias:
             offsets; kernels may then use its table, see `GridBias`. None: only `dense` is known.
         is_shared: whether it is the same for all samples.
         is_packed: whether it belongs to sequences that are concatenated along one batch item, see
-            `cpu.packing`; such a bias is applied group by group.
+            `packing`; such a bias is applied group by group.
     """
 
     grid: Grid | None

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from mmonepeace.layers.cpu import packing
-from mmonepeace.layers.cpu.packing import PackedBias, PackedGroup, PackedTokens
+from mmonepeace.layers import packing
 from mmonepeace.layers.encoder import FusionEncoder
+from mmonepeace.layers.packing import PackedBias, PackedGroup, PackedTokens
 from mmonepeace.layers.relative_position_bias import DenseBias, RelativePositionBias1D
 from mmonepeace.layers.tokens import Tokens, no_bias, zero_padding
 from mmonepeace.spec import Arch
