@@ -168,6 +168,8 @@ def model_inputs(
     def to(x: Any) -> Any:
         if isinstance(x, tuple):
             return tuple(map(to, x))
+        if not isinstance(x, Tensor):  # padding for the CPU
+            return x
         # Token ids and masks keep their type.
         return x.to(like.device, like.dtype if x.is_floating_point() else x.dtype)
 

@@ -4,6 +4,7 @@ Shapes: B batch, L tokens (CLS first), P kept tokens, E width of the encoder, D 
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,34 +73,29 @@ class Decoder(nn.Module):
     def forward(
         self,
         views: Sequence[Mapping[str, Tensor]],
-        grids: Mapping[str, Grid | None],
-        pads: Mapping[str, Tensor | None],
+        complete: Mapping[str, Tokens],
     ) -> list[dict[str, Tensor]]:
         """Decode batches of one or more modalities.
 
         Args:
             views: modality -> (B, L, D), in the order of a joint sequence, for each batch.
-            grids: modality -> grid of patches, or None.
-            pads: modality -> (B, L), True where a token is padding, or None.
+            complete: modality -> tokens with the grid and the padding of the sequences.
         """
-        tokens = [self._join(view, grids, pads) for view in views]
+        tokens = [self._join(view, complete) for view in views]
         return [
             {name: self.norms[name](x) for name, x in joint.split(out).items()}
             for joint, out in zip(tokens, self.layers.encode_packed(tokens), strict=True)
         ]
 
-    def _join(
-        self,
-        view: Mapping[str, Tensor],
-        grids: Mapping[str, Grid | None],
-        pads: Mapping[str, Tensor | None],
-    ) -> Tokens:
+    def _join(self, view: Mapping[str, Tensor], complete: Mapping[str, Tokens]) -> Tokens:
         modalities = []
         for name, x in view.items():
-            x, pad = x + self.adapters[name](x.shape[1], grids[name]), pads[name]
+            like, length = complete[name], x.shape[1]
+            x, pad = x + self.adapters[name](length, like.grid), like.pad_BL
             if pad is not None:
                 x, pad = zero_padding(x, pad)
-            modalities.append(Tokens(x, {name: x.shape[1]}, shared_bias=True, pad_BL=pad))
+            masks: Any = {"pad_BL": pad, "cpu_pad_BL": like.cpu_pad_BL}
+            modalities.append(Tokens(x, {name: length}, shared_bias=True, **masks))
         tokens = Tokens.join(modalities)
         if not self.mask_padding:
             tokens.pad_BL = None

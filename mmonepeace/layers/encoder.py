@@ -3,15 +3,16 @@
 Shapes: B batch, L tokens, D width, H heads, d = D / H.
 """
 
-import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, noop_context_fn
 
+from mmonepeace.layers.indices import index_for
 from mmonepeace.layers.kernels import (
     CPU_KERNELS,
     Backend,
@@ -22,6 +23,7 @@ from mmonepeace.layers.kernels import (
     linear,
     product_dtype,
 )
+from mmonepeace.layers.packing import PackedTokens
 from mmonepeace.layers.relative_position_bias import AttentionBias, DenseBias
 from mmonepeace.layers.tokens import Tokens
 from mmonepeace.spec import LAYER_NORM_EPS, Arch
@@ -111,7 +113,7 @@ class DropPath(nn.Module):
     def forward(
         self,
         x: Tensor,
-        branch: Callable[[Tensor, Tensor | None, Residual | None], Tensor],
+        branch: Callable[[Tensor, Sequence[int] | None, Residual | None], Tensor],
         gamma: Tensor | None = None,
         counts: Sequence[int] | None = None,
         scale: Tensor | None = None,
@@ -143,14 +145,11 @@ class DropPath(nn.Module):
         if not kept:
             # Every parameter must get a gradient, if only zero, or DDP would wait for it.
             kept, factor = [0], 0
-        dim, places = 0, kept
+        dim, places = 0, np.asarray(kept)
         if counts is not None:
-            starts = [0, *itertools.accumulate(counts)]
-            dim, places = 1, [i for k in kept for i in range(starts[k], starts[k + 1])]
-        index, rows = (
-            torch.tensor(of, device="cpu").to(x.device, non_blocking=True) for of in (kept, places)
-        )
-        added = branch(x.index_select(dim, rows), index, None)
+            dim, places = 1, np.flatnonzero(np.isin(range(count), kept).repeat(counts))
+        rows = index_for(x, places)
+        added = branch(x.index_select(dim, rows), kept, None)
         added = added if gamma is None else added * gamma
         return x.index_add(dim, rows, added.to(x.dtype), alpha=factor)
 
@@ -215,15 +214,16 @@ class EncoderLayer(nn.Module):
             scales: of both branches, see `DropPath`.
         """
 
-        def attention(x: Tensor, samples: Tensor | None, residual: Residual | None) -> Tensor:
+        def attention(
+            x: Tensor, samples: Sequence[int] | None, residual: Residual | None
+        ) -> Tensor:
             own = bias if samples is None else bias.select(samples)
             if self.post_attn_norm is None:
                 return self.attn(self.norm1(x), own, residual)
             return add_to(residual, self.post_attn_norm(self.attn(self.norm1(x), own)))
 
-        def ffn(x: Tensor, samples: Tensor | None, residual: Residual | None) -> Tensor:
-            own = bias if samples is None else bias.select(samples)
-            segments = own.segments if own.is_packed else [*lengths.items()]
+        def ffn(x: Tensor, samples: Sequence[int] | None, residual: Residual | None) -> Tensor:
+            segments = bias.segments(samples) if bias.is_packed else [*lengths.items()]
             if len(segments) == 1:
                 return self.ffn[segments[0][0]](self.norm2(x), residual)
             return add_to(residual, self._ffn(self.norm2(x), segments))
@@ -306,21 +306,22 @@ class FusionEncoder(nn.ModuleList):
     def encode_packed(self, views: Sequence[Tokens]) -> list[Tensor]:
         """Outputs (B, L, D) of the last block for several batches; rows of padding are undefined.
 
-        On CPUs all sequences are concatenated without padding, whatever their modalities: products
-        are larger, and gradients are summed once.
+        All sequences are concatenated without padding, whatever their modalities: products are larger,
+        and gradients are summed once. Not where only a GPU knows what is padding, for which the CPU
+        would wait, nor in a graph, which would be another one for each number of tokens.
         """
-        if not self.compiled and (len(views) > 1 or views[0].pad_BL is not None):
-            kernels: list[Any] = [cpu_kernel("packed_tokens", view.x_BLD) for view in views]
-            if all(kernels):
-                packed = kernels[0](views)
-                return packed.unpack(self.bind(packed)(packed.x_BLD, 0, len(self)))
+        in_graph = self.compiled or torch.compiler.is_compiling() or torch.jit.is_tracing()
+        is_worth_it = len(views) > 1 or views[0].pad_BL is not None
+        if is_worth_it and not in_graph and all(view.knows_padding for view in views):
+            packed: Any = PackedTokens(views)
+            return packed.unpack(self.bind(packed)(packed.x_BLD, 0, len(self)))
         return [self.bind(view)(view.x_BLD, 0, len(self)) for view in views]
 
     def bind(self, tokens: Tokens) -> Callable[[Tensor, int, int], Tensor]:
         """A function (x, start, stop) that runs blocks start to stop - 1 on tokens of this form.
 
         For models that change the embeddings between blocks; the bias is that of `tokens`, which
-        may be `cpu.packing.PackedTokens`.
+        may be `packing.PackedTokens`.
         """
         dtype = product_dtype(tokens.x_BLD)
         bias = tokens.bias if tokens.pad_BL is None else tokens.masked_bias

@@ -16,7 +16,6 @@ from mmonepeace.layers.cpu.audio_chunks import chunked_audio_features
 from mmonepeace.layers.cpu.geglu import chunked_geglu
 from mmonepeace.layers.cpu.grid_attention import cached_attention_contexts, grid_bias_attention
 from mmonepeace.layers.cpu.linear import residual_linear
-from mmonepeace.layers.cpu.packing import PackedTokens
 from mmonepeace.layers.gpu_attention import DEVICES, is_recomputable, recomputed_bias_attention
 from mmonepeace.layers.relative_position_bias import AttentionBias
 
@@ -46,7 +45,6 @@ CPU_KERNELS: dict[str, CpuKernel] = {
     "geglu": CpuKernel(chunked_geglu, min_numel=2**16),
     "linear": CpuKernel(residual_linear, min_numel=2**16),
     "audio_features": CpuKernel(chunked_audio_features),
-    "packed_tokens": CpuKernel(PackedTokens),
     "checkpoint_contexts": CpuKernel(cached_attention_contexts),
 }
 

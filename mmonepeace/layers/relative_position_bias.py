@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from mmonepeace.layers.indices import index_for
 from mmonepeace.layers.resampling import CLS_ROWS, Grid, Resampling, num_rpb_rows, resample_rpb
 from mmonepeace.layers.tensor_cache import byte_bounded_lru_cache
 from mmonepeace.spec import MAX_POSITIONS
@@ -28,7 +29,7 @@ class AttentionBias:
             offsets; kernels may then use its table, see `GridBias`. None: only `dense` is known.
         is_shared: whether it is the same for all samples.
         is_packed: whether it belongs to sequences that are concatenated along one batch item, see
-            `cpu.packing`; such a bias is applied group by group.
+            `packing`; such a bias is applied group by group.
     """
 
     grid: Grid | None
@@ -36,15 +37,15 @@ class AttentionBias:
     cls_token: bool
     is_shared = True
     is_packed = False
-    counts: Any  # these two if packed, see `PackedBias`
-    segments: Any
+    counts: Any  # these three if packed, see `PackedBias`
+    segments: Callable[..., Any]
     attend_groups: Callable[..., Tensor]
 
     def dense(self) -> Tensor | None:
         """(1 or B, H, L, L), or None if there is no bias."""
         raise NotImplementedError
 
-    def select(self, samples: Tensor) -> "AttentionBias":
+    def select(self, samples: Sequence[int]) -> "AttentionBias":
         """The bias of some samples, in ascending order; itself, if it is the same for all."""
         return self
 
@@ -67,10 +68,10 @@ class DenseBias(AttentionBias):
     def dense(self) -> Tensor | None:
         return self.values
 
-    def select(self, samples: Tensor) -> "DenseBias":
+    def select(self, samples: Sequence[int]) -> "DenseBias":
         if self.values is None or self.is_shared:
             return self
-        return DenseBias(self.values[samples])
+        return DenseBias(self.values.index_select(0, index_for(self.values, samples)))
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,9 @@ class PaddedBias(AttentionBias):
         assert values is not None
         return torch.where(self.pad_BL[:, None, None, :], -torch.inf, values)
 
-    def select(self, samples: Tensor) -> "PaddedBias":
-        return PaddedBias(self.bias.select(samples), self.pad_BL[samples])
+    def select(self, samples: Sequence[int]) -> "PaddedBias":
+        pad_BL = self.pad_BL.index_select(0, index_for(self.pad_BL, samples))
+        return PaddedBias(self.bias.select(samples), pad_BL)
 
 
 @dataclass(frozen=True)

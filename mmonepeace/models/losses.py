@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch import distributed as dist
 from torch.utils.checkpoint import checkpoint
 
+from mmonepeace.layers.indices import index_for
 from mmonepeace.models.gather import (
     Gather,
     gather,
@@ -135,8 +137,8 @@ class GradCache:
 def denoising_contrastive(
     student_BLD: Tensor,
     teacher_BLD: Tensor,
-    keep_BP: Tensor,
-    pad_BL: Tensor | None = None,
+    keep_BP: Tensor | np.ndarray,
+    pad_BL: Tensor | np.ndarray | None = None,
     scale: float = 2.5,
     label_smoothing: float = 0.1,
     max_logits: int = 2**26,
@@ -147,8 +149,9 @@ def denoising_contrastive(
     Args:
         student_BLD: reconstructions; gradient flows.
         teacher_BLD: targets of the unmasked input, without gradient.
-        keep_BP: positions that were not masked, CLS included, -1 is padding.
-        pad_BL: True where a token is padding, or None.
+        keep_BP: positions that were not masked, CLS included, -1 is padding. An array, or a tensor:
+            the CPU waits for that of a GPU.
+        pad_BL: True where a token is padding, or None. An array or a tensor, likewise.
         scale: logit scale (inverse temperature), multiplies the cosines.
         label_smoothing: weight of all other tokens together.
         max_logits: entries of the (masked, all) matrix that exist at once; above it, chunks are
@@ -163,15 +166,10 @@ def denoising_contrastive(
 
     Source: the official denoising criterion.
     """
-    length = student_BLD.shape[1]
-    index_BP = keep_BP.masked_fill(keep_BP < 0, length)
-    kept_BL = torch.zeros(len(keep_BP), length + 1, dtype=torch.bool, device=keep_BP.device)
-    kept_BL = kept_BL.scatter(1, index_BP, True)[:, 1:length]
-    valid_BL = torch.ones_like(kept_BL) if pad_BL is None else ~pad_BL[:, 1:]
-    masked_BL = valid_BL & ~kept_BL
-    student = F.normalize(student_BLD[:, 1:][masked_BL].float(), dim=1)
-    teacher = F.normalize(teacher_BLD[:, 1:][valid_BL].float(), dim=1)
-    target = (valid_BL.flatten().cumsum(0) - 1)[masked_BL.flatten()]
+    masked_BL, valid_BL = _masked_and_valid(student_BLD.shape[1], keep_BP, pad_BL)
+    student = F.normalize(_select(student_BLD, masked_BL).float(), dim=1)
+    teacher = F.normalize(_select(teacher_BLD, valid_BL).float(), dim=1)
+    target = index_for(student_BLD, (valid_BL.cumsum() - 1)[masked_BL.ravel()])
     number: float = len(student)
     if gather_tokens:
         teacher, first = gather_uneven(teacher)
@@ -191,3 +189,26 @@ def denoising_contrastive(
         return total(student, target) / number
     chunks = zip(student.split(rows), target.split(rows), strict=True)
     return sum(checkpoint(total, *chunk, use_reentrant=False) for chunk in chunks) / number
+
+
+def _masked_and_valid(
+    length: int, keep_BP: Tensor | np.ndarray, pad_BL: Tensor | np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(B, L) True where a token is masked, and where it is neither CLS nor padding."""
+    keep_BP = _as_array(keep_BP)
+    kept_BL = np.zeros((len(keep_BP), length + 1), dtype=np.bool_)
+    # Padding is written past the end and cut off.
+    np.put_along_axis(kept_BL, np.where(keep_BP < 0, length, keep_BP), np.True_, 1)
+    kept_BL = kept_BL[:, :length]
+    valid_BL = np.ones_like(kept_BL) if pad_BL is None else np.logical_not(_as_array(pad_BL))
+    valid_BL[:, 0] = False
+    return valid_BL & ~kept_BL, valid_BL
+
+
+def _as_array(x: Tensor | np.ndarray) -> np.ndarray:
+    return x.numpy(force=True) if isinstance(x, Tensor) else x
+
+
+def _select(x_BLD: Tensor, mask_BL: np.ndarray) -> Tensor:
+    """The tokens where a mask is True, (N, D)."""
+    return x_BLD.flatten(0, 1).index_select(0, index_for(x_BLD, np.flatnonzero(mask_BL)))

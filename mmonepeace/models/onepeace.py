@@ -271,7 +271,7 @@ class OnePeace(BaseModule):
     def embed(
         self,
         inputs: Mapping[str, Tensor | tuple[Any, ...]],
-        keep: Mapping[str, Tensor] | None = None,
+        keep: Mapping[str, Tensor | tuple[Any, ...]] | None = None,
     ) -> Tokens:
         """Turn the inputs of one or more modalities into one sequence of tokens.
 
@@ -280,8 +280,9 @@ class OnePeace(BaseModule):
 
         Args:
             inputs: modality -> what its adapter takes (a tuple if that is more than a tensor):
-                images (B, 3, H, W), text ids (B, T), waveforms (B, S) or (waveforms, padding).
-            keep: modality -> positions to keep, see `Tokens.keep`.
+                images (B, 3, H, W), text ids (B, T), waveforms (B, S) or (waveforms, padding). For
+                texts and audio, `MultimodalDataPreprocessor` adds padding for the CPU, see `Tokens`.
+            keep: modality -> positions to keep, or a tuple of what `Tokens.keep` takes.
 
         Returns:
             tokens to encode.
@@ -305,7 +306,9 @@ class OnePeace(BaseModule):
         }
 
     def to_tokens(
-        self, features: Mapping[str, Any], keep: Mapping[str, Tensor] | None = None
+        self,
+        features: Mapping[str, Any],
+        keep: Mapping[str, Tensor | tuple[Any, ...]] | None = None,
     ) -> Tokens:
         """One sequence of what `features` returns, at the positions `keep`, see `embed`."""
         keep = keep or {}
@@ -316,7 +319,7 @@ class OnePeace(BaseModule):
             )
         return Tokens.join(
             [
-                adapter.to_tokens(features[name], keep.get(name))
+                adapter.to_tokens(features[name], *as_arguments(keep.get(name)))
                 for name, adapter in self.adapters.items()
                 if name in features
             ]
@@ -380,8 +383,8 @@ class OnePeace(BaseModule):
             outputs[-1] = self.norms["image"](outputs[-1])
 
 
-def as_arguments(value: Tensor | tuple[Any, ...]) -> tuple[Any, ...]:
-    """An input as the arguments of its adapter."""
+def as_arguments(value: Tensor | tuple[Any, ...] | None) -> tuple[Any, ...]:
+    """An input, or positions, as the arguments of the adapter."""
     return value if isinstance(value, tuple) else (value,)
 
 

@@ -56,39 +56,47 @@ class MultimodalDataPreprocessor(BaseDataPreprocessor):
             `data_samples` (None without) and `inputs`:
             image: (B, 3, H, W) float32, normalised, from uint8;
             image_2: the same; changed at random as the first image of the sample is;
-            text: (B, L) int64, padded on the right; of candidates, those of a sample in a row;
+            text: (B, L) int64, padded on the right; of candidates, those of a sample in a row; and (B, L)
+            bool, True where it is padding, as an array for the CPU: see `Tokens`;
             audio: (B, S) waveforms padded with zeros, and (B, T) bool, True where a frame is
-            padding;
+            padding, as a tensor and as an array;
             any other key: stacked.
-            `keeps` if there are any (see `MaskTokens`): view -> modality -> (B, P) int64, -1 is padding.
+            `keeps` if there are any (see `MaskTokens`): view -> modality -> (B, P) int64, -1 is padding,
+            as a tensor and as an array.
+            What comes from a GPU has None instead of an array.
 
         Raises:
             TypeError: if images are not uint8.
             ValueError: if samples that are not padded differ in size.
         """
-        data = self.cast_data(data)
+        # Texts and positions are read before they move.
+        texts, keeps = data["inputs"].get("text"), data.get("keeps")
+        others = {name: samples for name, samples in data["inputs"].items() if name != "text"}
+        moved = self.cast_data({"inputs": others, "data_samples": data.get("data_samples")})
         state = torch.get_rng_state()
         inputs: dict[str, Any] = {}
-        for name, samples in data["inputs"].items():
+        for name in data["inputs"]:
+            samples = moved["inputs"].get(name)
             if name in ("image", "image_2"):
                 # Both images of a sample change alike: what is on the left stays there, or in none.
                 torch.set_rng_state(state)
                 inputs[name] = self._images(name, samples, self.augment if training else None)
             elif name == "text":
-                inputs[name] = self._texts(samples)
+                inputs[name] = self._texts(texts)
             else:
                 inputs[name] = self._audio(samples) if name == "audio" else _stack(name, samples)
-        batched = {"inputs": inputs, "data_samples": data.get("data_samples")}
-        if "keeps" in data:
+        batched = {"inputs": inputs, "data_samples": moved["data_samples"]}
+        if keeps is not None:
             batched["keeps"] = {
-                view: {name: self._keeps(rows) for name, rows in keeps.items()}
-                for view, keeps in data["keeps"].items()
+                view: {name: self._keeps(rows) for name, rows in kept.items()}
+                for view, kept in keeps.items()
             }
         return batched
 
-    def _keeps(self, rows: Sequence[np.ndarray | Tensor]) -> Tensor:
+    def _keeps(self, rows: Sequence[np.ndarray | Tensor]) -> tuple[Tensor, np.ndarray | None]:
         tensors = [torch.as_tensor(row) for row in rows]
-        return pad_sequence(tensors, batch_first=True, padding_value=-1).to(self.device)
+        keep_BP = pad_sequence(tensors, batch_first=True, padding_value=-1)
+        return keep_BP.to(self.device, non_blocking=True), _as_array(keep_BP)
 
     def _images(self, name: str, samples: Samples, augment: BatchAugmentation | None) -> Tensor:
         images = _stack(name, samples)
@@ -97,22 +105,32 @@ class MultimodalDataPreprocessor(BaseDataPreprocessor):
                 f"images are {images.dtype}, expected uint8 in 0..255: normalisation is done here. "
                 "Load them with LoadImage."
             )
-        mean, std = self.image_mean.to(images.device), self.image_std.to(images.device)
+        mean, std = (
+            x.to(images.device, non_blocking=True) for x in (self.image_mean, self.image_std)
+        )
         images = images.float().div_(255)
         if augment is not None:
             images = augment(images)
         return images.sub_(mean).div_(std)
 
-    def _texts(self, samples: Samples | Sequence[Sequence[Tensor]]) -> Tensor:
+    def _texts(
+        self, samples: Samples | Sequence[Sequence[Tensor]]
+    ) -> tuple[Tensor, np.ndarray | None]:
         texts = [t for s in samples for t in ([s] if isinstance(s, Tensor) else s)]
-        return pad_sequence(texts, batch_first=True, padding_value=PAD_ID)
+        ids_BT = pad_sequence(texts, batch_first=True, padding_value=PAD_ID)
+        return ids_BT.to(self.device, non_blocking=True), _as_array(ids_BT == PAD_ID)
 
-    def _audio(self, samples: Samples) -> tuple[Tensor, Tensor]:
+    def _audio(self, samples: Samples) -> tuple[Tensor, Tensor, np.ndarray]:
         waves_BS = pad_sequence(list(samples), batch_first=True)
         frames = torch.tensor([num_audio_frames(len(wave)) for wave in samples])
         positions = torch.arange(num_audio_frames(waves_BS.shape[1]))
         pad_BT = positions >= frames[:, None]
-        return waves_BS, pad_BT.to(waves_BS.device)
+        return waves_BS, pad_BT.to(waves_BS.device, non_blocking=True), pad_BT.numpy()
+
+
+def _as_array(x: Tensor) -> np.ndarray | None:
+    """A tensor as an array, if the CPU need not wait for it."""
+    return x.numpy() if x.device.type == "cpu" else None
 
 
 def _stack(name: str, samples: Samples) -> Tensor:

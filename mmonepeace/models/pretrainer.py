@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +15,7 @@ from mmonepeace import checkpoint
 from mmonepeace.layers.decoder import Decoder, insert_mask_tokens
 from mmonepeace.layers.tokens import Tokens
 from mmonepeace.models.losses import GradCache, check_smoothing, denoising_contrastive
+from mmonepeace.models.onepeace import as_arguments
 from mmonepeace.models.retriever import LOGIT_SCALE_INIT, OnePeaceRetriever
 from mmonepeace.registry import MODELS
 from mmonepeace.spec import DECODER_ARCH, DECODER_POSITIONS, Arch, get_arch
@@ -188,7 +190,7 @@ class OnePeacePretrainer(OnePeaceRetriever):
         data_samples: Sequence[Any] | None = None,
         mode: Literal["tensor", "predict", "loss", "contrast"] = "tensor",
         contrast: GradCache | None = None,
-        keeps: Mapping[str, Mapping[str, Tensor]] | None = None,
+        keeps: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> Any:
         """Losses of a step, or what a retriever gives.
 
@@ -197,8 +199,8 @@ class OnePeacePretrainer(OnePeaceRetriever):
             data_samples: as for `OnePeaceRetriever`.
             mode: see `OnePeaceRetriever`.
             contrast: see `OnePeaceRetriever`; tokens are contrasted within these samples.
-            keeps: for "loss": "alone" and "joint" -> modality -> unmasked positions, (B, P) as
-                `Tokens.keep` takes them.
+            keeps: for "loss": "alone" and "joint" -> modality -> unmasked positions, (B, P), or a tuple
+                of what `Tokens.keep` takes.
         """
         if mode == "contrast":
             # In the order of the loss below, so that the same masks of drop path are drawn.
@@ -230,11 +232,12 @@ class OnePeacePretrainer(OnePeaceRetriever):
             is_joint = view == "joint"
             teachers = joint if is_joint or stage.joint_teacher else unimodal
             for name in names:
+                tokens = complete[name]
                 loss = denoising_contrastive(
                     students[name],
                     teachers[name].detach(),
-                    keep[name],
-                    complete[name].pad_BL,
+                    _known(*as_arguments(keep[name])),
+                    _known(tokens.pad_BL, tokens.known_pad_BL),
                     **self.denoising,
                 )
                 key = f"{'joint_' if is_joint else ''}{name}"
@@ -244,7 +247,7 @@ class OnePeacePretrainer(OnePeaceRetriever):
 
     def reconstruct(
         self,
-        keeps: Sequence[Mapping[str, Tensor]],
+        keeps: Sequence[Mapping[str, Any]],
         features: Mapping[str, Any],
         complete: Mapping[str, Tokens] | None = None,
     ) -> list[dict[str, Tensor]]:
@@ -263,7 +266,7 @@ class OnePeacePretrainer(OnePeaceRetriever):
             {
                 name: insert_mask_tokens(
                     self.decoder_embeds[name](x),
-                    keep[name],
+                    as_arguments(keep[name])[0],
                     complete[name].x_BLD.shape[1],
                     self.mask_tokens[name],
                 )
@@ -271,9 +274,12 @@ class OnePeacePretrainer(OnePeaceRetriever):
             }
             for keep, kept in zip(keeps, backbone.encode_views(views), strict=True)
         ]
-        grids = {name: tokens.grid for name, tokens in complete.items()}
-        pads = {name: tokens.pad_BL for name, tokens in complete.items()}
         return [
             {name: self.mask_heads[name](x) for name, x in decoded.items()}
-            for decoded in self.decoder(restored, grids, pads)
+            for decoded in self.decoder(restored, complete)
         ]
+
+
+def _known(x: Tensor | None, on_cpu: np.ndarray | None = None) -> Tensor | np.ndarray | None:
+    """Positions or padding where the CPU knows them, else as a GPU does."""
+    return x if on_cpu is None else on_cpu

@@ -393,7 +393,7 @@ def test_workers_give_what_the_main_process_gives(files):
     assert len(batches) == 2
     for batch in batches:
         assert batch["inputs"]["image"].equal(expected["inputs"]["image"])
-        assert batch["inputs"]["text"].equal(expected["inputs"]["text"])
+        assert batch["inputs"]["text"][0].equal(expected["inputs"]["text"][0])
         assert batch["inputs"]["audio"][0].equal(expected["inputs"]["audio"][0])
         assert batch["data_samples"][0].text == "!A  Dog"
 

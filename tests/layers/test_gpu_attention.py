@@ -10,35 +10,6 @@ from mmonepeace.layers.relative_position_bias import DenseBias, GridBias, Padded
 from mmonepeace.layers.resampling import num_rpb_rows
 
 
-@pytest.fixture
-def kernels(monkeypatch):
-    """Stands in for both; keeps the sizes of the biases that they get."""
-    biases = []
-
-    def weights(q, k, bias, scale):
-        return (q @ k.mT * scale + bias).softmax(-1)
-
-    def forward(q, k, v, bias, compute_log_sumexp, *, scale):
-        assert compute_log_sumexp
-        biases.append(bias.shape)
-        sums = (q @ k.mT * scale + bias).logsumexp(-1)
-        return weights(q, k, bias, scale) @ v, sums, torch.tensor(0), torch.tensor(0)
-
-    def backward(grad, q, k, v, bias, out, sums, seed, offset, dropout, wanted, *, scale):
-        assert dropout == 0
-        biases.append(bias.shape)
-        with torch.enable_grad():
-            inputs = [x.detach().requires_grad_() for x in (q, k, v, bias)]
-            result = weights(*inputs[:2], inputs[3], scale) @ inputs[2]
-        grads = torch.autograd.grad(result, inputs, grad)
-        torch.testing.assert_close(result, out)
-        return tuple(g if w else None for g, w in zip(grads, wanted, strict=True))
-
-    monkeypatch.setattr(gpu_attention, "_KERNEL", forward)
-    monkeypatch.setattr(gpu_attention, "_BACKWARD_KERNEL", backward)
-    return biases
-
-
 @pytest.mark.parametrize("trained", ["qkvt", "qkv", "t"])
 @pytest.mark.parametrize("cls_token", [True, False])
 def test_values_and_gradients_are_those_of_plain_attention(
@@ -84,7 +55,7 @@ def test_padding_is_masked_for_some_samples_at_a_time(kind, trained, kernels, mo
         found, expected = (torch.autograd.grad(out, wanted, gradient) for out in (ours, plain))
         torch.testing.assert_close(found, expected)
     assert kernels == [(2, *pairs), (1, *pairs)] * (2 if trained else 1)
-    chosen = bias.select(torch.tensor([0, 2]))
+    chosen = bias.select([0, 2])
     torch.testing.assert_close(chosen.dense(), bias.dense()[[0, 2]])
 
 

@@ -69,3 +69,44 @@ def test_split_undoes_join():
 def test_different_batches_are_refused():
     with pytest.raises(ValueError, match="batch sizes"):
         Tokens.join([make("a", 2, 3), make("b", 3, 3)])
+
+
+PAD = torch.tensor([[0, 0, 0, 1], [0, 0, 0, 0], [0, 1, 1, 1]]) > 0
+KEEP = torch.tensor([[0, 2, 3], [0, 3, -1], [0, -1, -1]])
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_padding_for_the_cpu_follows_that_of_the_device(known):
+    """Tensors on the meta device have no mask that a CPU could read."""
+    readable = make("a", 3, 4, PAD)
+    on_gpu = Tokens(torch.empty(3, 4, 4, device="meta"), {"a": 4}, pad_BL=PAD.to("meta"))
+    on_gpu.cpu_pad_BL = PAD.numpy() if known else None
+    keeps = [(KEEP,), (KEEP.to("meta"), KEEP.numpy())]
+    for change in (
+        lambda tokens, keep: tokens,
+        lambda tokens, keep: tokens.keep(*keep),
+        lambda tokens, keep: tokens.repeat(2),
+        lambda tokens, keep: Tokens.join([Tokens(tokens.x_BLD, {"b": 4}), tokens]),
+        lambda tokens, keep: Tokens.join([Tokens(tokens.x_BLD, {"b": 4}), tokens.keep(*keep)]),
+    ):
+        expected, found = (change(*each) for each in zip((readable, on_gpu), keeps, strict=True))
+        assert found.knows_padding == known
+        if known:
+            assert found.known_pad_BL.tolist() == expected.pad_BL.tolist()
+        else:
+            assert found.known_pad_BL is None
+    assert not on_gpu.keep(KEEP.to("meta")).knows_padding
+
+
+def test_what_is_not_padded_is_known():
+    tokens = Tokens(torch.empty(3, 4, 4, device="meta"), {"a": 4})
+    assert tokens.knows_padding
+    kept = tokens.keep(KEEP.to("meta"), KEEP.numpy())
+    assert kept.known_pad_BL.tolist() == (KEEP < 0).tolist()
+
+
+def test_masks_of_two_shapes_are_refused():
+    x, pad = torch.empty(3, 4, 4, device="meta"), PAD.to("meta")
+    tokens = Tokens(x, {"a": 4}, pad_BL=pad, cpu_pad_BL=PAD[:, 1:].numpy())
+    with pytest.raises(ValueError, match=r"\(3, 4\), that for the CPU \(3, 3\).*the same mask"):
+        _ = tokens.known_pad_BL

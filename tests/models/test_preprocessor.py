@@ -47,18 +47,20 @@ def test_a_model_in_half_precision_normalises_no_worse():
 
 def test_texts_are_padded_at_the_right():
     rows = [torch.tensor([7, 8, 2]), torch.tensor([2]), torch.tensor([9, 2])]
-    batch = run(text=rows)["text"]
+    batch, pad = run(text=rows)["text"]
     assert batch.dtype == torch.int64
     assert batch.tolist() == [[7, 8, 2], [2, PAD_ID, PAD_ID], [9, 2, PAD_ID]]
+    assert np.array_equal(pad, batch == PAD_ID)
 
 
 def test_audio_is_padded_with_zeros_and_frames_are_marked():
     lengths = [16_000, 24_000, 17_123]
     clips = [torch.randn(n) for n in lengths]
-    waves, pad = run(audio=clips)["audio"]
+    waves, pad, same = run(audio=clips)["audio"]
     assert waves.shape == (3, 24_000)
     assert pad.shape == (3, num_audio_frames(24_000))
     assert pad.dtype == torch.bool
+    assert np.array_equal(pad, same)
     for wave, row, clip in zip(waves, pad, clips, strict=True):
         assert wave[: len(clip)].equal(clip)
         assert not wave[len(clip) :].any()
@@ -69,8 +71,8 @@ def test_audio_is_padded_with_zeros_and_frames_are_marked():
 
 def test_padding_changes_nothing_of_a_sample():
     short, long = torch.randn(16_000), torch.randn(20_000)
-    alone, _ = run(audio=[short])["audio"]
-    together, _ = run(audio=[long, short])["audio"]
+    alone, *_ = run(audio=[short])["audio"]
+    together, *_ = run(audio=[long, short])["audio"]
     assert together[1, :16_000].equal(alone[0])
 
 
@@ -104,15 +106,15 @@ def test_kept_positions_are_padded_and_passed_on_only_where_there_are_any():
         "keeps": {"alone": {"image": rows}, "joint": {"text": rows[::-1], "image": rows[:1] * 2}},
     }
     keeps = MultimodalDataPreprocessor()(data)["keeps"]
-    assert keeps["alone"]["image"].dtype == torch.int64
-    assert keeps["alone"]["image"].tolist() == [[0, 2, 5], [0, -1, -1]]
-    assert keeps["joint"]["text"].tolist() == [[0, -1, -1], [0, 2, 5]]
-    assert keeps["joint"]["image"].tolist() == [[0, 2, 5]] * 2
+    assert keeps["alone"]["image"][0].dtype == torch.int64
+    for x in range(2):  # a tensor, and an array
+        assert keeps["alone"]["image"][x].tolist() == [[0, 2, 5], [0, -1, -1]]
+        assert keeps["joint"]["text"][x].tolist() == [[0, -1, -1], [0, 2, 5]]
+        assert keeps["joint"]["image"][x].tolist() == [[0, 2, 5]] * 2
     assert "keeps" not in MultimodalDataPreprocessor()({"inputs": data["inputs"]})
     tensors = {"alone": {"image": [torch.from_numpy(row) for row in rows]}}
-    assert MultimodalDataPreprocessor()(data | {"keeps": tensors})["keeps"]["alone"]["image"].equal(
-        keeps["alone"]["image"]
-    )
+    again = MultimodalDataPreprocessor()(data | {"keeps": tensors})["keeps"]
+    assert again["alone"]["image"][0].equal(keeps["alone"]["image"][0])
 
 
 def test_sizes_that_do_not_fit_are_named():
@@ -127,11 +129,16 @@ def test_everything_is_on_the_device_of_the_model():
     preprocess = MultimodalDataPreprocessor().to("cuda")
     clips = [torch.randn(16_000), torch.randn(20_000)]
     keeps = {"alone": {"image": [np.array([0, 1]), np.array([0])]}}
-    batch = preprocess({"inputs": {"image": images(2), "audio": clips}, "keeps": keeps})
-    assert batch["keeps"]["alone"]["image"].is_cuda
+    text = [torch.tensor([5, 6, 2]), torch.tensor([7, 2])]
+    given = {"image": images(2), "text": text, "audio": clips}
+    batch = preprocess({"inputs": given, "keeps": keeps})
     inputs = batch["inputs"]
     assert inputs["image"].is_cuda
-    assert all(part.is_cuda for part in inputs["audio"])
+    for *parts, on_cpu in (inputs["text"], inputs["audio"], batch["keeps"]["alone"]["image"]):
+        assert all(part.is_cuda for part in parts)
+        assert isinstance(on_cpu, np.ndarray)
+    moved = preprocess({"inputs": {"text": [ids.cuda() for ids in text]}})["inputs"]["text"]
+    assert moved[1] is None, "the CPU would wait"
 
 
 AUGMENTATION = dict(
@@ -167,7 +174,7 @@ def test_the_second_image_of_a_sample_changes_as_the_first():
 def test_candidates_of_a_sample_follow_each_other():
     texts = [[torch.tensor([5, 6, 2]), torch.tensor([7, 2])], [torch.tensor([8, 2])] * 2]
     expected = torch.tensor([[5, 6, 2], [7, 2, 1], [8, 2, 1], [8, 2, 1]])
-    assert run(text=texts)["text"].equal(expected)
+    assert run(text=texts)["text"][0].equal(expected)
 
 
 def test_augmentation_that_changes_nothing():

@@ -3,6 +3,7 @@ import torch
 from mmengine.structures import BaseDataElement
 
 from mmonepeace.layers.decoder import Decoder
+from mmonepeace.layers.tokens import Tokens
 from mmonepeace.models import OnePeacePretrainer
 from mmonepeace.models.losses import contrastive
 from mmonepeace.spec import EOS_ID, get_arch
@@ -67,7 +68,8 @@ def test_a_checkpointed_decoder_keeps_the_inputs_of_its_blocks_alone():
         torch.manual_seed(1)
         arch = get_arch({**ARCH, "depth": 4})
         decoder = randomise(Decoder(arch, {"image": 50}, with_cp=with_cp))
-        run = lambda decoder=decoder: decoder([x], {"image": None}, {"image": None})[0]["image"]
+        complete = {"image": Tokens(x["image"], {"image": 50})}
+        run = lambda decoder=decoder, like=complete: decoder([x], like)[0]["image"]
         sizes.append(stored(run))
         outputs.append(run())
         outputs[-1].square().sum().backward()

@@ -297,7 +297,7 @@ def _audio_text_masks(
 
 def _audio_batch(clips: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Waves, and the mask of frames with the entry of CLS that the reference counts."""
-    waves, pad = MultimodalDataPreprocessor()({"inputs": {"audio": clips}})["inputs"]["audio"]
+    waves, pad, _ = MultimodalDataPreprocessor()({"inputs": {"audio": clips}})["inputs"]["audio"]
     return waves, F.pad(pad, (1, 0))
 
 

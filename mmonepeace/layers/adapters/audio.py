@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,7 +18,14 @@ from torch import Tensor, nn
 from mmonepeace.layers.adapters.base import Adapter, Shapes
 from mmonepeace.layers.kernels import cpu_kernel
 from mmonepeace.layers.relative_position_bias import RelativePositionBias1D
-from mmonepeace.layers.tokens import BlockBias, Tokens, gather_tokens, kept_bias, kept_positions
+from mmonepeace.layers.tokens import (
+    BlockBias,
+    Tokens,
+    gather_tokens,
+    kept_bias,
+    kept_cpu_padding,
+    kept_positions,
+)
 from mmonepeace.spec import (
     AUDIO_CONVS,
     AUDIO_FEATURE_DIM,
@@ -302,17 +310,21 @@ class AudioAdapter(Adapter):
             )
 
     def features(
-        self, waves_BS: Tensor, pad_BT: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
+        self,
+        waves_BS: Tensor,
+        pad_BT: Tensor | None = None,
+        cpu_pad_BT: np.ndarray | None = None,
+    ) -> tuple[Tensor, Tensor | None, np.ndarray | None]:
         """Turn waveforms into frames.
 
         Args:
             waves_BS: (B, S) mono at 16 kHz, standardised, padded on the right with zeros.
             pad_BT: (B, T), T = `spec.num_audio_frames(S)`: True where a frame is padding.
+            cpu_pad_BT: the same for the CPU, see `Tokens`.
 
         Returns:
-            frames without positions (B, T, D), and `pad_BT`; with a `frame_stride` s of both only
-            ceil(T / s).
+            frames without positions (B, T, D), `pad_BT` and `cpu_pad_BT`; with a `frame_stride` s of
+            all of them only ceil(T / s).
 
         Raises:
             ValueError: if the waveforms are too short, too long, or of another form.
@@ -334,34 +346,42 @@ class AudioAdapter(Adapter):
                 f"the audio padding mask has shape {tuple(pad_BT.shape)}, expected "
                 f"{(len(waves_BS), frames)}: one entry for each frame, spec.num_audio_frames."
             )
+        pads: Any = pad_BT, cpu_pad_BT
         if hasattr(self, "mel_stem"):
             skipped = pad_BT if self.padding == "masked" else None
             x, _ = self.mel_stem(waves_BS, skipped)
-            pad_BT = None if pad_BT is None else pad_BT[:, :: self.frame_stride]
-            return self.feature_proj(self.feature_norm(x)), pad_BT
+            pads = [pad if pad is None else pad[:, :: self.frame_stride] for pad in pads]
+            return self.feature_proj(self.feature_norm(x)), *pads
         if kernel := cpu_kernel("audio_features", waves_BS):
             skipped = pad_BT if self.padding == "masked" else None
-            return kernel(self._frames, waves_BS, frames, skipped), pad_BT
-        return self._frames(waves_BS), pad_BT
+            return kernel(self._frames, waves_BS, frames, skipped), *pads
+        return self._frames(waves_BS), *pads
 
     def _frames(self, waves_BS: Tensor) -> Tensor:
         """(B, S) -> (B, T, D)."""
         return self.feature_proj(self.feature_norm(self.extractor(waves_BS[..., None])))
 
     def to_tokens(
-        self, features: tuple[Tensor, Tensor | None], keep_BP: Tensor | None = None
+        self,
+        features: tuple[Tensor, Tensor | None, np.ndarray | None],
+        keep_BP: Tensor | None = None,
+        cpu_keep_BP: np.ndarray | None = None,
     ) -> Tokens:
         """Tokens of `features` at positions `keep_BP` (all that the convolutions see), or at every one."""
-        x, pad_BT = features
+        x, pad_BT, cpu_pad_BT = features
         bias: BlockBias = partial(self.rpb, x.shape[1] + 1)
         if keep_BP is not None:
+            if cpu_keep_BP is not None:
+                cpu_keep_BP = cpu_keep_BP[:, 1:] - 1  # of frames
+            cpu_pad_BT = kept_cpu_padding(pad_BT, cpu_pad_BT, cpu_keep_BP)
             keep_BP, pad_BP = kept_positions(keep_BP)
             bias = partial(kept_bias, bias, keep_BP)
             kept_frames = keep_BP[:, 1:] - 1
             x = gather_tokens(x, kept_frames)
             pad_BP = pad_BP[:, 1:]
             pad_BT = pad_BP if pad_BT is None else pad_BP | pad_BT.gather(1, kept_frames)
-        return self.assemble(x, self._positions(x, pad_BT), bias, pad_BT)
+        positions = self._positions(x, pad_BT)
+        return self.assemble(x, positions, bias, pad_BT, cpu_pad_BT=cpu_pad_BT)
 
     def _positions(self, x_BTD: Tensor, pad_BT: Tensor | None) -> Tensor:
         """(B, T, D) -> (B, T + 1, D), CLS first."""

@@ -6,6 +6,7 @@ Shapes: B batch, T tokens without CLS, L tokens (CLS first), P kept tokens, D wi
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ class Adapter(nn.Module):
     relative position bias in `rpb`; `infer_options` reads its options off a checkpoint. It turns
     inputs into `Tokens` in two steps, so that several views of the same inputs share the first:
     `features(*inputs)` does all that does not depend on which tokens are kept,
-    `to_tokens(features, keep_BP)` the rest.
+    `to_tokens(features, keep_BP, cpu_keep_BP)` the rest.
 
     Args:
         modality: key of the adapter, of its FFNs and of its final norm.
@@ -51,9 +52,11 @@ class Adapter(nn.Module):
         """The part of the computation that all views of the inputs share, for `to_tokens`."""
         raise NotImplementedError
 
-    def to_tokens(self, features: Any, keep_BP: Tensor | None = None) -> Tokens:
-        """Tokens of what `features` returns (here, all tokens): at the positions `keep_BP`, or all."""
-        return features if keep_BP is None else features.keep(keep_BP)
+    def to_tokens(
+        self, features: Any, keep_BP: Tensor | None = None, cpu_keep_BP: np.ndarray | None = None
+    ) -> Tokens:
+        """Tokens of what `features` returns (here, all tokens): those kept, see `Tokens.keep`, or all."""
+        return features if keep_BP is None else features.keep(keep_BP, cpu_keep_BP)
 
     def reset_positions(self) -> None:
         """Replace the random initial positions, if the adapter has others."""
@@ -82,6 +85,7 @@ class Adapter(nn.Module):
         bias: BlockBias,
         pad_BT: Tensor | None = None,
         grid: Grid | None = None,
+        cpu_pad_BT: np.ndarray | None = None,
     ) -> Tokens:
         """Prepend CLS, apply the norm, add positions and type.
 
@@ -91,17 +95,21 @@ class Adapter(nn.Module):
             bias: of each block, see `Tokens`.
             pad_BT: True where a feature is padding.
             grid: of the features, see `Tokens`.
+            cpu_pad_BT: `pad_BT` for the CPU, see `Tokens`.
         """
-        x, pad_BL = x_BTD, pad_BT
+        x, pad_BL, cpu_pad_BL = x_BTD, pad_BT, cpu_pad_BT
         if self.cls_token is None:
             positions = positions[..., 1:, :]
         else:
             x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
             pad_BL = None if pad_BT is None else F.pad(pad_BT, (1, 0))
+            if cpu_pad_BT is not None:
+                cpu_pad_BL = np.pad(cpu_pad_BT, ((0, 0), (1, 0)))
         x = self.embed_norm(x) + positions
         if self.type_embed is not None:
             x = x + self.type_embed
         if pad_BL is not None:
             x, pad_BL = zero_padding(x, pad_BL)
         shared = len(self.rpb.tables) == 1
-        return Tokens(x, {self.modality: x.shape[1]}, bias, shared, pad_BL, grid)
+        lengths = {self.modality: x.shape[1]}
+        return Tokens(x, lengths, bias, shared, pad_BL, grid, cpu_pad_BL)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -42,12 +43,13 @@ class TextAdapter(Adapter):
         self.pos_embed = nn.Parameter(torch.zeros(num_positions, arch.embed_dim))
         self.rpb = RelativePositionBias1D(num_buckets, arch.num_heads, num_tables)
 
-    def features(self, ids_BT: Tensor) -> Tokens:
+    def features(self, ids_BT: Tensor, cpu_pad_BT: np.ndarray | None = None) -> Tokens:
         """Embed token ids.
 
         Args:
             ids_BT: (B, T) integers, each row closed with `spec.EOS_ID` and padded on the right
                 with `spec.PAD_ID`.
+            cpu_pad_BT: (B, T), True where `ids_BT` is padding, for the CPU: see `Tokens`.
 
         Returns:
             Tokens with L = T + 1.
@@ -72,6 +74,7 @@ class TextAdapter(Adapter):
             self.pos_embed[:length],
             partial(self.rpb, length),
             pad_BT=ids_BT == PAD_ID,
+            cpu_pad_BT=cpu_pad_BT,
         )
 
     @staticmethod
