@@ -19,6 +19,7 @@ RULES = {
     "atomic_file": set(),
     "missing_packages": set(),
     "lazy_names": set(),
+    "garbage": set(),
     "choices": set(),
     "exit_status": {"console", "missing_packages"},
     "layers": {"spec"},
@@ -52,7 +53,7 @@ RULES = {
     "timm": {"models", "layers", "checkpoint", "spec"},
     "cli": {"apis", "checkpoint", "checks", "console", "exit_status"},
 }
-FOR_ALL = {"choices", "lazy_names"}
+FOR_ALL = {"choices", "garbage", "lazy_names"}
 # Packages that only these files may import: the others refer to them by name, in configs.
 FOREIGN = {
     "mmseg": {"mmonepeace/models/segmentation_heads.py", "mmonepeace/models/segmentor.py"},
@@ -71,6 +72,7 @@ TOOLS_MAY = {
     "engine",
     "evaluation",
     "exit_status",
+    "garbage",
     "missing_packages",
     "spec",
     "visualization",

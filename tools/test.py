@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mmonepeace import checkpoint, checks, engine
 from mmonepeace.engine.processes import exit_distributed
 from mmonepeace.exit_status import exit_status
+from mmonepeace.garbage import no_garbage
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -81,10 +82,11 @@ def run(args: argparse.Namespace) -> None:
     """Evaluate."""
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     with engine.quiet_terminal():
-        cfg = load_config(args)
-        path = checkpoint.find(args.checkpoint)
-        checks.check_settings(cfg, ("test_dataloader",))
-        checks.check_data(cfg, ("test_dataloader",))
+        with no_garbage():  # imports the library of the recipe
+            cfg = load_config(args)
+            path = checkpoint.find(args.checkpoint)
+            checks.check_settings(cfg, ("test_dataloader",))
+            checks.check_data(cfg, ("test_dataloader",))
         if args.tta:
             engine.run_options.set_tta(cfg)
         with checks.explain(cfg):
