@@ -95,21 +95,26 @@ def pipelines(cfg: Config) -> dict[str, list[Any]]:
     return {"recipe": recipe, "largest_scale": [reduced, *recipe[1:]]}
 
 
-def seconds_by_transform(cfg: Config, pipeline: list[Any], rounds: int) -> dict[str, list[float]]:
-    """Seconds of the processor of each transform, for each sample."""
-    config = deepcopy(cfg.train_dataloader.dataset)
-    config.dataset.pipeline = pipeline
-    dataset = DATASETS.build(config)
-    taken: dict[str, list[float]] = defaultdict(list)
-    np.random.seed(0)
+def seconds_by_transform(
+    cfg: Config, ways: dict[str, list[Any]], rounds: int
+) -> dict[str, dict[str, list[float]]]:
+    """Seconds of the processor of each transform of each pipeline, which alternate, for each sample."""
+    datasets = {}
+    for way, pipeline in ways.items():
+        config = deepcopy(cfg.train_dataloader.dataset)
+        config.dataset.pipeline = pipeline
+        datasets[way] = DATASETS.build(config).dataset
+    taken: dict[str, dict[str, list[float]]] = {way: defaultdict(list) for way in ways}
     for turn in range(rounds + 1):
-        for i in range(len(dataset)):
-            sample = dataset.dataset.get_data_info(i)
-            for step, given in zip(dataset.dataset.pipeline.transforms, pipeline, strict=True):
-                start = time.process_time()
-                sample = step(sample)
-                if turn:  # warm-up
-                    taken[given["type"]].append(time.process_time() - start)
+        for i in range(len(datasets["recipe"])):
+            for way, dataset in datasets.items():
+                np.random.seed(turn * 1000 + i)  # equal crops
+                sample = dataset.get_data_info(i)
+                for step, given in zip(dataset.pipeline.transforms, ways[way], strict=True):
+                    start = time.process_time()
+                    sample = step(sample)
+                    if turn:  # warm-up
+                        taken[way][given["type"]].append(time.process_time() - start)
     return taken
 
 
@@ -173,7 +178,7 @@ def main() -> None:
         cfg = read_config(folder)
         init_default_scope(cfg.default_scope)
         ways = pipelines(cfg)
-        costs = {way: seconds_by_transform(cfg, p, args.rounds) for way, p in ways.items()}
+        costs = seconds_by_transform(cfg, ways, args.rounds)
         speeds: dict[tuple[str, int], list[float]] = defaultdict(list)
         for _ in range(args.rounds):
             for way, pipeline in ways.items():
@@ -198,7 +203,7 @@ def main() -> None:
         f"label maps of {label_bytes / 1e3:.0f} kB; batches of {cfg.train_dataloader.batch_size}\n"
     )
     print("## Seconds of the processor for a sample\n")
-    print("Means, and the largest of all samples.\n")
+    print("Means, and the largest of all samples; pipelines alternate.\n")
     for way, taken in costs.items():
         rows = [[k, f"{statistics.mean(v):.3f}", f"{max(v):.3f}"] for k, v in taken.items()]
         totals = [sum(each) for each in zip(*taken.values(), strict=True)]
