@@ -7,6 +7,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+from mmonepeace.garbage import no_garbage
+
 
 def lazy_names(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """`__getattr__` and `__dir__` of a package.
@@ -30,9 +32,11 @@ def lazy_names(package: str) -> tuple[Callable[[str], Any], Callable[[], list[st
     def get(name: str) -> Any:
         if not name.startswith("__"):
             if home := homes().get(name):
-                return getattr(import_module(home), name)
+                with no_garbage():
+                    return getattr(import_module(home), name)
             if find_spec(module := f"{package}.{name}"):
-                return import_module(module)
+                with no_garbage():
+                    return import_module(module)
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return get, lambda: sorted(homes())

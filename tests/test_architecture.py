@@ -19,6 +19,7 @@ RULES = {
     "atomic_file": set(),
     "missing_packages": set(),
     "lazy_names": set(),
+    "garbage": set(),
     "choices": set(),
     "exit_status": {"console", "missing_packages"},
     "layers": {"spec"},
@@ -66,7 +67,7 @@ RULES = {
     },
     "__main__": {"commands"},
 }
-FOR_ALL = {"choices", "lazy_names"}
+FOR_ALL = {"choices", "garbage", "lazy_names"}
 # Packages that only these files may import: the others refer to them by name, in configs.
 FOREIGN = {
     "mmseg": {

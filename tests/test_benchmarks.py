@@ -205,3 +205,21 @@ def test_the_script_for_gpus_prints_a_row_for_each_way(monkeypatch, capsys):
     expected = [("step", "plain"), ("step", "ours"), ("step", "ours, checkpointed")]
     expected += [("forward", "plain"), ("forward", "ours")]
     assert [tuple(row) for row in rows[-5:]] == expected
+
+
+def test_what_a_sample_and_a_step_wait_for_is_measured_of_each_pipeline(
+    monkeypatch, tmp_path, capsys
+):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    data_time = importlib.import_module("data_time")
+    monkeypatch.setattr(data_time, "WIDTH", 2000)
+    monkeypatch.setattr(data_time, "HEIGHT", 1000)
+    monkeypatch.setattr(data_time, "_WORKERS", (0,))
+    options = "--images", "2", "--rounds", "1", "--batches", "1", "--steps", "0.01"
+    monkeypatch.setattr(sys, "argv", ["data_time.py", *options, "--folder", str(tmp_path)])
+    data_time.main()
+    text = capsys.readouterr().out
+    for transform in ("LoadImageFromFile", "mmonepeace.LoadImageFromFile", "PackSegInputs"):
+        assert re.search(rf"^\| {re.escape(transform)} \| 0\.\d+ \|", text, re.MULTILINE)
+    assert len(re.findall(r"^\| (recipe|largest_scale) \| 0 \| \d", text, re.MULTILINE)) == 2
+    assert not list(tmp_path.iterdir())

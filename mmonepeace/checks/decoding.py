@@ -110,8 +110,16 @@ Describe = Callable[[str], dict[str, Any]]  # path -> fields of a FileInfo
 Job = tuple[Callable[[str], FileInfo], str]  # a reader, and the path of a file
 
 
-def read_files(jobs: Sequence[Job], seconds: float | None = None) -> dict[Job, Any]:
-    """Read files in parallel, each once: all of them, or in a random order for some seconds."""
+def read_files(
+    jobs: Sequence[Job], seconds: float | None = None, most: int | None = None
+) -> dict[Job, Any]:
+    """Read files in parallel, each once: all of them, or in a random order for some seconds.
+
+    Args:
+        jobs: readers and files.
+        seconds: to read for; None reads all.
+        most: files that are read in that time at most.
+    """
 
     def collect(message: Warning | str, *_: Any, **__: Any) -> None:
         getattr(_local, "messages", []).append(str(message))
@@ -119,6 +127,7 @@ def read_files(jobs: Sequence[Job], seconds: float | None = None) -> dict[Job, A
     unique, records = list(dict.fromkeys(jobs)), {}
     if seconds is not None:
         random.Random(0).shuffle(unique)
+        unique = unique[:most]
     deadline = time.monotonic() + (seconds or float("inf"))
     with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         warnings.simplefilter("always")  # Pillow only warns of broken EXIF data

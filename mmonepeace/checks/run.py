@@ -38,7 +38,8 @@ from mmonepeace.checks.weights import check_tokenizers, check_weights
 from mmonepeace.console import printable
 from mmonepeace.exit_status import is_first_rank
 
-_LABEL_SECONDS = 5.0  # to read label maps of a split before a run
+_LABEL_MAPS = 1000  # of a split that are read before a run
+_LABEL_SECONDS = 5.0  # to read them
 _SIZE_SECONDS = 10.0  # to read the headers of its images
 # With these, how often classes occur says nothing more.
 _MISREAD = (
@@ -104,7 +105,7 @@ def _check_quickly(cfg: Config, loaders: Sequence[str], report: Report) -> None:
             pairs.check_boxes_quickly(split, lists[split], _SIZE_SECONDS)
         elif split.step("LoadAnnotations") and "decode_head" in cfg.get("model", {}):
             jobs = [(read_label_map, s.label) for s in split.samples if s.label]
-            read = read_files(jobs, _LABEL_SECONDS)
+            read = read_files(jobs, _LABEL_SECONDS, _LABEL_MAPS)
             split.left_out = len(jobs) - len(read)
             records |= read
     _check_labels(cfg, splits, records)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from mmonepeace import checkpoint, checks, engine
 from mmonepeace.commands.options import add_precision_option
 from mmonepeace.exit_status import exit_status
+from mmonepeace.garbage import no_garbage
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -78,10 +79,11 @@ def run(args: argparse.Namespace) -> None:
     """Evaluate."""
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     with engine.quiet_terminal():
-        cfg = load_config(args)
-        path = checkpoint.find(args.checkpoint)
-        checks.check_settings(cfg, ("test_dataloader",))
-        checks.check_data(cfg, ("test_dataloader",))
+        with no_garbage():  # imports the library of the recipe
+            cfg = load_config(args)
+            path = checkpoint.find(args.checkpoint)
+            checks.check_settings(cfg, ("test_dataloader",))
+            checks.check_data(cfg, ("test_dataloader",))
         if args.tta:
             engine.run_options.set_tta(cfg)
         with checks.explain(cfg):

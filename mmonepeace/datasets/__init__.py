@@ -14,7 +14,7 @@ if TYPE_CHECKING:
         RandomErasing,
     )
     from mmonepeace.datasets.labelled import BoxDataset, ChoiceDataset, LabelledDataset
-    from mmonepeace.datasets.mm_transforms import Cached
+    from mmonepeace.datasets.mm_transforms import Cached, LoadImageFromFile
     from mmonepeace.datasets.pairs import PairDataset
     from mmonepeace.datasets.resumable_sampler import EndlessSampler, ResumableBatchSampler
     from mmonepeace.datasets.seeded_dataset import SeededDataset
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AugmentImagePair", "BlurImage", "BoxDataset", "BrokenSamplesHook", "Cached", "ChoiceDataset",
-    "DropWords", "EndlessSampler", "LabelledDataset", "LoadAudio", "LoadImage", "MaskTokens",
-    "PackModalities", "PairDataset", "PerturbAudio", "RandAugment", "RandomErasing",
+    "DropWords", "EndlessSampler", "LabelledDataset", "LoadAudio", "LoadImage",
+    "LoadImageFromFile", "MaskTokens", "PackModalities", "PairDataset", "PerturbAudio", "RandAugment", "RandomErasing",
     "ResumableBatchSampler", "SeededDataset", "ShardDataset", "ShiftPitch", "Tokenize", "Tokenizer",
     "TolerantDataset", "tolerate_broken",
 ]  # fmt: skip

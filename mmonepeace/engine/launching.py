@@ -11,6 +11,7 @@ from mmonepeace.engine.run_lock import hold_work_dir
 from mmonepeace.engine.runner import FinetuneRunner, PretrainRunner
 from mmonepeace.engine.terminal import quiet_terminal
 from mmonepeace.exit_status import is_first_rank
+from mmonepeace.garbage import no_garbage, only_new_garbage
 
 
 def launch(
@@ -29,14 +30,20 @@ def launch(
         mmonepeace.checks.CheckError: if no run can use the config or its data.
     """
     with quiet_terminal():
-        cfg = load_config()
-        checks.check_run(cfg)
-        if dry_run:
-            run_options.keep_start(cfg)
-            report = checks.dry_run(cfg, runner_class.from_cfg)
-            if is_first_rank():
-                print(report)
-            return
-        with hold_work_dir(cfg.work_dir), explain_disk_errors(cfg.work_dir), checks.explain(cfg):
-            run_options.keep_tokenizer(cfg)
-            runner_class.from_cfg(cfg).train()
+        with no_garbage():  # imports the library of the recipe
+            cfg = load_config()
+            checks.check_run(cfg)
+        with only_new_garbage():
+            _run(cfg, runner_class, dry_run)
+
+
+def _run(cfg: Config, runner_class: type[FinetuneRunner | PretrainRunner], dry_run: bool) -> None:
+    if dry_run:
+        run_options.keep_start(cfg)
+        report = checks.dry_run(cfg, runner_class.from_cfg)
+        if is_first_rank():
+            print(report)
+        return
+    with hold_work_dir(cfg.work_dir), explain_disk_errors(cfg.work_dir), checks.explain(cfg):
+        run_options.keep_tokenizer(cfg)
+        runner_class.from_cfg(cfg).train()

@@ -6,7 +6,6 @@ randomness of a sample from its index and epoch, samplers can start anywhere in 
 neither evaluations nor workers change what comes after them.
 """
 
-import gc
 from typing import Any
 
 from mmengine.config import Config
@@ -20,6 +19,7 @@ from mmonepeace.engine.hooks import StepSeedHook
 from mmonepeace.engine.resumable_runner import ResumableRunner
 from mmonepeace.engine.strategy import FSDP2Strategy
 from mmonepeace.engine.train_loop import make_resumable
+from mmonepeace.garbage import only_new_garbage
 from mmonepeace.registry import RUNNERS
 
 
@@ -65,11 +65,8 @@ class FinetuneRunner(ResumableRunner, Runner):
                 type="mmonepeace.tolerate_broken", dataset=dataloader["dataset"], max_broken=limit
             )
             dataloader = {**dataloader, "dataset": dataset}
-        gc.freeze()  # MMEngine collects garbage for each data set: not among all that was imported
-        try:
+        with only_new_garbage():  # MMEngine looks for it with each data set
             return super().build_dataloader(dataloader, *args, **kwargs)
-        finally:
-            gc.unfreeze()
 
     def build_train_loop(self, loop: BaseLoop | dict[str, Any]) -> BaseLoop:
         """Build the training loop and its data loader, in the form that can resume."""

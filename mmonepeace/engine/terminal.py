@@ -10,7 +10,7 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -123,7 +123,8 @@ class LoggerHook(hooks.LoggerHook):
 def quiet_terminal() -> Iterator[None]:
     """Print only what concerns the run, also of what libraries log, print and warn of.
 
-    The config, which MMEngine logs and stores in five places, is formatted once.
+    The config, which MMEngine logs and stores in five places, stays as MMEngine indents it: yapf would take
+    half a second to change little of that.
     """
     last = -NO_TERMINAL
 
@@ -156,7 +157,7 @@ def quiet_terminal() -> Iterator[None]:
     before, print_all, format_code = MMLogger.callHandlers, builtins.print, yapf_api.FormatCode
     MMLogger.callHandlers = call_handlers
     builtins.print = print_some  # which MMEngine and pycocotools use
-    yapf_api.FormatCode = _remember_last(format_code)
+    yapf_api.FormatCode = _check_alone
     try:
         with warnings.catch_warnings():
             for text in FOREIGN:
@@ -168,16 +169,9 @@ def quiet_terminal() -> Iterator[None]:
         yapf_api.FormatCode = format_code
 
 
-def _remember_last(format_code: Callable[..., Any]) -> Callable[..., Any]:
-    known: dict[str, Any] = {}
-
-    def format_once(text: str, **options: Any) -> Any:
-        if text not in known:
-            known.clear()
-            known[text] = format_code(text, **options)
-        return known[text]
-
-    return format_once
+def _check_alone(text: str, **_: Any) -> tuple[str, bool]:
+    compile(text, "config", "exec")
+    return text, False
 
 
 def _shorten(environment: str) -> str:

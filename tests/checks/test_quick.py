@@ -105,6 +105,12 @@ def test_label_maps_are_read_for_a_limited_time(segmentation, monkeypatch):
     assert "(1 of 1)" in refusal(segmentation.cfg, checks.check_data)
 
 
+def test_at_most_so_many_label_maps_are_read(segmentation, monkeypatch):
+    monkeypatch.setattr("mmonepeace.checks.run._LABEL_MAPS", 2)
+    each_label(segmentation, lambda m: np.where(m == 1, 7, m))
+    assert "(2 of 2)" in refusal(segmentation.cfg, checks.check_data)
+
+
 def test_other_splits_than_those_of_a_tool_are_left_alone(segmentation):
     one_pixel_outside(segmentation)
     checks.check_data(segmentation.cfg, ("test_dataloader",))

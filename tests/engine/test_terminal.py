@@ -5,7 +5,9 @@ from types import SimpleNamespace
 from unittest import mock
 
 import pytest
+from mmengine.config import Config
 from mmengine.logging import MMLogger, print_log
+from yapf.yapflib import yapf_api
 
 from mmonepeace.engine import LoggerHook, terminal
 from mmonepeace.engine.terminal import quiet_terminal
@@ -54,6 +56,16 @@ def test_the_terminal_has_what_concerns_the_run_and_the_log_file_all(logger, tmp
     assert all(text in log for text in logged)
     print_log("Could not import OneDL")
     assert capsys.readouterr().out == "Could not import OneDL\n"  # outside of tools
+
+
+def test_a_config_is_written_as_python_without_yapf(tmp_path, monkeypatch):
+    monkeypatch.setattr(yapf_api, "FormatCode", mock.Mock(side_effect=AssertionError))
+    parts = dict(a=dict(b=(1, 2), c=[dict(type="x")]), d="it's", e={"0": None})
+    with quiet_terminal():
+        Config(parts).dump(tmp_path / "config.py")
+        with pytest.raises(SyntaxError, match="config"):
+            Config(dict(a=object())).dump(tmp_path / "no_config.py")
+    assert Config.fromfile(tmp_path / "config.py").to_dict() == parts
 
 
 @pytest.mark.parametrize(("watched", "printed"), [(True, [0, 10, 60, 70]), (False, [0, 60])])
