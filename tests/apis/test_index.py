@@ -123,7 +123,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_other_files_are_refused(tmp_path):
     path = tmp_path / "model.safetensors"
-    with pytest.raises(ValueError, match=r"cannot be read as an index.*embed\.py"):
+    with pytest.raises(ValueError, match=r"cannot be read as an index.*mmonepeace embed"):
         EmbeddingIndex.load(path)
     path.write_bytes(b"no tensors")
     with pytest.raises(ValueError, match="cannot be read as an index"):
@@ -391,7 +391,7 @@ def test_the_model_of_an_index_is_found_and_checked(embedder, checkpoint_file, d
     again = embedder_of(index, device="cpu")
     assert embedder_settings(again) == embedder_settings(made)
     other = write_model(tmp_path / "other", seed=1)
-    with pytest.raises(ValueError, match=r"another checkpoint .* --checkpoint, or run tools/embed"):
+    with pytest.raises(ValueError, match=r"another checkpoint .* --checkpoint, or run mmonepeace embed"):
         embedder_of(index, other, device="cpu")
     index.meta["checkpoint"] = str(tmp_path / "gone.pt")
     with pytest.raises(ValueError, match=r"gone\.pt, which is gone. Name it: --checkpoint"):
