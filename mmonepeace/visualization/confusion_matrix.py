@@ -20,25 +20,22 @@ NAME_LENGTH = 24
 
 
 def confusion_matrix(evaluation: Evaluation, classes: Sequence[str]) -> np.ndarray:
-    """(C, C) fractions of each true class (row) that were predicted as each class (column).
-
-    The row of a class that does not occur is NaN.
-    """
+    """(C, C) items of each true class (row) that were predicted as each class (column)."""
     index = {name: i for i, name in enumerate(classes)}
-    count_CC = np.zeros((len(classes), len(classes)))
+    count_CC = np.zeros((len(classes), len(classes)), int)
     for name, (correct, _) in evaluation.classes.items():
         count_CC[index[name], index[name]] = correct
     for label, prediction, count in evaluation.confusions:
         count_CC[index[label], index[prediction]] = count
-    totals = count_CC.sum(1, keepdims=True)
-    return np.divide(count_CC, totals, out=np.full_like(count_CC, np.nan), where=totals > 0)
+    return count_CC
 
 
 def draw_confusions(
     path: str | Path, panels: Sequence[tuple[str, Evaluation]], classes: Sequence[str]
 ) -> None:
-    """Draw the confusion matrices of titled evaluations side by side, in per cent of a true class.
+    """Draw the confusion matrices of titled evaluations side by side.
 
+    Colours are fractions of a true class; cells of up to 30 classes have the numbers of items.
     `path` is an image file to write; classes are all names, in the order of rows and columns.
     """
     side = float(np.clip(CELL_INCHES * len(classes), *SIDE_INCHES))
@@ -50,7 +47,9 @@ def draw_confusions(
     ticks = range(len(classes)) if len(classes) <= MAX_NAMED else ()
     font = dict(fontsize=min(9.0, 60 * side / len(classes)), parse_math=False)
     for column, (tile, (title, evaluation)) in enumerate(zip(grid.tiles[0], panels, strict=True)):
-        fraction_CC = confusion_matrix(evaluation, classes)
+        count_CC = confusion_matrix(evaluation, classes)
+        totals = count_CC.sum(1, keepdims=True)
+        fraction_CC = np.where(totals > 0, count_CC / np.maximum(totals, 1), np.nan)
         image = tile.imshow(100 * fraction_CC, cmap="Blues", vmin=0, vmax=100)
         tile.axis("on")
         tile.set_facecolor("0.85")  # rows of classes that do not occur
@@ -66,6 +65,6 @@ def draw_confusions(
                 if fraction > 0:
                     colour = "white" if fraction > 0.5 else "black"
                     centred = dict(ha="center", va="center", fontsize=8, color=colour)
-                    tile.text(j, i, f"{100 * fraction:.0f}", **centred)
+                    tile.text(j, i, f"{count_CC[i, j]:,}", **centred)
     grid.add_colour_bar(image, "per cent of the true class", aspect=30, fraction=0.03)
     grid.save(path, bbox_inches="tight", pad_inches=0.15)

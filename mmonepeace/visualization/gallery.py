@@ -194,7 +194,8 @@ def _draw_audio(content: str | Path, folder: Path) -> str:
     minutes = f"{int(seconds // 60)}:{int(seconds % 60):02} min"
     length = f"{seconds:g} s" if seconds < 60 else minutes
     return (
-        f"<figure>{_picture(wave)}<figcaption>{length}</figcaption><audio controls "
+        f'<figure><div class="sound">{_picture(wave)}<span>8 kHz</span><span>40 Hz</span>'
+        f"<span>{length}</span></div><audio controls "
         f'preload="{"metadata" if small else "none"}" aria-label="{escape(path.name)}" '
         f'src="{source}"></audio></figure>'
     )

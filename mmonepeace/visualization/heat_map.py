@@ -23,12 +23,17 @@ def draw_heat_maps(
 ) -> None:
     """Draw the image, and a heat map over a grey copy of it for each query, in an image file.
 
-    The maps, from `Embedder.heat_maps`, have one colour scale, so that they can be compared. Each
-    has a title; long ones are wrapped.
+    Each map, from `Embedder.heat_maps`, has a colour scale of its own, whose ends are in its title: cosines
+    of different queries do not compare. Long titles are wrapped.
     """
     rgb = image_io.to_rgb(image)
     names = [image.name if isinstance(image, Path) else "image", *titles]
     names = [textwrap.fill(printable(n), 36, max_lines=3, placeholder=" …") for n in names]
+    scales = [np.percentile(values, (OUTLIERS, 100 - OUTLIERS)) for values in maps_QHW]
+    names[1:] = [
+        f"{name}\n{low:.3f} to {high:.3f}"
+        for name, (low, high) in zip(names[1:], scales, strict=True)
+    ]
     rows = math.ceil(len(names) / COLUMNS)
     columns = math.ceil(len(names) / rows)
     # Very wide and very high images get tiles of a ratio that leaves room for titles.
@@ -36,15 +41,15 @@ def draw_heat_maps(
     height += LINE_INCHES * (2 + max(name.count("\n") for name in names))
     size = (columns * TILE_INCHES + 0.9, rows * height)
     grid = TileGrid(rows, columns, size, dpi=150, layout="constrained")
-    low, high = np.percentile(maps_QHW, (OUTLIERS, 100 - OUTLIERS))
     grey = np.asarray(rgb.convert("L"))
     first, *others = grid.tiles.flat
     first.imshow(rgb)
-    for tile, values in zip(others, maps_QHW, strict=False):
+    for tile, values, (low, high) in zip(others, maps_QHW, scales, strict=False):
         tile.imshow(grey, cmap="gray", vmin=-160, vmax=255)  # pale, so that colours stay colours
         overlay = tile.imshow(values, cmap="inferno", vmin=low, vmax=high, alpha=OPACITY)
     for tile, name in zip(grid.tiles.flat, names, strict=False):
         tile.set_title(name, fontsize=11, parse_math=False, pad=7)
     bar = grid.add_colour_bar(overlay, "cosine similarity", aspect=28, fraction=0.04)
+    bar.set_ticks([low, high], labels=["lowest", "highest"])
     bar.ax.tick_params(labelsize=8, length=0)
     grid.save(path)

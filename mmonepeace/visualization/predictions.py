@@ -1,5 +1,6 @@
 """Predictions drawn beside the ground truth: label maps, or boxes and masks."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +12,9 @@ from matplotlib.patches import Rectangle
 from mmonepeace.visualization.legend import add_legend, legend_height
 from mmonepeace.visualization.tile_grid import TileGrid
 
-TILE_INCHES, TITLE_INCHES = 3.2, 0.3
+WIDTH_INCHES, DPI = 14.5, 110  # of the figure: 1,595 pixels
+TITLE_INCHES = 0.3
+SAMPLES = 2  # in each row
 MASK_OPACITY = 0.5
 
 
@@ -48,20 +51,20 @@ def draw_label_maps(
     colours: np.ndarray,
     ignore_index: int = 255,
 ) -> Figure:
-    """Draw image | ground truth | prediction in each row.
+    """Draw for each sample: ground truth | prediction | prediction over the image, with its mIoU.
 
     Rows are name, image (H, W, 3), true labels (H, W) and predicted labels (H, W). Classes have
     colours from `class_colours`. True labels of `ignore_index` count as neither right nor wrong.
     """
     legend = dict(zip(classes, colours, strict=True))
-    grid = _make_grid(len(rows), 3, rows[0][1].shape, legend)
-    for tiles, (name, image, truth, predicted) in zip(grid.tiles, rows, strict=True):
-        correct = (predicted == truth)[truth != ignore_index]
-        _show(tiles[0], name, image)
-        _show(tiles[1], "ground truth", _paint(truth, colours))
-        title = f"prediction ({correct.mean():.0%} of pixels right)"
-        _show(tiles[2], title, _paint(predicted, colours))
-    return grid.figure
+    figure, tiles_of = _make_figure(len(rows), 3, rows[0][1].shape, legend)
+    for tiles, (name, image, truth, predicted) in zip(tiles_of, rows, strict=True):
+        painted = _paint(predicted, colours)
+        mixed = image + MASK_OPACITY * (painted.astype(np.float32) - image)
+        _show(tiles[0], f"{name}: ground truth", _paint(truth, colours))
+        _show(tiles[1], f"prediction ({_rate(predicted, truth, ignore_index)})", painted)
+        _show(tiles[2], "over the image", mixed.astype(np.uint8))
+    return figure
 
 
 def draw_instances(
@@ -69,32 +72,51 @@ def draw_instances(
     classes: Sequence[str],
     colours: np.ndarray,
 ) -> Figure:
-    """Draw image with ground-truth boxes | image with predicted boxes, their masks and scores in each row.
+    """Draw for each sample: image with true boxes | with predicted boxes, their masks and scores.
 
     Rows are name, image (H, W, 3), ground truth and prediction. Classes have colours from
     `class_colours`; the legend has those that occur.
     """
     labels = np.concatenate([instances.labels_N for row in rows for instances in row[2:]])
     legend = {classes[i]: colours[i] for i in np.unique(labels).astype(int)}
-    grid = _make_grid(len(rows), 2, rows[0][1].shape, legend)
-    for tiles, (name, image, truth, predicted) in zip(grid.tiles, rows, strict=True):
+    figure, tiles_of = _make_figure(len(rows), 2, rows[0][1].shape, legend)
+    for tiles, (name, image, truth, predicted) in zip(tiles_of, rows, strict=True):
         _outline(tiles[0], f"{name}: ground truth", image, truth, colours)
         _outline(tiles[1], "prediction", image, predicted, colours)
-    return grid.figure
+    return figure
 
 
-def _make_grid(
-    rows: int, columns: int, shape: tuple[int, ...], legend: Mapping[str, np.ndarray]
-) -> TileGrid:
-    """Tiles for images of about a shape (H, W, ...), under a legend of name -> colour."""
-    width = TILE_INCHES * columns
-    tile_height = min(max(TILE_INCHES * shape[0] / shape[1], TILE_INCHES / 3), 2 * TILE_INCHES)
+def _make_figure(
+    samples: int, tiles: int, shape: tuple[int, ...], legend: Mapping[str, np.ndarray]
+) -> tuple[Figure, list[np.ndarray]]:
+    """A figure, and the tiles of each sample, for images of about a shape (H, W, ...).
+
+    Above them is a legend of name -> colour.
+    """
+    columns, rows = tiles * SAMPLES, math.ceil(samples / SAMPLES)
+    inches = WIDTH_INCHES / columns
+    width = inches * tiles * min(samples, SAMPLES)
+    tile_height = min(max(inches * shape[0] / shape[1], inches / 3), 2 * inches)
     top = legend_height(len(legend), width)
     height = (tile_height + TITLE_INCHES) * rows + top
-    grid = TileGrid(rows, columns, (width, height), dpi=110)
+    grid = TileGrid(rows, tiles * min(samples, SAMPLES), (width, height), DPI)
     grid.figure.set_layout_engine("tight", rect=(0, 0, 1, 1 - top / height))
     add_legend(grid.figure, legend)
-    return grid
+    in_order = list(grid.tiles.reshape(-1, tiles))
+    for tile in grid.tiles.reshape(-1)[samples * tiles :]:
+        tile.remove()
+    return grid.figure, in_order[:samples]
+
+
+def _rate(predicted: np.ndarray, truth: np.ndarray, ignore_index: int) -> str:
+    """Mean over the classes that are there or predicted: what is missed counts, however small."""
+    known = truth != ignore_index
+    predicted, truth = predicted[known], truth[known]
+    ious = [
+        ((predicted == k) & (truth == k)).sum() / ((predicted == k) | (truth == k)).sum()
+        for k in np.union1d(predicted, truth)
+    ]
+    return f"mIoU {np.mean(ious):.0%}" if ious else "no labels"
 
 
 def _show(tile: Axes, title: str, image: np.ndarray) -> None:

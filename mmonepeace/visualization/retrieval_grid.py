@@ -200,8 +200,11 @@ def _draw_item(tile: Axes, modality: str, identity: Any) -> None:
         elif modality == "audio" and Path(str(identity)).is_file():
             wave = load_audio(str(identity))
             tile.imshow(log_mel(wave), cmap="magma", vmin=0, vmax=1, **place)
+            white: dict[str, Any] = dict(size=6, color="white", zorder=3)
+            tile.text(0.05, 0.05, "8 kHz", va="top", **white)
+            tile.text(0.05, TILE - 0.05, "40 Hz", **white)
             seconds = f"{len(wave) / SAMPLE_RATE:.1f} s"
-            tile.text(0.07, 0.17, seconds, size=7, color="white", zorder=3)
+            tile.text(TILE - 0.05, TILE - 0.05, seconds, ha="right", **white)
         else:
             _write_text(tile, str(identity))
     except ValueError as error:  # a file that cannot be read

@@ -64,6 +64,30 @@ def test_images_of_any_shape_without_any_box_are_drawn(size):
     assert pixels(figure).shape[0] > 100
 
 
+def test_an_empty_prediction_is_not_rated_by_its_background():
+    truth = np.zeros((60, 80), np.uint8)
+    truth[:6] = 1
+    rows = [("a", GREY, truth, np.zeros_like(truth)), ("b", GREY, truth, truth)]
+    rows.append(("c", GREY, np.full_like(truth, 255), truth))
+    titles = [axes.get_title() for axes in draw_label_maps(rows, CLASSES, COLOURS).axes]
+    assert titles[1::3] == [
+        "prediction (mIoU 45%)", "prediction (mIoU 100%)", "prediction (no labels)",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_samples_are_in_rows_of_two(count):
+    rows = [
+        (str(i), GREY, np.zeros((60, 80), np.uint8), np.ones((60, 80), np.uint8))
+        for i in range(count)
+    ]
+    figure = draw_label_maps(rows, CLASSES, COLOURS)
+    assert len(figure.axes) == 3 * count
+    height, width = pixels(figure).shape[:2]
+    assert width <= 1600
+    assert height < 300 + 200 * -(-count // 2)
+
+
 def test_label_maps_are_painted_and_rated_without_what_is_ignored():
     truth = np.zeros((60, 80), np.uint8)
     truth[:30] = 1
@@ -71,11 +95,11 @@ def test_label_maps_are_painted_and_rated_without_what_is_ignored():
     predicted = np.zeros_like(truth)
     figure = draw_label_maps([("a.png", GREY, truth, predicted)], CLASSES, COLOURS)
     assert [axes.get_title() for axes in figure.axes] == [
-        "a.png",
-        "ground truth",
-        "prediction (50% of pixels right)",
+        "a.png: ground truth",
+        "prediction (mIoU 25%)",  # of one class a half is there, of the other nothing
+        "over the image",
     ]
-    shown = figure.axes[1].images[0].get_array()
+    shown = figure.axes[0].images[0].get_array()
     assert (shown[0, 0] == COLOURS[1]).all()
     assert (shown[0, 79] == 255).all()
     rendered = pixels(figure)
