@@ -4,8 +4,10 @@ Shapes: N training items.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,9 +71,11 @@ def probe_files(
     settings: Sequence[float] | None = None,
     epochs: int | None = None,
     seed: int = 0,
+    folds: int | None = None,
 ) -> Probed:
     """Probe the features of labelled files: of "train", then of the splits to evaluate on.
 
+    With folds there is one split, which `cross_validate` divides; trials are then those of the folds.
     None as the feature takes tokens for "attentive", and for other kinds the embedding, or CLS if
     the model has no projections. See `extract_features` for the cache, `probe` for kinds and
     settings, `Options` for epochs and the seed, and all of these and `check_splits` for errors.
@@ -88,8 +92,49 @@ def probe_files(
     labels = {split.name: split.labels for split in readable}
     heads = embedder.model.backbone.arch.num_heads
     options = Options(heads, epochs, seed, embedder.model.logit_scale.device)
-    trials = probe(kind, features, labels, settings, options)
+    if folds:
+        trials = cross_validate(kind, features["train"], labels["train"], folds, settings, options)
+    else:
+        trials = probe(kind, features, labels, settings, options)
     return Probed(trials, feature, classes, counts, errors)
+
+
+def cross_validate(
+    kind: Probe,
+    features: Features,
+    labels: Sequence[str],
+    folds: int,
+    settings: Sequence[float] | None = None,
+    options: Options = Options(),  # noqa: B008  (a tuple)
+) -> list[Trial]:
+    """Probe on each of some folds what is fitted to the others, which choose the setting, see `probe`.
+
+    Classes are spread evenly over the folds. Returns the chosen trial of each fold, which is its
+    split "fold".
+
+    Raises:
+        ValueError: if a class has fewer files than there are folds, or as `probe` does.
+    """
+    from sklearn.model_selection import StratifiedKFold
+
+    rarest, count = min(Counter(labels).items(), key=itemgetter(1))
+    if count < folds:
+        raise ValueError(
+            f"{folds} folds, but class {rarest!r} has {count} files: each fold needs one of each class."
+        )
+    trials = []
+    splitter = StratifiedKFold(folds, shuffle=True, random_state=options.seed)
+    for train, fold in splitter.split(np.zeros(len(labels)), labels):
+        parts = {"train": train, "fold": fold}
+        found = probe(
+            kind,
+            {name: features.take(torch.from_numpy(part)) for name, part in parts.items()},
+            {name: [labels[i] for i in part] for name, part in parts.items()},
+            settings,
+            options,
+        )
+        trials += [trial for trial in found if trial.chosen]
+    return trials
 
 
 def probe(
@@ -178,7 +223,7 @@ def to_row(
         "held_out_top1": percent(trial.held_out),
     }
     for name, evaluation in trial.evaluations.items():
-        row[f"{name}_items"] = items[name]
+        row[f"{name}_items"] = evaluation.items if name == "fold" else items[name]
         row[f"{name}_top1"] = percent(evaluation.top1)
         row[f"{name}_mean_class"] = percent(evaluation.mean)
         row[f"{name}_chance"] = percent(evaluation.majority)

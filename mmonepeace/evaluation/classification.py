@@ -30,6 +30,11 @@ class Evaluation(NamedTuple):
     classes: dict[str, tuple[int, int]]  # name -> (correct, total), for classes that occur
     confusions: list[tuple[str, str, int]]  # (label, prediction, count), most frequent first
 
+    @property
+    def items(self) -> int:
+        """How many there are."""
+        return sum(total for _, total in self.classes.values())
+
     def report(self) -> str:
         """A text with the accuracies, the worst classes and the most frequent confusions."""
         top5 = "" if self.top5 is None else f", top-5 {self.top5:.2%}"
@@ -89,6 +94,33 @@ def evaluate(
         chance=1 / len(classes),
         majority=max(totals.values()) / len(labels),
         classes=per_class,
+        confusions=[(*pair, count) for pair, count in confusions.most_common()],
+    )
+
+
+def pool(evaluations: Sequence[Evaluation]) -> Evaluation:
+    """The evaluation of the items of several ones together, of the same classes."""
+
+    def mean_of(values: Sequence[float]) -> float:
+        return float(np.average(values, weights=[e.items for e in evaluations]))
+
+    counts: dict[str, tuple[int, int]] = {}
+    confusions: Counter[tuple[str, str]] = Counter()
+    for evaluation in evaluations:
+        for name, (correct, total) in evaluation.classes.items():
+            before = counts.get(name, (0, 0))
+            counts[name] = before[0] + correct, before[1] + total
+        for label, prediction, count in evaluation.confusions:
+            confusions[label, prediction] += count
+    top5 = [e.top5 for e in evaluations if e.top5 is not None]
+    totals = [total for _, total in counts.values()]
+    return Evaluation(
+        top1=mean_of([e.top1 for e in evaluations]),
+        top5=mean_of(top5) if top5 else None,
+        mean=float(np.mean([correct / total for correct, total in counts.values()])),
+        chance=evaluations[0].chance,
+        majority=max(totals) / sum(totals),
+        classes=counts,
         confusions=[(*pair, count) for pair, count in confusions.most_common()],
     )
 

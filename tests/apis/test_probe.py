@@ -3,8 +3,9 @@ import pytest
 import torch
 
 from mmonepeace.apis.feature_cache import Features
-from mmonepeace.apis.probe import KINDS, hold_out, probe, to_row
+from mmonepeace.apis.probe import KINDS, cross_validate, hold_out, probe, to_row
 from mmonepeace.apis.probe_classifiers import Options
+from mmonepeace.evaluation.classification import pool
 from tests.apis.test_probe_classifiers import clusters, pooled, sequences
 
 NAMES = ["bird", "cat", "dog", "emu"]
@@ -101,3 +102,19 @@ def test_useless_features_give_the_frequency_of_a_class():
     trials = probe("linear", {"train": same, "val": same}, labels)
     assert {trial.evaluations["val"].top1 for trial in trials} == {0.75}
     assert np.isfinite([trial.held_out for trial in trials]).all()
+
+
+def test_folds_are_disjoint_and_their_spread_is_that_of_noise():
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(60, 8, generator=generator)
+    labels = names([i % 3 for i in range(60)])
+    trials = cross_validate("linear", pooled(noise), labels, 4)
+    evaluations = [trial.evaluations["fold"] for trial in trials]
+    assert [e.items for e in evaluations] == [15] * 4
+    assert all(total == 5 for e in evaluations for _, total in e.classes.values())
+    together = pool(evaluations)
+    assert together.items == 60
+    assert 0.1 < together.top1 < 0.6
+    wrong = sum(count for *_, count in together.confusions)
+    assert together.top1 == pytest.approx(1 - wrong / 60)
+    assert together.mean == pytest.approx(together.top1)

@@ -236,3 +236,34 @@ def test_a_modality_that_the_checkpoint_lacks_is_named(run, model, clips, tmp_pa
     code, _, err = run(vision, *clips, "--kind", "knn")
     assert code == 2
     assert "the model has no audio branch, only ('image',)" in err
+
+
+def test_folds_are_measured_by_probes_of_the_others(run, model, data, results, tmp_path):
+    options = ["--modality", "image", "--train", data / "train.tsv", "--label-column", "colour"]
+    plot = ["--out", tmp_path / "new/results.csv", "--plot", tmp_path / "new/confusion.png"]
+    code, out, err = run(model, *options, *plot, "--kind", "linear", "knn", "--folds", 3)
+    assert code == 0, err
+    rows, _ = results()
+    assert [row["kind"] for row in rows] == ["linear"] * 3 + ["knn"] * 3
+    assert {row["fold_items"] for row in rows} == {"12"}
+    assert {row["train_items"] for row in rows} == {"36"}
+    assert "linear: 100.0 ± 0.0 % over 3 folds" in out
+    assert Image.open(tmp_path / "new/confusion.png").width > 800
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--folds", "3", "--val", "v"], "--folds alone"),
+        ([], "--val (and --test), or --folds"),
+        (["--folds", "1"], "at least 2"),
+        (["--folds", "13"], "class 'blue' has 12 files"),
+    ],
+)
+def test_folds_that_make_no_sense_are_refused(run, model, data, tmp_path, options, said):
+    options = ["--train", data / "train.tsv", "--label-column", "colour", *options]
+    code, _, err = run(
+        model, "--modality", "image", *options, "--kind", "knn", "--out", tmp_path / "a.csv"
+    )
+    assert code == 2
+    assert said in err
