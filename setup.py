@@ -20,6 +20,7 @@ class BuildWithMim(build_py):
             target = Path(self.build_lib) / "mmonepeace" / ".mim" / folder
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(ROOT / folder, target, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "model-index.yml", Path(self.build_lib) / "mmonepeace" / ".mim")
 
 
 version = re.search(r'__version__ = "(.+)"', (ROOT / "mmonepeace/__init__.py").read_text())[1]

@@ -9,7 +9,10 @@ import venv
 import zipfile
 from pathlib import Path
 
+import yaml
+
 import mmonepeace
+from mmonepeace.commands.download import FILES
 from tests.conftest import ROOT
 
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
@@ -18,7 +21,7 @@ CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
 def build_wheel(tmp_path: Path) -> Path:
     source = tmp_path / "source"  # a build leaves folders behind
     source.mkdir()
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "model-index.yml"):
         shutil.copy(ROOT / name, source)
     for name in ("mmonepeace", "configs", "tools"):
         shutil.copytree(ROOT / name, source / name)
@@ -41,6 +44,8 @@ def test_wheel_holds_package_configs_and_tools_and_works(tmp_path):
         "mmonepeace/visualization/gallery.html",
         "mmonepeace/.mim/configs/onepeace_upernet_ade20k.py",
         "mmonepeace/.mim/configs/_base_/models/onepeace_upernet.py",
+        "mmonepeace/.mim/configs/metafile.yml",
+        "mmonepeace/.mim/model-index.yml",
         "mmonepeace/.mim/tools/train.py",
         "mmonepeace/.mim/tools/dist_train.sh",
     ):
@@ -78,6 +83,17 @@ def test_the_installed_command_knows_the_recipes(tmp_path):
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     assert "data/emoji_scenes" in done.stderr
+
+
+def test_the_index_of_models_names_recipes_and_official_files():
+    index = yaml.safe_load((ROOT / "model-index.yml").read_text())
+    [path] = index["Import"]
+    models = yaml.safe_load((ROOT / path).read_text())["Models"]
+    urls = {file.url for file in FILES}
+    for model in models:
+        assert (ROOT / model["Config"]).stem == model["Name"]
+        assert (ROOT / model["Config"]).is_file()
+        assert model["Weights"] in urls
 
 
 def test_versions_that_are_written_twice_agree():
