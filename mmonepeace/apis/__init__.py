@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from mmonepeace.apis.sources import find_files, read_rows, read_table, read_texts
     from mmonepeace.apis.vector_search import combine, search, similarity
     from mmonepeace.apis.zero_shot import ZeroShotClassifier
+    from mmonepeace.checkpoint import ModelCard
     from mmonepeace.datasets.manifest import write_table
     from mmonepeace.evaluation import evaluate
     from mmonepeace.visualization import write_gallery
 
 __all__ = [
-    "Embedder", "EmbeddingIndex", "Prediction", "Predictor", "ZeroShotClassifier", "build_index",
+    "Embedder", "EmbeddingIndex", "ModelCard", "Prediction", "Predictor", "ZeroShotClassifier", "build_index",
     "build_part", "combine", "embedder_of", "evaluate", "find_files", "read_rows", "read_table",
     "read_texts", "search", "similarity", "write_gallery", "write_parquet", "write_table",
 ]  # fmt: skip
