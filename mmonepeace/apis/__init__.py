@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from mmonepeace.apis.encoder_protocols import MtebEncoder, SentenceTransformerModule
     from mmonepeace.apis.index import EmbeddingIndex, embedder_of
     from mmonepeace.apis.index_building import build_index, build_part
+    from mmonepeace.apis.index_export import export_index
     from mmonepeace.apis.parquet import write_parquet
     from mmonepeace.apis.predictor import Prediction, Predictor
     from mmonepeace.apis.sources import find_files, read_rows, read_table, read_texts
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Embedder", "EmbeddingIndex", "ModelCard", "MtebEncoder", "Prediction", "Predictor",
     "SentenceTransformerModule", "ZeroShotClassifier", "build_index", "build_part", "combine",
-    "embedder_of", "evaluate", "find_files", "read_rows", "read_table", "read_texts", "search",
+    "embedder_of", "evaluate", "export_index", "find_files", "read_rows", "read_table", "read_texts", "search",
     "similarity", "write_gallery", "write_parquet", "write_table",
 ]  # fmt: skip
 
