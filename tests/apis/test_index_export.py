@@ -59,11 +59,13 @@ def test_an_empty_index_is_an_empty_file(tmp_path):
 
 
 def test_a_text_that_is_not_unicode_is_one_line(tmp_path):
+    index = make()
+    index.folder = tmp_path
     with pytest.raises(ValueError, match=r"half .*is not Unicode.*convert to \.npy"):
-        export_index(make(), tmp_path / "i.csv")
+        export_index(index, tmp_path / "i.csv")
     assert list(tmp_path.iterdir()) == []
-    export_index(make(), tmp_path / "i.npy")
-    assert json.loads((tmp_path / "i.json").read_text()) == list(make().items)
+    export_index(index, tmp_path / "i.npy")
+    assert json.loads((tmp_path / "i.json").read_text()) == list(index.items)
 
 
 def test_another_suffix_is_refused(tmp_path):
