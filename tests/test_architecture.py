@@ -21,6 +21,7 @@ RULES = {
     "lazy_names": set(),
     "garbage": set(),
     "choices": set(),
+    "official_release": {"spec"},
     "exit_status": {"console", "missing_packages"},
     "layers": {"spec"},
     "checkpoint": {
@@ -31,6 +32,7 @@ RULES = {
         "atomic_file",
         "console",
         "exit_status",
+        "official_release",
     },
     "models": {"layers", "checkpoint", "registry", "spec"},
     "datasets": {"registry", "spec", "atomic_file", "console", "exit_status"},
@@ -62,6 +64,7 @@ RULES = {
         "evaluation",
         "exit_status",
         "missing_packages",
+        "official_release",
         "spec",
         "visualization",
     },

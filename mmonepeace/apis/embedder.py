@@ -15,14 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmonepeace import checkpoint
 from mmonepeace.apis.item_reader import AudioLike, ItemReader, as_rows, model_inputs
 from mmonepeace.apis.loading import (
+    build_retriever,
     check_vocabulary,
     find_tokenizer,
-    fingerprint_of,
     load_retriever,
     to_dtype,
 )
+from mmonepeace.apis.sharing import Shared, adopt_normalisation, stored_options
 from mmonepeace.apis.vector_search import Embeddings, combine, search, similarity
 from mmonepeace.datasets import image_io
 from mmonepeace.datasets.tokenizer import Tokenizer
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 Pooling = Literal["cls", "mean", "tokens"]
 
 
-class Embedder:
+class Embedder(Shared):
     """Images, texts and audio clips as vectors of unit length in one space.
 
     Up to rounding, the result of an item does not depend on the other items of a call.
@@ -54,7 +56,7 @@ class Embedder:
         hop_seconds: from the start of one window to that of the next; None is half a window.
         output: type of embeddings: float32 "numpy" arrays, or "torch" tensors on the CPU.
         progress: show a progress bar; None shows one for more than four batches.
-        fingerprint: identifies the weights; None computes it, see `fingerprint_of`.
+        fingerprint: identifies the weights; None computes it, see `checkpoint.fingerprint_of`.
     """
 
     def __init__(
@@ -79,7 +81,7 @@ class Embedder:
         self.batch_size = batch_size
         self.output = output
         self.progress = progress
-        self.fingerprint = fingerprint or fingerprint_of(model.state_dict())
+        self.fingerprint = fingerprint or checkpoint.fingerprint_of(model.state_dict())
         adapters = model.backbone.adapters
         if "image" in adapters:
             image_size = image_size or PATCH_SIZE * adapters["image"].rpb.sides[0]
@@ -128,11 +130,58 @@ class Embedder:
         dtype = to_dtype(dtype)
         model, path = load_retriever(Path(path), projections)
         tokenizer = find_tokenizer(tokenizer, path)
-        options.setdefault("fingerprint", fingerprint_of(model.state_dict()))
+        options.setdefault("fingerprint", checkpoint.fingerprint_of(model.state_dict()))
         if compiled:
             model.backbone.layers.compile_blocks()
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return cls(model.to(device, dtype), tokenizer, **options)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        compiled: bool = False,
+        **options: Any,
+    ) -> Embedder:
+        """Build the model that a name means.
+
+        Args:
+            name: a folder that `save_pretrained` wrote; "hf-hub:org/name", perhaps with "@revision"; or
+                a published file, such as "one-peace.pt", in ./checkpoints.
+            device: by default a GPU if there is one.
+            dtype: of weights and activations; None takes that of the folder, float32 of a published file.
+            compiled: compile the blocks when they first run, for GPUs.
+            options: see `Embedder`; by default those that were saved.
+
+        Raises:
+            CheckpointError: in one line, if there is no such model, or it is not what its config.json
+                says.
+            ValueError: for an unknown dtype.
+        """
+        source = checkpoint.locate(name)
+        if source.is_file():
+            return cls.from_checkpoint(
+                source, device, dtype or "fp32", compiled=compiled, **options
+            )
+        saved = checkpoint.read_pretrained(source, cls.owner())
+        model = build_retriever(saved.converted, saved.path, projections=False, saved=saved)
+        adopt_normalisation(model, saved.config)
+        before = dict(
+            tokenizer=find_tokenizer(saved.tokenizer, saved.path),
+            fingerprint=checkpoint.fingerprint_of(model.state_dict()),
+            **stored_options(
+                saved.config,
+                "image_size", "keep_ratio", "fast_jpeg", "alpha", "window_seconds", "hop_seconds",
+            ),
+        )  # fmt: skip
+        saved.check_facts(cls(model, **before).facts())
+        if compiled:
+            model.backbone.layers.compile_blocks()
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        model = model.to(device, to_dtype(dtype or saved.config["dtype"]))
+        return cls(model, **{**before, **options})
 
     similarity = staticmethod(similarity)
     combine = staticmethod(combine)

@@ -1,17 +1,14 @@
-"""The model of a checkpoint or a config, its tokenizer, and a fingerprint of its weights.
+"""The model of a checkpoint or a config, and its tokenizer.
 
 MMEngine and the models are imported when a model is built, not with the API.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from mmonepeace import checkpoint
 from mmonepeace.datasets.tokenizer import Tokenizer
@@ -42,12 +39,24 @@ def load_retriever(path: Path, projections: bool) -> tuple[OnePeaceRetriever, Pa
     the file cannot be used, or lacks `projections` that are wanted, and a ValueError if a config
     has no retriever, or names no checkpoint.
     """
-    from mmonepeace.models import OnePeaceRetriever
-
     if path.suffix == ".py":
         return _from_config(path)
     path = checkpoint.find(path)
-    converted = checkpoint.read_own(path)
+    return build_retriever(checkpoint.read_own(path), path, projections), path
+
+
+def build_retriever(
+    converted: checkpoint.Conversion,
+    path: Path,
+    projections: bool,
+    saved: checkpoint.Saved | None = None,
+) -> OnePeaceRetriever:
+    """The retriever of weights that were read from a path, see `load_retriever`.
+
+    Of a folder that was `saved`, the weights have to be those of the model, and no others.
+    """
+    from mmonepeace.models import OnePeaceRetriever
+
     projected = any(name.startswith("projections.") for name in converted.weights)
     if projections and not projected:
         raise checkpoint.CheckpointError(
@@ -61,8 +70,10 @@ def load_retriever(path: Path, projections: bool) -> tuple[OnePeaceRetriever, Pa
             model = OnePeaceRetriever(config)
     if not projected:
         model.projections.clear()
+    if saved:
+        saved.check_weights(model)
     model.load_checkpoint(str(path), converted=converted)
-    return model, path
+    return model
 
 
 def load_predictor(path: Path) -> tuple[OnePeaceClassifier, list[str] | None, Path]:
@@ -71,11 +82,20 @@ def load_predictor(path: Path) -> tuple[OnePeaceClassifier, list[str] | None, Pa
     Returns the model with its weights, the names of its classes if it has them, and the path of its
     checkpoint. Raises a CheckpointError if the file cannot be used or is of a retriever.
     """
+    path = checkpoint.find(path)
+    return *build_predictor(checkpoint.read_own(path), path), path
+
+
+def build_predictor(
+    converted: checkpoint.Conversion, path: Path, saved: checkpoint.Saved | None = None
+) -> tuple[OnePeaceClassifier, list[str] | None]:
+    """The fine-tuned model of weights that were read from a path, and names of its classes.
+
+    For `saved` see `build_retriever`.
+    """
     from mmonepeace.models import OnePeaceClassifier
     from mmonepeace.registry import MODELS
 
-    path = checkpoint.find(path)
-    converted = checkpoint.read_own(path)
     with checkpoint.prefix_errors(path):
         config = checkpoint.infer_model(converted.weights, converted.meta)
         classes = config.pop("classes")
@@ -85,8 +105,10 @@ def load_predictor(path: Path) -> tuple[OnePeaceClassifier, list[str] | None, Pa
             raise checkpoint.CheckpointError(
                 "it is of retrieval: it gives embeddings. Use Embedder, mmonepeace embed and mmonepeace search."
             )
+    if saved:
+        saved.check_weights(model)
     model.load_checkpoint(str(path), converted=converted)
-    return model, classes, path
+    return model, classes
 
 
 def find_tokenizer(tokenizer: str | Path | Tokenizer | None, path: Path) -> Tokenizer | None:
@@ -108,16 +130,6 @@ def check_vocabulary(model: BackboneModel, tokenizer: Tokenizer | None) -> None:
                 f"the tokenizer has {tokenizer.vocab_size} tokens, the model {known}. Use the "
                 "tokenizer.json that the model was trained with."
             )
-
-
-def fingerprint_of(weights: Mapping[str, Tensor]) -> str:
-    """A short identifier of a set of weights, independent of their order and file format."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        head = weights[name].detach().flatten()[:16].float().cpu()
-        digest.update(f"{name} {tuple(weights[name].shape)}".encode())
-        digest.update(head.numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _from_config(path: Path) -> tuple[OnePeaceRetriever, Path]:

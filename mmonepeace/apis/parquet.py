@@ -49,7 +49,7 @@ def write_parquet(index: EmbeddingIndex, path: str | Path) -> None:
             rows = np.asarray(index.embeddings[start : start + ROW_GROUP], np.float32)
             columns = [
                 pa.array([item["modality"] for item in items], pa.string()),
-                pa.array(_unicode(_from(base, item) for item in items), pa.string()),
+                pa.array(_unicode(path_from(base, item) for item in items), pa.string()),
                 pa.array(_unicode(item.get("text") for item in items), pa.string()),
                 pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), width),
             ]
@@ -58,7 +58,8 @@ def write_parquet(index: EmbeddingIndex, path: str | Path) -> None:
             let_go(index.items.text)
 
 
-def _from(base: str, item: dict[str, Any]) -> str | None:
+def path_from(base: str, item: dict[str, Any]) -> str | None:
+    """The path of an item from a folder, from which that of the index is `base`; None of a text."""
     path = item.get("path")
     return path if path is None else os.path.normpath(os.path.join(base, path))
 

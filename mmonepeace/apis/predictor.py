@@ -13,8 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmonepeace import checkpoint
 from mmonepeace.apis.item_reader import AudioLike, ItemReader, as_rows, model_inputs
-from mmonepeace.apis.loading import check_vocabulary, find_tokenizer, load_predictor, to_dtype
+from mmonepeace.apis.loading import (
+    build_predictor,
+    check_vocabulary,
+    find_tokenizer,
+    load_predictor,
+    to_dtype,
+)
+from mmonepeace.apis.sharing import Shared, adopt_normalisation, stored_options
 from mmonepeace.datasets import image_io
 from mmonepeace.datasets.tokenizer import Tokenizer, clean_caption
 from mmonepeace.spec import MAX_AUDIO_SECONDS, MAX_TEXT_TOKENS, PATCH_SIZE, TEXT_POSITIONS
@@ -32,7 +40,7 @@ class Prediction(NamedTuple):
     score: float  # a probability; of candidates, which models rank only, a softmax of their scores
 
 
-class Predictor:
+class Predictor(Shared):
     """What a fine-tuned model says about images, audio clips and texts.
 
     Up to rounding, the result of an item does not depend on the other items of a call. A method that
@@ -130,6 +138,43 @@ class Predictor:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         tokenizer = find_tokenizer(tokenizer, path)
         return cls(model.to(device, dtype), tokenizer, classes=classes, **options)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        **options: Any,
+    ) -> Predictor:
+        """Build the model that a name means, see `Embedder.from_pretrained`.
+
+        Raises:
+            CheckpointError: in one line, if there is no such model, or it is not what its config.json
+                says.
+            ValueError: for an unknown dtype.
+        """
+        source = checkpoint.locate(name)
+        if source.is_file():
+            return cls.from_checkpoint(source, device, dtype or "fp32", **options)
+        saved = checkpoint.read_pretrained(source, cls.owner())
+        model, classes = build_predictor(saved.converted, saved.path, saved)
+        adopt_normalisation(model, saved.config)
+        before = dict(
+            tokenizer=find_tokenizer(saved.tokenizer, saved.path),
+            classes=classes,
+            **stored_options(saved.config, "image_size", "alpha"),
+        )
+        saved.check_facts(cls(model, **before).facts())
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        model = model.to(device, to_dtype(dtype or saved.config["dtype"]))
+        return cls(model, **{**before, **options})
+
+    def facts(self) -> dict[str, Any]:
+        """See `Shared`."""
+        numbers = list(map(str, range(len(self.classes))))
+        named = None if self.classes == numbers else self.classes
+        return {**super().facts(), "task": self.task, "classes": named}
 
     @property
     def task(self) -> str:

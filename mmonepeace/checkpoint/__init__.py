@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     )
     from mmonepeace.checkpoint.errors import CheckpointError, explain_broken_file, prefix_errors
     from mmonepeace.checkpoint.finding import find
+    from mmonepeace.checkpoint.hub import PushToHub, locate
     from mmonepeace.checkpoint.inferred_config import infer_config
     from mmonepeace.checkpoint.inferred_model import infer_model
-    from mmonepeace.checkpoint.integrity import non_finite, refuse_non_finite
+    from mmonepeace.checkpoint.integrity import fingerprint_of, non_finite, refuse_non_finite
     from mmonepeace.checkpoint.key_mapping import (
         RECOMPUTED,
         Conversion,
@@ -38,6 +39,13 @@ if TYPE_CHECKING:
         key_table,
         load_checkpoint,
         load_model,
+    )
+    from mmonepeace.checkpoint.model_card import ModelCard
+    from mmonepeace.checkpoint.pretrained import (
+        SHARD_SIZE,
+        Saved,
+        read_pretrained,
+        write_pretrained,
     )
     from mmonepeace.checkpoint.reading import read, read_content
     from mmonepeace.checkpoint.training_state import (
@@ -60,14 +68,16 @@ if TYPE_CHECKING:
     from mmonepeace.checkpoint.writing import write
 
 __all__ = [
-    "RECOMPUTED", "CheckpointError", "Conversion", "LoadReport", "adapt_on_load",
-    "adapt_state_dict", "audio_extractor_weights", "checkpoints_of_run", "commit", "convert_file",
-    "explain_broken_file", "find", "infer_config", "infer_model", "is_checkpoint_name",
-    "is_committed", "join", "key_table", "load_audio_extractor", "load_checkpoint", "load_model",
-    "non_finite", "official_name", "own_name", "prefix_errors", "read", "read_content", "read_note",
-    "read_own", "read_run", "refuse_non_finite", "remove_checkpoint", "remove_leftovers",
+    "RECOMPUTED", "SHARD_SIZE", "CheckpointError", "Conversion", "LoadReport", "ModelCard",
+    "PushToHub", "Saved", "adapt_on_load", "adapt_state_dict", "audio_extractor_weights",
+    "checkpoints_of_run", "commit", "convert_file", "explain_broken_file", "find", "fingerprint_of",
+    "infer_config", "infer_model", "is_checkpoint_name", "is_committed", "join", "key_table",
+    "load_audio_extractor", "load_checkpoint", "load_model", "locate", "non_finite",
+    "official_name", "own_name", "prefix_errors", "read", "read_content", "read_note", "read_own",
+    "read_pretrained", "read_run", "refuse_non_finite", "remove_checkpoint", "remove_leftovers",
     "run_files", "select_vision", "to_model", "to_official_full", "to_official_model",
-    "to_official_vision", "to_own", "verify_run", "write", "write_note", "write_run",
+    "to_official_vision", "to_own", "verify_run", "write", "write_note", "write_pretrained",
+    "write_run",
 ]  # fmt: skip
 
 __getattr__, __dir__ = lazy_names(__name__)

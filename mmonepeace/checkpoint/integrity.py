@@ -74,6 +74,16 @@ def _parts(value: Any) -> Iterator[str]:
         yield type(value).__name__
 
 
+def fingerprint_of(weights: Mapping[str, Tensor]) -> str:
+    """A short identifier of a set of weights, independent of their order and file format."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        head = weights[name].detach().flatten()[:16].float().cpu()
+        digest.update(f"{name} {tuple(weights[name].shape)}".encode())
+        digest.update(head.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 def check_tensors(tensors: Mapping[str, Any]) -> None:
     """Refuse tensors that are not stored number by number.
 

@@ -136,6 +136,9 @@ _OWN = re.compile(
     r"|(projections|head|decoder_embeds|mask_heads|mask_tokens)\.|logit_scale$"
     r"|(decode_head|auxiliary_head|neck|rpn_head|roi_head|bbox_head|mask_head)\."
 )
+# Metadata of a checkpoint of a run -> what its weights are known to come from.
+_OF_RUN = {"experiment_name": "trained_run", "iter": "trained_iterations"}
+_MAX_FACT = 200  # characters
 # Deterministic index maps and a version number: never read from a file.
 RECOMPUTED = "index map, recomputed"
 _BUFFER = re.compile(r"(.*\.)?(rp_bucket(_window)?|position_idx|version)")
@@ -235,7 +238,10 @@ def to_own(weights: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None)
         facts |= _official_facts(weights)
         if "audio" in adapters:  # trained with padding that the positional convolutions see
             facts.setdefault("audio_padding", "compat")
-    kept = ("official_", "task", *(f"{modality}_" for modality in adapters))
+    for key, name in _OF_RUN.items():
+        if isinstance(facts.get(key), int | str):
+            facts[name] = str(facts[key])[:_MAX_FACT]
+    kept = ("official_", "task", "trained_", *(f"{modality}_" for modality in adapters))
     result.meta |= {key: str(value) for key, value in facts.items() if key.startswith(kept)}
     return result
 
@@ -294,6 +300,6 @@ def select_vision(converted: Conversion) -> Conversion:
     weights = {key: value for key, value in converted.weights.items() if is_vision(key)}
     if not any(".ffn." in key for key in weights) or "adapters.image.pos_embed" not in weights:
         raise CheckpointError("the file has no vision branch (image adapter and image FFNs).")
-    kept = ("format", "official_layout", "image_")
+    kept = ("format", "official_layout", "trained_", "image_")
     meta = {key: value for key, value in converted.meta.items() if key.startswith(kept)}
     return Conversion(weights, meta, rows)

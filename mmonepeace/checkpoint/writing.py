@@ -80,6 +80,10 @@ def _dump_safetensors(weights: Mapping[str, Tensor], meta: dict[str, str], file:
     file.overwrite(8, header())
 
 
+def _dump_text(text: str, file: Any) -> None:
+    file.write(text.encode())
+
+
 def _dump_pickle(content: dict[str, Any], file: Any) -> None:
     pickler = pickle.Pickler(file)
     pickler.fast = True  # no memo: it would keep the bytes of every tensor
@@ -157,17 +161,21 @@ def write(
     converted: Conversion,
     shard_size: int | None = None,
     progress: Progress | None = None,
+    beside: Mapping[Path, str] | None = None,
 ) -> None:
     """Write weights atomically: `.safetensors`, `.pth` or `.pt` (torch), `.pkl` (official pickle).
 
     Weights of more than `shard_size` bytes become NAME-00001-of-0000N.safetensors and so on, with
     NAME.safetensors.index.json. `progress` gets the bytes written so far, and those of all tensors.
+    `beside` are texts of further files, which get their names together with the weights, the last one
+    of them last.
 
     Raises:
         CheckpointError: for another suffix, or a full disk.
     """
     path = Path(path)
     plan = _plan(path, converted, shard_size)
+    files = plan | {file: partial(_dump_text, text) for file, text in (beside or {}).items()}
     total = sum(value.nbytes for value in converted.weights.values())
     done = 0
 
@@ -179,8 +187,8 @@ def write(
 
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with atomic_files(list(plan)) as temporaries:
-            for temporary, dump in zip(temporaries, plan.values(), strict=True):
+        with atomic_files(list(files)) as temporaries:
+            for temporary, dump in zip(temporaries, files.values(), strict=True):
                 with temporary.open("wb") as file:
                     dump(_Counted(file, report))
     except OSError as error:

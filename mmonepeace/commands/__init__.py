@@ -27,7 +27,7 @@ GROUPS = {
     "files": {
         "download": "get the official files",
         "convert": "convert checkpoints, official and ours",
-        "convert-index": "write an index as a Parquet file",
+        "convert-index": "write an index as a Parquet, CSV or NumPy file",
         "convert-tokenizer": "make a tokenizer from the official vocabulary",
         "train-tokenizer": "learn a tokenizer from captions",
     },

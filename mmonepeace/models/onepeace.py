@@ -21,6 +21,7 @@ from mmonepeace.layers.kernels import Backend, check_backend
 from mmonepeace.layers.tokens import Tokens
 from mmonepeace.models.initialization import reset_weight
 from mmonepeace.models.layer_depth import layer_depth
+from mmonepeace.models.saved_backbone import SavedBackbone
 from mmonepeace.registry import MODELS, WEIGHT_INITIALIZERS
 from mmonepeace.spec import (
     INIT_STD,
@@ -34,7 +35,7 @@ from mmonepeace.spec import (
 
 @MMENGINE_MODELS.register_module()  # `OnePeace` from any MM library, once imported
 @MODELS.register_module()
-class OnePeace(BaseModule):
+class OnePeace(SavedBackbone, BaseModule):
     """One Transformer with shared attention and one FFN per modality.
 
     As a backbone it takes images of any height and width and returns feature maps of stride 16.
@@ -71,6 +72,7 @@ class OnePeace(BaseModule):
 
     Attributes:
         allow_missing: regular expressions of parameters that a checkpoint may lack.
+        trained: what is known of the run that the loaded checkpoint is of.
     """
 
     allow_missing: tuple[str, ...] = ()
@@ -127,6 +129,7 @@ class OnePeace(BaseModule):
             )
         if out_type != "featmap":
             self.allow_missing = (r"norms\.",)  # exported vision branches have no final norm
+        self.trained: dict[str, str] = {}
         self.frozen_stages = frozen_stages
         self.init_std = init_std
         self._decoupled = rpb == "per_block" and depth > 1
@@ -232,6 +235,7 @@ class OnePeace(BaseModule):
 
     def adopt_metadata(self, meta: Mapping[str, Any]) -> None:
         """Follow the metadata of a checkpoint in what the config does not set, such as audio padding."""
+        self.trained = {k: str(v) for k, v in meta.items() if k.startswith("trained_")}
         for adapter in self.adapters.values():
             adapter.adopt_metadata(meta)
 

@@ -61,7 +61,10 @@ def without_pyarrow():
 
 @pytest.mark.parametrize(
     ("out", "words"),
-    [("i.parquet", "pip install pyarrow"), ("i.csv", "expected a file that ends with .parquet")],
+    [
+        ("i.parquet", "pip install pyarrow"),
+        ("i.txt", "expected a file that ends with .parquet, .csv or .npy"),
+    ],
 )
 def test_what_is_missing_or_wrong_is_one_line(tmp_path, out, words):
     make().save(tmp_path / "i.safetensors")

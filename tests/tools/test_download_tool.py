@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))
 from mmonepeace.commands import download as tool
-from mmonepeace.commands.download import OfficialFile
+from mmonepeace.official_release import OfficialFile, markdown_table
 
 CONTENT = bytes(range(256)) * 5000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -75,7 +75,7 @@ def run(monkeypatch, *arguments):
 
 
 def test_readme_has_the_table_of_the_list():
-    assert tool.markdown_table() in (ROOT / "README.md").read_text()
+    assert markdown_table() in (ROOT / "README.md").read_text()
 
 
 def test_names_are_unique_and_urls_end_with_them():
