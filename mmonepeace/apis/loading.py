@@ -35,7 +35,9 @@ def to_dtype(dtype: str | torch.dtype) -> torch.dtype:
     return known
 
 
-def load_retriever(path: Path, projections: bool) -> tuple[OnePeaceRetriever, Path]:
+def load_retriever(
+    path: Path, projections: bool, adapter: Path | None = None
+) -> tuple[OnePeaceRetriever, Path]:
     """Build the model that a checkpoint or a config describes, see `Embedder.from_checkpoint`.
 
     Returns the model with its weights, and the path of its checkpoint. Raises a CheckpointError if
@@ -45,9 +47,11 @@ def load_retriever(path: Path, projections: bool) -> tuple[OnePeaceRetriever, Pa
     from mmonepeace.models import OnePeaceRetriever
 
     if path.suffix == ".py":
+        if adapter:
+            raise ValueError(f"{path} is a config: name the checkpoint that {adapter} adapts.")
         return _from_config(path)
     path = checkpoint.find(path)
-    converted = checkpoint.read_own(path)
+    converted = checkpoint.read_own(path, adapter)
     projected = any(name.startswith("projections.") for name in converted.weights)
     if projections and not projected:
         raise checkpoint.CheckpointError(
@@ -65,7 +69,9 @@ def load_retriever(path: Path, projections: bool) -> tuple[OnePeaceRetriever, Pa
     return model, path
 
 
-def load_predictor(path: Path) -> tuple[OnePeaceClassifier, list[str] | None, Path]:
+def load_predictor(
+    path: Path, adapter: Path | None = None
+) -> tuple[OnePeaceClassifier, list[str] | None, Path]:
     """Build the fine-tuned model that a checkpoint describes, see `Predictor.from_checkpoint`.
 
     Returns the model with its weights, the names of its classes if it has them, and the path of its
@@ -75,7 +81,7 @@ def load_predictor(path: Path) -> tuple[OnePeaceClassifier, list[str] | None, Pa
     from mmonepeace.registry import MODELS
 
     path = checkpoint.find(path)
-    converted = checkpoint.read_own(path)
+    converted = checkpoint.read_own(path, adapter)
     with checkpoint.prefix_errors(path):
         config = checkpoint.infer_model(converted.weights, converted.meta)
         classes = config.pop("classes")

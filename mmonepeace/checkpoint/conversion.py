@@ -8,7 +8,7 @@ import torch
 
 from mmonepeace.checkpoint.errors import CheckpointError, StateDict, prefix_errors
 from mmonepeace.checkpoint.key_mapping import Conversion, official_name, select_vision, to_own
-from mmonepeace.checkpoint.lora import has_lora, merged, read_lora
+from mmonepeace.checkpoint.lora import has_lora, merged, read_lora, write_lora
 from mmonepeace.checkpoint.reading import read
 from mmonepeace.checkpoint.writing import Progress, write
 from mmonepeace.choices import Target
@@ -176,7 +176,7 @@ def read_own(path: str | Path, lora: str | Path | None = None) -> Conversion:
     return converted
 
 
-_CONVERSIONS: dict[Target, Callable[[Conversion], Conversion]] = {
+_CONVERSIONS: dict[str, Callable[[Conversion], Conversion]] = {
     "vision": select_vision,
     "official-vision": lambda converted: to_official_vision(select_vision(converted)),
     "full": lambda converted: converted,
@@ -198,10 +198,11 @@ def convert_file(
 
     Args:
         source: any file that `read` takes.
-        out: file to `write`; None converts without writing.
+        out: file to `write`, for an adapter a folder; None converts without writing.
         target: "full", all modalities and heads under our names; "vision", our vision branch;
             "model", a segmentor, detector or classifier as the MM libraries load it;
-            "official-full", "official-vision" and "official-model", the official layouts.
+            "official-full", "official-vision" and "official-model", the official layouts; "adapter",
+            its LoRA alone, see `write_lora`. All others have it merged.
         shard_size: in bytes, see `write`.
         progress: see `write`.
         lora: folder of an adapter that is merged, see `read_own`.
@@ -209,6 +210,8 @@ def convert_file(
     Raises:
         CheckpointError: if the source cannot be used or the output cannot be written.
     """
+    if target == "adapter":
+        return write_lora(source, out)
     converted = read_own(source, lora)
     with prefix_errors(source):
         converted = _CONVERSIONS[target](converted)

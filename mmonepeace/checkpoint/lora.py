@@ -123,11 +123,11 @@ def take_lora(
     if len({name for name, *_ in found}) != 1:
         raise CheckpointError("it has several LoRAs. Write each with --to adapter, one per run.")
     layers = _pairs({(layer, part): value for (_, layer, part), value in found.items()})
-    backbone = re.compile(r"(backbone\.)?(adapters|layers|norms)\.")
+    own = {key: _backbone(key) for key in base}
     others = {
-        key.removeprefix("backbone.") if backbone.match(key) else key: value
-        for key, value in base.items()
-        if not backbone.match(key) or key.removeprefix("backbone.") in facts["others"]
+        name: base[key]
+        for key, (in_encoder, name) in own.items()
+        if not in_encoder or name in facts["others"]
     }
     return base, StoredLora(facts["alpha"], layers, others, facts["pattern"], facts["dropout"])
 
@@ -168,7 +168,7 @@ def merged(weights: Mapping[str, Tensor], meta: Mapping[str, Any]) -> StateDict:
     return base
 
 
-def write_lora(source: str | Path, folder: str | Path) -> StoredLora:
+def write_lora(source: str | Path, folder: str | Path | None) -> Conversion:
     """Write the LoRA of a run's checkpoint in peft's layout, and what else was trained beside it.
 
     `peft.PeftModel.from_pretrained(backbone, folder)` reads it, but leaves out `other_weights.safetensors`.
@@ -176,7 +176,11 @@ def write_lora(source: str | Path, folder: str | Path) -> StoredLora:
     Args:
         source: file, or work directory with one.
         folder: for adapter_config.json, adapter_model.safetensors and, if there is more than LoRA,
-            other_weights.safetensors, which has heads, and norms or biases if they were trained.
+            other_weights.safetensors, which has heads, and norms or biases if they were trained. None
+            writes nothing.
+
+    Returns:
+        what is written.
 
     Raises:
         CheckpointError: if the source has no LoRA, or the folder cannot be written.
@@ -185,19 +189,15 @@ def write_lora(source: str | Path, folder: str | Path) -> StoredLora:
     with prefix_errors(source):
         if not has_lora(weights):
             raise CheckpointError("it has no LoRA. Train with model.backbone.lora=dict(rank=16).")
-        _, lora = take_lora(weights, meta)
-    folder = Path(folder)
-    tensors = {
-        f"{_PEFT_PREFIX}{layer}.lora_{part}.weight": value
-        for layer, pair in lora.layers.items()
-        for part, value in zip("AB", pair, strict=True)
-    }
-    facts = {"format": "pt", "lora": "mmonepeace"}
-    write(folder / WEIGHTS, Conversion(tensors, facts))
-    if lora.others:
-        write(folder / OTHERS, Conversion(lora.others, {"format": "mmonepeace"}))
-    else:
-        (folder / OTHERS).unlink(missing_ok=True)  # of another run
+        base, lora = take_lora(weights, meta)
+    left_out = [
+        (key, None, "part of the base") for key in base if _backbone(key)[1] not in lora.others
+    ]
+    result = Conversion({}, {"format": "pt"}, [*left_out])
+    for layer, pair in lora.layers.items():
+        for part, value in zip("AB", pair, strict=True):
+            name = f"{layer}.lora_{part}.weight"
+            result.add(name, f"{_PEFT_PREFIX}{name}", value)
     config = {
         "peft_type": "LORA",
         "task_type": None,
@@ -209,9 +209,23 @@ def write_lora(source: str | Path, folder: str | Path) -> StoredLora:
         "bias": "none",
         "inference_mode": True,
     }
-    with atomic_file(folder / CONFIG) as temporary:
-        temporary.write_text(json.dumps(config, indent=1))
-    return lora
+    if folder is not None:
+        folder = Path(folder)
+        write(folder / WEIGHTS, Conversion(dict(result.weights), {"format": "pt"}))
+        (folder / OTHERS).unlink(missing_ok=True)  # of another run
+        if lora.others:
+            write(folder / OTHERS, Conversion(lora.others, {"format": "mmonepeace"}))
+        with atomic_file(folder / CONFIG) as temporary:
+            temporary.write_text(json.dumps(config, indent=1))
+    for name, value in lora.others.items():
+        result.add(name, name, value)
+    return result
+
+
+def _backbone(key: str) -> tuple[bool, str]:
+    """Whether a name is of the encoder itself, and its own name."""
+    own = re.sub(r"^backbone\.(?=(adapters|layers|norms|vit_adapter)\.)", "", key)
+    return bool(re.match(r"(adapters|layers|norms)\.", own)), own
 
 
 def read_lora(folder: str | Path) -> StoredLora:
