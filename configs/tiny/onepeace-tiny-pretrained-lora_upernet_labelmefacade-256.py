@@ -8,6 +8,4 @@ Expect: MIOU
 
 _base_ = ["./onepeace-tiny-pretrained_upernet_labelmefacade-256.py"]
 targets = ["q", "k", "v", "out", "gate", "up", "down"]
-model = dict(
-    backbone=dict(lora=dict(rank=3, alpha=6.0, targets=targets), trained=["norm", "bias"])
-)
+model = dict(backbone=dict(lora=dict(rank=3, alpha=6.0, targets=targets), trained=["norm", "bias"]))

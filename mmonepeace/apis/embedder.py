@@ -128,7 +128,9 @@ class Embedder:
             ValueError: for an unknown dtype.
         """
         dtype = to_dtype(dtype)
-        model, path = load_retriever(Path(path), projections, None if adapter is None else Path(adapter))
+        model, path = load_retriever(
+            Path(path), projections, None if adapter is None else Path(adapter)
+        )
         tokenizer = find_tokenizer(tokenizer, path)
         options.setdefault("fingerprint", fingerprint_of(model.state_dict()))
         if compiled:
