@@ -66,7 +66,12 @@ class StoredLora:
         if len(ranks) != 1 or any(a.ndim != 2 or b.ndim != 2 for a, b in self.layers.values()):
             raise CheckpointError("its LoRA has no layers, or its shapes do not agree; damaged.")
         (self.rank,) = ranks
-        refuse_non_finite({f"{layer}.lora_{part}": x for layer, ab in self.layers.items() for part, x in zip("AB", ab, strict=True)})  # fmt: skip
+        parts = (
+            (layer, *part)
+            for layer, pair in self.layers.items()
+            for part in zip("AB", pair, strict=True)
+        )
+        refuse_non_finite({f"{layer}.lora_{part}": value for layer, part, value in parts})
 
     def merge_into(self, weights: StateDict) -> None:
         """Add the products to the weights of their layers, and put the others in.

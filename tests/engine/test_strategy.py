@@ -270,5 +270,5 @@ def test_lora_is_refused():
         model = MODELS.build(MODEL | dict(backbone=MODEL["backbone"] | dict(lora=dict(rank=2))))
     strategy = FSDP2Strategy.__new__(FSDP2Strategy)
     strategy.blocks = ("EncoderLayer",)
-    with pytest.raises(ValueError, match="would stay empty. Use --strategy ddp"):
+    with pytest.raises(ValueError, match=r"would stay empty\. Use --strategy ddp"):
         strategy._wrap_model(model)

@@ -3,6 +3,7 @@
 import copy
 import json
 import sys
+from functools import partialmethod
 
 import pytest
 import torch
@@ -330,3 +331,18 @@ def test_a_merge_in_bfloat16_is_rounded_and_cannot_be_undone():
     assert torch.equal(merged, (base.float() + 2 * b @ a).bfloat16())
     back = (merged.float() - 2 * b @ a).bfloat16()
     assert not torch.equal(back, base)
+
+
+def test_compiled_blocks_have_it_too(monkeypatch):
+    torch._dynamo.reset()
+    compiled = partialmethod(torch.nn.Module.compile, backend="aot_eager")
+    monkeypatch.setattr(torch.nn.Module, "compile", compiled)
+    plain = randomise(build()).train()
+    ours = build(compiled=True).train()
+    ours.load_state_dict(plain.state_dict())
+    image = torch.randn(2, 3, 64, 64)
+    (got,), (expected,) = ours(image), plain(image)
+    assert distance(got, expected) < 1e-5
+    got.square().mean().backward()
+    assert all(p.grad.any() for name, p in ours.named_parameters() if ".lora_" in name)
+    torch._dynamo.reset()
