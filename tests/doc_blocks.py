@@ -3,7 +3,7 @@
 HTML comments above a block, which GitHub does not show, say how the test runs it:
 
     <!-- not run: REASON -->
-    <!-- needs: compiled operators -->
+    <!-- needs: compiled operators -->         or the name of a package
     <!-- run with: NEW instead of OLD -->      replaced in the text of the block
     <!-- run with: [COMMAND] OPTIONS -->       added to its commands, or to `mmonepeace NAME` alone
     <!-- run: exit status 2, REASON -->        what its last command returns

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,13 @@ def write_files(folder: Path) -> None:
     write_table(folder / "both.tsv", "audio image", both)
 
 
+def has(need: str | None) -> bool:
+    """Whether there is what a block needs: compiled operators, or a package by its name."""
+    if need == "compiled operators":
+        return has_compiled_ops()
+    return need is None or find_spec(need) is not None
+
+
 @pytest.fixture(scope="module")
 def workplace(seg_data, tmp_path_factory) -> Path:
     """A folder like the clone, with the small data and checkpoints that the pages name."""
@@ -147,7 +155,7 @@ def test_the_blocks_of_a_page_run(page, workplace, tmp_path):
     runner = PageRunner(folder)
     try:
         for block in find_blocks(page):
-            if block.note("not run") or (block.note("needs") and not has_compiled_ops()):
+            if block.note("not run") or not has(block.note("needs")):
                 continue
             runner.run(block)
     finally:

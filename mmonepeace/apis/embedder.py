@@ -109,6 +109,7 @@ class Embedder(Shared):
         tokenizer: str | Path | Tokenizer | None = None,
         projections: bool = True,
         compiled: bool = False,
+        adapter: str | Path | None = None,
         **options: Any,
     ) -> Embedder:
         """Build the model that a file describes.
@@ -121,6 +122,7 @@ class Embedder(Shared):
             tokenizer: file or object; by default `tokenizer.json` beside the checkpoint.
             projections: False also takes a file without projections, for `encode_features` alone.
             compiled: compile the blocks when they first run, for GPUs.
+            adapter: folder of LoRA that is merged into the checkpoint, see `checkpoint.read_lora`.
             options: see `Embedder`.
 
         Raises:
@@ -128,7 +130,9 @@ class Embedder(Shared):
             ValueError: for an unknown dtype.
         """
         dtype = to_dtype(dtype)
-        model, path = load_retriever(Path(path), projections)
+        model, path = load_retriever(
+            Path(path), projections, None if adapter is None else Path(adapter)
+        )
         tokenizer = find_tokenizer(tokenizer, path)
         options.setdefault("fingerprint", checkpoint.fingerprint_of(model.state_dict()))
         if compiled:

@@ -32,7 +32,9 @@ def to_dtype(dtype: str | torch.dtype) -> torch.dtype:
     return known
 
 
-def load_retriever(path: Path, projections: bool) -> tuple[OnePeaceRetriever, Path]:
+def load_retriever(
+    path: Path, projections: bool, adapter: Path | None = None
+) -> tuple[OnePeaceRetriever, Path]:
     """Build the model that a checkpoint or a config describes, see `Embedder.from_checkpoint`.
 
     Returns the model with its weights, and the path of its checkpoint. Raises a CheckpointError if
@@ -40,9 +42,11 @@ def load_retriever(path: Path, projections: bool) -> tuple[OnePeaceRetriever, Pa
     has no retriever, or names no checkpoint.
     """
     if path.suffix == ".py":
+        if adapter:
+            raise ValueError(f"{path} is a config: name the checkpoint that {adapter} adapts.")
         return _from_config(path)
     path = checkpoint.find(path)
-    return build_retriever(checkpoint.read_own(path), path, projections), path
+    return build_retriever(checkpoint.read_own(path, adapter), path, projections), path
 
 
 def build_retriever(
@@ -76,14 +80,16 @@ def build_retriever(
     return model
 
 
-def load_predictor(path: Path) -> tuple[OnePeaceClassifier, list[str] | None, Path]:
+def load_predictor(
+    path: Path, adapter: Path | None = None
+) -> tuple[OnePeaceClassifier, list[str] | None, Path]:
     """Build the fine-tuned model that a checkpoint describes, see `Predictor.from_checkpoint`.
 
     Returns the model with its weights, the names of its classes if it has them, and the path of its
     checkpoint. Raises a CheckpointError if the file cannot be used or is of a retriever.
     """
     path = checkpoint.find(path)
-    return *build_predictor(checkpoint.read_own(path), path), path
+    return *build_predictor(checkpoint.read_own(path, adapter), path), path
 
 
 def build_predictor(

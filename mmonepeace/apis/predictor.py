@@ -108,6 +108,7 @@ class Predictor(Shared):
         dtype: str | torch.dtype = "fp32",
         tokenizer: str | Path | Tokenizer | None = None,
         classes: Sequence[str] | str | Path | None = None,
+        adapter: str | Path | None = None,
         **options: Any,
     ) -> Predictor:
         """Build the model that a file describes.
@@ -120,6 +121,7 @@ class Predictor(Shared):
             tokenizer: file or object; by default `tokenizer.json` beside the checkpoint.
             classes: their names, or a file with a line for each; by default those that the
                 checkpoint has, or `classes.txt` or `classes.json` beside it.
+            adapter: folder of LoRA that is merged into the checkpoint, see `checkpoint.read_lora`.
             options: see `Predictor`.
 
         Raises:
@@ -129,7 +131,7 @@ class Predictor(Shared):
         from mmonepeace.datasets.labelled import read_classes
 
         dtype = to_dtype(dtype)
-        model, stored, path = load_predictor(Path(path))
+        model, stored, path = load_predictor(Path(path), None if adapter is None else Path(adapter))
         beside = [path.parent / name for name in _CLASS_FILES if (path.parent / name).is_file()]
         if classes is None:
             classes = stored or (read_classes(beside[0]) if beside else None)

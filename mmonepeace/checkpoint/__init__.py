@@ -47,6 +47,15 @@ if TYPE_CHECKING:
         read_pretrained,
         write_pretrained,
     )
+    from mmonepeace.checkpoint.lora import (
+        DEFAULT_LORA,
+        base_name,
+        has_lora,
+        merged,
+        read_lora,
+        take_lora,
+        write_lora,
+    )
     from mmonepeace.checkpoint.reading import read, read_content
     from mmonepeace.checkpoint.training_state import (
         commit,
@@ -68,16 +77,17 @@ if TYPE_CHECKING:
     from mmonepeace.checkpoint.writing import write
 
 __all__ = [
-    "RECOMPUTED", "SHARD_SIZE", "CheckpointError", "Conversion", "LoadReport", "ModelCard",
-    "PushToHub", "Saved", "adapt_on_load", "adapt_state_dict", "audio_extractor_weights",
-    "checkpoints_of_run", "commit", "convert_file", "explain_broken_file", "find", "fingerprint_of",
-    "infer_config", "infer_model", "is_checkpoint_name", "is_committed", "join", "key_table",
-    "load_audio_extractor", "load_checkpoint", "load_model", "locate", "non_finite",
-    "official_name", "own_name", "prefix_errors", "read", "read_content", "read_note", "read_own",
+    "DEFAULT_LORA", "RECOMPUTED", "SHARD_SIZE", "CheckpointError", "Conversion", "LoadReport",
+    "ModelCard", "PushToHub", "Saved", "adapt_on_load", "adapt_state_dict",
+    "audio_extractor_weights", "base_name", "checkpoints_of_run", "commit", "convert_file",
+    "explain_broken_file", "find", "fingerprint_of", "has_lora", "infer_config", "infer_model",
+    "is_checkpoint_name", "is_committed", "join", "key_table", "load_audio_extractor",
+    "load_checkpoint", "load_model", "locate", "merged", "non_finite", "official_name",
+    "own_name", "prefix_errors", "read", "read_content", "read_lora", "read_note", "read_own",
     "read_pretrained", "read_run", "refuse_non_finite", "remove_checkpoint", "remove_leftovers",
-    "run_files", "select_vision", "to_model", "to_official_full", "to_official_model",
-    "to_official_vision", "to_own", "verify_run", "write", "write_note", "write_pretrained",
-    "write_run",
+    "run_files", "select_vision", "take_lora", "to_model", "to_official_full",
+    "to_official_model", "to_official_vision", "to_own", "verify_run", "write", "write_lora",
+    "write_note", "write_pretrained", "write_run",
 ]  # fmt: skip
 
 __getattr__, __dir__ = lazy_names(__name__)

@@ -8,6 +8,7 @@ import torch
 
 from mmonepeace.checkpoint.errors import CheckpointError, StateDict, prefix_errors
 from mmonepeace.checkpoint.key_mapping import Conversion, official_name, select_vision, to_own
+from mmonepeace.checkpoint.lora import has_lora, merged, read_lora, write_lora
 from mmonepeace.checkpoint.reading import read
 from mmonepeace.checkpoint.writing import Progress, write
 from mmonepeace.choices import Target
@@ -158,14 +159,24 @@ def to_official_full(converted: Conversion) -> Conversion:
     return result
 
 
-def read_own(path: str | Path) -> Conversion:
-    """Read a checkpoint of any layout under our names: `read`, then `to_own`."""
+def read_own(path: str | Path, lora: str | Path | None = None) -> Conversion:
+    """Read a checkpoint of any layout under our names: `read`, then `to_own`.
+
+    LoRA is merged: that of the checkpoint, and that of a folder, see `read_lora`, which also has the
+    heads that were trained with it.
+    """
     weights, meta = read(path)
     with prefix_errors(path):
-        return to_own(weights, meta)
+        if has_lora(weights):
+            weights = merged(weights, meta)
+        converted = to_own(weights, meta)
+    if lora is not None:
+        with prefix_errors(f"{lora} on {path}"):
+            read_lora(lora).merge_into(converted.weights)
+    return converted
 
 
-_CONVERSIONS: dict[Target, Callable[[Conversion], Conversion]] = {
+_CONVERSIONS: dict[str, Callable[[Conversion], Conversion]] = {
     "vision": select_vision,
     "official-vision": lambda converted: to_official_vision(select_vision(converted)),
     "full": lambda converted: converted,
@@ -181,22 +192,27 @@ def convert_file(
     target: Target,
     shard_size: int | None = None,
     progress: Progress | None = None,
+    lora: str | Path | None = None,
 ) -> Conversion:
     """Convert a checkpoint file, with one tensor in memory at a time.
 
     Args:
         source: any file that `read` takes.
-        out: file to `write`; None converts without writing.
+        out: file to `write`, for an adapter a folder; None converts without writing.
         target: "full", all modalities and heads under our names; "vision", our vision branch;
             "model", a segmentor, detector or classifier as the MM libraries load it;
-            "official-full", "official-vision" and "official-model", the official layouts.
+            "official-full", "official-vision" and "official-model", the official layouts; "adapter",
+            its LoRA alone, see `write_lora`. All others have it merged.
         shard_size: in bytes, see `write`.
         progress: see `write`.
+        lora: folder of an adapter that is merged, see `read_own`.
 
     Raises:
         CheckpointError: if the source cannot be used or the output cannot be written.
     """
-    converted = read_own(source)
+    if target == "adapter":
+        return write_lora(source, out)
+    converted = read_own(source, lora)
     with prefix_errors(source):
         converted = _CONVERSIONS[target](converted)
     if out is not None:

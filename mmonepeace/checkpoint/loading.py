@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mmonepeace.checkpoint.conversion import read_own, to_model
 from mmonepeace.checkpoint.errors import CheckpointError, StateDict, prefix_errors
 from mmonepeace.checkpoint.integrity import refuse_non_finite
 from mmonepeace.checkpoint.key_mapping import RECOMPUTED, Conversion, to_own
+from mmonepeace.checkpoint.lora import base_name, has_lora, merged
 from mmonepeace.checkpoint.reading import read
 from mmonepeace.console import table
 from mmonepeace.layers import resampling
@@ -185,19 +187,30 @@ def load_checkpoint(
     return _load(model, path, converted or read_own(path), "backbone.", allow_missing)
 
 
-def load_model(model: nn.Module, path: str | Path) -> LoadReport:
+def load_model(model: nn.Module, path: str | Path, lora: str | Path | None = None) -> LoadReport:
     """Load a complete model, such as a segmentor, strictly; its backbone may resample.
 
-    The file may be one of the official segmentor, detector or classifier too.
+    The file may be one of the official segmentor, detector or classifier too. LoRA is merged into a
+    model without it; a model with LoRA takes it, or has none after a file without.
+
+    Args:
+        model: the model.
+        path: see `read`.
+        lora: folder of an adapter on the weights of the file, see `read_own`.
 
     Raises:
         CheckpointError: if the file cannot be used, lacks a parameter, or has one of another shape
             or with NaN or infinite numbers.
     """
+    names = model.state_dict().keys()
+    if lora is not None:
+        return _load(model, path, to_model(read_own(path, lora)))
     weights, meta = read(path)
-    converted = Conversion(weights, meta)
-    if not model.state_dict().keys() & weights.keys():
-        with prefix_errors(path):
+    with prefix_errors(path):
+        if has_lora(weights) and not has_lora(names):
+            weights = merged(weights, meta)
+        converted = Conversion({base_name(key): value for key, value in weights.items()}, meta)
+        if not {base_name(name) for name in names} & converted.weights.keys():
             converted = to_model(to_own(weights, meta))
     return _load(model, path, converted)
 
@@ -211,11 +224,16 @@ def _load(
 ) -> LoadReport:
     """Load weights, whose names are those of the model without `prefix`."""
     parameters = model.state_dict()
-    names = {name.removeprefix(prefix): name for name in parameters}
+    names = {base_name(name).removeprefix(prefix): name for name in parameters}
     target = {key: parameters[name] for key, name in names.items()}
     with prefix_errors(path):
         weights, report = adapt_state_dict(converted.weights, target)
     report.unused += [key for key, name, why in converted.rows if not name and why != RECOMPUTED]
+    if not has_lora(converted.weights):  # the model begins or goes on as the base
+        weights |= {
+            k: torch.zeros_like(x) for k, x in target.items() if has_lora([k]) and ".lora_B." in k
+        }
+        report.missing = [key for key in report.missing if not has_lora([key])]
     lacking = [k for k in report.missing if not any(re.match(a, k) for a in allow_missing)]
     if lacking:
         raise CheckpointError(

@@ -35,6 +35,7 @@ _UNDECLARED = {
     "nms": {"iou_threshold", "sigma", "min_score", "method", "max_num", "class_agnostic"},
     "filter_cfg": {"filter_empty_gt", "min_size"},
     "paramwise_cfg": {"decay_rate", "preset", "depth_zero", "no_decay"},
+    "lora": {"rank", "alpha", "dropout", "targets"},
     "arch": {field.name for field in fields(Arch)},
     "ratios": {name for ratios in MASK_RATIOS.values() for name in ratios},
     "head": {

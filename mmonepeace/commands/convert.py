@@ -7,12 +7,15 @@ Run:  mmonepeace convert one-peace.pt onepeace.safetensors --to full
       mmonepeace convert onepeace-vision.safetensors back.pkl --to official-vision
       mmonepeace convert onepeace_seg_cocostuff2ade20k.pth segmentor.pth --to model
       mmonepeace convert segmentor.pth back.pth --to official-model
+      mmonepeace convert work_dirs/lora adapter --to adapter
+      mmonepeace convert onepeace.safetensors merged.safetensors --to full --adapter adapter
 
 IN is the official full file or a fine-tuned one (.pt), the official vision branch (.pkl), an
 official segmentation, detection or classification file (.pth), or one of ours, also in shards, or a
 work directory, of which the newest checkpoint is taken.
 "model" is what mmseg, mmdet and mmpretrain load, including heads. OUT ends with .safetensors, .pth
-or .pt; the official vision layout may also be a .pkl. No code in IN is ever run, and only one tensor
+or .pt; the official vision layout may also be a .pkl. LoRA of IN is merged, in float32, but for "adapter",
+which writes it alone into the folder OUT, in the layout of peft. No code in IN is ever run, and only one tensor
 is in memory at a time.
 """
 
@@ -46,8 +49,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("out", metavar="OUT", type=Path)
     parser.add_argument("--to", required=True, choices=get_args(Target))
     parser.add_argument("--shard-size", type=size, help="write shards of this size, such as 5GB")
+    help = "merge the adapter of this folder into IN, and add the heads that were trained with it"
+    parser.add_argument("--adapter", metavar="DIR", type=Path, help=help)
     parser.add_argument("--dry-run", action="store_true", help="print the keys, write nothing")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.adapter and args.to == "adapter":
+        parser.error("--to adapter writes an adapter, --adapter merges one: name one of them")
+    return args
 
 
 def run(args: argparse.Namespace) -> None:
@@ -64,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
         task = bar.add_task("", total=None)
         converted = checkpoint.convert_file(
             args.source, out, args.to, args.shard_size,
-            lambda done, total: bar.update(task, completed=done, total=total),
+            lambda done, total: bar.update(task, completed=done, total=total), args.adapter,
         )  # fmt: skip
     rows = [(key, name or "-", why) for key, name, why in converted.rows]
     if args.dry_run:

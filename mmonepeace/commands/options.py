@@ -51,6 +51,7 @@ def add_model_options(parser: ArgumentParser) -> None:
     """Add the options of `build_embedder`."""
     parser.add_argument("checkpoint", metavar="CKPT", help="file, or work directory with one")
     parser.add_argument("--tokenizer", type=Path, help="default: tokenizer.json beside CKPT")
+    parser.add_argument("--adapter", type=Path, metavar="DIR", help="LoRA to merge into CKPT")
     parser.add_argument("--device", type=device, help="default: a GPU if there is one")
     parser.add_argument("--dtype", default="fp32", choices=get_args(Dtype))
     parser.add_argument("--batch-size", type=positive, default=32)
@@ -78,7 +79,7 @@ def add_query_options(parser: ArgumentParser) -> None:
 
 def build_embedder(path: str | Path, args: Namespace, **options: Any) -> Embedder:
     """Build the embedder of a checkpoint file with the options of `add_model_options`."""
-    names = ["tokenizer", "device", "dtype", "batch_size"]
+    names = ["tokenizer", "adapter", "device", "dtype", "batch_size"]
     names += ["image_size", "keep_ratio", "fast_jpeg", "alpha"]
     options |= {name: getattr(args, name) for name in names} | {"compiled": args.compile}
     if options["device"] is None:

@@ -57,6 +57,7 @@ def parse_args() -> argparse.Namespace:
     add_option(parser, "--data-root", "--root", type=Path, help="of the table's paths")
     parser.add_argument("--classes-file", type=Path, metavar="FILE", help="a name per line")
     parser.add_argument("--tokenizer", type=Path, help="default: tokenizer.json beside CKPT")
+    parser.add_argument("--adapter", type=Path, metavar="DIR", help="LoRA to merge into CKPT")
     parser.add_argument("--device", type=device, help="default: a GPU if there is one")
     parser.add_argument("--dtype", default="fp32", choices=get_args(Dtype))
     parser.add_argument("--batch-size", type=positive, default=32)
@@ -209,8 +210,9 @@ def run(args: argparse.Namespace) -> None:
     items, records = read_items(args, unread) if args.table else (gather(args, unread), [])
     path = checkpoint.find(args.checkpoint)
     predictor = apis.Predictor.from_checkpoint(
-        path, args.device, args.dtype, args.tokenizer, args.classes_file, batch_size=args.batch_size
-    )
+        path, args.device, args.dtype, args.tokenizer, args.classes_file, args.adapter,
+        batch_size=args.batch_size,
+    )  # fmt: skip
     everything = ask(predictor, items, args, errors)
     kept = [i for i in range(len(everything)) if i not in errors]
     answered = [everything[i] for i in kept]

@@ -25,6 +25,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--work-dir", help="logs (work_dirs/CONFIG)")
     parser.add_argument("--data-root", help="folder of the data set, instead of the config's")
     parser.add_argument("--tokenizer", metavar="JSON", help="instead of the config's")
+    parser.add_argument("--adapter", metavar="DIR", help="merge this adapter into the checkpoint")
     add_precision_option(parser, "bf16")
     parser.add_argument("--tta", action="store_true", help="average over scales and flips")
     parser.add_argument("--show-dir", help="draw the predictions into this folder")
@@ -89,7 +90,7 @@ def run(args: argparse.Namespace) -> None:
         with checks.explain(cfg):
             runner = engine.FinetuneRunner.from_cfg(cfg)
             model = runner.model.module if args.launcher != "none" else runner.model
-            print(checkpoint.load_model(model.module if args.tta else model, path))
+            print(checkpoint.load_model(model.module if args.tta else model, path, args.adapter))
             if args.dtype:
                 engine.run_options.evaluate_in_bfloat16(model)
             runner.test()

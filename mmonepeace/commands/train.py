@@ -27,6 +27,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--resume", nargs="?", const="auto", help="resume from PATH, or from the newest checkpoint"
     )
+    help = "average the weights with this decay, such as 0.9998, for evaluations and checkpoints"
+    parser.add_argument("--ema", type=float, metavar="DECAY", help=help)
     parser.add_argument("--compile", action="store_true", help="compile blocks, for GPUs")
     add_precision_option(parser, "bf16", "fp16")
     parser.add_argument(
@@ -56,6 +58,8 @@ def load_config(args: argparse.Namespace) -> "Config":
         engine.run_options.set_checkpoint(cfg, args.checkpoint)
     if args.tokenizer:
         engine.run_options.set_tokenizer(cfg, args.tokenizer)
+    if args.ema is not None:
+        engine.run_options.set_average(cfg, args.ema)
     if args.compile:
         engine.run_options.set_compiled(cfg)
     if args.dtype:

@@ -7,7 +7,7 @@ from typing import Any
 import mmengine
 from mmengine import hooks
 from mmengine.dist import get_world_size, is_main_process
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop
@@ -51,6 +51,7 @@ class ResumableRunner:
     train_loop: Any
     train_dataloader: Any
     call_hook: Any
+    hooks: Any
     work_dir: str
     experiment_name: str
     seed: int
@@ -155,6 +156,12 @@ class ResumableRunner:
         take = self.shards.take if self.shards else checkpoint.join
         content = checkpoint.read_run(filename, take, verify=False)
         meta = _meta_of_run(filename, content)
+        if "ema_state_dict" in content and not any(isinstance(x, EMAHook) for x in self.hooks):
+            raise CheckpointError(
+                f"{filename} has averages of the weights, and training would go on from these. Resume "
+                "with the EMAHook or the --ema of that run, or start a new one from the averages: "
+                f"--cfg-options load_from={filename} without --resume."
+            )
         self._check_fit(filename, content["state_dict"])
         loop, changes = self.train_loop, self._find_changes(meta)
         if isinstance(loop, EndlessTrainLoop | EpochTrainLoop) and "samples" in meta:

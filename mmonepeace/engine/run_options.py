@@ -101,6 +101,28 @@ def evaluate_in_bfloat16(model: BaseModel) -> None:
     model.test_step = torch.autocast(device, torch.bfloat16)(model.test_step)
 
 
+def set_average(cfg: Config, decay: float) -> None:
+    """Evaluate and store averages of the weights: average = decay * average + (1 - decay) * weights.
+
+    By MMEngine's `EMAHook`: the first step copies the weights; buffers, such as the statistics of batch
+    norm, are those of the last step. In mixed precision weights are float32, and so are averages.
+    Checkpoints have the averages as `state_dict`, which all tools take, and the weights that training
+    goes on with as `ema_state_dict`.
+
+    Raises:
+        CheckError: for a decay that is none, or if the recipe averages already.
+    """
+    if not 0 < decay < 1:
+        raise CheckError(f"--ema {decay}: expected a decay between 0 and 1, such as 0.9998.")
+    hooks = cfg.get("custom_hooks") or []
+    if any(str(hook.get("type", "")).endswith("EMAHook") for hook in hooks):
+        raise CheckError(
+            "--ema: the recipe has an EMAHook already. Leave it out, or set its momentum."
+        )
+    average = dict(type="EMAHook", ema_type="ExponentialMovingAverage", momentum=1 - decay)
+    cfg.custom_hooks = [*hooks, average]
+
+
 def set_compiled(cfg: Config) -> None:
     """Compile the blocks of the backbone."""
     cfg.model.backbone.compiled = True

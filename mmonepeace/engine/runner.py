@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mmonepeace.checks import CheckError
-from mmonepeace.engine.hooks import StepSeedHook
+from mmonepeace.engine.hooks import CheckpointMetadataHook, StepSeedHook
 from mmonepeace.engine.resumable_runner import ResumableRunner
 from mmonepeace.engine.strategy import FSDP2Strategy
 from mmonepeace.engine.train_loop import make_resumable
@@ -46,6 +46,10 @@ class FinetuneRunner(ResumableRunner, Runner):
         super().register_hooks(*args, **kwargs)
         if not any(isinstance(hook, StepSeedHook) for hook in self.hooks):
             self.register_hook(StepSeedHook())
+        # Without it nothing would say how LoRA is merged.
+        has_lora = getattr(getattr(self.bare_model, "backbone", None), "lora", None)
+        if has_lora and not any(isinstance(hook, CheckpointMetadataHook) for hook in self.hooks):
+            self.register_hook(CheckpointMetadataHook())
         for name in ("BrokenSamplesHook", "LeftOutHook"):
             self.register_hook(dict(type=f"mmonepeace.{name}"))
 

@@ -90,6 +90,11 @@ class FSDP2Strategy(DDPStrategy):
                 f"strategy.blocks is {self.blocks}, but {type(model).__name__} has no module of "
                 "such a class, so all of it would be gathered at once. Name its blocks."
             )
+        if any(".lora_" in name for name, _ in model.named_parameters()):
+            raise ValueError(
+                "lora and --strategy fsdp2: weights are loaded as shards, and those of LoRA, which no "
+                "checkpoint has, would stay empty. Use --strategy ddp: what is frozen needs no gradients."
+            )
         # Scalars cannot be sharded.
         scalars = {p for p in model.parameters() if not p.ndim}
         # On a CPU, unlike on a GPU, autocast leaves the inputs of LayerNorm in mixed dtypes.

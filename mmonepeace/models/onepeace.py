@@ -22,6 +22,8 @@ from mmonepeace.layers.tokens import Tokens
 from mmonepeace.models.initialization import reset_weight
 from mmonepeace.models.layer_depth import layer_depth
 from mmonepeace.models.saved_backbone import SavedBackbone
+from mmonepeace.models.lora import Lora, inject
+from mmonepeace.models.trained_parameters import train_only
 from mmonepeace.registry import MODELS, WEIGHT_INITIALIZERS
 from mmonepeace.spec import (
     INIT_STD,
@@ -63,6 +65,9 @@ class OnePeace(SavedBackbone, BaseModule):
         init_std: of the initial weights, a normal truncated at one std. The official value is
             made for the released width; narrow models learn faster with a larger one.
         frozen_stages: -1 trains everything, 0 freezes the adapters, k the first k blocks too.
+        trained: groups of parameters that are trained, of `trained_parameters.GROUPS`, all else being
+            frozen; () freezes the backbone. None: everything, or with `lora` nothing else.
+        lora: options of LoRA on the blocks, see `lora.Lora`, such as `dict(rank=16)`.
         with_cp: activation checkpointing: less memory, a fifth to a third more time.
         attention: what computes it, see `layers.kernels.attend`.
         compiled: compile the blocks with `torch.compile`, see `FusionEncoder`. For GPUs: the kernels
@@ -92,6 +97,8 @@ class OnePeace(SavedBackbone, BaseModule):
         layer_scale_init: float | None = LAYER_SCALE_INIT,
         init_std: float = INIT_STD,
         frozen_stages: int = -1,
+        trained: Sequence[str] | None = None,
+        lora: Mapping[str, Any] | None = None,
         with_cp: bool = False,
         attention: Backend = "auto",
         compiled: bool = False,
@@ -162,6 +169,16 @@ class OnePeace(SavedBackbone, BaseModule):
             }
         )
         self._reset_parameters()
+        self.lora = None if lora is None else Lora(**lora)
+        if self.lora:
+            inject(self, self.lora)
+        if trained is not None or self.lora:
+            if frozen_stages >= 0:
+                raise ValueError(
+                    f"frozen_stages is {frozen_stages}, but trained and lora freeze the backbone "
+                    "themselves. Leave it out."
+                )
+            train_only(self, trained or ())
         self._freeze()
         self._register_load_state_dict_pre_hook(checkpoint.adapt_on_load, with_module=True)
 
@@ -242,6 +259,8 @@ class OnePeace(SavedBackbone, BaseModule):
     def metadata(self) -> dict[str, str]:
         """What a checkpoint of this model has to say besides its weights."""
         meta = {"format": "mmonepeace"}
+        if self.lora:
+            meta["lora"] = self.lora.metadata(self)
         for adapter in self.adapters.values():
             meta |= adapter.metadata()
         return meta

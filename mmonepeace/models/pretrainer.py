@@ -151,6 +151,11 @@ class OnePeacePretrainer(OnePeaceRetriever):
         self.learn_words = learn_words
         self.learn_all = learn_all
         if self.stage.frozen:
+            if self.backbone.lora:
+                raise ValueError(
+                    f"stage {stage!r} chooses itself what is trained, which lora would contradict. "
+                    "Leave backbone.lora out, or train it in a recipe of retrieval."
+                )
             self._freeze()
         if not denoising_weight:
             for module in (self.decoder, self.decoder_embeds, self.mask_tokens, self.mask_heads):

@@ -100,6 +100,14 @@ RECIPES = {
         train_cfg=dict(by_epoch=True, max_epochs=3),
     ),
     "averaged": dict(custom_hooks=[dict(type="EMAHook", begin_iter=2)]),
+    "averaged in bfloat16": dict(
+        custom_hooks=[
+            dict(type="EMAHook", ema_type="ExponentialMovingAverage", momentum=0.1),
+        ],
+        optim_wrapper=dict(
+            type="mmonepeace.BFloat16OptimWrapper", optimizer=dict(type="SGD", lr=0.1, momentum=0.9)
+        ),
+    ),
     "bfloat16": dict(
         optim_wrapper=dict(
             type="mmonepeace.BFloat16OptimWrapper", optimizer=dict(type="SGD", lr=0.1, momentum=0.9)
@@ -127,6 +135,32 @@ def test_a_run_that_died_ends_with_the_same_bits(name, tmp_path):
     if name == "epochs":
         assert died.epoch == 1
     assert_same(tmp_path / f"died/iter_{last}.pth", expected)
+
+
+def test_averages_follow_their_rule(tmp_path):
+    """The first step copies; buffers are those of the last step; the average is in float32."""
+    cfg = options("averaged in bfloat16")
+    every = dict(checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=1))
+    train(tmp_path, **cfg, default_hooks=every)
+    expected = {}
+    for step in range(1, 9):
+        content = checkpoint.read_run(tmp_path / f"iter_{step}.pth")
+        now = content["ema_state_dict"]  # stored in each other's place
+        for name, average in content["state_dict"].items():
+            value = now[f"module.{name}"]
+            if step == 1 or "running" in name or "num_batches" in name:
+                expected[name] = value
+            else:
+                expected[name] = 0.9 * expected[name] + 0.1 * value
+            assert average.dtype == (torch.int64 if "num_batches" in name else torch.float32)
+            torch.testing.assert_close(average, expected[name])
+    assert not torch.equal(expected["layer.weight"], now["module.layer.weight"])
+
+
+def test_training_does_not_go_on_from_averages_unnoticed(tmp_path):
+    train(tmp_path, die=5, **options("averaged in bfloat16"))
+    with pytest.raises(CheckpointError, match="training would go on from these"):
+        train(tmp_path, resume=True, **options("bfloat16"))
 
 
 def test_the_number_of_workers_changes_nothing(tmp_path):

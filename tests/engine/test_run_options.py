@@ -30,6 +30,18 @@ def test_float16_needs_a_gpu(segmentation, monkeypatch):
         run_options.set_precision(segmentation, "fp16")
 
 
+def test_averages_are_set_beside_the_hooks_of_a_recipe_and_once(segmentation):
+    before = list(segmentation.custom_hooks)
+    run_options.set_average(segmentation, 0.9)
+    *kept, hook = segmentation.custom_hooks
+    assert kept == before
+    assert hook["momentum"] == pytest.approx(0.1)
+    with pytest.raises(CheckError, match="has an EMAHook already"):
+        run_options.set_average(segmentation, 0.9)
+    with pytest.raises(CheckError, match="between 0 and 1"):
+        run_options.set_average(segmentation, 1.0)
+
+
 def test_resuming_from_a_missing_file_is_refused(segmentation):
     with pytest.raises(CheckError, match=r"gone\.pth"):
         run_options.set_resume(segmentation, "gone.pth")

@@ -262,3 +262,13 @@ def test_launchers_of_gpus_are_refused_without_one(monkeypatch):
         monkeypatch.setenv(name, "1")
     with pytest.raises(checks.CheckError, match="start with torchrun"):
         run_options.set_launcher(Config(), "slurm")
+
+
+def test_lora_is_refused():
+    pytest.importorskip("peft")
+    with torch.device("meta"):
+        model = MODELS.build(MODEL | dict(backbone=MODEL["backbone"] | dict(lora=dict(rank=2))))
+    strategy = FSDP2Strategy.__new__(FSDP2Strategy)
+    strategy.blocks = ("EncoderLayer",)
+    with pytest.raises(ValueError, match=r"would stay empty\. Use --strategy ddp"):
+        strategy._wrap_model(model)

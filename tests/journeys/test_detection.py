@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mmonepeace import checkpoint
@@ -106,6 +107,24 @@ def test_a_killed_run_ends_with_the_same_bits(trained, recipe, data, tmp_path):
     )  # fmt: skip
     assert len(losses(done)) == 5
     assert_same_run(work_dir, trained[0])
+
+
+@ONLY_BOXES
+def test_averages_are_evaluated_and_resumed(recipe, data, tmp_path):
+    options = ("--data-root", data, "--ema", "0.9")
+    done = run_tool("train.py", recipe, *options, "--work-dir", tmp_path / "whole")
+    content = checkpoint.read_run(tmp_path / "whole/iter_10.pth")
+    name = "rpn_head.rpn_cls.weight"
+    assert not torch.equal(content["state_dict"][name], content["ema_state_dict"][f"module.{name}"])
+    work_dir = left_by_a_kill(tmp_path / "work", tmp_path / "whole")
+    faster = ("--cfg-options", "train_cfg.val_interval=99")
+    run_tool("train.py", recipe, *options, "--work-dir", work_dir, "--resume", *faster)
+    assert_same_run(work_dir, tmp_path / "whole")
+    tested = run_tool(
+        "test.py", recipe, work_dir, "--data-root", data, "--work-dir", tmp_path / "w"
+    )
+    scores = [re.findall(r"bbox_mAP: (-?[\d.]+)", x.stdout)[-1] for x in (done, tested)]
+    assert scores[0] == scores[1]
 
 
 def test_evaluation_draws_and_writes_results_in_cocos_layout(trained, recipe, data, tmp_path):

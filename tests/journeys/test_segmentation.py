@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from mmonepeace import checkpoint
 from tests.conftest import ROOT, SEGMENTATION
-from tests.journeys.resuming import assert_same_run, die_at_step_8
+from tests.journeys.resuming import assert_same_run, die_at_step_8, left_by_a_kill
 from tests.processes import Done, free_port, run_tool
 
 SMALL_RECIPE = """
@@ -100,6 +102,26 @@ def test_a_killed_run_ends_with_the_same_bits(trained, recipe, seg_data, tmp_pat
     assert_same_run(tmp_path, trained[0])
 
 
+def test_averages_of_a_run_in_bfloat16_are_tested_and_resumed(recipe, seg_data, tmp_path):
+    """`mmonepeace test` takes the averages; the last evaluation of training was of the same."""
+    options = ("--data-root", seg_data, "--ema", "0.9", "--dtype", "bf16")
+    done = run_tool("train.py", recipe, *options, "--work-dir", tmp_path / "whole")
+    content = checkpoint.read_run(tmp_path / "whole/iter_10.pth")
+    name = "backbone.layers.0.attn.q_proj.weight"
+    average, weight = content["state_dict"][name], content["ema_state_dict"][f"module.{name}"]
+    assert average.dtype == weight.dtype == torch.float32
+    assert not torch.equal(average, weight)
+    work_dir = left_by_a_kill(tmp_path / "work", tmp_path / "whole")
+    faster = ("--cfg-options", "train_cfg.val_interval=99")
+    run_tool("train.py", recipe, *options, "--work-dir", work_dir, "--resume", *faster)
+    assert_same_run(work_dir, tmp_path / "whole")
+    tested = run_tool(
+        "test.py", recipe, work_dir, "--data-root", seg_data, "--work-dir", tmp_path / "w"
+    )
+    scores = [re.findall(r"mIoU: ([\d.]+)", x.stdout)[-1] for x in (done, tested)]
+    assert scores[0] == scores[1]
+
+
 def test_evaluation_with_tta_draws_and_writes_label_maps(trained, recipe, seg_data, tmp_path):
     work_dir, _ = trained
     done = run_tool(
@@ -147,8 +169,8 @@ def test_mmseg_api_takes_any_size_and_lists(trained, recipe, tmp_path):
     from mmengine.runner import find_latest_checkpoint
     from mmseg.apis import MMSegInferencer, inference_model, init_model
 
-    checkpoint = find_latest_checkpoint(trained[0])
-    model = init_model(str(recipe), checkpoint, device="cpu")
+    newest = find_latest_checkpoint(trained[0])
+    model = init_model(str(recipe), newest, device="cpu")
     rng = np.random.default_rng(0)
     sizes = [(97, 513), (16, 16), (200, 150), (97, 513), (33, 47)]
     images = [rng.integers(0, 255, (*size, 3), np.uint8) for size in sizes]
@@ -163,7 +185,7 @@ def test_mmseg_api_takes_any_size_and_lists(trained, recipe, tmp_path):
     for i, image in enumerate(images):
         paths.append(str(tmp_path / f"{i}.png"))
         Image.fromarray(image).save(paths[-1])
-    inferencer = MMSegInferencer(str(recipe), checkpoint, device="cpu")
+    inferencer = MMSegInferencer(str(recipe), newest, device="cpu")
     result = inferencer(paths, batch_size=3, show=False, out_dir=str(tmp_path / "out"))
     assert [p.shape for p in result["predictions"]] == sizes
     drawn = sorted((tmp_path / "out/vis").iterdir())
