@@ -40,13 +40,6 @@ if TYPE_CHECKING:
         load_checkpoint,
         load_model,
     )
-    from mmonepeace.checkpoint.model_card import ModelCard
-    from mmonepeace.checkpoint.pretrained import (
-        SHARD_SIZE,
-        Saved,
-        read_pretrained,
-        write_pretrained,
-    )
     from mmonepeace.checkpoint.lora import (
         DEFAULT_LORA,
         base_name,
@@ -55,6 +48,13 @@ if TYPE_CHECKING:
         read_lora,
         take_lora,
         write_lora,
+    )
+    from mmonepeace.checkpoint.model_card import ModelCard
+    from mmonepeace.checkpoint.pretrained import (
+        SHARD_SIZE,
+        Saved,
+        read_pretrained,
+        write_pretrained,
     )
     from mmonepeace.checkpoint.reading import read, read_content
     from mmonepeace.checkpoint.training_state import (

@@ -94,7 +94,9 @@ def _inject(
         if error.name != "peft":
             raise
         raise ValueError("lora needs peft: pip install 'mmonepeace[lora]'.") from None
-    config = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=pattern)
+    # peft calls alpha an integer, and divides it by the rank.
+    options: dict[str, Any] = dict(r=rank, lora_alpha=alpha, lora_dropout=dropout)
+    config = peft.LoraConfig(**options, target_modules=pattern)
     peft.inject_adapter_in_model(config, backbone, name)
 
 

@@ -21,8 +21,8 @@ from mmonepeace.layers.kernels import Backend, check_backend
 from mmonepeace.layers.tokens import Tokens
 from mmonepeace.models.initialization import reset_weight
 from mmonepeace.models.layer_depth import layer_depth
-from mmonepeace.models.saved_backbone import SavedBackbone
 from mmonepeace.models.lora import Lora, inject
+from mmonepeace.models.saved_backbone import SavedBackbone
 from mmonepeace.models.trained_parameters import train_only
 from mmonepeace.registry import MODELS, WEIGHT_INITIALIZERS
 from mmonepeace.spec import (
