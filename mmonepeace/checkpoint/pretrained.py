@@ -337,8 +337,12 @@ def _refuse_others_folder(folder: Path) -> None:
     left_over = re.compile(r"\..+\.part")  # by a killed process
     others = [path.name for path in folder.iterdir() if not left_over.fullmatch(path.name)]
     if others:
+        # Killed between two renames, a save leaves its config under the temporary name.
+        config = next(
+            (p for p in (folder / CONFIG, folder / f".{CONFIG}.part") if p.exists()), folder
+        )
         try:
-            _check_kind(_read_config(folder / CONFIG), BACKBONE)
+            _check_kind(_read_config(config), BACKBONE)
         except (CheckpointError, OSError):
             raise CheckpointError(
                 f"{folder}: has files that save_pretrained did not write, such as "

@@ -307,6 +307,15 @@ def test_a_failed_save_changes_nothing(embedder, folder, monkeypatch):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def test_a_save_that_was_killed_between_two_renames_can_be_repeated(embedder, folder):
+    (folder / "config.json").rename(folder / ".config.json.part")
+    (folder / "README.md").rename(folder / ".README.md.part")
+    refused(folder, "has no config.json")
+    embedder.save_pretrained(folder)
+    assert len(list(folder.iterdir())) == 4
+    load(folder)
+
+
 def test_without_a_tokenizer_an_earlier_one_goes(checkpoint_file, folder, tmp_path):
     shutil.copy(checkpoint_file, tmp_path / "alone.safetensors")
     embedder = Embedder.from_checkpoint(tmp_path / "alone.safetensors", "cpu")
