@@ -127,7 +127,7 @@ def write_pretrained(
     _refuse_others_folder(folder)
     backbone: Any = getattr(model, "backbone", model)
     metadata: Any = model.metadata  # of `BackboneModel` and `OnePeace`
-    meta = {**backbone.trained, **metadata()}
+    meta = {**backbone.training_facts, **metadata()}
     if facts.get("classes"):
         meta["task"] = json.dumps({**json.loads(meta["task"]), "classes": facts["classes"]})
     with prefix_errors(folder):

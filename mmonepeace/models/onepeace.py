@@ -77,7 +77,7 @@ class OnePeace(SavedBackbone, BaseModule):
 
     Attributes:
         allow_missing: regular expressions of parameters that a checkpoint may lack.
-        trained: what is known of the run that the loaded checkpoint is of.
+        training_facts: what is known of the run that the loaded checkpoint is of.
     """
 
     allow_missing: tuple[str, ...] = ()
@@ -136,7 +136,7 @@ class OnePeace(SavedBackbone, BaseModule):
             )
         if out_type != "featmap":
             self.allow_missing = (r"norms\.",)  # exported vision branches have no final norm
-        self.trained: dict[str, str] = {}
+        self.training_facts: dict[str, str] = {}
         self.frozen_stages = frozen_stages
         self.init_std = init_std
         self._decoupled = rpb == "per_block" and depth > 1
@@ -252,7 +252,7 @@ class OnePeace(SavedBackbone, BaseModule):
 
     def adopt_metadata(self, meta: Mapping[str, Any]) -> None:
         """Follow the metadata of a checkpoint in what the config does not set, such as audio padding."""
-        self.trained = {k: str(v) for k, v in meta.items() if k.startswith("trained_")}
+        self.training_facts = {k: str(v) for k, v in meta.items() if k.startswith("trained_")}
         for adapter in self.adapters.values():
             adapter.adopt_metadata(meta)
 
