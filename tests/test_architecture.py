@@ -49,6 +49,7 @@ RULES = {
         "console",
         "atomic_file",
     },
+    "export": {"models", "spec", "atomic_file"},
     "safe_reading": {"checkpoint", "exit_status"},
     "timm": {"models", "layers", "checkpoint", "spec"},
     "commands": {
@@ -61,6 +62,7 @@ RULES = {
         "engine",
         "evaluation",
         "exit_status",
+        "export",
         "missing_packages",
         "spec",
         "visualization",
