@@ -164,7 +164,7 @@ def resample_rpb(table_NH: Tensor, old: int, new: Grid, method: Resampling = "ge
 
     Source: the geometric resampling of the BEiT family, as used by ONE-PEACE.
     """
-    if table_NH.shape[0] != num_rpb_rows((old, old)):
+    if len(table_NH) != num_rpb_rows((old, old)):
         raise ValueError(
             f"the table has {table_NH.shape[0]} rows, a {old} x {old} grid has "
             f"{num_rpb_rows((old, old))}. Pass the side of the grid the table was made for."
@@ -229,7 +229,7 @@ def resample_pos_embed(pos_ND: Tensor, new: Grid) -> Tensor:
 
     Source: the official multimodal code (bicubic, align_corners False, no antialias, in fp32).
     """
-    side = square_side(pos_ND.shape[0] - 1, f"a position table of {pos_ND.shape[0]} rows")
+    side = square_side(len(pos_ND) - 1, f"a position table of {len(pos_ND)} rows")
     if not isinstance(sum(new), torch.SymInt) and new == (side, side):
         return pos_ND
     dtype = torch.float64 if pos_ND.dtype == torch.float64 else torch.float32

@@ -139,11 +139,45 @@ def test_audio_clips_of_all_lengths(tmp_path):
     check_sizes(graph, path, [dict(batch=b, samples=s) for b, s in sizes])
 
 
+class Pyramid(torch.nn.Module):
+    """The pooled part of a head alone: exporting a segmentor for all sizes takes a minute."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.head = head
+
+    def forward(self, x):
+        return self.head.psp_forward([x])
+
+
 def test_the_pyramid_of_a_segmentor_is_pooled_at_every_size(onnxruntime, tmp_path):
-    graph, path = export.segmentor_graph(segmentor(), (96, 160)), tmp_path / "segmentor.onnx"
-    export.export_onnx(graph, path, ["batch", "height", "width"])
-    sizes = [(1, 64, 64), (3, 64, 224), (1, 32, 304), (2, 208, 112)]
-    check_sizes(graph, path, [images(*size) for size in sizes])
+    module = Pyramid(segmentor().decode_head)
+    path = tmp_path / "pyramid.onnx"
+    rows, columns = (torch.export.Dim(name, min=2, max=128) for name in ("rows", "columns"))
+    program = torch.export.export(
+        module, (torch.randn(2, 32, 7, 11),), dynamic_shapes=({2: rows, 3: columns},)
+    )
+    torch.onnx.export(program, dynamo=True, verbose=False).save(path, external_data=False)
+    session = onnxruntime.InferenceSession(path)
+    for size in ((4, 4), (2, 30), (5, 3), (13, 6), (64, 17)):
+        x = torch.randn(2, 32, *size)
+        with torch.no_grad():
+            expected = module(x)
+        (got,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        torch.testing.assert_close(torch.from_numpy(got), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_segmentor_and_its_left_out_head(tmp_path):
+    model, path = segmentor(), tmp_path / "segmentor.pt2"
+    model.auxiliary_head = torch.nn.Linear(1, 1)
+    graph = export.segmentor_graph(model, (48, 80))
+    export.export_torch(graph, path)
+    got, expected = run_alone(path, graph, graph.lengths(), tmp_path)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+    assert graph.left_out == ["auxiliary head"]
+    model.decode_head = torch.nn.Linear(1, 1)
+    with pytest.raises(ValueError, match="Linear has no logits of each pixel"):
+        export.segmentor_graph(model)
 
 
 def test_a_fixed_size_may_be_any():
@@ -156,6 +190,7 @@ def test_a_fixed_size_may_be_any():
         export.exporting.trace(graph, ["height", "width"])
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("size", [(64, 64), (96, 80)])
 def test_models_are_traced_and_counted(size):
     pictures = torch.randn(1, 3, *size)

@@ -250,6 +250,8 @@ class ImageAdapter(Adapter):
 
     def _tokens(self, patches_BhwD: Tensor, second: bool = False) -> Tokens:
         rows, columns = patches_BhwD.shape[1:3]
+        if torch.jit.is_tracing():  # for this size; there they are tensors
+            rows, columns = int(rows), int(columns)
         grid = (rows, columns)
         positions = self.pos_embed
         # A graph for all sizes does not know this one.
