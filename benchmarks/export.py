@@ -57,11 +57,15 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    versions = [f"{name} {version(name)}" for name in ("torch", "onnx", "onnxscript", "onnxruntime")]
+    versions = [
+        f"{name} {version(name)}" for name in ("torch", "onnx", "onnxscript", "onnxruntime")
+    ]
     print(f"- Date: {date.today()}")
     print(f"- Hardware: {platform.machine()} CPU, {args.threads} threads")
     print(f"- Versions: Python {platform.python_version()}, {', '.join(versions)}\n")
-    print("| size | file | dtype | dynamic | largest difference | lowest cosine | speed | MB | of weights |")
+    print(
+        "| size | file | dtype | dynamic | largest difference | lowest cosine | speed | MB | of weights |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for arch in args.archs:

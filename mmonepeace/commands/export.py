@@ -52,7 +52,9 @@ def parse_args() -> argparse.Namespace:
         parser.error(f"{args.out}: expected a file that ends with {SUFFIXES[args.to]}")
     args.dynamic = args.dynamic.split(",")
     if set(args.dynamic) - {"batch", "size"} and args.dynamic != [NOT_DYNAMIC]:
-        parser.error(f"--dynamic {','.join(args.dynamic)}: expected batch,size, batch, size or none")
+        parser.error(
+            f"--dynamic {','.join(args.dynamic)}: expected batch,size, batch, size or none"
+        )
     if args.dtype == "int8" and args.to != "onnx":
         parser.error("--dtype int8 is ONNX Runtime's: it needs --to onnx")
     if not (args.modality or args.task or args.config):
@@ -92,9 +94,7 @@ def run(args: argparse.Namespace) -> None:
         export.check_packages()
     graph = build_graph(args)
     dynamic = [
-        name
-        for name in graph.axes
-        if ("batch" if name == "batch" else "size") in args.dynamic
+        name for name in graph.axes if ("batch" if name == "batch" else "size") in args.dynamic
     ]
     exact = graph.module
     if args.dtype == "fp16":

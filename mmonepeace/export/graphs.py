@@ -228,7 +228,9 @@ def _draw_text(size: Sequence[int], generator: torch.Generator) -> Tensor:
     """Texts of different lengths, the first of which has no padding."""
     ids_BT = torch.randint(EOS_ID + 1, EOS_ID + 50, tuple(size), generator=generator)
     for row, ids in enumerate(ids_BT):
-        length = size[1] if row == 0 else int(torch.randint(1, size[1] + 1, (), generator=generator))
+        length = (
+            size[1] if row == 0 else int(torch.randint(1, size[1] + 1, (), generator=generator))
+        )
         ids[length - 1] = EOS_ID
         ids[length:] = PAD_ID
     return ids_BT
@@ -317,7 +319,9 @@ def encoder_graph(model: Any, modality: str, size: tuple[int, int] | None = None
     """
     known = tuple(model.projections)
     if modality not in known:
-        raise ValueError(f"the model has no {modality} embeddings, only {', '.join(known) or 'none'}.")
+        raise ValueError(
+            f"the model has no {modality} embeddings, only {', '.join(known) or 'none'}."
+        )
     others = [name for name in model.backbone.adapters if name != modality]
     for name in others:
         del model.backbone.adapters[name], model.projections[name]
@@ -380,9 +384,7 @@ def segmentor_graph(model: Any, size: tuple[int, int] | None = None) -> Graph:
     mean, std = (tuple(x / 255 for x in values) for values in (IMAGE_MEAN, IMAGE_STD))
     classes = getattr(model, "dataset_meta", None) or {}
     facts = _facts(True, mean, std) | ({"classes": classes["classes"]} if classes else {})
-    return Graph(
-        _Segmentor(model).eval(), inputs, "logits", _with_batch(axes), facts, left_out
-    )
+    return Graph(_Segmentor(model).eval(), inputs, "logits", _with_batch(axes), facts, left_out)
 
 
 def find_obstacle(model: Any) -> str | None:

@@ -391,7 +391,9 @@ def test_the_model_of_an_index_is_found_and_checked(embedder, checkpoint_file, d
     again = embedder_of(index, device="cpu")
     assert embedder_settings(again) == embedder_settings(made)
     other = write_model(tmp_path / "other", seed=1)
-    with pytest.raises(ValueError, match=r"another checkpoint .* --checkpoint, or run mmonepeace embed"):
+    with pytest.raises(
+        ValueError, match=r"another checkpoint .* --checkpoint, or run mmonepeace embed"
+    ):
         embedder_of(index, other, device="cpu")
     index.meta["checkpoint"] = str(tmp_path / "gone.pt")
     with pytest.raises(ValueError, match=r"gone\.pt, which is gone. Name it: --checkpoint"):
