@@ -3,7 +3,7 @@
 Run:  python benchmarks/export.py [--archs tiny base] [--threads 1] [--size 224]
 
 Fixed sizes but for tiny, which has dynamic ones in fp32: `mmonepeace export` does the same for a
-checkpoint. Takes 3 minutes.
+checkpoint.
 """
 
 import argparse
