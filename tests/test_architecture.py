@@ -51,6 +51,7 @@ RULES = {
         "console",
         "atomic_file",
     },
+    "export": {"models", "spec", "atomic_file"},
     "safe_reading": {"checkpoint", "exit_status"},
     "timm": {"models", "layers", "checkpoint", "spec"},
     "commands": {
@@ -63,6 +64,7 @@ RULES = {
         "engine",
         "evaluation",
         "exit_status",
+        "export",
         "missing_packages",
         "official_release",
         "spec",

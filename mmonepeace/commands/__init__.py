@@ -27,6 +27,7 @@ GROUPS = {
     "files": {
         "download": "get the official files",
         "convert": "convert checkpoints, official and ours",
+        "export": "write a model for ONNX Runtime or torch alone, and measure it",
         "convert-index": "write an index as a Parquet, CSV or NumPy file",
         "convert-tokenizer": "make a tokenizer from the official vocabulary",
         "train-tokenizer": "learn a tokenizer from captions",

@@ -82,7 +82,8 @@ def cell_centres(grids: tuple[Grid, ...], device: torch.device | str) -> Tensor:
     for rows, columns in grids:
         y = (torch.arange(rows, device="cpu") + 0.5) / rows
         x = (torch.arange(columns, device="cpu") + 0.5) / columns
-        centres.append(torch.stack([x.repeat(rows), y.repeat_interleave(columns)], 1))
+        every = x.expand(rows, columns), y[:, None].expand(rows, columns)
+        centres.append(torch.stack(every, -1).flatten(0, 1))
     return torch.cat(centres).to(device)
 
 
@@ -158,7 +159,16 @@ class DeformableAttention(nn.Module):
         weights = self.attention_weights(query_BQD).float().unflatten(-1, (heads, levels * points))
         weights = weights.softmax(-1).unflatten(-1, (levels, points))
         # Offsets count cells of the level they point into.
-        sizes = offsets.new_tensor([(columns, rows) for rows, columns in key_grids])
+        sizes = _sizes_of(key_grids, offsets)
         centres = cell_centres(query_grids, query_BQD.device)
         where = centres[:, None, None, None] + offsets / sizes[:, None]
         return self.output_proj(deform_attend(value, key_grids, where, weights))
+
+
+def _sizes_of(grids: Sequence[Grid], like: Tensor) -> Tensor:
+    """(columns, rows) of each level, (S, 2)."""
+    if not any(isinstance(sum(grid), torch.SymInt) for grid in grids):
+        return like.new_tensor([(columns, rows) for rows, columns in grids])
+    # In a graph for all sizes: a tensor of numbers would be one of those that it was traced with.
+    sides = [torch.scalar_tensor(side, dtype=like.dtype) for grid in grids for side in grid[::-1]]
+    return torch.stack(sides).view(len(grids), 2).to(like.device)

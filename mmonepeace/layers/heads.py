@@ -31,7 +31,7 @@ class AttentionPooling(nn.Module):
             project(x_BTD).unflatten(-1, (heads, width)).transpose(1, 2)
             for project in (self.k_proj, self.v_proj)
         )
-        query = self.query.transpose(1, 2).expand(len(x_BTD), -1, -1, -1) * width**0.5
+        query = self.query.transpose(1, 2).expand(x_BTD.shape[0], -1, -1, -1) * width**0.5
         bias = None
         if pad_BT is not None:
             bias = torch.zeros_like(pad_BT, dtype=k.dtype).masked_fill(pad_BT, -torch.inf)

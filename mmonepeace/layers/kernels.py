@@ -56,11 +56,11 @@ def cpu_kernel(name: str, x: Tensor) -> Callable[..., Any] | None:
     unrolled), and large enough.
     """
     kernel = CPU_KERNELS.get(name)
-    if kernel is None or x.numel() < kernel.min_numel or x.device.type != "cpu":
-        return None
+    # Asked first: a graph keeps the question whether a tensor is large as a condition.
     in_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    applies = product_dtype(x) in (torch.float32, torch.bfloat16) and not in_graph
-    return kernel.function if applies else None
+    if kernel is None or in_graph or x.numel() < kernel.min_numel or x.device.type != "cpu":
+        return None
+    return kernel.function if product_dtype(x) in (torch.float32, torch.bfloat16) else None
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
@@ -141,7 +141,10 @@ def attend(
     if bias.is_packed:
         return bias.attend_groups(attend, q_BHLd, k_BHLd, v_BHLd, scale, backend)
     on_gpu = q_BHLd.device.type in DEVICES
-    if backend == "auto" and (on_gpu or q_BHLd.shape[2] >= MIN_TOKENS_TRAINING):
+    in_graph = (
+        torch.compiler.is_compiling() or torch.jit.is_tracing()
+    )  # of no kernel, for any length
+    if backend == "auto" and (on_gpu or (not in_graph and q_BHLd.shape[2] >= MIN_TOKENS_TRAINING)):
         backend = _choose(q_BHLd, bias)
     if backend not in ("auto", "sdpa"):
         return _BACKENDS[check_backend(backend)](q_BHLd, k_BHLd, v_BHLd, bias, scale)

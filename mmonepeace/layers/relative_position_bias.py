@@ -6,12 +6,15 @@ Shapes: B batch, N table rows, H heads, L tokens (CLS first). A grid is (rows, c
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils._python_dispatch import _disable_current_modes
 
 from mmonepeace.layers.indices import index_for
 from mmonepeace.layers.resampling import CLS_ROWS, Grid, Resampling, num_rpb_rows, resample_rpb
@@ -124,7 +127,7 @@ class GridBias(AttentionBias):
         # Kernels on GPUs read rows that begin at multiples of 8 numbers; they copy a bias that has others.
         index_LP = rpb_index(self.grid, device, self.cls_token, 1 if device.type == "cpu" else 8)
         bias_HLP = table_NH.t().index_select(1, index_LP.flatten()).view(-1, *index_LP.shape)
-        return bias_HLP[None, ..., : len(index_LP)]
+        return bias_HLP[None, ..., : index_LP.shape[0]]
 
 
 class _GatheredGridBias(torch.autograd.Function):
@@ -208,13 +211,13 @@ def rpb_index(
     """
     rows, cols = grid
     # Named device: the default one may be meta, where nothing is computed.
-    y = torch.arange(rows, dtype=torch.int32, device=device).repeat_interleave(cols)
-    x = torch.arange(cols, dtype=torch.int32, device=device).repeat(rows)
+    y = torch.arange(rows, dtype=torch.int32, device=device)[:, None].expand(rows, cols).flatten()
+    x = torch.arange(cols, dtype=torch.int32, device=device).expand(rows, cols).flatten()
     index = (y[:, None] - y + rows - 1) * (2 * cols - 1) + (x[:, None] - x + cols - 1)
     if cls_token:
         offsets = max(2 * rows - 1, 0) * max(2 * cols - 1, 0)
         index = _overwrite_cls(F.pad(index, (1, 0, 1, 0)), offsets + CLS_ROWS)
-    return F.pad(index, (0, -len(index) % multiple))
+    return F.pad(index, (0, -index.shape[0] % multiple))
 
 
 @byte_bounded_lru_cache(2**20)
@@ -241,12 +244,23 @@ def rpb_rows_1d(num_buckets: int, count: int, device: torch.device | str = "cpu"
             f"a sequence of {count} tokens is longer than the {MAX_POSITIONS} positions (CLS "
             "included) that the relative position bias reaches. Cut it, or encode it in windows."
         )
+    if isinstance(count, torch.SymInt):  # of a graph for all lengths: rows of a constant
+        rows = _longest_rows_1d(num_buckets).to(device)
+        return rows.narrow(0, MAX_POSITIONS - count, 2 * count - 1)
+    # In NumPy: a graph takes the numbers, not how they are made.
     exact = num_buckets // 2
-    distance = torch.arange(count, dtype=torch.float64, device="cpu")
-    spread = (distance / exact).clamp(min=1).log() / math.log((MAX_POSITIONS - 1) / exact)
-    far = exact + (spread * (exact - 1)).ceil()
-    value = torch.where(distance <= exact, distance, far).long()
-    return (torch.cat([-value.flip(0), value[1:]]) + num_buckets - 1).to(device)
+    distance = np.arange(count, dtype=np.float64)
+    spread = np.log((distance / exact).clip(min=1)) / math.log((MAX_POSITIONS - 1) / exact)
+    far = exact + np.ceil(spread * (exact - 1))
+    value = np.where(distance <= exact, distance, far).astype(np.int64)
+    rows = np.concatenate([-value[::-1], value[1:]]) + num_buckets - 1
+    return torch.from_numpy(rows).to(device)
+
+
+@cache
+def _longest_rows_1d(num_buckets: int) -> Tensor:
+    with _disable_current_modes():  # real numbers, whatever is being traced
+        return rpb_rows_1d(num_buckets, MAX_POSITIONS)
 
 
 @byte_bounded_lru_cache(2**25)
@@ -338,6 +352,7 @@ class RelativePositionBias2D(RelativePositionBias):
         """Bias of one block for a grid of patches, resampled if need be, in the dtype of attention."""
         table = block if len(self.sides) > 1 else 0
         table_NH, side = self.tables[table], self.sides[table]
-        if grid != (side, side):
+        # A graph for all sizes does not know this one.
+        if isinstance(sum(grid), torch.SymInt) or grid != (side, side):
             table_NH = resample_rpb(table_NH, side, grid, self.resampling)
         return GridBias(table_NH.to(dtype), grid, self.cls_token)

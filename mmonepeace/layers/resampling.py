@@ -4,18 +4,22 @@ Shapes: N table rows, H heads, D width. A grid is (rows, columns).
 """
 
 import math
+from functools import cache
 from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from mmonepeace.layers.tensor_cache import byte_bounded_lru_cache
 
 Grid = tuple[int, int]
 Resampling = Literal["geometric", "bicubic"]
 
+# Of a grid, in patches, in graphs for all sizes: images of 2,048 pixels.
+MAX_SYMBOLIC_SIDE = 128
 # Rows after those of the offsets: CLS as query, CLS as key, CLS with itself.
 CLS_ROWS = 3
 
@@ -112,12 +116,33 @@ def _spline_matrix(x: np.ndarray, u: np.ndarray) -> np.ndarray:
 
 
 # In NumPy: modes of torch that only trace or fake what they run need its numbers.
-@byte_bounded_lru_cache(2**24)
-def _geometric_matrix(old: int, new: int, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+def _geometric_array(old: int, new: int) -> np.ndarray:
     """(2 * new - 1, 2 * old - 1) matrix that resamples one axis of a table to another length."""
     x = _geometric_coordinates(2 * old - 1, 2 * new - 1)
     u = np.arange(-(new - 1), new, dtype=np.float64).clip(x[0], x[-1])
-    return torch.from_numpy(_spline_matrix(x, u)).to(device=device, dtype=dtype)
+    return _spline_matrix(x, u)
+
+
+@byte_bounded_lru_cache(2**24)
+def _geometric_matrix(old: int, new: int, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    """`_geometric_array` as a tensor."""
+    return torch.from_numpy(_geometric_array(old, new)).to(device=device, dtype=dtype)
+
+
+@cache
+def _geometric_matrices(old: int, dtype: torch.dtype) -> Tensor:
+    """The matrices of all lengths up to `MAX_SYMBOLIC_SIDE`, one after the other, (L * L, 2 * old - 1)."""
+    lengths = range(1, MAX_SYMBOLIC_SIDE + 1)
+    rows = [np.eye(2 * old - 1) if n == old else _geometric_array(old, n) for n in lengths]
+    with _disable_current_modes():  # real numbers, whatever is being traced
+        return torch.from_numpy(np.concatenate(rows)).to(dtype)
+
+
+def _geometric_matrix_of_any(
+    old: int, new: torch.SymInt, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """The matrix of a length that a graph learns when it runs: rows of a constant."""
+    return _geometric_matrices(old, dtype).to(device).narrow(0, (new - 1) ** 2, 2 * new - 1)
 
 
 def resample_rpb(table_NH: Tensor, old: int, new: Grid, method: Resampling = "geometric") -> Tensor:
@@ -139,12 +164,12 @@ def resample_rpb(table_NH: Tensor, old: int, new: Grid, method: Resampling = "ge
 
     Source: the geometric resampling of the BEiT family, as used by ONE-PEACE.
     """
-    if table_NH.shape[0] != num_rpb_rows((old, old)):
+    if len(table_NH) != num_rpb_rows((old, old)):
         raise ValueError(
             f"the table has {table_NH.shape[0]} rows, a {old} x {old} grid has "
             f"{num_rpb_rows((old, old))}. Pass the side of the grid the table was made for."
         )
-    if new == (old, old):
+    if not isinstance(sum(new), torch.SymInt) and new == (old, old):
         return table_NH
     # Half precision loses the spline's accuracy; float64 stays what it is.
     dtype = torch.float64 if table_NH.dtype == torch.float64 else torch.float32
@@ -158,9 +183,13 @@ def resample_rpb(table_NH: Tensor, old: int, new: Grid, method: Resampling = "ge
     else:
         # Equal sides are skipped: the geometric rule would not be the identity there.
         for equation, length in zip(("ts,swh->twh", "ts,hsn->htn"), new, strict=True):
-            if length != old:
+            if isinstance(length, torch.SymInt):
+                matrix = _geometric_matrix_of_any(old, length, dtype, table_NH.device)
+            elif length == old:
+                continue
+            else:
                 matrix = _geometric_matrix(old, length, dtype, table_NH.device)
-                values = torch.einsum(equation, matrix, values)
+            values = torch.einsum(equation, matrix, values)
     return torch.cat([values.flatten(0, 1).to(table_NH.dtype), table_NH[-CLS_ROWS:]])
 
 
@@ -200,8 +229,8 @@ def resample_pos_embed(pos_ND: Tensor, new: Grid) -> Tensor:
 
     Source: the official multimodal code (bicubic, align_corners False, no antialias, in fp32).
     """
-    side = square_side(pos_ND.shape[0] - 1, f"a position table of {pos_ND.shape[0]} rows")
-    if new == (side, side):
+    side = square_side(len(pos_ND) - 1, f"a position table of {len(pos_ND)} rows")
+    if not isinstance(sum(new), torch.SymInt) and new == (side, side):
         return pos_ND
     dtype = torch.float64 if pos_ND.dtype == torch.float64 else torch.float32
     grid_map = pos_ND[1:].to(dtype).t().reshape(1, -1, side, side)

@@ -16,7 +16,7 @@ Make = Callable[..., Tensor]
 def byte_bounded_lru_cache(limit: int) -> Callable[[Make], Make]:
     """Cache the tensors that a function returns, for inference and training alike.
 
-    The function has hashable arguments and gets `cache_clear()`. In a graph that is being compiled
+    The function has hashable arguments and gets `cache_clear()`. In a graph that is being compiled or traced
     nothing is cached, nor are fake tensors, which later calls could not compute with.
 
     Args:
@@ -29,7 +29,7 @@ def byte_bounded_lru_cache(limit: int) -> Callable[[Make], Make]:
 
         @wraps(make)
         def cached(*args: Any) -> Tensor:
-            if torch.compiler.is_compiling():
+            if torch.compiler.is_compiling() or torch.jit.is_tracing():
                 return make(*args)
             with lock:
                 if args not in kept:

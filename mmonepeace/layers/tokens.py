@@ -150,9 +150,10 @@ class Tokens:
 def zero_padding(x_BLD: Tensor, pad_BL: Tensor) -> tuple[Tensor, Tensor | None]:
     """Embeddings with zeros for padding, and the mask; on a CPU, None instead of a mask without padding.
 
-    A GPU would have to tell, and what follows would wait for it.
+    A GPU would have to tell, and what follows would wait for it; a graph is for batches with padding.
     """
-    if pad_BL.device.type == "cpu" and not pad_BL.any():
+    in_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if pad_BL.device.type == "cpu" and not in_graph and not pad_BL.any():
         return x_BLD, None
     return x_BLD.masked_fill(pad_BL[..., None], 0), pad_BL
 

@@ -30,7 +30,7 @@ class UPerHead(MMSegUPerHead):
 
     def psp_forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """The last map, and the means of its parts, (N, C, H, W)."""
-        pooled = [branch(inputs[-1]) for branch in self.psp_modules]
+        pooled = [_pool_and_convolve(branch, inputs[-1]) for branch in self.psp_modules]
         return _convolve(self.bottleneck, [inputs[-1], *pooled], self.align_corners)
 
     def _forward_feature(self, inputs: Sequence[Tensor]) -> Tensor:
@@ -46,6 +46,28 @@ class UPerHead(MMSegUPerHead):
         return _convolve(self.fpn_bottleneck, [*outputs, last], self.align_corners)
 
 
+def _pool_and_convolve(branch: nn.Sequential, x: Tensor) -> Tensor:
+    """A branch of the pooling pyramid; in a graph with products, which are right at every size.
+
+    Exported adaptive pooling has the windows of the size that was traced.
+    """
+    pool, conv = branch
+    if not torch.compiler.is_compiling():
+        return conv(pool(x))
+    rows, columns = (_pooling_matrix(side, pool.output_size, x) for side in x.shape[2:])
+    return conv(rows @ x @ columns.t())
+
+
+def _pooling_matrix(length: int, size: int, like: Tensor) -> Tensor:
+    """What `nn.AdaptiveAvgPool2d` multiplies an axis with, (size, length)."""
+    bins = torch.arange(size, device=like.device)[:, None]
+    start = (bins * length).div(size, rounding_mode="floor")
+    stop = ((bins + 1) * length + size - 1).div(size, rounding_mode="floor")
+    places = torch.arange(length, device=like.device)
+    inside = ((places >= start) & (places < stop)).to(like.dtype)
+    return inside / (stop - start).to(like.dtype)
+
+
 def _convolve(module: ConvModule, maps: Sequence[Tensor], align_corners: bool) -> Tensor:
     """What a module gives for maps that are resized to the size of the first and concatenated."""
     conv = module.conv
@@ -56,7 +78,8 @@ def _convolve(module: ConvModule, maps: Sequence[Tensor], align_corners: bool) -
         and (conv.kernel_size, conv.padding, conv.stride) == ((3, 3), (1, 1), (1, 1))
         and (conv.dilation, conv.groups, conv.padding_mode) == ((1, 1), 1, "zeros")
     )
-    if not plain:
+    # What is cheaper depends on sizes, which a graph may not know.
+    if not plain or torch.compiler.is_compiling():
         resized = [maps[0], *(_resized(x, maps[0], align_corners) for x in maps[1:])]
         return module(torch.cat(resized, 1))
     height, width = maps[0].shape[2:]

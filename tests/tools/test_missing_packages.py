@@ -17,6 +17,7 @@ COMMANDS = {
     "doctor": "FILE",
     "embed": "FILE --texts FILE --out out.safetensors",
     "evaluate_retrieval": "FILE --table FILE --columns image=a text=b",
+    "export": "FILE out.onnx --to onnx",
     "heatmap": "FILE FILE --text sky",
     "predict": "FILE --images FILE",
     "pretrain": "FILE",

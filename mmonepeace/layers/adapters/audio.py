@@ -341,10 +341,10 @@ class AudioAdapter(Adapter):
                 f"limit is {MAX_POSITIONS - 1} (20.48 s). Cut it with LoadAudio(max_seconds=...), "
                 "or encode it with Embedder.encode_audio, which averages windows."
             )
-        if pad_BT is not None and pad_BT.shape != (len(waves_BS), frames):
+        if pad_BT is not None and pad_BT.shape != (waves_BS.shape[0], frames):
             raise ValueError(
                 f"the audio padding mask has shape {tuple(pad_BT.shape)}, expected "
-                f"{(len(waves_BS), frames)}: one entry for each frame, spec.num_audio_frames."
+                f"{(waves_BS.shape[0], frames)}: one entry for each frame, spec.num_audio_frames."
             )
         pads: Any = pad_BT, cpu_pad_BT
         if hasattr(self, "mel_stem"):
@@ -393,7 +393,7 @@ class AudioAdapter(Adapter):
             # An even kernel gives one frame too many.
             x = conv(x.transpose(1, 2))[..., : x_BTD.shape[1]].transpose(1, 2)
             x = F.gelu(F.layer_norm(x, x.shape[-1:], eps=LAYER_NORM_EPS))
-        return torch.cat([self.cls_pos_embed.expand(len(x), -1, -1), x], 1)
+        return torch.cat([self.cls_pos_embed.expand(x.shape[0], -1, -1), x], 1)
 
 
 def _stored_stride(meta: Mapping[str, Any]) -> int:

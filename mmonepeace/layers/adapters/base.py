@@ -101,7 +101,7 @@ class Adapter(nn.Module):
         if self.cls_token is None:
             positions = positions[..., 1:, :]
         else:
-            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
+            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1)
             pad_BL = None if pad_BT is None else F.pad(pad_BT, (1, 0))
             if cpu_pad_BT is not None:
                 cpu_pad_BL = np.pad(cpu_pad_BT, ((0, 0), (1, 0)))

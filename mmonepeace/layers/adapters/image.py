@@ -250,9 +250,12 @@ class ImageAdapter(Adapter):
 
     def _tokens(self, patches_BhwD: Tensor, second: bool = False) -> Tokens:
         rows, columns = patches_BhwD.shape[1:3]
+        if torch.jit.is_tracing():  # for this size; there they are tensors
+            rows, columns = int(rows), int(columns)
         grid = (rows, columns)
         positions = self.pos_embed
-        if grid != self.grid:
+        # A graph for all sizes does not know this one.
+        if isinstance(rows + columns, torch.SymInt) or grid != self.grid:
             positions = resample_pos_embed(positions, grid)
         if second and self.type_embed_2 is not None:
             positions = positions + self.type_embed_2[0]
