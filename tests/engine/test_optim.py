@@ -164,7 +164,7 @@ def test_bfloat16_says_whether_the_cpu_multiplies_it(has, monkeypatch):
             pass
     (text,) = said
     assert ("(avx512_bf16)" in text) is has
-    assert ("leave --bf16 out" in text) is not has
+    assert ("leave --dtype bf16 out" in text) is not has
 
 
 def test_pretraining_decays_all_but_the_official_exceptions():

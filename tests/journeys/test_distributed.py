@@ -21,7 +21,6 @@ from tests.journeys.test_pretraining import (  # noqa: F401  (fixtures)
     logged,
     parameters,
     pretrain,
-    tool,
 )
 from tests.processes import ON_CPU, free_port, run_in_two
 
