@@ -40,7 +40,7 @@ def export_torch(graph: Graph, path: Path, dynamic: Sequence[str] = ()) -> None:
     program = trace(graph, dynamic)
     files = {f"{META}.json": graph.metadata(dynamic)}
     with atomic_file(path) as temporary, temporary.open("wb") as file:
-        torch.export.save(program, file, extra_files=files)  # type: ignore[arg-type]  # IOBase
+        torch.export.save(program, file, extra_files=files)
 
 
 def export_onnx(

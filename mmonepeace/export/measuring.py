@@ -101,8 +101,8 @@ def measure(
         sizes.append(lengths)
         differences.append((expected - got).abs().max().item())
         outputs.append(expected.abs().max().item())
-        rows = (x.double().flatten(1) for x in (expected, got))
-        cosines.append(torch.cosine_similarity(*rows).min().item())
+        a, b = (x.double().flatten(1) for x in (expected, got))
+        cosines.append(torch.cosine_similarity(a, b).min().item())
     inputs = graph.draw(graph.lengths(), generator)
     times = {"file": [0.0], "eager": [0.0]}
     for _ in range(_ROUNDS):

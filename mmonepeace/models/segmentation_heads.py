@@ -52,9 +52,10 @@ def _pool_and_convolve(branch: nn.Sequential, x: Tensor) -> Tensor:
     Exported adaptive pooling has the windows of the size that was traced.
     """
     pool, conv = branch
+    bins: Any = pool.output_size
     if not torch.compiler.is_compiling():
         return conv(pool(x))
-    rows, columns = (_pooling_matrix(side, pool.output_size, x) for side in x.shape[2:])
+    rows, columns = (_pooling_matrix(side, bins, x) for side in x.shape[2:])
     return conv(rows @ x @ columns.t())
 
 
