@@ -141,9 +141,8 @@ def attend(
     if bias.is_packed:
         return bias.attend_groups(attend, q_BHLd, k_BHLd, v_BHLd, scale, backend)
     on_gpu = q_BHLd.device.type in DEVICES
-    in_graph = (
-        torch.compiler.is_compiling() or torch.jit.is_tracing()
-    )  # of no kernel, for any length
+    # A graph is for any length, and of no kernel.
+    in_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
     if backend == "auto" and (on_gpu or (not in_graph and q_BHLd.shape[2] >= MIN_TOKENS_TRAINING)):
         backend = _choose(q_BHLd, bias)
     if backend not in ("auto", "sdpa"):

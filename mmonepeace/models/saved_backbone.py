@@ -86,7 +86,6 @@ class SavedBackbone(checkpoint.PushToHub):
 
     def trained_inputs(self) -> dict[str, dict[str, Any]]:
         """What the branches were trained on: modality -> facts."""
-        facts: dict[str, dict[str, Any]] = {name: {} for name in self.adapters}
         known: dict[str, Any] = {
             "text": lambda _: {"max_tokens": MAX_TEXT_TOKENS, "lower_case": True},
             "image": lambda adapter: {
@@ -102,7 +101,10 @@ class SavedBackbone(checkpoint.PushToHub):
                 "clip_seconds": adapter.clip_seconds,
             },
         }
-        return {name: known[name](self.adapters[name]) if name in known else {} for name in facts}
+        return {
+            name: known[name](adapter) if name in known else {}
+            for name, adapter in self.adapters.items()
+        }
 
 
 def _refuse_subclass(model: type) -> None:
