@@ -80,13 +80,16 @@ $(SHARED)/.full: | $(SHARED)/.base
 	$(PACKAGES) install --no-deps -q --force-reinstall $(WHEELS)/*.whl >&2
 	touch $@
 
-# What is installed into .venv later comes before the shared packages.
+# What is installed into .venv later comes before the shared packages, whose commands (torchrun, pytest)
+# are copied, since they name their Python in the first line.
 $(LINKED): setup.py | $(SHARED)/.base
 	rm -rf .venv
 	$(SHARED)/bin/python -m venv .venv >&2
 	@for d in $(SHARED)/lib/python3*/site-packages; do \
 	  rm -f $$d/mmonepeace.pth; \
 	  echo "import site; site.addsitedir('$$d')" > .venv/lib/$$(basename $$(dirname $$d))/site-packages/shared.pth; done
+	@for c in $$(grep -lI '^#!$(SHARED)/bin/python' $(SHARED)/bin/*); do \
+	  [ -e .venv/bin/$$(basename $$c) ] || sed '1s|.*|#!$(PY)|' $$c | install -m 755 /dev/stdin .venv/bin/$$(basename $$c); done
 	$(PY) -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e . >&2
 	touch $@
 

@@ -213,7 +213,10 @@ def ragged(args: argparse.Namespace, modality: str, by_length: bool) -> Built:
         chosen = [items[i] for i in order[start : start + together]] + longest
         padded = as_arguments(pack({"inputs": {modality: chosen}})["inputs"][modality])
         count = len(chosen) - len(longest)
-        batches.append({modality: tuple(x[:count].to(args.device) for x in padded)})
+        kept = (x[:count] for x in padded)  # the CPU's padding is an array, and stays
+        batches.append(
+            {modality: tuple(x.to(args.device) if isinstance(x, Tensor) else x for x in kept)}
+        )
 
     @torch.inference_mode()
     def run() -> None:

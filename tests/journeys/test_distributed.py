@@ -249,7 +249,7 @@ def test_a_killed_run_of_shards_is_resumed_bit_for_bit(runs, in_two, data, tmp_p
     (data / "dies.py").write_text('_base_ = ["vl.py"]\ncustom_imports = dict(imports=["dying"])\n')
     given = options(tmp_path, *SHARDED, config=["model.gather=full"])
     _, config, *rest = arguments(data, "dies", *given)
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # of torchrun
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # of python
     python_path = f"{data}:{os.environ.get('PYTHONPATH', '')}"
     killed = subprocess.run(
         [str(ROOT / "tools/dist_pretrain.sh"), config, "2", *rest],

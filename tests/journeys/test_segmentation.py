@@ -307,7 +307,7 @@ def test_a_checkpoint_with_other_classes_is_refused(trained, recipe, seg_data, t
 
 
 def test_two_processes_train_on_a_cpu(recipe, seg_data, tmp_path):
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # of torchrun
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # of python
     done = subprocess.run(
         ["bash", str(ROOT / "tools/dist_train.sh"), str(recipe), "2", "--data-root", str(seg_data),
          "--work-dir", str(tmp_path), "--cfg-options", "train_cfg.max_iters=4",

@@ -175,7 +175,7 @@ def test_two_processes_train_as_one_with_the_same_batch(data, tmp_path):
     recipe.write_text(f'_base_ = ["{ROOT}/configs/tiny/onepeace-tiny_vqa_emoji-64.py"]\n{changes}')
     options = ["--data-root", data, "--tokenizer", data / "tokenizer.json", "--work-dir"]
     run_tool("train.py", recipe, *options, tmp_path / "one")
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # of torchrun
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # of python
     command = ["bash", ROOT / "tools/dist_train.sh", recipe, "2", *options, tmp_path / "two"]
     done = subprocess.run(
         [*map(str, command), "--cfg-options", "train_dataloader.batch_size=4"],
