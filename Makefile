@@ -1,4 +1,4 @@
-# Needs Python 3.11, git, gcc and make. `make help` lists the commands.
+# Needs Python 3.11 or 3.12, git, gcc and make. `make help` lists the commands.
 #
 # Packages are outside the clone, in a folder named after a hash of the lock files, for all clones. So is
 # the wheel of mmcv with compiled operators, which only detection and `make test` need. The clone has a
@@ -8,14 +8,25 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mmonepeace
 KEY := $(shell cat requirements/lock-*.txt | sha256sum | cut -c1-12)
-SHARED := $(CACHE)/venv-$(KEY)
+# An index with PyTorch for CPUs, to leave out CUDA: its libraries are more than half of the environment.
+TORCH_INDEX ?=
+CUDA := ^(nvidia-|cuda-|triton=)
+TORCH := ^torch(audio|vision)?=
+# Nothing for Python 3.11 with CUDA; other environments have folders of their own.
+VERSION := $(filter-out -3.11,-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))$(if $(TORCH_INDEX),-cpu)
+SHARED := $(CACHE)/venv-$(KEY)$(VERSION)
 PACKAGES := $(SHARED)/bin/python -m pip
+# Install a lock file, read by pip as it is or without CUDA.
+define install_lock
+	$(if $(TORCH_INDEX),$(PACKAGES) install --no-deps --progress-bar off -q --index-url $(TORCH_INDEX) $$(grep -E '$(TORCH)' $(1) | sed 's/===/==/') >&2)
+	$(PACKAGES) install --no-deps --progress-bar off -q -r $(if $(TORCH_INDEX),<(grep -vE '$(TORCH)|$(CUDA)' $(1)),$(1)) >&2
+endef
 PY := $(CURDIR)/.venv/bin/python
-LINKED := .venv/.linked-$(KEY)
+LINKED := .venv/.linked-$(KEY)$(VERSION)
 MMCV := $(shell grep -h '^onedl-mmcv==' requirements/lock-base.txt)
 # The wheel depends on what it is built with, not on every line of the lock files.
 WHEEL_KEY := $(shell grep -hE '^(torch|onedl-mmcv|setuptools|ninja)=' requirements/lock-*.txt | sha256sum | cut -c1-12)
-WHEELS := $(CACHE)/wheels-$(WHEEL_KEY)
+WHEELS := $(CACHE)/wheels-$(WHEEL_KEY)$(VERSION)
 
 # Processes of `make test`, each with one thread.
 WORKERS ?= 2
@@ -42,7 +53,7 @@ NOTE_QUESTIONS := data/note_questions
 NOTE_TOKENIZER := $(NOTE_QUESTIONS)/tokenizer.json
 AUDIO := work_dirs/audio_demo
 
-.PHONY: help demo demo-data pretrain-demo det-demo scene-data ground-demo vqa-demo audio-demo faults test lint python env env-full clean
+.PHONY: help demo demo-data pretrain-demo det-demo scene-data ground-demo vqa-demo audio-demo faults test lint python packages env env-full clean
 
 help:
 	@echo "make demo             build a data set, fine-tune for segmentation on the CPU, draw predictions"
@@ -56,15 +67,17 @@ help:
 	@echo "make lint             run the linter and the type checker"
 	@echo "make -s python        print the Python of the environment, which is created if it is missing"
 	@echo "make env-full         add what detection and the tests need to the environment"
+	@echo "make packages         install all packages without this one, for images (see Dockerfile)"
+	@echo "make ... TORCH_INDEX=URL   use PyTorch for CPUs from its index, without CUDA's libraries"
 	@echo "make clean            remove what the demos wrote"
 
 # ------------------------------------------------------------------------------- environment
 
 $(SHARED)/.base:
-	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v[:2] == (3, 11) else f"the locked environment is for Python 3.11, {sys.executable} is {v[0]}.{v[1]}: make PYTHON=/path/to/python3.11 ...")' >&2
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v[:2] in ((3, 11), (3, 12)) else f"the locked environment is for Python 3.11 and 3.12, {sys.executable} is {v[0]}.{v[1]}: make PYTHON=/path/to/python3.11 ...")' >&2
 	@echo "installing into $(SHARED) (once, about two minutes)" >&2
 	$(PYTHON) -m venv $(SHARED) >&2
-	$(PACKAGES) install --no-deps --progress-bar off -q -r requirements/lock-base.txt >&2
+	$(call install_lock,requirements/lock-base.txt)
 	touch $@
 
 # Replaces the mmcv without operators, which may also be in pip's cache: hence --no-cache-dir.
@@ -75,7 +88,7 @@ $(WHEELS)/.built: | $(SHARED)/.base
 	touch $@
 
 $(SHARED)/.full: | $(SHARED)/.base
-	$(PACKAGES) install --no-deps --progress-bar off -q -r requirements/lock-full.txt >&2
+	$(call install_lock,requirements/lock-full.txt)
 	$(MAKE) --no-print-directory $(WHEELS)/.built >&2
 	$(PACKAGES) install --no-deps -q --force-reinstall $(WHEELS)/*.whl >&2
 	touch $@
@@ -95,7 +108,9 @@ $(LINKED): setup.py | $(SHARED)/.base
 
 env: $(LINKED)
 
-env-full: $(SHARED)/.full env
+packages: $(SHARED)/.full
+
+env-full: packages env
 
 python: env
 	@echo $(PY)

@@ -106,3 +106,53 @@ def test_versions_that_are_written_twice_agree():
     assert f"version: {mmonepeace.__version__}" in citation
     heading = re.search(r"^## (\S+) \((unreleased|\d{4}-\d\d-\d\d)\)$", CHANGELOG, re.MULTILINE)
     assert heading[1] == mmonepeace.__version__
+
+
+def dry_run(folder: Path, *arguments: str) -> str:
+    """What make would run, with the files that a build of an image has by then."""
+    command = [
+        "make",
+        "-n",
+        f"XDG_CACHE_HOME={folder}/cache",
+        f"PYTHON={sys.executable}",
+        *arguments,
+    ]
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+def test_an_image_is_built_from_the_lock_files(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
+    targets = re.findall(r"^RUN .*\bmake (packages|env)\b", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert targets == ["packages", "env"] * 2
+    locks = "requirements/lock-base.txt", "requirements/lock-full.txt"
+    assert all(f"-r {path}" in dry_run(tmp_path, "packages") for path in locks)
+
+
+def test_an_environment_for_cpus_has_torch_from_its_index_and_no_cuda(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
+    steps = dry_run(tmp_path, "packages", "TORCH_INDEX=https://torch.example/cpu").splitlines()
+    python = next(line.split()[0] for line in steps if " -m pip install" in line)
+    assert re.search(r"/venv-\w+(-3\.12)?-cpu/bin/python$", python)
+    pip = tmp_path / python.removeprefix(f"{tmp_path}/")
+    pip.parent.mkdir(parents=True)
+    # In place of pip: says what it was asked for.
+    pip.write_text('#!/bin/sh\nfor x; do case $x in -|/dev/*) cat $x;; *) echo "$x";; esac; done\n')
+    pip.chmod(0o755)
+    done = [
+        subprocess.run(
+            ["bash", "-c", line], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stderr.split()
+        for line in steps
+        if " -m pip install --no-deps --progress" in line
+    ]
+    assert len(done) == 4
+    base, rest = set(done[0]), set(done[1])
+    assert {"https://torch.example/cpu", "torch==2.13.0"} <= base
+    assert "https://torch.example/cpu" not in rest
+    assert not [
+        x for x in rest | set(done[3]) if x.startswith(("nvidia", "cuda", "triton", "torch"))
+    ]
+    assert any(x.startswith("torchvision==") for x in done[2])
+    assert any(x.startswith("numpy==") for x in rest)

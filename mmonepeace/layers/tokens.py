@@ -108,8 +108,9 @@ class Tokens:
         """
         if len(views) == 1:
             return views[0]
-        sizes = {name: len(view.x_BLD) for view in views for name in view.lengths}
-        if len(set(sizes.values())) > 1:
+        # Not len(), nor a set: an exporter would keep the batch that it traces.
+        if any(view.x_BLD.shape[0] != views[0].x_BLD.shape[0] for view in views):
+            sizes = {name: len(view.x_BLD) for view in views for name in view.lengths}
             raise ValueError(f"modalities have different batch sizes: {sizes}. Pair them up.")
         pad_BL = None
         if any(view.pad_BL is not None for view in views):

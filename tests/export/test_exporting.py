@@ -13,7 +13,7 @@ from mmengine.registry import DefaultScope
 
 from mmonepeace import export
 from mmonepeace.commands.export import main
-from mmonepeace.models import OnePeace, OnePeaceRetriever
+from mmonepeace.models import OnePeace, OnePeaceClassifier, OnePeaceRetriever
 from mmonepeace.registry import MODELS
 from tests.apis.conftest import AUDIO
 from tests.conftest import TINY, randomise
@@ -139,6 +139,28 @@ def test_audio_clips_of_all_lengths(tmp_path):
     export.export_torch(graph, path, ["batch", "samples"])
     sizes = (1, 16_000), (3, 16_080), (2, 16_400), (1, 327_680)
     check_sizes(graph, path, [dict(batch=b, samples=s) for b, s in sizes])
+
+
+@pytest.mark.parametrize(
+    ("second", "options", "head"),
+    [
+        ("image", {}, dict(num_classes=3)),
+        ("audio", dict(num_candidates=2), dict(num_classes=1)),
+    ],
+)
+def test_a_classifier_of_two_modalities_takes_all_batches(second, options, head, tmp_path):
+    modalities = {"text": {"vocab_size": 60, "num_buckets": 8}, "image": {}, "audio": AUDIO}
+    modalities = {name: modalities[name] for name in ("text", second)}
+    torch.manual_seed(0)
+    backbone = dict(arch=ARCH, modalities=modalities, img_size=32)
+    model = randomise(OnePeaceClassifier(backbone, head, "text", **options)).eval()
+    graph, path = export.classifier_graph(model), tmp_path / "questions.pt2"
+    if second == "audio":
+        graph.axes["samples"] = replace(graph.axes["samples"], length=17_000)
+    export.export_torch(graph, path, ["batch", "tokens"])
+    check_sizes(
+        graph, path, [graph.lengths() | dict(batch=b, tokens=t) for b, t in ((1, 2), (3, 9))]
+    )
 
 
 class Pyramid(torch.nn.Module):
