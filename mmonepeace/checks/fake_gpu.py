@@ -15,10 +15,15 @@ _BACKWARD = 1  # number of a backward pass, for activation checkpointing
 
 @contextmanager
 def pretended_gpu() -> Iterator[None]:
-    """Let `torch.autocast("cuda")` work, which turns itself off where there is no GPU."""
+    """As one process of several with a GPU each.
+
+    `torch.autocast("cuda")` works, which turns itself off where there is no GPU; batch norm takes a single
+    value, since it is synchronised with others in a run.
+    """
     with ExitStack() as stack:
         for owner, name, value in (
             (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
+            (torch.nn.functional, "_verify_batch_size", lambda _: None),
             (torch.cuda, "is_bf16_supported", lambda *_, **__: True),
         ):
             stack.enter_context(patch.object(owner, name, value))

@@ -60,13 +60,14 @@ class LiveMemory(TorchDispatchMode):
     Attributes:
         phase: name of the part of the step; set it from outside.
         operations: phase -> multiplications and additions of products, convolutions and attention.
+        peak_phase: that with the peak.
         peak: most bytes at once, what was there before included, see `include`.
     """
 
     def __init__(self, device: str) -> None:
         super().__init__()
         self.device = device
-        self.phase = ""
+        self.phase = self.peak_phase = ""
         self.operations: dict[str, int] = {}
         self.live = self.peak = self._now = self._peak_at = 0
         self._blocks: list[Block] = []
@@ -129,7 +130,7 @@ class LiveMemory(TorchDispatchMode):
         self._known[key] = weakref.ref(storage, self._when_freed(key, block)), block
         self.live += block.size
         if self.live > self.peak:
-            self.peak, self._peak_at = self.live, self._now
+            self.peak, self._peak_at, self.peak_phase = self.live, self._now, self.phase
         return block
 
     def _when_freed(self, key: int, block: Block) -> Callable[[Any], None]:
@@ -146,7 +147,7 @@ def _largest(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What an operator gives at most whose result depends on numbers that there are not."""
     packet = func._overloadpacket
     if packet is aten._local_scalar_dense:
-        return torch.zeros((), dtype=args[0].dtype, device="meta").dtype.is_floating_point and 0.0
+        return 0.0 if args[0].is_floating_point() else args[0].dtype is not torch.bool and 0
     if packet is aten.equal:
         return True
     if packet is aten.nonzero:

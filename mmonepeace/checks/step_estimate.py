@@ -6,8 +6,8 @@ are read or allocated. Of stochastic depth all branches are computed, the most t
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from mmonepeace.checks.building import build_on_meta, quietly
 from mmonepeace.checks.explanations import explain
@@ -50,25 +50,28 @@ class Estimate:
         parameters: of the model.
         trained: those of them that are trained.
         parts: key of `PARTS` -> bytes at the moment of the peak.
+        peak_phase: "forward", "backward" or "update", where the peak is.
         activations: kept at the end of the forward pass.
         operations: "forward", "backward" and "inference" -> multiplications and additions of products,
             convolutions and attention of a batch; what checkpointing recomputes is in "backward".
-        batch: samples.
-        sizes: of their inputs.
         device: "cpu" or "cuda".
         dtype: of products.
+        batch: samples.
+        sizes: shapes of their inputs.
         shards: processes that share weights, gradients and optimiser state.
+        notes: lines to print.
     """
 
     parameters: int
     trained: int
     parts: dict[str, int]
+    peak_phase: str
     activations: int
     operations: dict[str, int]
-    batch: int
-    sizes: dict[str, list[int]]
     device: str
     dtype: str
+    batch: int = 0
+    sizes: dict[str, list[int]] = field(default_factory=dict)
     shards: int = 1
     notes: list[str] = field(default_factory=list)
 
@@ -110,7 +113,7 @@ def estimate_step(
         warnings.simplefilter("ignore")
         data = synthetic_batch(cfg, image_size, batch_size)
         sizes = _sizes(data)
-        with FakeTensorMode(allow_non_fake_inputs=True) as mode, _device(device):
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode, pretended_gpu():
             model = _build(cfg, device)
             batch = _to_fake(data, mode, device)
             try:
@@ -126,7 +129,7 @@ def estimate_step(
     return _shared(found, model, cfg, shards) if shards > 1 else found
 
 
-def measure_step(cfg: Config, model: BaseModel, batch: dict[str, Any], device: str) -> Estimate:
+def measure_step(cfg: Config, model: BaseModel, batch: dict[str, Any], device: Device) -> Estimate:
     """Run the second training step of a model, and a forward pass of inference, and follow memory.
 
     Args:
@@ -135,66 +138,117 @@ def measure_step(cfg: Config, model: BaseModel, batch: dict[str, Any], device: s
         batch: what its preprocessor gives.
         device: "cpu" or "cuda".
     """
-    dtype = _precision(cfg)
-    for module in model.modules():
-        if type(module).__name__ == "DropPath" and hasattr(module, "rate"):
-            module.rate = 0.0
-    model.train()
-    wrapper = _optimiser(cfg, model, device)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    memory = LiveMemory(device)
-    is_fake = device == "cuda"
+    memory, step = LiveMemory(device), Step(cfg, model, device)
     with memory:
         weights = memory.include([*model.parameters(), *model.buffers()], "weights")
-        memory.include(_tensors(batch), "batch")
-        # As after the first step: the state of the optimiser is there.
-        for parameter in trained:
-            parameter.grad = torch.empty_like(parameter)
-        wrapper.optimizer.step()
-        state = [x for s in wrapper.optimizer.state.values() for x in s.values()]
-        memory.include([x for x in state if isinstance(x, Tensor)], "optimiser")
-        if wrapper._accumulative_counts == 1:
-            wrapper.zero_grad()
+        memory.include(tensors_of(batch), "batch")
+        step.prepare()
+        memory.include(step.state(), "optimiser")
+        moments: dict[str, int] = {}
+
+        def enter(phase: str) -> None:
+            moments[phase] = memory.moment()
+            memory.phase = phase
+            if phase == "update":
+                memory.include(step.gradients(), "gradients")
+
         memory.start()
-        memory.phase = "forward"
-        with _autocast(device, dtype):
-            losses = model._run_forward(batch, mode="loss")
-        loss = model.parse_losses(losses)[0]
-        del losses
-        between = memory.moment()
-        memory.phase = "backward"
-        backward(loss) if is_fake else loss.backward()
-        del loss
-        memory.include([p.grad for p in trained if p.grad is not None], "gradients")
-        end = memory.moment()
-        memory.phase = "update"
-        if wrapper.clip_grad_kwargs:
-            wrapper._clip_grad()
-        wrapper.optimizer.step()
-        wrapper.zero_grad()
-        memory.phase = "after"
-        kept = {id(b): b for b in memory.at(between) if b.phase == "forward"}
+        step.run(batch, enter)
+        enter("inference")
+        kept = {id(b): b for b in memory.at(moments["backward"]) if b.phase == "forward"}
+        end = moments["inference"]
+        at_peak = memory.at()
         parts = dict.fromkeys(PARTS, 0)
-        for block in memory.at():
+        for block in at_peak:
             parts[_kind(block, kept, end)] += block.size
         activations = sum(b.size for b in kept.values() if _kind(b, kept, end) == "kept")
-        memory.phase = "inference"
-        model.eval()
-        with torch.no_grad(), _autocast(device, dtype):
-            model._run_forward(batch, mode="tensor")
+        peak_phase = memory.peak_phase
+        step.infer(batch)
     if _has_average(cfg):
         parts["average"] = weights
     return Estimate(
-        sum(p.numel() for p in model.parameters()),
-        sum(p.numel() for p in trained),
-        parts,
-        activations,
-        {name: memory.operations.get(name, 0) for name in ("forward", "backward", "inference")},
-        0,
-        {},
-        device,
-        str(dtype or torch.float32).removeprefix("torch."),
+        parameters=sum(p.numel() for p in model.parameters()),
+        trained=sum(p.numel() for p in step.trained),
+        parts=parts,
+        peak_phase=peak_phase,
+        activations=activations,
+        operations={
+            name: memory.operations.get(name, 0) for name in ("forward", "backward", "inference")
+        },
+        device=device,
+        dtype=str(step.dtype or torch.float32).removeprefix("torch."),
     )
+
+
+class Step:
+    """A training step of a recipe, as its runner takes it, on any tensors.
+
+    Args:
+        cfg: the recipe.
+        model: on a device; its stochastic depth is turned off.
+        device: "cpu" or "cuda".
+
+    Attributes:
+        trained: parameters.
+        dtype: of mixed precision, or None.
+    """
+
+    def __init__(self, cfg: Config, model: BaseModel, device: Device) -> None:
+        self.model, self.device = model, device
+        for module in model.modules():
+            if type(module).__name__ == "DropPath" and hasattr(module, "rate"):
+                module.rate = 0.0
+        name = str(cfg.optim_wrapper.get("type", "")).rpartition(".")[2]
+        self.dtype = _PRECISIONS.get(name)
+        self.wrapper = _optimiser(cfg, model, device)
+        self.trained = [p for p in model.parameters() if p.requires_grad]
+
+    def prepare(self) -> None:
+        """Make the state of the optimiser, as the first step does."""
+        for parameter in self.trained:
+            parameter.grad = torch.zeros_like(parameter)
+        self.wrapper.optimizer.step()
+        if self.wrapper._accumulative_counts == 1:  # else there are gradients before most steps
+            self.wrapper.zero_grad()
+
+    def state(self) -> list[Tensor]:
+        """Tensors of the optimiser."""
+        values = [x for state in self.wrapper.optimizer.state.values() for x in state.values()]
+        return [x for x in values if isinstance(x, Tensor)]
+
+    def gradients(self) -> list[Tensor]:
+        """Gradients that there are."""
+        return [p.grad for p in self.trained if p.grad is not None]
+
+    def run(self, batch: dict[str, Any], enter: Callable[[str], None] = lambda _: None) -> None:
+        """Take a step; `enter` is called with "forward", "backward" and "update" before each."""
+        self.model.train()
+        enter("forward")
+        with self._autocast():
+            losses = self.model._run_forward(batch, mode="loss")
+        loss = self.model.parse_losses(losses)[0]
+        del losses
+        enter("backward")
+        if isinstance(loss, FakeTensor) and self.device == "cuda":
+            backward(loss)
+        else:
+            loss.backward()
+        del loss
+        enter("update")
+        if self.wrapper.clip_grad_kwargs:
+            self.wrapper._clip_grad()
+        self.wrapper.optimizer.step()
+        self.wrapper.zero_grad()
+
+    @torch.no_grad()
+    def infer(self, batch: dict[str, Any]) -> None:
+        """A forward pass without gradients."""
+        self.model.eval()
+        with self._autocast():
+            self.model._run_forward(batch, mode="tensor")
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self.dtype is None else torch.autocast(self.device, self.dtype)
 
 
 def _kind(block: Block, kept: dict[int, Block], end: int) -> str:
@@ -203,11 +257,6 @@ def _kind(block: Block, kept: dict[int, Block], end: int) -> str:
     if id(block) not in kept:
         return "temporary"
     return "caches" if block.freed is None or block.freed > end else "kept"
-
-
-def _precision(cfg: Config) -> torch.dtype | None:
-    name = str(cfg.optim_wrapper.get("type", "")).rpartition(".")[2]
-    return _PRECISIONS.get(name)
 
 
 def _optimiser(cfg: Config, model: nn.Module, device: str) -> OptimWrapper:
@@ -252,18 +301,6 @@ def _build(cfg: Config, device: str) -> BaseModel:
     return model
 
 
-@contextmanager
-def _autocast(device: str, dtype: torch.dtype | None) -> Iterator[None]:
-    with nullcontext() if dtype is None else torch.autocast(device, dtype):
-        yield
-
-
-@contextmanager
-def _device(device: str) -> Iterator[None]:
-    with pretended_gpu() if device == "cuda" else nullcontext():
-        yield
-
-
 def _to_fake(value: Any, mode: FakeTensorMode, device: str) -> Any:
     """Tensors in a batch, at any depth, as fake ones on a device."""
 
@@ -286,7 +323,8 @@ def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return value
 
 
-def _tensors(value: Any) -> list[Tensor]:
+def tensors_of(value: Any) -> list[Tensor]:
+    """Tensors in a batch, at any depth."""
     found: list[Tensor] = []
     _mapped(value, lambda x: found.append(x) or x)  # type: ignore[func-returns-value]
     return found

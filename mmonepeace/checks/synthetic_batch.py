@@ -6,7 +6,6 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, TRANSFORMS
@@ -128,7 +127,7 @@ def _multimodal(
     if "MaskTokens" in by_type:
         starts = torch.ones(_vocabulary(cfg), dtype=torch.bool)
         options = {**by_type["MaskTokens"], "tokenizer": SimpleNamespace(is_word_start=starts)}
-        results["seed"] = np.random.SeedSequence(0)
+        results["seed"] = (0,)
         results = TRANSFORMS.build(options)(results)
     targets: dict[str, Any] = {}
     kind = type_name(model)

@@ -76,7 +76,6 @@ def load_config(args: argparse.Namespace) -> Config:
 
 def report(found: Estimate) -> str:
     """What a step needs, as a table."""
-    gb = 1e9
     sizes = ", ".join(f"{name} {' x '.join(map(str, size))}" for name, size in found.sizes.items())
     share = f", each of {found.shards} processes" if found.shards > 1 else ""
     lines = [
@@ -85,16 +84,17 @@ def report(found: Estimate) -> str:
         "",
     ]
     rows = [
-        (title, f"{size / gb:.2f}", f"{size / found.peak:.0%}")
+        (title, gigabytes(size), f"{size / found.peak:.0%}")
         for title, size in found.rows()
         if size
     ]
-    rows.append(("peak of a step", f"{found.peak / gb:.2f}", "100%"))
+    where = {"forward": "forward pass", "backward": "backward pass", "update": "update"}
+    rows.append((f"peak, in the {where[found.peak_phase]}", gigabytes(found.peak), "100%"))
     lines.append(table(("", "GB", "share"), rows, "lrr"))
     operations = found.operations
     lines += [
         "",
-        f"kept for the backward pass in all: {found.activations / gb:.2f} GB",
+        f"kept for the backward pass in all: {gigabytes(found.activations)} GB",
         f"operations of a step: forward {operations['forward'] / 1e12:.3g} TFLOP, "
         f"backward {operations['backward'] / 1e12:.3g} TFLOP; "
         f"inference {operations['inference'] / 1e12:.3g} TFLOP",
@@ -102,6 +102,11 @@ def report(found: Estimate) -> str:
         fits(found.peak),
     ]
     return "\n".join(lines)
+
+
+def gigabytes(size: int) -> str:
+    """Bytes as GB, of small models with more digits."""
+    return f"{size / 1e9:.2f}" if size >= 1e9 else f"{size / 1e9:.4f}"
 
 
 def fits(peak: int) -> str:
