@@ -11,6 +11,7 @@ import argparse
 import ctypes
 import gc
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -39,6 +40,8 @@ WAYS = {
     "float32, checkpointing": dict(with_cp=True),
     "bf16, checkpointing": dict(dtype="bf16", with_cp=True),
 }
+# The C library returns memory to the system at once, instead of keeping it for later.
+RETURNING = dict(MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TRIM_THRESHOLD_="65536", MALLOC_TOP_PAD_="0")
 THERE_BEFORE = ("weights", "optimiser", "batch")
 
 
@@ -63,7 +66,7 @@ def measure(case: dict[str, Any]) -> dict[str, float]:
     cfg = config_of(case)
     init_default_scope(cfg.default_scope)
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
-    batch = synthetic_batch(cfg, case["size"], case["batch"])
+    batch = synthetic_batch(cfg, model, case["size"], case["batch"])
     step = Step(cfg, model, "cpu")
     step.run(batch)
     gc.collect()
@@ -89,7 +92,9 @@ def measure(case: dict[str, Any]) -> dict[str, float]:
 def in_own_process(case: dict[str, Any]) -> dict[str, float]:
     """What `measure` gives."""
     command = [sys.executable, __file__, "--measure", json.dumps(case)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=os.environ | RETURNING, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise SystemExit(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])

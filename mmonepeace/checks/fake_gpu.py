@@ -2,7 +2,7 @@
 
 import heapq
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from typing import Any
 from unittest.mock import patch
@@ -21,6 +21,10 @@ def pretended_gpu() -> Iterator[None]:
     value, since it is synchronised with others in a run.
     """
     with ExitStack() as stack:
+        with suppress(ImportError):  # mmcv may be absent, or without operators
+            from mmcv.ops import multi_scale_deform_attn
+
+            stack.enter_context(patch.object(multi_scale_deform_attn, "ext_module", _Deform))
         for owner, name, value in (
             (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
             (torch.nn.functional, "_verify_batch_size", lambda _: None),
@@ -28,6 +32,19 @@ def pretended_gpu() -> Iterator[None]:
         ):
             stack.enter_context(patch.object(owner, name, value))
         yield
+
+
+class _Deform:
+    """The shapes of mmcv's operator of deformable attention, which PyTorch does not know."""
+
+    @staticmethod
+    def ms_deform_attn_forward(value_BKHd: Tensor, *inputs: Tensor, **_: Any) -> Tensor:
+        points_BQHSP2 = inputs[2]
+        return value_BKHd.new_empty(*points_BQHSP2.shape[:2], value_BKHd[0, 0].numel())
+
+    @staticmethod
+    def ms_deform_attn_backward(*_: Tensor, **__: Any) -> None:
+        """Gradients are written to tensors that are there."""
 
 
 @torch.no_grad()

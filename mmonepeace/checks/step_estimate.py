@@ -15,7 +15,7 @@ import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.optim import OptimWrapper, build_optim_wrapper
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
@@ -111,10 +111,20 @@ def estimate_step(
     init_default_scope(cfg.get("default_scope", "mmengine"))
     with explain(cfg, log=False), quietly(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        data = synthetic_batch(cfg, image_size, batch_size)
+        if not cfg.get("train_dataloader") or not cfg.get("model") or not cfg.get("optim_wrapper"):
+            raise CheckError(
+                "this config lacks a model, a train_dataloader or an optim_wrapper: there is no step."
+            )
+        model = build_on_meta(cfg.model)
+        if model is None:
+            raise CheckError(
+                f"model.type {cfg.model.type}: it computes with its weights while it is built, so that "
+                "they would be needed. Try mmonepeace train --dry-run, which measures real steps."
+            )
+        data = synthetic_batch(cfg, model, image_size, batch_size)
         sizes = _sizes(data)
         with FakeTensorMode(allow_non_fake_inputs=True) as mode, pretended_gpu():
-            model = _build(cfg, device)
+            model = _to_device(revert_sync_batchnorm(model), device)
             batch = _to_fake(data, mode, device)
             try:
                 found = measure_step(cfg, model, batch, device)
@@ -275,13 +285,8 @@ def _has_average(cfg: Config) -> bool:
     )
 
 
-def _build(cfg: Config, device: str) -> BaseModel:
-    """The model of a recipe, of fake tensors."""
-    model = build_on_meta(cfg.model)
-    if model is None:
-        with torch.device(device):
-            model = MODELS.build(copy.deepcopy(cfg.model))
-    model = revert_sync_batchnorm(model)
+def _to_device(model: BaseModel, device: str) -> BaseModel:
+    """A model on the meta device, of fake tensors."""
     made: dict[int, Any] = {}  # what modules share stays shared
 
     def empty(x: Tensor) -> Any:

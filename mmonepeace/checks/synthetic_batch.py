@@ -6,9 +6,11 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, TRANSFORMS
+from mmengine.model import BaseModel
+from mmengine.registry import TRANSFORMS
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor
 
@@ -27,21 +29,22 @@ def batch_size_of(cfg: Config) -> int:
     return int(micro or cfg.train_dataloader.batch_size)
 
 
-def synthetic_batch(cfg: Config, image_size: int | None, batch_size: int | None) -> dict[str, Any]:
+def synthetic_batch(
+    cfg: Config, model: BaseModel, image_size: int | None, batch_size: int | None
+) -> dict[str, Any]:
     """What the model's preprocessor makes of samples that the recipe's data sets could give.
 
     Texts and clips are as long as the recipe lets them be, and nothing is padding.
 
     Args:
         cfg: the recipe.
+        model: of it, on any device.
         image_size: side of images in pixels; None: as the recipe crops them.
         batch_size: samples; None: the recipe's.
 
     Raises:
-        CheckError: if the recipe has no data for training, or images of no known size.
+        CheckError: if nothing says how large images are.
     """
-    if not cfg.get("train_dataloader") or not cfg.get("model"):
-        raise CheckError("this config has no model or no train_dataloader: there is no step.")
     count = batch_size_of(cfg) if batch_size is None else batch_size
     steps = list(walk(next(dataset_configs(cfg))[1].get("pipeline")))
     modalities = cfg.model.get("backbone", {}).get("modalities")
@@ -51,7 +54,7 @@ def synthetic_batch(cfg: Config, image_size: int | None, batch_size: int | None)
         samples = [_image(cfg, steps, image_size) for _ in range(count)]
     keys = samples[0].keys()
     joined = {key: _joined([sample[key] for sample in samples]) for key in keys}
-    return _preprocessor(cfg)(joined, True)
+    return _preprocessor(model)(joined, True)
 
 
 def _joined(values: list[Any]) -> Any:
@@ -60,32 +63,35 @@ def _joined(values: list[Any]) -> Any:
     return values
 
 
-def _preprocessor(cfg: Config) -> Callable[..., Any]:
-    given = cfg.model.get("data_preprocessor")
-    return MODELS.build(
-        copy.deepcopy(given) if given else dict(type="mmonepeace.MultimodalDataPreprocessor")
-    )
+def _preprocessor(model: BaseModel) -> Callable[..., Any]:
+    """The model's own, with numbers: the model has none."""
+    found = copy.deepcopy(model.data_preprocessor)
+    for module in found.modules():
+        for key, x in module._buffers.items():
+            if x is not None and x.is_meta:
+                module._buffers[key] = torch.ones_like(x, device="cpu")
+    return found
 
 
 def _image(cfg: Config, steps: list[Any], image_size: int | None) -> dict[str, Any]:
     height, width = _image_size(cfg, steps) if image_size is None else (image_size, image_size)
+    if type_name(steps[-1]) == "PackInputs":  # of mmpretrain, whose mixing needs its own samples
+        array = np.zeros((height, width, 3), np.uint8)
+        return TRANSFORMS.build(copy.deepcopy(steps[-1]))({"img": array, "gt_label": 0})
     shape = (height, width)
     meta = dict(img_shape=shape, ori_shape=shape, pad_shape=shape, scale_factor=(1.0, 1.0))
-    model, targets = cfg.model, dict[str, Any]()
-    if "decode_head" in model:
+    targets: dict[str, Any] = {}
+    if "decode_head" in cfg.model:
         targets["gt_sem_seg"] = PixelData(data=torch.zeros(1, height, width, dtype=torch.int64))
-    elif cfg.get("default_scope") == "mmdet":
-        targets["gt_instances"] = _instances(cfg, height, width)
     else:
-        targets["gt_label"] = torch.zeros(1, dtype=torch.int64)
+        targets["gt_instances"] = _instances(height, width)
     image = torch.zeros(3, height, width, dtype=torch.uint8)
     return {"inputs": image, "data_samples": BaseDataElement(metainfo=meta, **targets)}
 
 
-def _instances(cfg: Config, height: int, width: int) -> InstanceData:
+def _instances(height: int, width: int) -> InstanceData:
     corners = torch.tensor([width, height]) * torch.rand(_BOXES, 2, 2).sort(1).values
-    found = InstanceData(bboxes=corners.flatten(1), labels=torch.zeros(_BOXES, dtype=torch.int64))
-    return found
+    return InstanceData(bboxes=corners.flatten(1), labels=torch.zeros(_BOXES, dtype=torch.int64))
 
 
 def _image_size(cfg: Config, steps: list[Any]) -> tuple[int, int]:
