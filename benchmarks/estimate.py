@@ -41,7 +41,9 @@ WAYS = {
     "bf16, checkpointing": dict(dtype="bf16", with_cp=True),
 }
 # The C library returns memory to the system at once, instead of keeping it for later.
-RETURNING = dict(MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TRIM_THRESHOLD_="65536", MALLOC_TOP_PAD_="0")
+RETURNING = dict(
+    MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TRIM_THRESHOLD_="65536", MALLOC_TOP_PAD_="0"
+)
 THERE_BEFORE = ("weights", "optimiser", "batch")
 
 

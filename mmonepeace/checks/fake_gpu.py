@@ -72,7 +72,9 @@ def backward(loss: Tensor) -> None:
             inputs = gradients.pop(node)
             edges = node.next_functions
             # Of functions in Python, `apply` is their own backward pass.
-            run = node.apply if isinstance(node, torch.autograd.function.BackwardCFunction) else node
+            run = (
+                node.apply if isinstance(node, torch.autograd.function.BackwardCFunction) else node
+            )
             outputs = run(*inputs) if any(x is not None for x in inputs) else None
             outputs = outputs if isinstance(outputs, tuple) else (outputs,) * max(1, len(edges))
             del inputs, run, node

@@ -33,7 +33,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("config")
     help = "side of the images, and of the grid of the backbone; default: the recipe's"
     parser.add_argument("--img", type=positive, metavar="PIXELS", help=help)
-    parser.add_argument("--batch", type=positive, help="samples of a process; default: the recipe's")
+    parser.add_argument(
+        "--batch", type=positive, help="samples of a process; default: the recipe's"
+    )
     help = "of products; default: the recipe's"
     parser.add_argument("--dtype", choices=("bf16", "fp16", "float32"), help=help)
     parser.add_argument("--lora", type=positive, metavar="RANK", help="train LoRA on the blocks")
@@ -84,9 +86,7 @@ def report(found: Estimate) -> str:
         "",
     ]
     rows = [
-        (title, gigabytes(size), f"{size / found.peak:.0%}")
-        for title, size in found.rows()
-        if size
+        (title, gigabytes(size), f"{size / found.peak:.0%}") for title, size in found.rows() if size
     ]
     where = {"forward": "forward pass", "backward": "backward pass", "update": "update"}
     rows.append((f"peak, in the {where[found.peak_phase]}", gigabytes(found.peak), "100%"))
