@@ -91,13 +91,12 @@ def report(found: Estimate) -> str:
     where = {"forward": "forward pass", "backward": "backward pass", "update": "update"}
     rows.append((f"peak, in the {where[found.peak_phase]}", gigabytes(found.peak), "100%"))
     lines.append(table(("", "GB", "share"), rows, "lrr"))
-    operations = found.operations
+    tera = {name: f"{count / 1e12:.3g} TFLOP" for name, count in found.operations.items()}
     lines += [
         "",
         f"kept for the backward pass in all: {gigabytes(found.activations)} GB",
-        f"operations of a step: forward {operations['forward'] / 1e12:.3g} TFLOP, "
-        f"backward {operations['backward'] / 1e12:.3g} TFLOP; "
-        f"inference {operations['inference'] / 1e12:.3g} TFLOP",
+        f"operations of a step: forward {tera['forward']}, backward {tera['backward']}",
+        f"operations of inference: {tera['inference']}",
         *found.notes,
         fits(found.peak),
     ]

@@ -1,6 +1,7 @@
 """Estimates of training steps equal real ones, and follow options as they should."""
 
 import resource
+import sys
 from functools import cache
 
 import pytest
@@ -13,6 +14,7 @@ from mmonepeace.checks.fake_gpu import backward
 from mmonepeace.checks.live_memory import LiveMemory
 from mmonepeace.checks.step_estimate import estimate_step, measure_step
 from mmonepeace.checks.synthetic_batch import synthetic_batch
+from mmonepeace.commands import estimate as command
 from mmonepeace.models import OnePeace
 from mmonepeace.registry import MODELS
 
@@ -139,3 +141,16 @@ def test_no_weights_of_the_giant_are_allocated():
 def test_a_loss_that_needs_numbers_is_a_line():
     with pytest.raises(checks.CheckError, match=r"without numbers .* --dry-run"):
         estimate_step(recipe("onepeace-tiny_mask-rcnn_emoji-160"), "cpu", None, 1)
+
+
+def test_the_command_prints_a_table():
+    lines = command.report(estimate()).splitlines()
+    assert lines[0].startswith(f"{estimate().parameters:,} parameters")
+    assert any(line.startswith("peak, in the ") and line.endswith("100%") for line in lines)
+    assert lines[-1] == "fits on 24, 40, 80, 141 GB"
+
+
+def test_a_wrong_config_is_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["mmonepeace estimate", "no-such-recipe.py"])
+    assert command.main() == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
