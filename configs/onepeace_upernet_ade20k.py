@@ -1,10 +1,10 @@
 """ONE-PEACE (the released giant) with UPerNet on ADE20K at 512 px, 160k steps.
 
 Run:    tools/dist_train.sh configs/onepeace_upernet_ade20k.py 8
-Needs:  ADE20K in data/ade; one-peace-vision.pkl in checkpoints/; 8 GPUs, 2 images each. 1.6 G
-        parameters take 25 GB per GPU for weights, gradients and AdamW alone (16 bytes each,
-        computed, not measured); activations are recomputed and attention runs in bfloat16. Try it
-        with at least 40 GB per GPU.
+Needs:  ADE20K in data/ade; one-peace-vision.pkl in checkpoints/; 8 GPUs, 2 images each. A step holds
+        27.2 GB on each (mmonepeace estimate configs/onepeace_upernet_ade20k.py: computed, not
+        measured), all but 0.3 GB of it weights, gradients and AdamW; activations are recomputed
+        and attention runs in bfloat16. Try it with at least 40 GB per GPU.
 Expect: not measured yet. The official recipe has ViT-Adapter and Mask2Former instead of UPerNet;
         for it the paper reports 62.0 mIoU at 896 px.
 Sizes:  configs/seg/onepeace-base_upernet_ade20k-512.py is the recipe of the others

@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from mmonepeace.checks.overrides_action import OverridesAction
     from mmonepeace.checks.report import CheckError, Finding, Report
     from mmonepeace.checks.run import check_data, check_run, check_settings, examine
+    from mmonepeace.checks.step_estimate import Estimate, estimate_step
     from mmonepeace.checks.trial_steps import dry_run
 
 __all__ = [
-    "CheckError", "Finding", "LabelCheckHook", "OverridesAction", "Report", "apply_overrides",
-    "check_data", "check_heads", "check_operators", "check_run", "check_settings",
-    "dataset_configs", "dry_run", "examine", "explain", "has_mask_head", "is_detection",
+    "CheckError", "Estimate", "Finding", "LabelCheckHook", "OverridesAction", "Report",
+    "apply_overrides", "check_data", "check_heads", "check_operators", "check_run",
+    "check_settings", "dataset_configs", "dry_run", "estimate_step", "examine", "explain", "has_mask_head", "is_detection",
     "metric_configs", "read_config", "text_steps",
 ]  # fmt: skip
 

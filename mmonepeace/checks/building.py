@@ -28,7 +28,7 @@ def check_parts(cfg: Config) -> None:
         CheckError: naming the key of the part that cannot be built.
     """
     init_default_scope(cfg.get("default_scope", "mmengine"))
-    with explain(cfg, log=False), _quietly():
+    with explain(cfg, log=False), quietly():
         model = build_on_meta(cfg.model)
         if model is not None:
             _build_optimiser(cfg, model)
@@ -72,7 +72,7 @@ def _build_optimiser(cfg: Config, model: nn.Module) -> None:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Without the notes of constructors, which the run itself will print."""
     before = logging.root.manager.disable
     _disable(logging.WARNING)

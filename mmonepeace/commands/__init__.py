@@ -13,6 +13,7 @@ GROUPS = {
         "test": "measure a checkpoint by its recipe",
         "pretrain": "pretrain on pairs by a recipe",
         "doctor": "check a recipe and all of its data before a run",
+        "estimate": "tell what a recipe needs, memory and operations, before a run",
         "show-predictions": "draw predictions beside the ground truth",
     },
     "use a model": {

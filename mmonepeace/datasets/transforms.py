@@ -239,7 +239,7 @@ class Tokenize(BaseTransform):
 
 
 def _load_tokenizer(tokenizer: str | Path | Tokenizer) -> Tokenizer:
-    return tokenizer if isinstance(tokenizer, Tokenizer) else Tokenizer.from_file(tokenizer)
+    return Tokenizer.from_file(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
 
 
 def _check_lengths(max_seconds: float | None, min_seconds: float) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 Make = Callable[..., Tensor]
 
@@ -17,7 +16,8 @@ def byte_bounded_lru_cache(limit: int) -> Callable[[Make], Make]:
     """Cache the tensors that a function returns, for inference and training alike.
 
     The function has hashable arguments and gets `cache_clear()`. In a graph that is being compiled or traced
-    nothing is cached, nor are fake tensors, which later calls could not compute with.
+    nothing is cached. Fake tensors are kept as long as their mode: later calls could not compute with them,
+    but those under the same mode share them, as real ones do.
 
     Args:
         limit: bytes to keep; the latest tensor is kept whatever its size.
@@ -31,12 +31,16 @@ def byte_bounded_lru_cache(limit: int) -> Callable[[Make], Make]:
         def cached(*args: Any) -> Tensor:
             if torch.compiler.is_compiling() or torch.jit.is_tracing():
                 return make(*args)
+            mode = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE)
+            if mode is not None:
+                fakes = vars(mode).setdefault("kept_tensors", {})
+                if (make, args) not in fakes:
+                    fakes[make, args] = make(*args)
+                return fakes[make, args]
             with lock:
                 if args not in kept:
                     with torch.inference_mode(False):  # or they could not serve training
                         value = make(*args)
-                    if isinstance(value, FakeTensor):
-                        return value
                     room = limit - value.nbytes
                     while kept and sum(x.nbytes for x in kept.values()) > room:
                         kept.popitem(last=False)

@@ -15,6 +15,7 @@ COMMANDS = {
     "convert_index": "FILE out.parquet",
     "convert_tokenizer": "--dict FILE --bpe FILE --encoder FILE out.json",
     "doctor": "FILE",
+    "estimate": "FILE",
     "embed": "FILE --texts FILE --out out.safetensors",
     "evaluate_retrieval": "FILE --table FILE --columns image=a text=b",
     "export": "FILE out.onnx --to onnx",

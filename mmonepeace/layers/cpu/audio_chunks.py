@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from mmonepeace.spec import AUDIO_FIELD, AUDIO_STRIDE
 
@@ -28,10 +29,11 @@ def chunked_audio_features(
     Returns:
         (B, T, D).
     """
-    counts = torch.full((len(waves_BS),), frames)
-    if pad_BT is not None:
+    counts, longest = torch.full((len(waves_BS),), frames), frames
+    # Of fake tensors, whose padding nobody knows, all frames.
+    if pad_BT is not None and not isinstance(pad_BT, FakeTensor):
         counts -= pad_BT.sum(1)
-    longest = int(counts.max())
+        longest = int(counts.max())
     length = max(_CHUNK_FRAMES // len(waves_BS), _CHUNK_FRAMES // 8)
     chunks, positions = [], []
     for start in range(0, longest, length):
