@@ -52,7 +52,9 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["mmonepeace", "mmonepeace.*"]),
-    package_data={"mmonepeace": ["py.typed", "visualization/gallery.html"]},
+    package_data={
+        "mmonepeace": ["py.typed", "visualization/gallery.html", "visualization/gallery.css"]
+    },
     install_requires=[
         "torch>=2.6",
         "torchaudio>=2.6",
