@@ -1,6 +1,7 @@
 """The page of `mmonepeace demo`: what each form gives, and what is refused."""
 
 import io
+import os
 import re
 import signal
 import time
@@ -39,14 +40,13 @@ def folder(tmp_path_factory):
         (root / task).mkdir()
         torch.save(official.fine_tuned(task), root / task / "ft.pt")
         train(["what is this? a dog"] * 3, 400).save(root / task / "tokenizer.json")
-    (root / "vggsound/classes.txt").write_text("\n".join([NASTY] * 309))
+    (root / "vggsound/classes.txt").write_text("\n".join(f"{NASTY}{i}" for i in range(309)))
     data = write_data(root / "data")
-    index = apis.build_index(
-        apis.Embedder.from_checkpoint(model, device="cpu", progress=False),
-        root / "index.safetensors",
-        images=data / "images", audios=data / "audios", texts=[*TEXTS, NASTY],
-    )  # fmt: skip
-    del index
+    sources = {n: apis.find_files(data / f"{n}s", n, {}) for n in ("image", "audio")}
+    embedder = apis.Embedder.from_checkpoint(model, device="cpu", progress=False)
+    meta = {"checkpoint": str(model)}
+    sources["text"] = [*TEXTS, NASTY]
+    apis.build_index(embedder, root / "index.safetensors", sources, meta)
     cfg = Config.fromfile(SEGMENTATION)
     init_default_scope("mmseg")
     segmentor = MODELS.build(cfg.model)
@@ -79,7 +79,9 @@ def image():
 @pytest.fixture
 def sound():
     file = io.BytesIO()
-    soundfile.write(file, 0.1 * np.random.default_rng(0).standard_normal(20000), 16000, format="WAV")
+    soundfile.write(
+        file, 0.1 * np.random.default_rng(0).standard_normal(20000), 16000, format="WAV"
+    )
     return file.getvalue()
 
 
@@ -105,7 +107,9 @@ def get(client, url, host="127.0.0.1:7860", **options):
 
 
 def scores(html):
-    return [float(x.replace("\u2212", "-")) for x in re.findall(r'class="score"[^>]*>([^<]+)<', html)]
+    return [
+        float(x.replace("\u2212", "-")) for x in re.findall(r'class="score"[^>]*>([^<]+)<', html)
+    ]
 
 
 def test_each_model_becomes_what_it_can_do(abilities, client):
@@ -208,7 +212,12 @@ def test_fine_tuned_models_say_what_the_api_says(folder, run, image, sound):
         assert status == 200, html
         assert scores(html) == [round(p.score, 3) for p in found]
 
-    check("vggsound", predictor("vggsound").classify(audio=[sound], top_k=2)[0], audio=sound, top_k="2")
+    check(
+        "vggsound",
+        predictor("vggsound").classify(audio=[sound], top_k=2)[0],
+        audio=sound,
+        top_k="2",
+    )
     both = predictor("nlvr2").compare([image], [image], ["a dog"])[0]
     check("nlvr2", both, image=image, image_2=image, text="a dog")
     (box,) = predictor("refcoco").ground([image], ["a dog"])
@@ -269,7 +278,13 @@ def test_large_uploads_are_refused(run):
 
 @pytest.mark.parametrize(
     "host",
-    ["evil.example", "evil.example:7860", "127.0.0.1.evil.example", "192.168.0.7:7860", "localhost.:80"],
+    [
+        "evil.example",
+        "evil.example:7860",
+        "127.0.0.1.evil.example",
+        "192.168.0.7:7860",
+        "localhost.:80",
+    ],
 )
 def test_another_host_is_refused(host, client):
     done = get(client, "/", host=host)
@@ -310,9 +325,7 @@ def test_a_segmentor_without_recipe_and_a_model_without_tokenizer(folder, tmp_pa
 
 
 def test_the_command_serves_until_it_is_interrupted(folder):
-    tool = Tool(
-        "demo.py", "--index", folder / "index.safetensors", "--port", 0, "--device", "cpu"
-    )
+    tool = Tool("demo.py", "--index", folder / "index.safetensors", "--port", 0, "--device", "cpu")
     address, out = None, tool.folder.name + "/out"
     while address is None and tool.runs:
         with open(out) as file:
@@ -326,9 +339,6 @@ def test_the_command_serves_until_it_is_interrupted(folder):
     busy = Tool("demo.py", "--index", folder / "index.safetensors", "--port", port).wait()
     assert busy.returncode == 2
     assert f"port {port} cannot be used" in busy.stderr
-    tool.process._popen  # noqa: B018
-    import os
-
     os.kill(tool.process.pid, signal.SIGINT)
     done = tool.wait()
     assert done.returncode == 130
