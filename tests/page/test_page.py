@@ -4,6 +4,7 @@ import io
 import os
 import re
 import signal
+import socket
 import time
 import urllib.request
 from html import escape
@@ -327,19 +328,27 @@ def test_a_segmentor_without_recipe_and_a_model_without_tokenizer(folder, tmp_pa
 def test_the_command_serves_until_it_is_interrupted(folder):
     tool = Tool("demo.py", "--index", folder / "index.safetensors", "--port", 0, "--device", "cpu")
     address, out = None, tool.folder.name + "/out"
-    while address is None and tool.runs:
-        with open(out) as file:
-            address = re.search(r"http://127\.0\.0\.1:\d+/", file.read())
-        time.sleep(0.05)
-    assert address, tool.wait().stderr
-    with urllib.request.urlopen(address[0], timeout=30) as page:
-        assert page.status == 200
-        assert b'role="tab"' in page.read()
-    port = address[0].rpartition(":")[2].strip("/")
-    busy = Tool("demo.py", "--index", folder / "index.safetensors", "--port", port).wait()
-    assert busy.returncode == 2
-    assert f"port {port} cannot be used" in busy.stderr
-    os.kill(tool.process.pid, signal.SIGINT)
+    try:
+        while address is None and tool.runs:
+            with open(out) as file:
+                address = re.search(r"http://127\.0\.0\.1:(\d+)/", file.read())
+            time.sleep(0.05)
+        assert address, tool.wait().stderr
+        with urllib.request.urlopen(address[0], timeout=30) as page:
+            assert page.status == 200
+            assert b'role="tab"' in page.read()
+    finally:
+        if tool.runs:
+            os.kill(tool.process.pid, signal.SIGINT)
     done = tool.wait()
     assert done.returncode == 130
     assert "SIGINT: the page is closed." in done.stderr
+
+
+def test_a_port_in_use_is_said():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(UserError, match=f"port {port} cannot be used"):
+            server.serve(Page([]), port, print)
