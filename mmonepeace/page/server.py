@@ -4,6 +4,8 @@ What a browser may be made to do by other pages is refused: another Host than th
 rebinding), and forms that another page sends. Requests name items by their row, never by a path.
 """
 
+import errno
+import os
 import secrets
 import socket
 import sys
@@ -179,6 +181,10 @@ def serve(page: Page, port: int, ready: Callable[[str], None]) -> None:
     with socket.socket() as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
+            if port:  # some systems let two servers share a port, of which one gets no visitor
+                with socket.socket() as visitor:
+                    if visitor.connect_ex((HOST, port)) == 0:
+                        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
             listening.bind((HOST, port))
         except OSError as error:
             raise UserError(
