@@ -330,9 +330,10 @@ def test_the_command_serves_until_it_is_interrupted(folder):
     address, out = None, tool.folder.name + "/out"
     try:
         while address is None and tool.runs:
-            with open(out) as file:
-                address = re.search(r"http://127\.0\.0\.1:(\d+)/", file.read())
             time.sleep(0.05)
+            if os.path.exists(out):  # the process makes it
+                with open(out) as file:
+                    address = re.search(r"http://127\.0\.0\.1:(\d+)/", file.read())
         assert address, tool.wait().stderr
         with urllib.request.urlopen(address[0], timeout=30) as page:
             assert page.status == 200
