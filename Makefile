@@ -53,7 +53,7 @@ NOTE_QUESTIONS := data/note_questions
 NOTE_TOKENIZER := $(NOTE_QUESTIONS)/tokenizer.json
 AUDIO := work_dirs/audio_demo
 
-.PHONY: help demo demo-data pretrain-demo det-demo scene-data ground-demo vqa-demo audio-demo faults test lint python packages env env-full clean
+.PHONY: help demo demo-data pretrain-demo det-demo scene-data ground-demo vqa-demo audio-demo demo-page faults test lint python packages env env-full clean
 
 help:
 	@echo "make demo             build a data set, fine-tune for segmentation on the CPU, draw predictions"
@@ -62,6 +62,7 @@ help:
 	@echo "make ground-demo      find what phrases name in scenes: pretrain on names, fine-tune on boxes, draw them"
 	@echo "make vqa-demo         answer questions about scenes from the encoder of ground-demo"
 	@echo "make audio-demo       answer questions about sounds: pretrain on notes and their names, fine-tune on questions"
+	@echo "make demo-page        try the demos' models in a browser; runs demo and pretrain-demo first if need be"
 	@echo "make test             compile mmcv's operators, run the linter, the type checker and all tests"
 	@echo "make faults           kill runs, damage files, fill the disk: a table of what held (20 minutes)"
 	@echo "make lint             run the linter and the type checker"
@@ -182,6 +183,16 @@ audio-demo: env
 	$(PY) tools/train.py $(NOTE_ANSWERS) --tokenizer $(NOTE_TOKENIZER) --checkpoint $(AUDIO)/names --work-dir $(AUDIO)/answers
 	$(PY) tools/test.py $(NOTE_ANSWERS) $(AUDIO)/answers --tokenizer $(NOTE_TOKENIZER) --work-dir $(AUDIO)/answers
 	$(PY) tools/predict.py $(AUDIO)/answers --tokenizer $(NOTE_TOKENIZER) --table $(NOTE_QUESTIONS)/questions_val.tsv --columns audio=audio text=question --num 100 --html $(AUDIO)/predictions.html
+
+# Written last by pretrain-demo.
+$(PRETRAINED)/gallery.png:
+	$(MAKE) --no-print-directory pretrain-demo
+
+$(PRETRAINED)/index.safetensors: | $(PRETRAINED)/gallery.png
+	$(PY) tools/embed.py $(PRETRAINED)/al --tokenizer $(PAIRS)/tokenizer.json --images $(PAIRS)/emoji --audios $(PAIRS)/notes --out $@
+
+demo-page: env | $(DEMO_PICTURE) $(PRETRAINED)/index.safetensors
+	$(PY) tools/demo.py
 
 # ------------------------------------------------------------------------------------- tests
 

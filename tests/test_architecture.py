@@ -54,6 +54,15 @@ RULES = {
     "export": {"models", "spec", "atomic_file"},
     "safe_reading": {"checkpoint", "exit_status"},
     "timm": {"models", "layers", "checkpoint", "spec"},
+    "page": {
+        "apis",
+        "checkpoint",
+        "checks",
+        "console",
+        "datasets",
+        "exit_status",
+        "visualization",
+    },
     "commands": {
         "apis",
         "atomic_file",
@@ -67,6 +76,7 @@ RULES = {
         "export",
         "missing_packages",
         "official_release",
+        "page",
         "spec",
         "visualization",
     },
@@ -76,11 +86,11 @@ FOR_ALL = {"choices", "garbage", "lazy_names"}
 # Packages that only these files may import: the others refer to them by name, in configs.
 FOREIGN = {
     "mmseg": {
-        "mmonepeace/commands/show_predictions.py",
+        "mmonepeace/apis/dense_prediction.py",
         "mmonepeace/models/segmentation_heads.py",
         "mmonepeace/models/segmentor.py",
     },
-    "mmdet": {"mmonepeace/commands/show_predictions.py", "mmonepeace/models/detector.py"},
+    "mmdet": {"mmonepeace/apis/dense_prediction.py", "mmonepeace/models/detector.py"},
     "mmpretrain": set(),
 }
 TOOLS_MAY = RULES["commands"] | FOR_ALL | {"commands"}

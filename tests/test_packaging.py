@@ -42,6 +42,8 @@ def test_wheel_holds_package_configs_and_tools_and_works(tmp_path):
         *modules,
         "mmonepeace/py.typed",
         "mmonepeace/visualization/gallery.html",
+        "mmonepeace/page/page.html",
+        "mmonepeace/visualization/gallery.css",
         "mmonepeace/.mim/configs/onepeace_upernet_ade20k.py",
         "mmonepeace/.mim/configs/_base_/models/onepeace_upernet.py",
         "mmonepeace/.mim/configs/metafile.yml",

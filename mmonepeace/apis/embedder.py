@@ -228,7 +228,7 @@ class Embedder(Shared):
     ) -> Embeddings:
         """Embed audio clips of any length, with errors and results as in `encode_image`.
 
-        Clips are paths, or pairs of samples (S,) or (S, channels) and their rate in Hz. One longer
+        Clips are paths, bytes of files, or pairs of samples (S,) or (S, channels) and their rate in Hz. One longer
         than a window is cut into overlapping windows, the last of which ends with the clip; its
         embedding is the mean of theirs, scaled to unit length.
         """

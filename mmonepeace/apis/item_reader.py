@@ -19,7 +19,7 @@ from mmonepeace.datasets import audio_io, image_io
 from mmonepeace.datasets.tokenizer import Tokenizer
 from mmonepeace.spec import MAX_TEXT_TOKENS
 
-AudioLike = str | Path | tuple[np.ndarray | Tensor, int]
+AudioLike = str | Path | bytes | tuple[np.ndarray | Tensor, int]
 Batch = tuple[list[int], dict[str, list[Any]]]  # the item of each piece; modality -> inputs
 
 BLOCK_BATCHES = 4  # that are sorted together

@@ -22,6 +22,7 @@ GROUPS = {
         "predict": "answer questions, find phrases, name classes",
         "zero-shot": "classify by the names of classes",
         "heatmap": "draw where an image is like a text",
+        "demo": "try models in a browser, on this machine",
         "probe": "measure frozen features",
         "evaluate-retrieval": "measure recall between images, texts and sounds",
     },

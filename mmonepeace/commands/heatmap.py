@@ -42,10 +42,10 @@ def run(args: argparse.Namespace) -> None:
     maps = np.asarray(embedder.heat_maps(args.image, np.stack(queries)))
     names = [value if modality == "text" else Path(value).name for modality, value in args.parts]
     visualization.draw_heat_maps(args.out, args.image, maps, names)
-    rows = []
-    for name, values in zip(names, maps, strict=True):
-        y, x = np.unravel_index(values.argmax(), values.shape)
-        rows.append((name, f"{values.min():.3f}", f"{values.max():.3f}", f"x {x}, y {y}"))
+    rows = [
+        (name, f"{low:.3f}", f"{high:.3f}", f"x {x}, y {y}")
+        for name, (low, high, x, y) in zip(names, visualization.extremes(maps), strict=True)
+    ]
     print(table(("query", "lowest", "highest", "at pixel"), rows, "lrrl"))
     print(f"the maps are drawn in {printable(str(args.out))}")
 

@@ -58,28 +58,14 @@ def load_samples(cfg: "Config", num: int) -> tuple[list[dict[str, Any]], dict[st
     return list(samples.values()), dataset.metainfo
 
 
-def predict(cfg: "Config", path: Path, images: list[str], device: str) -> list[Any]:
-    """What the model of a checkpoint says to images, as mmseg's or mmdet's data samples."""
-    from mmengine.model import revert_sync_batchnorm
-    from mmengine.registry import MODELS
-
-    if checks.is_detection(cfg):
-        from mmdet.apis import inference_detector as infer
-    else:
-        from mmseg.apis import inference_model as infer
-    cfg.model.backbone.init_cfg = None
-    model = revert_sync_batchnorm(MODELS.build(cfg.model))
-    checkpoint.load_model(model, path)
-    model.cfg = cfg
-    return infer(model.to(device).eval(), images)
-
-
 def draw(cfg: "Config", path: Path, num: int, device: str, score_thr: float) -> "Figure":
     """Draw image | ground truth | prediction, or image with ground-truth boxes | with predicted boxes."""
+    from mmonepeace.apis.dense_prediction import load_dense_model, predict_dense
     from mmonepeace.visualization.predictions import predicted_instances, true_instances
 
     samples, metainfo = load_samples(cfg, num)
-    results = predict(cfg, path, [sample["img_path"] for sample in samples], device)
+    model = load_dense_model(cfg, path, device)
+    results = predict_dense(model, [sample["img_path"] for sample in samples])
     colours = visualization.class_colours(metainfo.get("palette"), len(metainfo["classes"]))
     detection, rows = checks.is_detection(cfg), []
     for sample, result in zip(samples, results, strict=True):

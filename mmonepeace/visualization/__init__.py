@@ -7,7 +7,7 @@ from mmonepeace.lazy_names import lazy_names
 if TYPE_CHECKING:
     from mmonepeace.visualization.confusion_matrix import draw_confusions
     from mmonepeace.visualization.gallery import write_gallery
-    from mmonepeace.visualization.heat_map import draw_heat_maps
+    from mmonepeace.visualization.heat_map import draw_heat_maps, extremes
     from mmonepeace.visualization.legend import class_colours
     from mmonepeace.visualization.prediction_page import (
         Answered,
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Answered", "RetrievalGalleryHook", "class_colours", "draw_confusions", "draw_direction",
-    "draw_heat_maps", "draw_instances", "draw_label_maps", "draw_predictions", "write_gallery",
+    "draw_heat_maps", "draw_instances", "draw_label_maps", "draw_predictions", "extremes", "write_gallery",
     "write_predictions",
 ]  # fmt: skip
 

@@ -1,6 +1,6 @@
 """Search results as one page that needs nothing else: no server, no network, no framework.
 
-The page is `gallery.html` beside this file. Its security policy lets a browser fetch nothing but
+The page is `gallery.html` beside this file, its look `gallery.css`. Its security policy lets a browser fetch nothing but
 what is embedded in it, and linked audio files.
 """
 
@@ -8,8 +8,9 @@ import base64
 import io
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -39,6 +40,9 @@ AUDIO_TYPES = {
 }  # fmt: skip
 
 
+Link = Callable[[Path], str]  # the address of a file, for a page
+
+
 class Entry(NamedTuple):
     """Part of a query with its weight, or a result with its cosine."""
 
@@ -59,17 +63,17 @@ def write_gallery(
     link to the files, relative to the page. The card of a file that cannot be read says why. Facts
     go into the footer, such as `dict(checkpoint="onepeace.safetensors")`.
     """
-    folder = Path(path).resolve().parent
+    link = link_from(path)
     best = max((entry.number for entry in results), default=0.0)
     write_page(
         path,
         facts,
         title=escape(" ".join(_spoken(part, i) for i, part in enumerate(query))),
         heading="Most like",
-        query="".join(_part(part, i, len(query), folder) for i, part in enumerate(query)),
+        query="".join(_part(part, i, len(query), link) for i, part in enumerate(query)),
         filters=_filters(results),
         count=f"{len(results)} match{'' if len(results) == 1 else 'es'}",
-        results="".join(_card(rank, e, best, folder) for rank, e in enumerate(results, 1)),
+        results="".join(draw_card(rank, e, best, link) for rank, e in enumerate(results, 1)),
         note="Bars: cosine, relative to the best match",
     )
 
@@ -83,6 +87,7 @@ def write_page(path: str | Path, facts: Mapping[str, str] | None, **markup: str)
     page = Template(resources.files(__package__).joinpath("gallery.html").read_text("utf-8"))
     html = page.substitute(
         markup,
+        style=style_sheet(),
         facts="".join(lines),
         date=f'<time datetime="{now.isoformat(timespec="seconds")}">{now:%d %B %Y, %H:%M}</time>',
     )
@@ -92,40 +97,51 @@ def write_page(path: str | Path, facts: Mapping[str, str] | None, **markup: str)
         temporary.write_text(html, encoding="utf-8", errors="replace")
 
 
+def style_sheet() -> str:
+    """The look of all pages, as CSS."""
+    return resources.files(__package__).joinpath("gallery.css").read_text("utf-8")
+
+
+def link_from(page: str | Path) -> Link:
+    """Links of a page to files, relative to its own."""
+    return partial(_link, folder=Path(page).resolve().parent)
+
+
 def _spoken(part: Entry, position: int) -> str:
     """A part of the query as plain text."""
     sign = f"{MINUS} " if part.number < 0 else "+ " if position else ""
     return sign + (f"“{part.content}”" if part.modality == "text" else Path(part.content).name)
 
 
-def _part(part: Entry, position: int, count: int, folder: Path) -> str:
+def _part(part: Entry, position: int, count: int, link: Link) -> str:
     sign = MINUS if part.number < 0 else "+" if position else ""
     weight = "" if count == 1 else f'<span class="weight">{TIMES} {abs(part.number):g}</span>'
     word = "minus" if sign == MINUS else "plus"
     operator = f'<span class="sign" role="img" aria-label="{word}">{sign}</span>' if sign else ""
     return (
-        f'<div class="term">{operator}<div class="part {part.modality}">{draw_entry(part, folder)}'
-        f'<div class="of">{name_of(part, folder)}{weight}</div></div></div>'
+        f'<div class="term">{operator}<div class="part {part.modality}">{draw_entry(part, link)}'
+        f'<div class="of">{name_of(part, link)}{weight}</div></div></div>'
     )
 
 
-def _card(rank: int, result: Entry, best: float, folder: Path) -> str:
+def draw_card(rank: int, result: Entry, best: float, link: Link) -> str:
+    """A result as markup, with a bar relative to the `best` cosine."""
     relative = min(max(result.number / best, 0), 1) if best > 0 else 0
     score = f"{result.number:.3f}".replace("-", MINUS)
     return (
-        f'<li class="card {result.modality}"><div class="body">{draw_entry(result, folder)}</div>'
-        f'<div class="facts"><span class="rank">{rank}</span>{name_of(result, folder)}'
+        f'<li class="card {result.modality}"><div class="body">{draw_entry(result, link)}</div>'
+        f'<div class="facts"><span class="rank">{rank}</span>{name_of(result, link)}'
         f'<span class="score" title="cosine similarity">{score}</span>'
         f'<span class="bar"><i style="width:{relative:.1%}"></i></span></div></li>'
     )
 
 
-def name_of(entry: Entry, folder: Path) -> str:
+def name_of(entry: Entry, link: Link) -> str:
     """What a card calls an entry: a link to its file."""
     if entry.modality == "text":
         return '<span class="name">text</span>'
     name, full = (escape(str(x)) for x in (Path(entry.content).name, entry.content))
-    return f'<a class="name" href="{_link(Path(entry.content), folder)}" title="{full}">{name}</a>'
+    return f'<a class="name" href="{link(Path(entry.content))}" title="{full}">{name}</a>'
 
 
 def _filters(results: Sequence[Entry]) -> str:
@@ -141,21 +157,21 @@ def _filters(results: Sequence[Entry]) -> str:
     return f'<fieldset class="filters"><legend>Show</legend>{buttons}</fieldset>'
 
 
-def draw_entry(entry: Entry, folder: Path) -> str:
+def draw_entry(entry: Entry, link: Link) -> str:
     """The content of an entry as markup; for a file that cannot be read, why."""
     draw = {"text": _draw_text, "image": _draw_image, "audio": _draw_audio}[entry.modality]
     try:
-        return draw(entry.content, folder)
+        return draw(entry.content, link)
     except ValueError as error:  # a file that cannot be read
         return f'<p class="missing">{escape(str(error))}</p>'
 
 
-def _draw_text(content: str | Path, _folder: Path) -> str:
+def _draw_text(content: str | Path, _link: Link) -> str:
     length = "long" if len(str(content)) > LONG_TEXT else "short"
     return f'<blockquote class="{length}" dir="auto">{escape(str(content))}</blockquote>'
 
 
-def _draw_image(content: str | Path, _folder: Path) -> str:
+def _draw_image(content: str | Path, _link: Link) -> str:
     return draw_pixels(image_io.to_rgb(content), Path(content).stem)
 
 
@@ -183,13 +199,13 @@ def _backdrop(image: Image.Image) -> str:
     return "rgb({:.0f} {:.0f} {:.0f})".format(*colour) if uniform else "none"
 
 
-def _draw_audio(content: str | Path, folder: Path) -> str:
+def _draw_audio(content: str | Path, link: Link) -> str:
     path = Path(content)
     wave = audio_io.load_audio(path)
     kind = AUDIO_TYPES.get(path.suffix.lower())
     data = path.read_bytes() if kind else _to_wav(wave)
     small = len(data) <= MAX_EMBEDDED_BYTES
-    source = _data(kind or "audio/wav", data) if small else _link(path, folder)
+    source = _data(kind or "audio/wav", data) if small else link(path)
     seconds = round(len(wave) / SAMPLE_RATE, 1)
     minutes = f"{int(seconds // 60)}:{int(seconds % 60):02} min"
     length = f"{seconds:g} s" if seconds < 60 else minutes

@@ -53,3 +53,12 @@ def draw_heat_maps(
     bar.set_ticks([low, high], labels=["lowest", "highest"])
     bar.ax.tick_params(labelsize=8, length=0)
     grid.save(path)
+
+
+def extremes(maps_QHW: np.ndarray) -> list[tuple[float, float, int, int]]:
+    """Of each map its lowest and highest cosine, and the x and y of the highest, in pixels."""
+    found = []
+    for values in maps_QHW:
+        y, x = np.unravel_index(values.argmax(), values.shape)
+        found.append((float(values.min()), float(values.max()), int(x), int(y)))
+    return found

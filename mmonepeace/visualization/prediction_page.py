@@ -12,8 +12,10 @@ from PIL import Image, ImageDraw
 from mmonepeace.datasets import image_io
 from mmonepeace.visualization.gallery import (
     THUMBNAIL,
+    Link,
     draw_entry,
     draw_pixels,
+    link_from,
     name_of,
     write_page,
 )
@@ -40,7 +42,7 @@ def write_predictions(
 
     A box is drawn into its image. Bars are the scores, which end at 1.
     """
-    folder = Path(path).resolve().parent
+    link = link_from(path)
     write_page(
         path,
         facts,
@@ -49,7 +51,7 @@ def write_predictions(
         query="",
         filters="",
         count=f"{len(items):,} item{'' if len(items) == 1 else 's'}",
-        results="".join(_card(rank, item, folder) for rank, item in enumerate(items, 1)),
+        results="".join(_card(rank, item, link) for rank, item in enumerate(items, 1)),
         note="Bars: scores" if any(item.answers for item in items) else "Boxes: what was named",
     )
 
@@ -83,28 +85,33 @@ def draw_predictions(items: Sequence[Answered], columns: int = 4) -> TileGrid:
     return grid
 
 
-def _card(rank: int, answered: Answered, folder: Path) -> str:
+def _card(rank: int, answered: Answered, link: Link) -> str:
     files = {name: path for name, path in answered.item.items() if name != "text"}
     kind = "audio" if "audio" in files else "image"
-    drawn = "".join(_draw(name, file, answered.box, folder) for name, file in files.items())
+    drawn = "".join(_draw(name, file, answered.box, link) for name, file in files.items())
     text = answered.item.get("text")
     asked = f'<p class="asked" dir="auto">{escape(text)}</p>' if text else ""
-    bars = "".join(
-        f'<span class="name">{escape(p.label)}</span><span class="score">{p.score:.3f}</span>'
-        f'<span class="bar"><i style="width:{min(max(p.score, 0), 1):.1%}"></i></span>'
-        for p in answered.answers
-    )
-    names = " ".join(name_of(Part(0, kind, file), folder) for file in files.values())
+    names = " ".join(name_of(Part(0, kind, file), link) for file in files.values())
     return (
         f'<li class="card {kind}"><div class="body{" pair" if len(files) > 1 else ""}">{drawn}</div>'
-        f'<div class="said">{asked}<div class="answers">{bars}</div>'
+        f'<div class="said">{asked}{draw_answers(answered.answers)}'
         f'<div class="of"><span class="rank">{rank}</span>{names}</div></div></li>'
     )
 
 
-def _draw(name: str, file: str, box: Sequence[float] | None, folder: Path) -> str:
+def draw_answers(answers: Sequence[Any]) -> str:
+    """Labels, scores and bars of answers, see `Answered`, as markup."""
+    bars = "".join(
+        f'<span class="name">{escape(p.label)}</span><span class="score">{p.score:.3f}</span>'
+        f'<span class="bar"><i style="width:{min(max(p.score, 0), 1):.1%}"></i></span>'
+        for p in answers
+    )
+    return f'<div class="answers">{bars}</div>'
+
+
+def _draw(name: str, file: str, box: Sequence[float] | None, link: Link) -> str:
     if box is None:
-        return draw_entry(Part(0, name.removesuffix("_2"), file), folder)
+        return draw_entry(Part(0, name.removesuffix("_2"), file), link)
     try:
         image = image_io.to_rgb(file)
     except ValueError as error:

@@ -59,9 +59,9 @@ def draw_label_maps(
     legend = dict(zip(classes, colours, strict=True))
     figure, tiles_of = _make_figure(len(rows), 3, rows[0][1].shape, legend)
     for tiles, (name, image, truth, predicted) in zip(tiles_of, rows, strict=True):
-        painted = _paint(predicted, colours)
+        painted = paint(predicted, colours)
         mixed = image + MASK_OPACITY * (painted.astype(np.float32) - image)
-        _show(tiles[0], f"{name}: ground truth", _paint(truth, colours))
+        _show(tiles[0], f"{name}: ground truth", paint(truth, colours))
         _show(tiles[1], f"prediction ({_rate(predicted, truth, ignore_index)})", painted)
         _show(tiles[2], "over the image", mixed.astype(np.uint8))
     return figure
@@ -124,7 +124,7 @@ def _show(tile: Axes, title: str, image: np.ndarray) -> None:
     tile.set_title(title, fontsize=9, parse_math=False)
 
 
-def _paint(labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
+def paint(labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
     """Label map (H, W) to colours (H, W, 3); labels outside the classes are white."""
     image = np.full((*labels.shape, 3), 255, np.uint8)
     inside = labels < len(colours)
