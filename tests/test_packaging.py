@@ -125,7 +125,9 @@ def dry_run(folder: Path, *arguments: str) -> str:
 def test_an_image_is_built_from_the_lock_files(tmp_path):
     shutil.copy(ROOT / "Makefile", tmp_path)
     shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
-    targets = re.findall(r"^RUN .*\bmake (packages|env)\b", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    targets = re.findall(
+        r"^RUN .*\bmake (packages|env)\b", (ROOT / "Dockerfile").read_text(), re.MULTILINE
+    )
     assert targets == ["packages", "env"] * 2
     locks = "requirements/lock-base.txt", "requirements/lock-full.txt"
     assert all(f"-r {path}" in dry_run(tmp_path, "packages") for path in locks)
