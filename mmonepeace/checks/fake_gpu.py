@@ -72,7 +72,7 @@ def backward(loss: Tensor) -> None:
             inputs = gradients.pop(node)
             edges = node.next_functions
             # Of functions in Python, `apply` is their own backward pass.
-            run = (
+            run: Any = (
                 node.apply if isinstance(node, torch.autograd.function.BackwardCFunction) else node
             )
             outputs = run(*inputs) if any(x is not None for x in inputs) else None
@@ -82,14 +82,15 @@ def backward(loss: Tensor) -> None:
             for i, (successor, position) in enumerate(edges):
                 if successor is None:
                     continue
-                if outputs[i] is not None:
-                    _add(gradients, successor, position, outputs[i])
+                if (gradient := outputs[i]) is not None:
+                    _add(gradients, successor, position, gradient)
                 waiting[successor] -= 1
                 if not waiting[successor]:
                     del waiting[successor]
                     gradients.setdefault(successor, [None] * len(successor._input_metadata))
                     first = -_sequence_number(successor)
                     heapq.heappush(ready, (first, next(number), successor))
+            gradient = None
             del outputs, edges, successor
 
 

@@ -9,6 +9,7 @@ import io
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -113,9 +114,12 @@ class Search(Ability):
         for rank, (score, row) in enumerate(found, 1):
             item = view.items[row]
             entry = Entry(score, item["modality"], view.content(item))
-            address = f"/item/{among}/{row}"
-            cards.append(draw_card(rank, entry, found[0][0], lambda _, address=address: address))
+            cards.append(draw_card(rank, entry, found[0][0], partial(_address, among, row)))
         return f'<ol class="results">{"".join(cards)}</ol>'
+
+
+def _address(among: str, row: int, _: Path) -> str:
+    return f"/item/{among}/{row}"
 
 
 class HeatMap(Ability):

@@ -238,7 +238,10 @@ addEventListener("load", async () => {
   document.getElementById("show-text").click();
   const shown = [...document.querySelectorAll(".card")].filter(card => card.offsetHeight).length;
   const wide = document.documentElement.scrollWidth > innerWidth;
-  const found = {pixels: images.map(image => image.naturalWidth), seconds, shown, wide};
+  const drawn = images.filter(image => image.alt.startsWith("spectrogram"));
+  const pixels = images.filter(image => !drawn.includes(image)).map(image => image.naturalWidth);
+  const spectrograms = drawn.filter(image => image.naturalWidth).length;
+  const found = {pixels, spectrograms, seconds, shown, wide};
   clearInterval(ticks);
   document.body.dataset.found = JSON.stringify(found);
 });
@@ -259,6 +262,7 @@ def test_a_browser_shows_everything(page_file):
     (body,) = Page(done.stdout).all("body")
     found = json.loads(body["data-found"])
     assert found["pixels"] == [60, 60, 60]
+    assert found["spectrograms"] == 6
     assert found["seconds"] == pytest.approx([0.25, 0.25, 7000 / 16000, 10000 / 16000, 1, 70], abs=0.05)  # fmt: skip
     assert found["shown"] == 1
     assert not found["wide"]
