@@ -14,6 +14,7 @@ COMMANDS = {
     "convert_checkpoint": "FILE out.pth --to full",
     "convert_index": "FILE out.parquet",
     "convert_tokenizer": "--dict FILE --bpe FILE --encoder FILE out.json",
+    "demo": "--port 0",
     "doctor": "FILE",
     "estimate": "FILE",
     "embed": "FILE --texts FILE --out out.safetensors",
