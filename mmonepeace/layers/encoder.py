@@ -26,6 +26,7 @@ from mmonepeace.layers.kernels import (
 from mmonepeace.layers.packing import PackedTokens
 from mmonepeace.layers.relative_position_bias import AttentionBias, DenseBias
 from mmonepeace.layers.tokens import Tokens
+from mmonepeace.layers.tracing import is_traced
 from mmonepeace.spec import LAYER_NORM_EPS, Arch
 
 
@@ -310,7 +311,7 @@ class FusionEncoder(nn.ModuleList):
         and gradients are summed once. Not where only a GPU knows what is padding, for which the CPU
         would wait, nor in a graph, which would be another one for each number of tokens.
         """
-        in_graph = self.compiled or torch.compiler.is_compiling() or torch.jit.is_tracing()
+        in_graph = self.compiled or is_traced()
         is_worth_it = len(views) > 1 or views[0].pad_BL is not None
         if is_worth_it and not in_graph and all(view.knows_padding for view in views):
             packed: Any = PackedTokens(views)

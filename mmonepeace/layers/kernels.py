@@ -18,6 +18,7 @@ from mmonepeace.layers.cpu.grid_attention import cached_attention_contexts, grid
 from mmonepeace.layers.cpu.linear import residual_linear
 from mmonepeace.layers.gpu_attention import DEVICES, is_recomputable, recomputed_bias_attention
 from mmonepeace.layers.relative_position_bias import AttentionBias
+from mmonepeace.layers.tracing import is_traced
 
 Backend = Literal["auto", "blocks", "sdpa", "recomputed", "flex", "xformers", "eager"]
 
@@ -57,8 +58,7 @@ def cpu_kernel(name: str, x: Tensor) -> Callable[..., Any] | None:
     """
     kernel = CPU_KERNELS.get(name)
     # Asked first: a graph keeps the question whether a tensor is large as a condition.
-    in_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    if kernel is None or in_graph or x.numel() < kernel.min_numel or x.device.type != "cpu":
+    if kernel is None or is_traced() or x.numel() < kernel.min_numel or x.device.type != "cpu":
         return None
     return kernel.function if product_dtype(x) in (torch.float32, torch.bfloat16) else None
 
@@ -142,8 +142,9 @@ def attend(
         return bias.attend_groups(attend, q_BHLd, k_BHLd, v_BHLd, scale, backend)
     on_gpu = q_BHLd.device.type in DEVICES
     # A graph is for any length, and of no kernel.
-    in_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    if backend == "auto" and (on_gpu or (not in_graph and q_BHLd.shape[2] >= MIN_TOKENS_TRAINING)):
+    if backend == "auto" and (
+        on_gpu or (not is_traced() and q_BHLd.shape[2] >= MIN_TOKENS_TRAINING)
+    ):
         backend = _choose(q_BHLd, bias)
     if backend not in ("auto", "sdpa"):
         return _BACKENDS[check_backend(backend)](q_BHLd, k_BHLd, v_BHLd, bias, scale)

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from mmonepeace.layers.indices import index_for
 from mmonepeace.layers.resampling import CLS_ROWS, Grid, Resampling, num_rpb_rows, resample_rpb
 from mmonepeace.layers.tensor_cache import byte_bounded_lru_cache
+from mmonepeace.layers.tracing import is_traced
 from mmonepeace.spec import MAX_POSITIONS
 
 _SKEWED_NUMBERS = 2**23  # in the copies that `sums_over_offsets` makes
@@ -118,11 +119,10 @@ class GridBias(AttentionBias):
     def dense(self) -> Tensor:
         """(1, H, L, L): one copy that broadcasts over the batch."""
         table_NH, device = self.table_NH, self.table_NH.device
-        in_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
         trained = torch.is_grad_enabled() and table_NH.requires_grad
         # On a CPU the gradient of a gather is right, but for half precision.
         inexact = device.type != "cpu" or table_NH.dtype.itemsize < 4
-        if trained and inexact and not in_graph:
+        if trained and inexact and not is_traced():
             return _GatheredGridBias.apply(table_NH, self.grid, self.cls_token)
         # Kernels on GPUs read rows that begin at multiples of 8 numbers; they copy a bias that has others.
         index_LP = rpb_index(self.grid, device, self.cls_token, 1 if device.type == "cpu" else 8)

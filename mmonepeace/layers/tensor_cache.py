@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmonepeace.layers.tracing import is_traced
+
 Make = Callable[..., Tensor]
 
 
@@ -29,7 +31,7 @@ def byte_bounded_lru_cache(limit: int) -> Callable[[Make], Make]:
 
         @wraps(make)
         def cached(*args: Any) -> Tensor:
-            if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            if is_traced():
                 return make(*args)
             mode = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE)
             if mode is not None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mmonepeace.layers.relative_position_bias import AttentionBias, DenseBias, PaddedBias
 from mmonepeace.layers.resampling import Grid
+from mmonepeace.layers.tracing import is_traced
 
 # (index of a block, dtype that attention runs in) -> the bias of its attention.
 BlockBias = Callable[[int, torch.dtype], AttentionBias]
@@ -153,8 +154,7 @@ def zero_padding(x_BLD: Tensor, pad_BL: Tensor) -> tuple[Tensor, Tensor | None]:
 
     A GPU would have to tell, and what follows would wait for it; a graph is for batches with padding.
     """
-    in_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    if pad_BL.device.type == "cpu" and not in_graph and not pad_BL.any():
+    if pad_BL.device.type == "cpu" and not is_traced() and not pad_BL.any():
         return x_BLD, None
     return x_BLD.masked_fill(pad_BL[..., None], 0), pad_BL
 
