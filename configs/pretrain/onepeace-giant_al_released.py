@@ -4,6 +4,7 @@ Run:    torchrun --nproc-per-node 8 -m mmonepeace pretrain \
             configs/pretrain/onepeace-giant_al_released.py --stage-one CKPT --launcher pytorch
 Needs:  the checkpoint of stage one; Clotho, AudioCaps and MACS as .tsv files; ESC-50; the official
         tokenizer; 8 GPUs
+Memory: a step of 16 holds 42.1 GB on each GPU, as mmonepeace estimate says; not measured
 Expect: not measured yet. An epoch is counted as 56,870 pairs, one caption per clip: 445 updates.
 """
 

@@ -2,8 +2,8 @@
 
 Run:    torchrun --nproc-per-node 8 -m mmonepeace pretrain \
             configs/pretrain/onepeace-giant_vl_released.py --launcher pytorch
-Needs:  COCO as .tsv files; the official tokenizer; 8 GPUs. 2.8 G parameters take 44 GB per GPU
-        for weights, gradients and AdamW alone (16 bytes each, computed, not measured).
+Needs:  COCO as .tsv files; the official tokenizer; 8 GPUs.
+Memory: a step of 32 holds 45.3 GB on each GPU, as mmonepeace estimate says; not measured
 Expect: not measured yet
 """
 

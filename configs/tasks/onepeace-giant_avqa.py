@@ -4,6 +4,7 @@ Run:    tools/dist_train.sh configs/tasks/onepeace-giant_avqa.py 8
 Needs:  AVQA as tables; 8 GPUs, 16 micro-batches a step: --cfg-options
         optim_wrapper.accumulative_counts=16; the released one-peace.pt and its tokenizer in
         checkpoints/
+Memory: a step of 1 holds 46.4 GB on each GPU, as mmonepeace estimate says; not measured
 Expect: accuracy of 86.2 in the paper; not measured here
 """
 

@@ -4,6 +4,7 @@ Run:    tools/dist_train.sh configs/tasks/onepeace-giant_nlvr2-256.py 8
 Needs:  NLVR2 as tables; 8 GPUs, 8 micro-batches a step: --cfg-options
         optim_wrapper.accumulative_counts=8; the released one-peace.pt and its tokenizer in
         checkpoints/
+Memory: a step of 2 holds 44.5 GB on each GPU, as mmonepeace estimate says; not measured
 Expect: accuracy of 87.8 on dev and 88.3 on test-P in the paper; not measured here
 """
 

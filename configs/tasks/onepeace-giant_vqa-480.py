@@ -4,6 +4,7 @@ Run:    tools/dist_train.sh configs/tasks/onepeace-giant_vqa-480.py 8
 Needs:  VQA v2 as tables; 8 GPUs, 8 micro-batches a step: --cfg-options
         optim_wrapper.accumulative_counts=8; the released one-peace.pt and its tokenizer in
         checkpoints/
+Memory: a step of 8 holds 46.8 GB on each GPU, as mmonepeace estimate says; not measured
 Expect: 82.6 on test-dev in the paper, at 768 px; not measured here
 """
 

