@@ -45,8 +45,8 @@ try {
     return result.value;
   };
   const wait = async expression => {
-    for (const end = Date.now() + 60000; !(await ask(expression)); await sleep(50))
-      if (Date.now() > end) throw new Error(`waited a minute for ${expression}`);
+    for (const end = Date.now() + 180000; !(await ask(expression)); await sleep(50))
+      if (Date.now() > end) throw new Error(`waited three minutes for ${expression}`);
   };
   for (const domain of ["Page", "Runtime", "Log", "DOM"]) await send(`${domain}.enable`);
   const answers = [];

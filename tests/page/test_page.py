@@ -398,7 +398,7 @@ def test_a_browser_uploads_clicks_and_shows(abilities, image, tmp_path):
     driver = Path(__file__).with_name("browser.mjs")
     done = subprocess.run(
         [node, driver, browser, tmp_path / "profile"],
-        input=json.dumps(steps), capture_output=True, text=True, timeout=300, check=False,
+        input=json.dumps(steps), capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

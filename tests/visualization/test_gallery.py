@@ -257,7 +257,7 @@ def test_a_browser_shows_everything(page_file):
     command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=500,900"]
     command += [f"--user-data-dir={page_file.parent / 'profile'}", "--enable-logging=stderr"]
     command += ["--virtual-time-budget=1000000", "--dump-dom", probed.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     assert "CONSOLE" not in done.stderr, done.stderr
     (body,) = Page(done.stdout).all("body")
     found = json.loads(body["data-found"])
