@@ -57,7 +57,7 @@ AUDIO := work_dirs/audio_demo
 
 help:
 	@echo "make demo             build a data set, fine-tune for segmentation on the CPU, draw predictions"
-	@echo "make pretrain-demo    pretrain both stages on the CPU, measure retrieval, draw a gallery"
+	@echo "make pretrain-demo    pretrain both stages on the CPU: sounds find images that no step saw with them"
 	@echo "make det-demo         compile mmcv's operators, train a detector with masks from the demo's encoder, draw it"
 	@echo "make ground-demo      find what phrases name in scenes: pretrain on names, fine-tune on boxes, draw them"
 	@echo "make vqa-demo         answer questions about scenes from the encoder of ground-demo"
@@ -130,18 +130,19 @@ demo: demo-data
 $(DEMO_PICTURE):
 	$(MAKE) --no-print-directory demo
 
-# Images with names, then audio with names; the evaluation adds audio with images, which no step
-# has seen together. The tokenizer has the words of both stages.
+# Images with names, then audio under the names of images; the evaluation adds audio with images, which
+# no step has seen together.
 pretrain-demo: env
 	$(PY) tools/dataset_converters/emoji_pairs.py --out $(PAIRS)/emoji
-	$(PY) tools/dataset_converters/instrument_notes.py --out $(PAIRS)/notes --emoji $(PAIRS)/emoji
-	$(PY) tools/train_tokenizer.py $(PAIRS)/emoji/train.tsv $(PAIRS)/notes/train.tsv:label $(PAIRS)/tokenizer.json --vocab-size 2000
-	$(PY) tools/pretrain.py configs/tiny/onepeace-tiny_vl_emoji-64.py --data-root $(PAIRS)/emoji --tokenizer $(PAIRS)/tokenizer.json --work-dir $(PRETRAINED)/vl
-	$(PY) tools/pretrain.py configs/tiny/onepeace-tiny_al_gm-instruments.py --data-root $(PAIRS)/notes --tokenizer $(PAIRS)/tokenizer.json --stage-one $$(cat $(PRETRAINED)/vl/last_checkpoint) --work-dir $(PRETRAINED)/al
+	$(PY) tools/dataset_converters/instrument_notes.py --out $(PAIRS)/notes
+	$(PY) tools/dataset_converters/common_names.py --emoji $(PAIRS)/emoji --notes $(PAIRS)/notes --out $(PAIRS)/common
+	$(PY) tools/train_tokenizer.py $(PAIRS)/common/images_train.tsv $(PAIRS)/common/other_images_train.tsv $(PAIRS)/tokenizer.json --vocab-size 1000
+	$(PY) tools/pretrain.py configs/tiny/onepeace-tiny_vl_common-names-32.py --data-root $(PAIRS)/common --tokenizer $(PAIRS)/tokenizer.json --work-dir $(PRETRAINED)/vl
+	$(PY) tools/pretrain.py configs/tiny/onepeace-tiny_al_common-names.py --data-root $(PAIRS)/common --tokenizer $(PAIRS)/tokenizer.json --stage-one $$(cat $(PRETRAINED)/vl/last_checkpoint) --work-dir $(PRETRAINED)/al
 	$(PY) tools/evaluate_retrieval.py $(PRETRAINED)/al --tokenizer $(PAIRS)/tokenizer.json \
 	  --table $(PAIRS)/emoji/val.tsv --columns image=image text=caption \
-	  --table $(PAIRS)/notes/val.tsv --columns audio=audio text=label \
-	  --table $(PAIRS)/notes/sound_to_picture.tsv --columns audio=audio image=image \
+	  --table $(PAIRS)/common/sounds_val.tsv --columns audio=audio text=caption \
+	  --table $(PAIRS)/common/sound_to_picture.tsv --columns audio=audio image=image \
 	  --out $(PRETRAINED)/retrieval.json --gallery $(PRETRAINED)/gallery.png --queries 5 \
 	  --directions text_to_image audio_to_text audio_to_image
 

