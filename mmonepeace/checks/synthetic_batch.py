@@ -98,14 +98,33 @@ def _image_size(cfg: Config, steps: list[Any]) -> tuple[int, int]:
     """Height and width of the images of a recipe."""
     for step in reversed(steps):
         for key in _SIZES:
-            size = step.get(key)
-            if isinstance(size, int):
-                return size, size
-            if isinstance(size, list | tuple) and len(size) == 2 and type_name(step) != "Resize":
-                return int(size[0]), int(size[1])
+            if size := _largest(step.get(key)):
+                turned = _is_width_first(cfg.get("default_scope"), type_name(step), key)
+                return size[::-1] if turned else size
     if size := (cfg.model.get("backbone") or {}).get("img_size"):
         return int(size), int(size)
     raise CheckError("the recipe does not say how large its images are. Give --img PIXELS.")
+
+
+def _largest(size: Any) -> tuple[int, int] | None:
+    """Two sides of a number, a pair, or the largest of several pairs; None for what is no size."""
+    if isinstance(size, int):
+        return size, size
+    if not isinstance(size, list | tuple) or not size:
+        return None
+    if all(isinstance(side, list | tuple) for side in size):
+        found = [pair for each in size if (pair := _largest(each))]
+        return max(found, key=math.prod, default=None)
+    if len(size) == 2 and all(isinstance(side, int) for side in size):
+        return int(size[0]), int(size[1])
+    return None
+
+
+def _is_width_first(scope: str | None, kind: str, key: str) -> bool:
+    """Whether the pair of a transform is (width, height): of all that resizes or pads, and some crops."""
+    if key == "crop_size":
+        return kind == "CenterCrop" or (scope == "mmdet" and kind == "RandomCrop")
+    return kind == "Pad" if key == "size" else not kind.endswith("Crop")
 
 
 def _multimodal(
