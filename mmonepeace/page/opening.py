@@ -83,17 +83,15 @@ def _open_index(
 
 
 def _kind(path: Path) -> str:
-    """What a checkpoint is: "embed", "predict", "segment" or "detect"."""
-    weights, _ = checkpoint.read(path)
-    parts = {name.partition(".")[0] for name in weights}
+    """What a checkpoint is: "embed", "predict", "segment" or "detect", by the names of its weights."""
+    names = checkpoint.names_of(path)
+    parts = {name.partition(".")[0] for name in names}
     if "decode_head" in parts:
         return "segment"
     if parts & {"roi_head", "rpn_head", "bbox_head", "panoptic_head"}:
         return "detect"
-    converted = checkpoint.read_own(path)
-    if any(name.startswith("head.") for name in converted.weights):
-        return "predict"
-    return "embed"
+    own = (checkpoint.own_name(name) or name for name in names)
+    return "predict" if any(name.startswith("head.") for name in own) else "embed"
 
 
 def _open(

@@ -23,7 +23,7 @@ from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 from werkzeug.test import Client
 
-from mmonepeace import apis
+from mmonepeace import apis, checkpoint
 from mmonepeace.apis.dense_prediction import predict_dense
 from mmonepeace.datasets.tokenizer import train
 from mmonepeace.exit_status import UserError
@@ -132,6 +132,17 @@ def test_each_model_becomes_what_it_can_do(abilities, client):
     assert f"script-src 'nonce-{nonce}'" in page.headers["Content-Security-Policy"]
     assert "http://" not in page.text
     assert "https://" not in page.text
+
+
+def test_a_checkpoint_is_verified_once(folder, monkeypatch):
+    verified = []
+    verify = checkpoint.reading.verify_archive
+    monkeypatch.setattr(
+        checkpoint.reading, "verify_archive", lambda path: verified.append(path) or verify(path)
+    )
+    for name in ("seg", "vqa"):
+        open_models([folder / name], device="cpu")
+    assert [path.parent.name for path in verified] == ["seg", "vqa"]
 
 
 def test_search_finds_what_the_api_finds(folder, abilities, run, image, sound):
