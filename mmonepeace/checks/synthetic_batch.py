@@ -19,6 +19,7 @@ from mmonepeace.checks.report import CheckError
 from mmonepeace.spec import MAX_AUDIO_SECONDS, MAX_TEXT_TOKENS, SAMPLE_RATE, VOCAB_SIZE
 
 _BOXES = 8  # in an image; COCO has 7 on average
+_CLASSES = 10  # in an image; ADE20K has 10.5 on average
 # Of transforms that give an image its size, the keys that have it.
 _SIZES = ("crop_size", "size", "scale")
 
@@ -82,11 +83,19 @@ def _image(cfg: Config, steps: list[Any], image_size: int | None) -> dict[str, A
     meta = dict(img_shape=shape, ori_shape=shape, pad_shape=shape, scale_factor=(1.0, 1.0))
     targets: dict[str, Any] = {}
     if "decode_head" in cfg.model:
-        targets["gt_sem_seg"] = PixelData(data=torch.zeros(1, height, width, dtype=torch.int64))
+        targets["gt_sem_seg"] = PixelData(data=_stripes(cfg, height, width))
     else:
         targets["gt_instances"] = _instances(height, width)
     image = torch.zeros(3, height, width, dtype=torch.uint8)
     return {"inputs": image, "data_samples": BaseDataElement(metainfo=meta, **targets)}
+
+
+def _stripes(cfg: Config, height: int, width: int) -> Tensor:
+    """(1, H, W) labels of as many classes as an image has."""
+    heads = cfg.model.decode_head
+    head = heads[-1] if isinstance(heads, list | tuple) else heads
+    count = min(_CLASSES, head.get("num_classes", _CLASSES), width)
+    return (torch.arange(width) * count // width).expand(1, height, width).contiguous()
 
 
 def _instances(height: int, width: int) -> InstanceData:
