@@ -8,11 +8,13 @@ from mmonepeace import apis, checkpoint, checks
 from mmonepeace.exit_status import UserError
 from mmonepeace.page.abilities import Ability, Ask, HeatMap, Search, Segment, branches_of
 
-# What the demos of the Makefile leave behind.
-DEMOS = (
-    "work_dirs/demo", "work_dirs/pretrain_demo/al", "work_dirs/ground_demo/phrases",
-    "work_dirs/vqa_demo", "work_dirs/audio_demo/answers",
-)  # fmt: skip
+DEMOS = {  # what targets of the Makefile leave behind
+    "work_dirs/demo": "demo",
+    "work_dirs/pretrain_demo/al": "pretrain-demo",
+    "work_dirs/ground_demo/phrases": "ground-demo",
+    "work_dirs/vqa_demo": "vqa-demo",
+    "work_dirs/audio_demo/answers": "audio-demo",
+}
 DEMO_INDEX = "work_dirs/pretrain_demo/index.safetensors"
 
 
@@ -57,6 +59,15 @@ def open_models(
     for path in paths:
         abilities += _open(path, config, tokenizer, device, embedders)
     return abilities
+
+
+def missing_demos() -> list[str]:
+    """A line for each demo whose model is not in this folder."""
+    return [
+        f"not shown: {folder} is not there; `make {target}` trains it"
+        for folder, target in DEMOS.items()
+        if not _has_checkpoint(folder)
+    ]
 
 
 def _has_checkpoint(folder: str) -> bool:
