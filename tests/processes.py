@@ -159,6 +159,12 @@ def run_in_two(path: str | Path, *arguments: Any) -> str:
     return ends[0].stdout
 
 
+def of_scripts(**variables: str) -> dict[str, str]:
+    """The environment of a shell script that starts processes: this Python, a free port, no GPU."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return {**os.environ, **ON_CPU, "PATH": path, "PORT": str(free_port()), **variables}
+
+
 def free_port() -> int:
     """A port that nobody listens on."""
     with socket.socket() as sock:

@@ -18,7 +18,7 @@ def load_dense_model(cfg: "Config", path: Path, device: str) -> Any:
     from mmengine.model import revert_sync_batchnorm
     from mmengine.registry import MODELS
 
-    cfg.model.backbone.init_cfg = None
+    cfg.model.backbone.init_cfg = cfg.model.init_cfg = None
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     checkpoint.load_model(model, path)
     model.cfg = cfg

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import Self
 
 from mmonepeace import checkpoint
 from mmonepeace.apis.item_reader import AudioLike, ItemReader, as_rows, model_inputs
@@ -24,7 +25,7 @@ from mmonepeace.apis.loading import (
     load_retriever,
     to_dtype,
 )
-from mmonepeace.apis.sharing import Shared, adopt_normalisation, stored_options
+from mmonepeace.apis.sharing import OPTIONS, Shared
 from mmonepeace.apis.vector_search import Embeddings, combine, search, similarity
 from mmonepeace.datasets import image_io
 from mmonepeace.datasets.tokenizer import Tokenizer
@@ -58,6 +59,8 @@ class Embedder(Shared):
         progress: show a progress bar; None shows one for more than four batches.
         fingerprint: identifies the weights; None computes it, see `checkpoint.fingerprint_of`.
     """
+
+    stored = tuple(OPTIONS)
 
     def __init__(
         self,
@@ -148,44 +151,17 @@ class Embedder(Shared):
         dtype: str | torch.dtype | None = None,
         compiled: bool = False,
         **options: Any,
-    ) -> Embedder:
-        """Build the model that a name means.
-
-        Args:
-            name: a folder that `save_pretrained` wrote; "hf-hub:org/name", perhaps with "@revision"; or
-                a published file, such as "one-peace.pt", in ./checkpoints.
-            device: by default a GPU if there is one.
-            dtype: of weights and activations; None takes that of the folder, float32 of a published file.
-            compiled: compile the blocks when they first run, for GPUs.
-            options: see `Embedder`; by default those that were saved.
-
-        Raises:
-            CheckpointError: in one line, if there is no such model, or it is not what its config.json
-                says.
-            ValueError: for an unknown dtype.
-        """
-        source = checkpoint.locate(name)
-        if source.is_file():
-            return cls.from_checkpoint(
-                source, device, dtype or "fp32", compiled=compiled, **options
-            )
-        saved = checkpoint.read_pretrained(source, cls.owner())
-        model = build_retriever(saved.converted, saved.path, projections=False, saved=saved)
-        adopt_normalisation(model, saved.config)
-        before = dict(
-            tokenizer=find_tokenizer(saved.tokenizer, saved.path),
-            fingerprint=checkpoint.fingerprint_of(model.state_dict()),
-            **stored_options(
-                saved.config,
-                "image_size", "keep_ratio", "fast_jpeg", "alpha", "window_seconds", "hop_seconds",
-            ),
-        )  # fmt: skip
-        saved.check_facts(cls(model, **before).facts())
+    ) -> Self:
+        """See `Shared.from_pretrained`; for `compiled` see `from_checkpoint`."""
+        embedder = super().from_pretrained(name, device, dtype, **options)
         if compiled:
-            model.backbone.layers.compile_blocks()
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        model = model.to(device, to_dtype(dtype or saved.config["dtype"]))
-        return cls(model, **{**before, **options})
+            embedder.model.backbone.layers.compile_blocks()
+        return embedder
+
+    @classmethod
+    def _build(cls, saved: checkpoint.Saved) -> tuple[OnePeaceRetriever, dict[str, Any]]:
+        model = build_retriever(saved.converted, saved.path, projections=False, saved=saved)
+        return model, {"fingerprint": checkpoint.fingerprint_of(model.state_dict())}
 
     similarity = staticmethod(similarity)
     combine = staticmethod(combine)

@@ -22,7 +22,7 @@ from mmonepeace.apis.loading import (
     load_predictor,
     to_dtype,
 )
-from mmonepeace.apis.sharing import Shared, adopt_normalisation, stored_options
+from mmonepeace.apis.sharing import Shared
 from mmonepeace.datasets import image_io
 from mmonepeace.datasets.tokenizer import Tokenizer, clean_caption
 from mmonepeace.spec import MAX_AUDIO_SECONDS, MAX_TEXT_TOKENS, PATCH_SIZE, TEXT_POSITIONS
@@ -56,6 +56,8 @@ class Predictor(Shared):
         batch_size: items in one forward pass.
         progress: show a progress bar; None shows one for more than four batches.
     """
+
+    stored = ("image_size", "alpha")
 
     def __init__(
         self,
@@ -142,35 +144,9 @@ class Predictor(Shared):
         return cls(model.to(device, dtype), tokenizer, classes=classes, **options)
 
     @classmethod
-    def from_pretrained(
-        cls,
-        name: str | Path,
-        device: str | torch.device | None = None,
-        dtype: str | torch.dtype | None = None,
-        **options: Any,
-    ) -> Predictor:
-        """Build the model that a name means, see `Embedder.from_pretrained`.
-
-        Raises:
-            CheckpointError: in one line, if there is no such model, or it is not what its config.json
-                says.
-            ValueError: for an unknown dtype.
-        """
-        source = checkpoint.locate(name)
-        if source.is_file():
-            return cls.from_checkpoint(source, device, dtype or "fp32", **options)
-        saved = checkpoint.read_pretrained(source, cls.owner())
+    def _build(cls, saved: checkpoint.Saved) -> tuple[OnePeaceClassifier, dict[str, Any]]:
         model, classes = build_predictor(saved.converted, saved.path, saved)
-        adopt_normalisation(model, saved.config)
-        before = dict(
-            tokenizer=find_tokenizer(saved.tokenizer, saved.path),
-            classes=classes,
-            **stored_options(saved.config, "image_size", "alpha"),
-        )
-        saved.check_facts(cls(model, **before).facts())
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        model = model.to(device, to_dtype(dtype or saved.config["dtype"]))
-        return cls(model, **{**before, **options})
+        return model, {"classes": classes}
 
     def facts(self) -> dict[str, Any]:
         """See `Shared`."""

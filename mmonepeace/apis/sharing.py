@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from mmonepeace import checkpoint
+from mmonepeace.apis.loading import find_tokenizer, to_dtype
 from mmonepeace.spec import SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
     from mmonepeace.models.base import BackboneModel
 
 # Option of `Embedder` and `Predictor` -> where config.json has it.
-_OPTIONS = {
+OPTIONS = {
     "image_size": ("image", "size"),
     "keep_ratio": ("image", "keep_ratio"),
     "fast_jpeg": ("image", "fast_jpeg"),
@@ -28,38 +31,63 @@ _OPTIONS = {
 
 
 class Shared(checkpoint.PushToHub):
-    """`save_pretrained` of an API with a model and a reader of items."""
+    """An API with a model and a reader of items, as a folder or a repository.
 
+    Attributes:
+        stored: options among `OPTIONS` that a folder has.
+    """
+
+    stored: ClassVar[Sequence[str]]
     model: BackboneModel
     reader: ItemReader
 
-    def save_pretrained(
-        self,
-        folder: str | Path,
-        card: checkpoint.ModelCard | None = None,
-        shard_size: int = checkpoint.SHARD_SIZE,
-    ) -> None:
-        """Write weights, config.json, the tokenizer and a model card, which `from_pretrained` reads.
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        **options: Any,
+    ) -> Self:
+        """Build the model that a name means.
 
         Args:
-            folder: a new or empty one, or one that was written before, whose files are replaced once
-                the new ones are complete.
-            card: what only you know of the model, such as its license.
-            shard_size: bytes of a file of weights, at most.
+            name: a folder that `save_pretrained` wrote; "hf-hub:org/name", perhaps with "@revision"; or
+                a published file, such as "one-peace.pt", in ./checkpoints.
+            device: by default a GPU if there is one.
+            dtype: of weights and activations; None takes that of the folder, float32 of a published file.
+            options: of the class; by default those that were saved.
 
         Raises:
-            CheckpointError: if the folder has other files or cannot be written.
+            CheckpointError: in one line, if there is no such model, or it is not what its config.json
+                says.
+            ValueError: for an unknown dtype.
         """
+        own: Any = cls
+        source = checkpoint.locate(name)
+        if source.is_file():
+            return own.from_checkpoint(source, device, dtype or "fp32", **options)
+        saved = checkpoint.read_pretrained(source, cls.owner())
+        model, before = cls._build(saved)
+        _adopt_normalisation(model, saved.config)
+        before["tokenizer"] = find_tokenizer(saved.tokenizer, saved.path)
+        before |= _stored_options(saved.config, *cls.stored)
+        saved.check_facts(own(model, **before).facts())
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        model = model.to(device, to_dtype(dtype or saved.config["dtype"]))
+        return own(model, **{**before, **options})
+
+    @classmethod
+    def _build(cls, saved: checkpoint.Saved) -> tuple[BackboneModel, dict[str, Any]]:
+        """The model of a folder, and options that its weights decide."""
+        raise NotImplementedError
+
+    def saved_parts(self) -> tuple[str, BackboneModel, dict[str, Any], str | None]:
+        """See `PushToHub`."""
         tokenizer = self.reader.tokenizer
-        checkpoint.write_pretrained(
-            folder,
-            self.owner(),
-            self.model,
-            self.facts(),
-            tokenizer.to_json() if tokenizer else None,
-            card,
-            shard_size,
-        )
+        return (
+            self.owner(), self.model, self.facts(), tokenizer.to_json() if tokenizer else None
+        )  # fmt: skip
 
     @classmethod
     def owner(cls) -> str:
@@ -95,10 +123,10 @@ class Shared(checkpoint.PushToHub):
         return {name: known[name](x) if name in known else {} for name, x in adapters.items()}
 
 
-def stored_options(config: Mapping[str, Any], *names: str) -> dict[str, Any]:
+def _stored_options(config: Mapping[str, Any], *names: str) -> dict[str, Any]:
     """The options among `names` that config.json has."""
     inputs = config["preprocessing"]
-    places = {name: _OPTIONS[name] for name in names}
+    places = {name: OPTIONS[name] for name in names}
     return {
         name: inputs[modality][key]
         for name, (modality, key) in places.items()
@@ -106,7 +134,7 @@ def stored_options(config: Mapping[str, Any], *names: str) -> dict[str, Any]:
     }
 
 
-def adopt_normalisation(model: BackboneModel, config: Mapping[str, Any]) -> None:
+def _adopt_normalisation(model: BackboneModel, config: Mapping[str, Any]) -> None:
     """Normalise images as config.json says."""
     from mmonepeace.models import MultimodalDataPreprocessor
 

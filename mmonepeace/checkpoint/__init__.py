@@ -56,7 +56,7 @@ if TYPE_CHECKING:
         read_pretrained,
         write_pretrained,
     )
-    from mmonepeace.checkpoint.reading import read, read_content
+    from mmonepeace.checkpoint.reading import names_of, read, read_content
     from mmonepeace.checkpoint.training_state import (
         commit,
         is_committed,
@@ -82,7 +82,7 @@ __all__ = [
     "audio_extractor_weights", "base_name", "checkpoints_of_run", "commit", "convert_file",
     "explain_broken_file", "find", "fingerprint_of", "has_lora", "infer_config", "infer_model",
     "is_checkpoint_name", "is_committed", "join", "key_table", "load_audio_extractor",
-    "load_checkpoint", "load_model", "locate", "merged", "non_finite", "official_name",
+    "load_checkpoint", "load_model", "locate", "merged", "names_of", "non_finite", "official_name",
     "own_name", "prefix_errors", "read", "read_content", "read_lora", "read_note", "read_own",
     "read_pretrained", "read_run", "refuse_non_finite", "remove_checkpoint", "remove_leftovers",
     "run_files", "select_vision", "take_lora", "to_model", "to_official_full",

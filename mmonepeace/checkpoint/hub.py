@@ -1,15 +1,22 @@
 """Models by name: a folder, a published file, or a repository of the Hugging Face hub."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from torch import nn
+
 from mmonepeace import official_release
 from mmonepeace.checkpoint.errors import CheckpointError
 from mmonepeace.checkpoint.model_card import ModelCard
-from mmonepeace.checkpoint.pretrained import FILES, SHARD_SIZE, WEIGHT_FILES
+from mmonepeace.checkpoint.pretrained import (
+    FILES,
+    SHARD_SIZE,
+    WEIGHT_FILES,
+    write_pretrained,
+)
 
 _PREFIX = "hf-hub:"
 _NAME = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
@@ -18,11 +25,27 @@ _NAME = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revisi
 class PushToHub:
     """What can be saved as a folder, and so as a repository of the hub."""
 
+    def saved_parts(self) -> tuple[str, nn.Module, Mapping[str, Any], str | None]:
+        """The class that loads it, its model, facts and tokenizer, see `write_pretrained`."""
+        raise NotImplementedError
+
     def save_pretrained(
         self, folder: str | Path, card: ModelCard | None = None, shard_size: int = SHARD_SIZE
     ) -> None:
-        """Write the folder."""
-        raise NotImplementedError
+        """Write weights, config.json, a tokenizer and a model card, which `from_pretrained` reads.
+
+        Args:
+            folder: a new or empty one, or one that was written before, whose files are replaced once
+                the new ones are complete.
+            card: what only you know of the model, such as its license.
+            shard_size: bytes of a file of weights, at most.
+
+        Raises:
+            CheckpointError: if the folder has other files or cannot be written, or of a subclass whose
+                parameters no folder describes.
+        """
+        owner, model, facts, tokenizer = self.saved_parts()
+        write_pretrained(folder, owner, model, facts, tokenizer, card, shard_size)
 
     def push_to_hub(
         self,

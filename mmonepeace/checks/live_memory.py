@@ -4,7 +4,7 @@ What a library allocates within one operator is not seen, nor what an allocator 
 """
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +56,8 @@ class LiveMemory(TorchDispatchMode):
 
     Args:
         device: "cpu" or "cuda"; tensors on others are not counted.
+        counts: shape of fake tensors -> how many of their elements are true, or different, where that is
+            known: less than the largest.
 
     Attributes:
         phase: name of the part of the step; set it from outside.
@@ -64,9 +66,10 @@ class LiveMemory(TorchDispatchMode):
         peak: most bytes at once, what was there before included, see `include`.
     """
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, counts: Mapping[tuple[int, ...], int] | None = None) -> None:
         super().__init__()
         self.device = device
+        self.counts = counts or {}
         self.phase = self.peak_phase = ""
         self.operations: dict[str, int] = {}
         self.live = self.peak = self._now = self._peak_at = 0
@@ -106,7 +109,7 @@ class LiveMemory(TorchDispatchMode):
         try:
             out = func(*args, **kwargs)
         except (DataDependentOutputException, DynamicOutputShapeException):
-            out = _largest(func, args, kwargs)
+            out = self._largest(func, args, kwargs)
         for x in (out,) if isinstance(out, Tensor) else tree_leaves(out):
             if isinstance(x, Tensor):
                 self._add(x)
@@ -116,6 +119,34 @@ class LiveMemory(TorchDispatchMode):
             before = self.operations.get(self.phase, 0)
             self.operations[self.phase] = before + count(*args, **kwargs, out_val=out)
         return out
+
+    def _largest(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What an operator gives at most whose result depends on numbers that there are not."""
+        packet = func._overloadpacket
+        if packet is aten._local_scalar_dense:
+            return 0.0 if args[0].is_floating_point() else args[0].dtype is not torch.bool and 0
+        if packet is aten.equal:
+            return True
+        if packet is aten._unique2:  # and no inverse, no counts
+            return args[0].new_empty(self._count(args[0])), *(args[0].new_empty(0) for _ in "12")
+        if packet is aten.nonzero:
+            return args[0].new_empty((self._count(args[0]), args[0].ndim), dtype=torch.int64)
+        if packet is aten.masked_select:
+            return args[0].new_empty(torch.broadcast_shapes(args[0].shape, args[1].shape).numel())
+        if packet in (aten.index, aten.index_put, aten.index_put_):
+            x, indices, *rest = args
+            found = [i for index in indices for i in self._positions(index)]
+            return func(x, found, *rest, **kwargs)
+        raise NotImplementedError(f"{func} depends on the numbers of its inputs")
+
+    def _count(self, x: Tensor) -> int:
+        return self.counts.get(tuple(x.shape), x.numel())
+
+    def _positions(self, index: Tensor | None) -> list[Tensor | None]:
+        """Positions of all elements of a mask, in place of it."""
+        if index is None or index.dtype not in (torch.bool, torch.uint8):
+            return [index]
+        return [index.new_empty(self._count(index), dtype=torch.int64) for _ in range(index.ndim)]
 
     def _add(self, x: Tensor) -> Block | None:
         if x.device.type != self.device:
@@ -141,27 +172,3 @@ class LiveMemory(TorchDispatchMode):
             del self._known[key]
 
         return free
-
-
-def _largest(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What an operator gives at most whose result depends on numbers that there are not."""
-    packet = func._overloadpacket
-    if packet is aten._local_scalar_dense:
-        return 0.0 if args[0].is_floating_point() else args[0].dtype is not torch.bool and 0
-    if packet is aten.equal:
-        return True
-    if packet is aten.nonzero:
-        return args[0].new_empty((args[0].numel(), args[0].ndim), dtype=torch.int64)
-    if packet is aten.masked_select:
-        return args[0].new_empty(torch.broadcast_shapes(args[0].shape, args[1].shape).numel())
-    if packet in (aten.index, aten.index_put, aten.index_put_):
-        x, indices, *rest = args
-        return func(x, [i for index in indices for i in _positions(index)], *rest, **kwargs)
-    raise NotImplementedError(f"{func} depends on the numbers of its inputs")
-
-
-def _positions(index: Tensor | None) -> list[Tensor | None]:
-    """Positions of all elements of a mask, in place of it."""
-    if index is None or index.dtype not in (torch.bool, torch.uint8):
-        return [index]
-    return [index.new_empty(index.numel(), dtype=torch.int64) for _ in range(index.ndim)]

@@ -22,6 +22,14 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from mmonepeace.checks.building import build_on_meta, quietly
 from mmonepeace.checks.explanations import explain
 from mmonepeace.checks.fake_gpu import backward, pretended_gpu
+from mmonepeace.checks.fake_tensors import (
+    counts_of,
+    matched_in_order,
+    tensors_of,
+    to_device,
+    to_fake,
+)
+from mmonepeace.checks.known_numbers import KnownNumbers
 from mmonepeace.checks.live_memory import Block, LiveMemory
 from mmonepeace.checks.report import CheckError
 from mmonepeace.checks.synthetic_batch import batch_size_of, synthetic_batch
@@ -122,12 +130,13 @@ def estimate_step(
                 "they would be needed. Try mmonepeace train --dry-run, which measures real steps."
             )
         data = synthetic_batch(cfg, model, image_size, batch_size)
-        sizes = _sizes(data)
-        with FakeTensorMode(allow_non_fake_inputs=True) as mode, pretended_gpu():
-            model = _to_device(revert_sync_batchnorm(model), device)
-            batch = _to_fake(data, mode, device)
+        sizes, counts = _sizes(data), counts_of(model, data)
+        fake = FakeTensorMode(allow_non_fake_inputs=True)
+        with fake as mode, KnownNumbers().follow(), pretended_gpu(), matched_in_order(model):
+            model = to_device(revert_sync_batchnorm(model), device)
+            batch = to_fake(data, mode, device)
             try:
-                found = measure_step(cfg, model, batch, device)
+                found = measure_step(cfg, model, batch, device, counts)
             except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
                 reason = str(error).strip().splitlines() or [type(error).__name__]
                 raise CheckError(
@@ -139,7 +148,13 @@ def estimate_step(
     return _shared(found, model, cfg, shards) if shards > 1 else found
 
 
-def measure_step(cfg: Config, model: BaseModel, batch: dict[str, Any], device: Device) -> Estimate:
+def measure_step(
+    cfg: Config,
+    model: BaseModel,
+    batch: dict[str, Any],
+    device: Device,
+    counts: dict[tuple[int, ...], int] | None = None,
+) -> Estimate:
     """Run the second training step of a model, and a forward pass of inference, and follow memory.
 
     Args:
@@ -147,8 +162,9 @@ def measure_step(cfg: Config, model: BaseModel, batch: dict[str, Any], device: D
         model: on a device, with real or fake tensors.
         batch: what its preprocessor gives.
         device: "cpu" or "cuda".
+        counts: of fake tensors, see `LiveMemory`.
     """
-    memory, step = LiveMemory(device), Step(cfg, model, device)
+    memory, step = LiveMemory(device, counts), Step(cfg, model, device)
     with memory:
         weights = memory.include([*model.parameters(), *model.buffers()], "weights")
         memory.include(tensors_of(batch), "batch")
@@ -283,56 +299,6 @@ def _has_average(cfg: Config) -> bool:
     return any(
         str(hook.get("type", "")).endswith("EMAHook") for hook in cfg.get("custom_hooks") or []
     )
-
-
-def _to_device(model: BaseModel, device: str) -> BaseModel:
-    """A model on the meta device, of fake tensors."""
-    made: dict[int, Any] = {}  # what modules share stays shared
-
-    def empty(x: Tensor) -> Any:
-        if id(x) not in made:
-            y = torch.empty_like(x, device=device)
-            made[id(x)] = (
-                nn.Parameter(y, x.requires_grad) if isinstance(x, nn.Parameter) else y,
-                x,  # which keeps its number
-            )
-        return made[id(x)][0]
-
-    for module in model.modules():
-        for own in (module._parameters, module._buffers):
-            for key, x in own.items():
-                if x is not None:
-                    own[key] = empty(x)
-    return model
-
-
-def _to_fake(value: Any, mode: FakeTensorMode, device: str) -> Any:
-    """Tensors in a batch, at any depth, as fake ones on a device."""
-
-    def fake(x: Tensor) -> Tensor:
-        return torch.empty_like(mode.from_tensor(x), device=device)
-
-    return _mapped(value, fake)
-
-
-def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, dict):
-        return {key: _mapped(x, change) for key, x in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_mapped(x, change) for x in value)
-    if hasattr(value, "all_items"):  # a data element of MMEngine
-        for key, x in list(value.items()):
-            value.set_field(_mapped(x, change), key)
-    return value
-
-
-def tensors_of(value: Any) -> list[Tensor]:
-    """Tensors in a batch, at any depth."""
-    found: list[Tensor] = []
-    _mapped(value, lambda x: found.append(x) or x)  # type: ignore[func-returns-value]
-    return found
 
 
 def _sizes(batch: dict[str, Any]) -> dict[str, list[int]]:

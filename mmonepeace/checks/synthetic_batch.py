@@ -19,6 +19,7 @@ from mmonepeace.checks.report import CheckError
 from mmonepeace.spec import MAX_AUDIO_SECONDS, MAX_TEXT_TOKENS, SAMPLE_RATE, VOCAB_SIZE
 
 _BOXES = 8  # in an image; COCO has 7 on average
+_CLASSES = 10  # in an image; ADE20K has 10.5 on average
 # Of transforms that give an image its size, the keys that have it.
 _SIZES = ("crop_size", "size", "scale")
 
@@ -82,11 +83,19 @@ def _image(cfg: Config, steps: list[Any], image_size: int | None) -> dict[str, A
     meta = dict(img_shape=shape, ori_shape=shape, pad_shape=shape, scale_factor=(1.0, 1.0))
     targets: dict[str, Any] = {}
     if "decode_head" in cfg.model:
-        targets["gt_sem_seg"] = PixelData(data=torch.zeros(1, height, width, dtype=torch.int64))
+        targets["gt_sem_seg"] = PixelData(data=_stripes(cfg, height, width))
     else:
         targets["gt_instances"] = _instances(height, width)
     image = torch.zeros(3, height, width, dtype=torch.uint8)
     return {"inputs": image, "data_samples": BaseDataElement(metainfo=meta, **targets)}
+
+
+def _stripes(cfg: Config, height: int, width: int) -> Tensor:
+    """(1, H, W) labels of as many classes as an image has."""
+    heads = cfg.model.decode_head
+    head = heads[-1] if isinstance(heads, list | tuple) else heads
+    count = min(_CLASSES, head.get("num_classes", _CLASSES), width)
+    return (torch.arange(width) * count // width).expand(1, height, width).contiguous()
 
 
 def _instances(height: int, width: int) -> InstanceData:
@@ -98,14 +107,33 @@ def _image_size(cfg: Config, steps: list[Any]) -> tuple[int, int]:
     """Height and width of the images of a recipe."""
     for step in reversed(steps):
         for key in _SIZES:
-            size = step.get(key)
-            if isinstance(size, int):
-                return size, size
-            if isinstance(size, list | tuple) and len(size) == 2 and type_name(step) != "Resize":
-                return int(size[0]), int(size[1])
+            if size := _largest(step.get(key)):
+                turned = _is_width_first(cfg.get("default_scope"), type_name(step), key)
+                return size[::-1] if turned else size
     if size := (cfg.model.get("backbone") or {}).get("img_size"):
         return int(size), int(size)
     raise CheckError("the recipe does not say how large its images are. Give --img PIXELS.")
+
+
+def _largest(size: Any) -> tuple[int, int] | None:
+    """Two sides of a number, a pair, or the largest of several pairs; None for what is no size."""
+    if isinstance(size, int):
+        return size, size
+    if not isinstance(size, list | tuple) or not size:
+        return None
+    if all(isinstance(side, list | tuple) for side in size):
+        found = [pair for each in size if (pair := _largest(each))]
+        return max(found, key=math.prod, default=None)
+    if len(size) == 2 and all(isinstance(side, int) for side in size):
+        return int(size[0]), int(size[1])
+    return None
+
+
+def _is_width_first(scope: str | None, kind: str, key: str) -> bool:
+    """Whether the pair of a transform is (width, height): of all that resizes or pads, and some crops."""
+    if key == "crop_size":
+        return kind == "CenterCrop" or (scope == "mmdet" and kind == "RandomCrop")
+    return kind == "Pad" if key == "size" else not kind.endswith("Crop")
 
 
 def _multimodal(

@@ -41,11 +41,13 @@ def port(text: str) -> int:
 def run(args: argparse.Namespace) -> None:
     """Open the models, and serve."""
     from mmonepeace.console import printable
-    from mmonepeace.page import Page, open_models, serve
+    from mmonepeace.page import Page, missing_demos, open_models, serve
 
     abilities = open_models(args.checkpoint, args.index, args.config, args.tokenizer, args.device)
     for ability in abilities:
         print(printable(f"{ability.title}: {ability.label}"))
+    if not args.checkpoint and args.index is None:
+        print("".join(f"{line}\n" for line in missing_demos()), end="")
     serve(
         Page(abilities, args.max_upload_mb),
         args.port,

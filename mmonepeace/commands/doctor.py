@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from mmonepeace import checks, engine
 from mmonepeace.atomic_file import atomic_file
+from mmonepeace.commands.options import add_recipe_options
 from mmonepeace.console import printable
 from mmonepeace.exit_status import exit_status
 
@@ -25,13 +26,8 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config")
-    parser.add_argument("--data-root", help="folder of the data set, instead of the config's")
-    parser.add_argument("--tokenizer", metavar="JSON", help="instead of the config's")
+    add_recipe_options(parser)
     parser.add_argument("--checkpoint", help="pretrained weights that training will start from")
-    parser.add_argument(
-        "--cfg-options", nargs="+", action=checks.OverridesAction, help="KEY=VALUE ..."
-    )
     parser.add_argument(
         "--limit", type=int, help="read this many files of each split, drawn at random"
     )
@@ -43,10 +39,7 @@ def load_config(args: argparse.Namespace) -> "Config":
     """The config with the command-line options applied."""
     cfg = checks.read_config(args.config, builds_model=False)
     checks.apply_overrides(cfg, args.cfg_options)
-    if args.data_root:
-        engine.run_options.set_data_root(cfg, args.data_root)
-    if args.tokenizer:
-        engine.run_options.set_tokenizer(cfg, args.tokenizer)
+    engine.run_options.set_data(cfg, args.data_root, args.tokenizer)
     if args.checkpoint:
         engine.run_options.set_checkpoint(cfg, args.checkpoint)
     if args.limit is not None and args.limit < 1:

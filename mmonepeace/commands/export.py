@@ -69,23 +69,21 @@ def build_graph(args: argparse.Namespace) -> Graph:
     size = tuple(args.image_size) if args.image_size else None
     path = Path(args.checkpoint)
     if args.config:
-        return export.segmentor_graph(_build_segmentor(args.config, path), size)
+        return export.segmentor_graph(_load_segmentor(args.config, path), size)
     if args.task:
         return export.classifier_graph(load_predictor(path)[0], size)
     return export.encoder_graph(load_retriever(path, projections=True)[0], args.modality, size)
 
 
-def _build_segmentor(config: str, path: Path) -> object:
-    from mmengine.model import revert_sync_batchnorm
-    from mmengine.registry import MODELS, init_default_scope
+def _load_segmentor(config: str, path: Path) -> object:
+    from mmengine.registry import init_default_scope
+
+    from mmonepeace.apis.dense_prediction import load_dense_model
 
     cfg = checks.read_config(config)
     init_default_scope(cfg.default_scope)
-    cfg.model.backbone.init_cfg = cfg.model.init_cfg = None
     with checks.explain(cfg):
-        model = revert_sync_batchnorm(MODELS.build(cfg.model))
-    checkpoint.load_model(model, checkpoint.find(path))
-    return model
+        return load_dense_model(cfg, checkpoint.find(path), "cpu")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""What the command lines of embedding tools share: options, queries, errors."""
+"""What command lines share: options of recipes and of embeddings, queries, errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from mmonepeace import apis
+from mmonepeace import apis, checks
 from mmonepeace.choices import Dtype
 from mmonepeace.console import printable
 from mmonepeace.exit_status import UserError, exit_status, process_of_run
@@ -35,6 +35,36 @@ def add_option(parser: Any, name: str, *former: str, **how: Any) -> None:
     for old in former:
         hidden = how | {"dest": action.dest, "help": SUPPRESS, "default": SUPPRESS}
         parser.add_argument(old, **hidden)
+
+
+def add_recipe_options(parser: ArgumentParser) -> None:
+    """Add what `set_data` and `apply_overrides` take, and the recipe itself."""
+    parser.add_argument("config")
+    parser.add_argument("--data-root", help="folder of the data sets, instead of the config's")
+    parser.add_argument("--tokenizer", metavar="JSON", help="instead of the config's")
+    parser.add_argument(
+        "--cfg-options", nargs="+", action=checks.OverridesAction, help="KEY=VALUE ..."
+    )
+
+
+def add_process_options(parser: ArgumentParser) -> None:
+    """Add what launchers give, and where the logs go, see `set_process`."""
+    parser.add_argument("--work-dir", help="logs and checkpoints (work_dirs/CONFIG)")
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
+
+
+def add_training_options(parser: ArgumentParser, *dtypes: str) -> None:
+    """Add what training of all kinds takes."""
+    add_recipe_options(parser)
+    parser.add_argument(
+        "--resume", nargs="?", const="auto", help="resume from PATH, or from the newest checkpoint"
+    )
+    parser.add_argument("--compile", action="store_true", help="compile blocks, for GPUs")
+    add_precision_option(parser, *dtypes)
+    help = "check all, try some steps, keep nothing"
+    parser.add_argument("--dry-run", action="store_true", help=help)
+    add_process_options(parser)
 
 
 def add_precision_option(parser: ArgumentParser, *dtypes: str) -> None:

@@ -8,11 +8,10 @@ Run:  mmonepeace pretrain configs/tiny/onepeace-tiny_vl_emoji-64.py --data-root 
 
 import argparse
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmonepeace import checks, engine
-from mmonepeace.commands.options import add_precision_option
+from mmonepeace.commands.options import add_training_options
 from mmonepeace.exit_status import exit_status
 
 if TYPE_CHECKING:
@@ -24,31 +23,15 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config")
+    add_training_options(parser, "bf16")
     parser.add_argument("--stage", choices=["vl", "al"], help="for a recipe with all modalities")
     parser.add_argument("--stage-one", metavar="CKPT", help="checkpoint that stage al starts from")
-    parser.add_argument("--work-dir", help="logs and checkpoints (work_dirs/CONFIG)")
-    parser.add_argument("--data-root", help="folder of the data sets, instead of the config's")
-    parser.add_argument("--tokenizer", metavar="JSON", help="instead of the config's")
-    parser.add_argument(
-        "--resume", nargs="?", const="auto", help="resume from PATH, or from the newest checkpoint"
-    )
     parser.add_argument(
         "--strategy",
         choices=["ddp", "fsdp2"],
         help="with several processes: replicate or shard the model",
     )
     parser.add_argument("--sharded", action="store_true", help="sharded checkpoints (fsdp2)")
-    parser.add_argument("--compile", action="store_true", help="compile blocks, for GPUs")
-    add_precision_option(parser, "bf16")
-    parser.add_argument(
-        "--cfg-options", nargs="+", action=checks.OverridesAction, help="KEY=VALUE ..."
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="check all, try some steps, keep nothing"
-    )
-    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
     return parser.parse_args()
 
 
@@ -63,12 +46,8 @@ def load_config(args: argparse.Namespace) -> "Config":
     checks.apply_overrides(cfg, args.cfg_options)
     if args.stage:
         engine.run_options.set_stage(cfg, args.stage)
-    engine.run_options.set_launcher(cfg, args.launcher)
-    cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{Path(args.config).stem}"
-    if args.data_root:
-        engine.run_options.set_data_root(cfg, args.data_root)
-    if args.tokenizer:
-        engine.run_options.set_tokenizer(cfg, args.tokenizer)
+    engine.run_options.set_process(cfg, args)
+    engine.run_options.set_data(cfg, args.data_root, args.tokenizer)
     if args.stage_one:
         cfg.stage_one = args.stage_one
     if args.compile:

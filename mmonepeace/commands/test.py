@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmonepeace import checkpoint, checks, engine
-from mmonepeace.commands.options import add_precision_option
+from mmonepeace.commands.options import (
+    add_precision_option,
+    add_process_options,
+    add_recipe_options,
+)
 from mmonepeace.exit_status import exit_status
 from mmonepeace.garbage import no_garbage
 
@@ -20,21 +24,14 @@ if TYPE_CHECKING:
 def parse_args() -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config")
+    add_recipe_options(parser)
+    add_process_options(parser)
     parser.add_argument("checkpoint", help="file, or work directory with one")
-    parser.add_argument("--work-dir", help="logs (work_dirs/CONFIG)")
-    parser.add_argument("--data-root", help="folder of the data set, instead of the config's")
-    parser.add_argument("--tokenizer", metavar="JSON", help="instead of the config's")
     parser.add_argument("--adapter", metavar="DIR", help="merge this adapter into the checkpoint")
     add_precision_option(parser, "bf16")
     parser.add_argument("--tta", action="store_true", help="average over scales and flips")
     parser.add_argument("--show-dir", help="draw the predictions into this folder")
     parser.add_argument("--out", help="write the predictions here: PNG, or COCO's json")
-    parser.add_argument(
-        "--cfg-options", nargs="+", action=checks.OverridesAction, help="KEY=VALUE ..."
-    )
-    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
     return parser.parse_args()
 
 
@@ -42,14 +39,10 @@ def load_config(args: argparse.Namespace) -> "Config":
     """The config with the command-line options applied."""
     cfg = checks.read_config(args.config)
     checks.apply_overrides(cfg, args.cfg_options)
-    engine.run_options.set_launcher(cfg, args.launcher)
-    cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{Path(args.config).stem}"
+    engine.run_options.set_process(cfg, args)
     cfg.model.backbone.init_cfg = cfg.model.init_cfg = None
     cfg.load_from, cfg.resume = None, False
-    if args.data_root:
-        engine.run_options.set_data_root(cfg, args.data_root)
-    if args.tokenizer:
-        engine.run_options.set_tokenizer(cfg, args.tokenizer)
+    engine.run_options.set_data(cfg, args.data_root, args.tokenizer)
     # Drawing an image takes longer than predicting it: only on demand.
     cfg.default_hooks.pop("visualization", None)
     detection = checks.is_detection(cfg)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from argparse import Namespace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +30,20 @@ _SET_BY = {
     "slurm": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_NODELIST"),
     "mpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
 }
+
+
+def set_process(cfg: Config, args: Namespace) -> None:
+    """Set the launcher, and the folder of logs and checkpoints: by default that of the config's name."""
+    set_launcher(cfg, args.launcher)
+    cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{Path(args.config).stem}"
+
+
+def set_data(cfg: Config, root: str | None, tokenizer: str | None) -> None:
+    """Set the folder of the data sets and the tokenizer, unless they are those of the config."""
+    if root:
+        set_data_root(cfg, root)
+    if tokenizer:
+        set_tokenizer(cfg, tokenizer)
 
 
 def set_data_root(cfg: Config, folder: str) -> None:

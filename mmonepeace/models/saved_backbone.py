@@ -15,7 +15,7 @@ _PARTS = ("adapters.", "layers.", "norms.")  # of a backbone, in the weights of 
 
 
 class SavedBackbone(checkpoint.PushToHub):
-    """`from_pretrained` and `save_pretrained` of `OnePeace`."""
+    """`from_pretrained` of `OnePeace`, and what its `save_pretrained` writes."""
 
     adapters: Any
 
@@ -62,27 +62,10 @@ class SavedBackbone(checkpoint.PushToHub):
         model._is_init = True  # MMEngine would initialise it again
         return model.to(dtype).eval()  # None keeps that of the file
 
-    def save_pretrained(
-        self,
-        folder: str | Path,
-        card: checkpoint.ModelCard | None = None,
-        shard_size: int = checkpoint.SHARD_SIZE,
-    ) -> None:
-        """Write weights, config.json and a model card, which `from_pretrained` reads.
-
-        Args:
-            folder: a new or empty one, or one that was written before, whose files are replaced once
-                the new ones are complete.
-            card: what only you know of the model, such as its license.
-            shard_size: bytes of a file of weights, at most.
-
-        Raises:
-            CheckpointError: if the folder has other files or cannot be written, or of a subclass.
-        """
+    def saved_parts(self) -> tuple[str, Any, dict[str, Any], None]:
+        """See `PushToHub`."""
         _refuse_subclass(type(self))
-        facts = {"preprocessing": self.trained_inputs()}
-        model: Any = self
-        checkpoint.write_pretrained(folder, BACKBONE, model, facts, None, card, shard_size)
+        return BACKBONE, self, {"preprocessing": self.trained_inputs()}, None
 
     def trained_inputs(self) -> dict[str, dict[str, Any]]:
         """What the branches were trained on: modality -> facts."""

@@ -182,6 +182,11 @@ class EncoderDecoder(MMSegEncoderDecoder):
             for key, value in head_losses(head, maps, data_samples, self.train_cfg).items()
         }
 
+    def _forward(self, inputs: Tensor, data_samples: Any = None) -> Any:
+        """What the decode head gives, as in mmseg; Mask2Former takes samples, which it does not read."""
+        head, maps = self.decode_head, self.extract_feat(inputs)
+        return head(maps, data_samples) if hasattr(head, "pixel_decoder") else head(maps)
+
     def val_step(self, data: dict[str, Any]) -> list[Any]:
         """Predictions of `inputs`, images (3, H, W) of any sizes, with their `data_samples`."""
         groups = defaultdict(list)

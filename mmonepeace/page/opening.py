@@ -8,11 +8,13 @@ from mmonepeace import apis, checkpoint, checks
 from mmonepeace.exit_status import UserError
 from mmonepeace.page.abilities import Ability, Ask, HeatMap, Search, Segment, branches_of
 
-# What the demos of the Makefile leave behind.
-DEMOS = (
-    "work_dirs/demo", "work_dirs/pretrain_demo/al", "work_dirs/ground_demo/phrases",
-    "work_dirs/vqa_demo", "work_dirs/audio_demo/answers",
-)  # fmt: skip
+DEMOS = {  # what targets of the Makefile leave behind
+    "work_dirs/demo": "demo",
+    "work_dirs/pretrain_demo/al": "pretrain-demo",
+    "work_dirs/ground_demo/phrases": "ground-demo",
+    "work_dirs/vqa_demo": "vqa-demo",
+    "work_dirs/audio_demo/answers": "audio-demo",
+}
 DEMO_INDEX = "work_dirs/pretrain_demo/index.safetensors"
 
 
@@ -59,6 +61,15 @@ def open_models(
     return abilities
 
 
+def missing_demos() -> list[str]:
+    """A line for each demo whose model is not in this folder."""
+    return [
+        f"not shown: {folder} is not there; `make {target}` trains it"
+        for folder, target in DEMOS.items()
+        if not _has_checkpoint(folder)
+    ]
+
+
 def _has_checkpoint(folder: str) -> bool:
     try:
         return bool(checkpoint.find(folder))
@@ -83,17 +94,15 @@ def _open_index(
 
 
 def _kind(path: Path) -> str:
-    """What a checkpoint is: "embed", "predict", "segment" or "detect"."""
-    weights, _ = checkpoint.read(path)
-    parts = {name.partition(".")[0] for name in weights}
+    """What a checkpoint is: "embed", "predict", "segment" or "detect", by the names of its weights."""
+    names = checkpoint.names_of(path)
+    parts = {name.partition(".")[0] for name in names}
     if "decode_head" in parts:
         return "segment"
     if parts & {"roi_head", "rpn_head", "bbox_head", "panoptic_head"}:
         return "detect"
-    converted = checkpoint.read_own(path)
-    if any(name.startswith("head.") for name in converted.weights):
-        return "predict"
-    return "embed"
+    own = (checkpoint.own_name(name) or name for name in names)
+    return "predict" if any(name.startswith("head.") for name in own) else "embed"
 
 
 def _open(

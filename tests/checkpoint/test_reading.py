@@ -181,3 +181,29 @@ def test_the_configuration_of_fairseq_is_kept_if_it_is_plain(model, tmp_path):
         torch.save({**content, "cfg": cfg}, tmp_path / "a.pt")
         meta = checkpoint.read(tmp_path / "a.pt")[1]
         assert meta == ({"official_cfg": json.dumps(cfg)} if kept else {})
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "shards", "zip", "legacy", "wrapped"])
+def test_names_are_those_of_reading_without_verifying_numbers(kind, model, tmp_path):
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    if kind in ("safetensors", "shards"):
+        path = tmp_path / "model.safetensors"
+        size = 20_000 if kind == "shards" else 10**9
+        checkpoint.write(path, checkpoint.Conversion(weights, {}), size)
+        path = checkpoint.find(path)
+    else:
+        path = tmp_path / "model.pth"
+        prefix = "module." if kind == "wrapped" else ""
+        content = {"state_dict": {f"{prefix}{name}": value for name, value in weights.items()}}
+        torch.save(content, path, _use_new_zipfile_serialization=kind != "legacy")
+    assert checkpoint.names_of(path) == list(checkpoint.read(path)[0])
+    if kind == "legacy":
+        return  # has no checksums
+    data = next(tmp_path.glob("*.safetensors"), path)
+    content = bytearray(data.read_bytes())
+    numbers = max(weights.values(), key=torch.numel).numpy().tobytes()
+    content[content.index(numbers) if kind in ("zip", "wrapped") else -1] ^= 1
+    data.write_bytes(content)
+    assert set(checkpoint.names_of(path)) == set(weights)
+    with pytest.raises(CheckpointError, match=r"checksum|not the numbers"):
+        checkpoint.read(path)

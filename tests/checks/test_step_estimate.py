@@ -7,10 +7,12 @@ from functools import cache
 import pytest
 import torch
 from mmengine.registry import init_default_scope
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from mmonepeace import checks
 from mmonepeace.checks.building import build_on_meta
 from mmonepeace.checks.fake_gpu import backward
+from mmonepeace.checks.known_numbers import KnownNumbers
 from mmonepeace.checks.live_memory import LiveMemory
 from mmonepeace.checks.step_estimate import estimate_step, measure_step
 from mmonepeace.checks.synthetic_batch import synthetic_batch
@@ -19,6 +21,7 @@ from mmonepeace.models import OnePeace
 from mmonepeace.registry import MODELS
 
 CLASSIFIER = "onepeace-tiny_vqa_emoji-64"
+MASK2FORMER = "onepeace-tiny_vit-adapter_mask2former_emoji-128"
 PRETRAINER = "onepeace-tiny_vl_emoji-64"
 ARCH = dict(embed_dim=64, depth=2, num_heads=4, ffn_dim=128)
 
@@ -28,6 +31,8 @@ def recipe(name=CLASSIFIER, lora=None, **backbone):
     if lora:
         backbone["lora"] = dict(rank=lora)
     cfg.model.backbone.update(backbone)
+    if name == MASK2FORMER:  # of random crops each has other classes
+        cfg.model.data_preprocessor.augmentation = None
     init_default_scope(cfg.default_scope)
     return cfg
 
@@ -44,7 +49,13 @@ def measured(name, **backbone):
     return measure_step(cfg, model, synthetic_batch(cfg, model, None, 2), "cpu")
 
 
-@pytest.mark.parametrize(("name", "with_cp"), [(CLASSIFIER, False), (PRETRAINER, True)])
+@pytest.mark.parametrize(
+    ("name", "with_cp"),
+    [
+        (CLASSIFIER, False), (PRETRAINER, True),
+        pytest.param(MASK2FORMER, False, marks=pytest.mark.ops),
+    ],
+)  # fmt: skip
 def test_an_estimate_equals_what_tensors_of_a_real_step_hold(name, with_cp):
     found, real = estimate(name, with_cp=with_cp), measured(name, with_cp=with_cp)
     assert found.peak == pytest.approx(real.peak, rel=0.02)
@@ -129,6 +140,27 @@ def test_memory_is_followed_until_the_last_view_is_gone():
         assert memory.live == 0
         torch.zeros(10)
     assert (memory.peak, sum(block.size for block in memory.at())) == (4000, 4000)
+
+
+def test_numbers_of_sizes_are_known_and_others_are_not():
+    numbers = KnownNumbers()
+    with FakeTensorMode(), numbers.follow():
+        maps = torch.empty(2, 8, 4, 5), torch.empty(2, 8, 8, 10)
+        sizes = torch.stack([torch._shape_as_tensor(x)[2:] for x in maps])
+        lengths = sizes.prod(1)
+        assert lengths.sum() == 100
+        parts = torch.empty(2, 100).split([rows * columns for rows, columns in sizes], dim=1)
+        assert [tuple(x.shape) for x in parts] == [(2, 20), (2, 80)]
+        with pytest.raises(DataDependentOutputException):
+            (torch.empty(2) + lengths).sum().item()
+
+
+def test_of_a_mask_as_many_elements_are_chosen_as_are_known():
+    with FakeTensorMode(), LiveMemory("cpu", {(2, 5): 4, (6,): 3}):
+        assert torch.empty(2, 5, 7)[torch.empty(2, 5) > 0].shape == (4, 7)
+        assert torch.empty(2, 6, 7)[torch.empty(2, 6) > 0].shape == (12, 7)
+        assert torch.empty(6).nonzero().shape == (3, 1)
+        assert torch.empty(6, dtype=torch.int64).unique().shape == (3,)
 
 
 def test_no_weights_of_the_giant_are_allocated():

@@ -4,8 +4,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,7 +20,7 @@ from tests.journeys.test_pretraining import (  # noqa: F401  (fixtures)
     parameters,
     pretrain,
 )
-from tests.processes import ON_CPU, free_port, run_in_two
+from tests.processes import of_scripts, run_in_two
 
 pytestmark = pytest.mark.slow
 
@@ -249,15 +247,11 @@ def test_a_killed_run_of_shards_is_resumed_bit_for_bit(runs, in_two, data, tmp_p
     (data / "dies.py").write_text('_base_ = ["vl.py"]\ncustom_imports = dict(imports=["dying"])\n')
     given = options(tmp_path, *SHARDED, config=["model.gather=full"])
     _, config, *rest = arguments(data, "dies", *given)
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # of python
     python_path = f"{data}:{os.environ.get('PYTHONPATH', '')}"
     killed = subprocess.run(
         [str(ROOT / "tools/dist_pretrain.sh"), config, "2", *rest],
         cwd=ROOT, text=True, capture_output=True, check=False,
-        env={
-            **os.environ, **ON_CPU, "PATH": path, "PYTHONPATH": python_path,
-            "PORT": str(free_port()),
-        },
+        env=of_scripts(PYTHONPATH=python_path),
     )  # fmt: skip
     assert killed.returncode != 0
     assert max(logged(tmp_path)) == 5

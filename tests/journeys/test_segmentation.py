@@ -1,12 +1,10 @@
 """What a user does, from the command line and the mmseg API, on a tiny model and tiny data."""
 
-import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +14,7 @@ from PIL import Image
 from mmonepeace import checkpoint
 from tests.conftest import ROOT, SEGMENTATION
 from tests.journeys.resuming import assert_same_run, die_at_step_8, left_by_a_kill
-from tests.processes import Done, free_port, run_tool
+from tests.processes import Done, of_scripts, run_tool
 
 SMALL_RECIPE = """
 _base_ = ["{base}"]
@@ -307,14 +305,13 @@ def test_a_checkpoint_with_other_classes_is_refused(trained, recipe, seg_data, t
 
 
 def test_two_processes_train_on_a_cpu(recipe, seg_data, tmp_path):
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # of python
     done = subprocess.run(
         ["bash", str(ROOT / "tools/dist_train.sh"), str(recipe), "2", "--data-root", str(seg_data),
          "--work-dir", str(tmp_path), "--cfg-options", "train_cfg.max_iters=4",
          "train_cfg.val_interval=4", "train_dataloader.batch_size=2",
          "model.backbone.drop_path_rate=0.8"],
         capture_output=True, text=True, check=False,
-        env={**os.environ, "PATH": path, "PORT": str(free_port()), "CUDA_VISIBLE_DEVICES": ""},
+        env=of_scripts(),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(losses(done)) == 4

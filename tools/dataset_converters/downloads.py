@@ -1,5 +1,6 @@
 """What converters share: packages of npm and apt, tables, meta.json, errors for the user."""
 
+import csv
 import hashlib
 import json
 import shutil
@@ -36,10 +37,12 @@ def run_converter(build: Callable[[], None]) -> int:
 
 
 def write_table(path: Path, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Write a tab-separated table atomically."""
-    with atomic_file(path, concurrent=True) as temporary:
-        text = "".join("\t".join(row) + "\n" for row in (columns, *rows))
-        temporary.write_text(text, encoding="utf-8")
+    """Write a tab-separated table atomically; fields with tabs or quotes are quoted, as `csv` does it."""
+    with (
+        atomic_file(path, concurrent=True) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
+        csv.writer(file, delimiter="\t", lineterminator="\n").writerows([columns, *rows])
 
 
 def check_meta(out: Path, meta: dict[str, Any], kind: str) -> dict[str, Any]:
