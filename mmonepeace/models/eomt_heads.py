@@ -86,7 +86,7 @@ class EoMTHead(_QueryHead):
         """Logits of pixels, (B, C, H, W), at the size of the images that the model was given."""
         logits, masks = self(outputs[-1:])[0]
         size = metas[0].get("pad_shape", metas[0]["img_shape"])[:2]
-        masks = F.interpolate(masks, size, mode="bilinear", align_corners=False).sigmoid()
+        masks = F.interpolate(masks, size, mode="bilinear", align_corners=False).sigmoid_()
         return torch.einsum("bqc,bqhw->bchw", logits.softmax(-1)[..., :-1], masks)
 
 
