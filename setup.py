@@ -75,6 +75,7 @@ setup(
         "pillow",
         "rich",
         "safetensors",
+        "scipy",
         "soundfile",
         "soxr",
         "tokenizers",

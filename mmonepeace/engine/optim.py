@@ -56,9 +56,9 @@ class LayerDecayRule:
         decay_rate: in (0, 1].
         weight_decay: of the parameters that decay.
         preset: "default" excludes what should not decay: vectors, biases, positions, CLS, type
-            embeddings and RPB tables. The official ones reproduce the groups of the released
-            recipes, flaws included: segmentation decays positions and CLS and gives the queries
-            of the mask head the lowest rate.
+            embeddings, queries of the backbone and RPB tables. The official ones reproduce the
+            groups of the released recipes, flaws included: segmentation decays positions and CLS
+            and gives the queries of the mask head the lowest rate.
         depth_zero: prefixes of the names that get the lowest learning rate.
         no_decay: prefixes of the names that do not decay.
     """
@@ -105,7 +105,8 @@ class LayerDecayRule:
                 return not in_norm and not name.endswith("pos_embed")
             case "official-multimodal":
                 return not is_vector and not is_position
-        return not (is_vector or is_position or _TABLE.search(name) or name.endswith("type_embed"))
+        is_embedding = name.endswith(("type_embed", "backbone.queries"))
+        return not (is_vector or is_position or _TABLE.search(name) or is_embedding)
 
 
 def numbered_depth(names: Iterable[str], prefix: str) -> GetDepth:

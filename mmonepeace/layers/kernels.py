@@ -138,7 +138,7 @@ def attend(
     Raises:
         ValueError: if the backend is unknown or cannot be used here.
     """
-    if bias.is_packed:
+    if bias.is_grouped:
         return bias.attend_groups(attend, q_BHLd, k_BHLd, v_BHLd, scale, backend)
     on_gpu = q_BHLd.device.type in DEVICES
     # A graph is for any length, and of no kernel.

@@ -85,6 +85,7 @@ class PackedBias(AttentionBias):
     groups: Sequence[PackedGroup]
     grid = None
     is_packed = True
+    is_grouped = True
 
     @property
     def counts(self) -> list[int]:

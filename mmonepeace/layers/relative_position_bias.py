@@ -33,7 +33,8 @@ class AttentionBias:
             offsets; kernels may then use its table, see `GridBias`. None: only `dense` is known.
         is_shared: whether it is the same for all samples.
         is_packed: whether it belongs to sequences that are concatenated along one batch item, see
-            `packing`; such a bias is applied group by group.
+            `packing`.
+        is_grouped: whether `attend_groups` applies it, group by group, as that of packed sequences is.
     """
 
     grid: Grid | None
@@ -41,7 +42,8 @@ class AttentionBias:
     cls_token: bool
     is_shared = True
     is_packed = False
-    counts: Any  # these three if packed, see `PackedBias`
+    is_grouped = False
+    counts: Any  # these two if packed, see `PackedBias`
     segments: Callable[..., Any]
     attend_groups: Callable[..., Tensor]
 

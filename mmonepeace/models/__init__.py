@@ -1,10 +1,12 @@
 """Models registered in MODELS."""
 
 from mmonepeace.models.classifier import OnePeaceClassifier
+from mmonepeace.models.eomt_heads import EoMTHead, EoMTPanopticHead
 from mmonepeace.models.grounder import OnePeaceGrounder
 from mmonepeace.models.image_classifier import image_classifier
 from mmonepeace.models.necks import SimpleFeaturePyramid
 from mmonepeace.models.onepeace import OnePeace
+from mmonepeace.models.onepeace_eomt import OnePeaceEoMT
 from mmonepeace.models.onepeace_vit_adapter import OnePeaceViTAdapter
 from mmonepeace.models.onepeace_vitdet import OnePeaceViTDet
 from mmonepeace.models.preprocessor import MultimodalDataPreprocessor
@@ -13,7 +15,8 @@ from mmonepeace.models.retriever import OnePeaceRetriever
 from mmonepeace.models.task_losses import ClassLoss, HingeLoss, MultiLabelLoss
 
 __all__ = [
-    "ClassLoss", "HingeLoss", "MultiLabelLoss", "MultimodalDataPreprocessor", "OnePeace",
-    "OnePeaceClassifier", "OnePeaceGrounder", "OnePeacePretrainer", "OnePeaceRetriever",
-    "OnePeaceViTAdapter", "OnePeaceViTDet", "SimpleFeaturePyramid", "image_classifier",
+    "ClassLoss", "EoMTHead", "EoMTPanopticHead", "HingeLoss", "MultiLabelLoss",
+    "MultimodalDataPreprocessor", "OnePeace", "OnePeaceClassifier", "OnePeaceEoMT",
+    "OnePeaceGrounder", "OnePeacePretrainer", "OnePeaceRetriever", "OnePeaceViTAdapter",
+    "OnePeaceViTDet", "SimpleFeaturePyramid", "image_classifier",
 ]  # fmt: skip

@@ -194,3 +194,9 @@ def test_pretraining_decays_all_but_the_official_exceptions():
         "backbone.adapters.audio.cls_token",
         "decoder.adapters.text.pos_embed",
     }
+
+
+def test_queries_of_the_backbone_do_not_decay():
+    rule = LayerDecayRule(0.9, 0.1)
+    assert rule.group("backbone.queries", (5, 32), lambda _: (5, 6)) == (5, 1.0, 0.0)
+    assert rule.group("backbone.mask_head.mlp.0.weight", (32, 32), lambda _: (5, 6))[2] == 0.1

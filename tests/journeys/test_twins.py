@@ -37,6 +37,14 @@ train_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False, d
 val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=own)
 test_dataloader = val_dataloader
 """,
+    "eomt_emoji-128": f"""
+model = dict(
+    backbone=dict({TINY}, num_queries=10, query_ffn="own"),
+    decode_head=dict(train_cfg=dict(num_points=256)),
+    test_cfg=dict(mode="slide", crop_size=(64, 64), stride=(42, 42)),
+)
+optim_wrapper = dict(optimizer=dict(lr=2e-3))
+{LOADERS}""",
     "vit-adapter_mask2former_emoji-128": f"""
 model = dict(
     backbone=dict({TINY}, spatial_dim=8),
@@ -109,6 +117,21 @@ def test_vit_adapter_with_upernet_needs_no_operators(seg_data, tmp_path):
     name = "vit-adapter_upernet_labelmefacade-256"
     _, done = ten_steps(name, RECIPES[name], seg_data, tmp_path)
     check(done, "mIoU")
+
+
+def test_mask_queries_need_no_operators_and_resume_where_they_were(seg_data, tmp_path):
+    """How much attention is masked follows the steps of the run, of one that is resumed too."""
+    path, done = ten_steps("eomt_emoji-128", RECIPES["eomt_emoji-128"], seg_data, tmp_path)
+    check(done, "mIoU")
+    resumed = left_by_a_kill(tmp_path / "resumed", tmp_path / "work")
+    options = ("--resume", "--cfg-options", "train_cfg.val_interval=99")
+    run_tool("train.py", path, "--data-root", seg_data, "--work-dir", resumed, *options)
+    assert_same_run(resumed, tmp_path / "work")
+    tested = run_tool(
+        "test.py", path, tmp_path / "work", "--data-root", seg_data, "--tta", "--work-dir",
+        tmp_path / "tested",
+    )  # fmt: skip
+    assert "mIoU" in tested.stdout
 
 
 @pytest.mark.ops

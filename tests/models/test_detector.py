@@ -5,17 +5,26 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
+from mmonepeace.models.eomt_heads import panoptic_targets
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.ops
 TINY = {"embed_dim": 32, "depth": 4, "num_heads": 2, "ffn_dim": 48}
-KINDS = ("mask-rcnn", "cascade-mask-rcnn", "retinanet", "mask2former-instance")
+KINDS = (
+    "mask-rcnn", "cascade-mask-rcnn", "retinanet", "mask2former-instance", "eomt-instance",
+)  # fmt: skip
 
 
 def small(kind):
     """The model of a base config, with three classes and a tiny backbone."""
     cfg = Config.fromfile(ROOT / f"configs/_base_/models/onepeace_{kind}.py").model
     cfg.backbone.update(arch=TINY, img_size=128)
+    if kind == "eomt-instance":
+        cfg.backbone.update(num_queries=10, num_blocks=2, query_ffn="own")
+        cfg.panoptic_head.num_things_classes = cfg.panoptic_fusion_head.num_things_classes = 3
+        cfg.train_cfg.num_points = 64
+        cfg.test_cfg.max_per_image = 10
+        return cfg
     if kind == "mask2former-instance":
         cfg.backbone.update(norm_cfg=dict(type="BN"), spatial_dim=8)
         cfg.panoptic_head.update(in_channels=[32] * 4, num_things_classes=3, num_queries=10)
@@ -130,3 +139,34 @@ def test_rescored_masks_are_ranked_by_box_and_mask():
     with torch.no_grad():
         (plain, _) = model.test_step(batch())
     assert "mask_scores" not in plain.pred_instances
+
+
+def test_queries_are_instances_and_stuff():
+    from mmengine.structures import PixelData
+
+    init_default_scope("mmdet")
+    cfg = small("eomt-instance")
+    cfg.data_preprocessor.update(pad_seg=True, seg_pad_value=255)
+    cfg.panoptic_head.num_stuff_classes = cfg.panoptic_fusion_head.num_stuff_classes = 2
+    cfg.test_cfg.update(panoptic_on=True, instance_on=False, object_mask_thr=0.0, iou_thr=0.0)
+    model = MODELS.build(cfg).train()
+    data = batch()
+    for sample in data["data_samples"]:
+        height, width = sample.img_shape
+        stuff = torch.full((1, height, width), 255)
+        stuff[:, :40] = 4
+        stuff[:, 60:] = 1  # a class of instances, whose masks are in `gt_instances`
+        sample.gt_sem_seg = PixelData(sem_seg=stuff)
+    prepared = model.data_preprocessor(data, True)
+    samples = prepared["data_samples"]
+    labels, masks = panoptic_targets(samples[0], 3, torch.device("cpu"))
+    assert labels.tolist() == [0, 2, 4]
+    assert masks.shape == (3, *samples[0].batch_input_shape)
+    assert masks[2].any(1).sum() == 40
+    losses, _ = model.parse_losses(model(**prepared, mode="loss"))
+    assert losses.isfinite()
+    model.eval()
+    with torch.no_grad():
+        (result, _) = model.test_step(batch())
+    assert result.pred_panoptic_seg.sem_seg.shape == (1, 96, 120)
+    assert set((result.pred_panoptic_seg.sem_seg % 1000).unique().tolist()) <= {0, 1, 2, 3, 4, 5}
