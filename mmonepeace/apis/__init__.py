@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from mmonepeace.apis.index_export import export_index
     from mmonepeace.apis.parquet import write_parquet
     from mmonepeace.apis.predictor import Prediction, Predictor
-    from mmonepeace.apis.sources import find_files, read_rows, read_table, read_texts
+    from mmonepeace.apis.sources import read_rows, read_table, read_texts
     from mmonepeace.apis.vector_search import combine, search, similarity
     from mmonepeace.apis.zero_shot import ZeroShotClassifier
     from mmonepeace.checkpoint import ModelCard
+    from mmonepeace.datasets.file_folders import find_files
     from mmonepeace.datasets.manifest import write_table
     from mmonepeace.evaluation import evaluate
     from mmonepeace.visualization import write_gallery
