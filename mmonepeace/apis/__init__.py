@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mmonepeace.apis.parquet import write_parquet
     from mmonepeace.apis.predictor import Prediction, Predictor
     from mmonepeace.apis.sources import read_rows, read_table, read_texts
+    from mmonepeace.apis.teacher_cache import TeacherCache
     from mmonepeace.apis.vector_search import combine, search, similarity
     from mmonepeace.apis.zero_shot import ZeroShotClassifier
     from mmonepeace.checkpoint import ModelCard
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Embedder", "EmbeddingIndex", "ModelCard", "MtebEncoder", "Prediction", "Predictor",
-    "SentenceTransformerModule", "ZeroShotClassifier", "build_index", "build_part", "combine",
+    "SentenceTransformerModule", "TeacherCache", "ZeroShotClassifier", "build_index", "build_part", "combine",
     "embedder_of", "evaluate", "export_index", "find_files", "read_rows", "read_table", "read_texts", "search",
     "similarity", "write_gallery", "write_parquet", "write_table",
 ]  # fmt: skip

@@ -22,6 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from mmonepeace.checks.building import build_on_meta, quietly
 from mmonepeace.checks.explanations import explain
 from mmonepeace.checks.fake_gpu import backward, pretended_gpu
+from mmonepeace.checks.fake_tensors import tensors_of, to_device, to_fake
 from mmonepeace.checks.live_memory import Block, LiveMemory
 from mmonepeace.checks.report import CheckError
 from mmonepeace.checks.synthetic_batch import batch_size_of, synthetic_batch
@@ -124,8 +125,10 @@ def estimate_step(
         data = synthetic_batch(cfg, model, image_size, batch_size)
         sizes = _sizes(data)
         with FakeTensorMode(allow_non_fake_inputs=True) as mode, pretended_gpu():
-            model = _to_device(revert_sync_batchnorm(model), device)
-            batch = _to_fake(data, mode, device)
+            model = to_device(revert_sync_batchnorm(model), device)
+            for outside in _outside(model):
+                to_device(outside, device)
+            batch = to_fake(data, mode, device)
             try:
                 found = measure_step(cfg, model, batch, device)
             except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
@@ -136,6 +139,8 @@ def estimate_step(
                 ) from error
     found.batch = batch_size_of(cfg) if batch_size is None else batch_size
     found.sizes = sizes
+    if frozen := sum(p.numel() for part in _outside(model) for p in part.parameters()):
+        found.notes.append(f"weights include {frozen:,} frozen parameters of the teacher")
     return _shared(found, model, cfg, shards) if shards > 1 else found
 
 
@@ -151,6 +156,7 @@ def measure_step(cfg: Config, model: BaseModel, batch: dict[str, Any], device: D
     memory, step = LiveMemory(device), Step(cfg, model, device)
     with memory:
         weights = memory.include([*model.parameters(), *model.buffers()], "weights")
+        memory.include([x for part in _outside(model) for x in _tensors(part)], "weights")
         memory.include(tensors_of(batch), "batch")
         step.prepare()
         memory.include(step.state(), "optimiser")
@@ -285,54 +291,13 @@ def _has_average(cfg: Config) -> bool:
     )
 
 
-def _to_device(model: BaseModel, device: str) -> BaseModel:
-    """A model on the meta device, of fake tensors."""
-    made: dict[int, Any] = {}  # what modules share stays shared
-
-    def empty(x: Tensor) -> Any:
-        if id(x) not in made:
-            y = torch.empty_like(x, device=device)
-            made[id(x)] = (
-                nn.Parameter(y, x.requires_grad) if isinstance(x, nn.Parameter) else y,
-                x,  # which keeps its number
-            )
-        return made[id(x)][0]
-
-    for module in model.modules():
-        for own in (module._parameters, module._buffers):
-            for key, x in own.items():
-                if x is not None:
-                    own[key] = empty(x)
-    return model
+def _outside(model: nn.Module) -> list[nn.Module]:
+    """What a model uses and does not have as a part, such as the frozen teacher of a student."""
+    return model.modules_outside() if hasattr(model, "modules_outside") else []  # type: ignore[operator]
 
 
-def _to_fake(value: Any, mode: FakeTensorMode, device: str) -> Any:
-    """Tensors in a batch, at any depth, as fake ones on a device."""
-
-    def fake(x: Tensor) -> Tensor:
-        return torch.empty_like(mode.from_tensor(x), device=device)
-
-    return _mapped(value, fake)
-
-
-def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, dict):
-        return {key: _mapped(x, change) for key, x in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_mapped(x, change) for x in value)
-    if hasattr(value, "all_items"):  # a data element of MMEngine
-        for key, x in list(value.items()):
-            value.set_field(_mapped(x, change), key)
-    return value
-
-
-def tensors_of(value: Any) -> list[Tensor]:
-    """Tensors in a batch, at any depth."""
-    found: list[Tensor] = []
-    _mapped(value, lambda x: found.append(x) or x)  # type: ignore[func-returns-value]
-    return found
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
 
 
 def _sizes(batch: dict[str, Any]) -> dict[str, list[int]]:
@@ -359,8 +324,11 @@ def _shared(found: Estimate, model: nn.Module, cfg: Config, shards: int) -> Esti
     outside = sum(p.numel() for p in model.parameters() if id(p) not in inside)
     gathered = outside * 4 + of_block * (2 * (2 if half else 4) + 4)
     parts = dict(found.parts)
+    whole = sum(x.nbytes for part in _outside(model) for x in _tensors(part))  # each has all of it
+    parts["weights"] -= whole
     for key in ("weights", "gradients", "optimiser", "average"):
         parts[key] = -(-parts[key] // shards)
+    parts["weights"] += whole
     parts["temporary"] += gathered
     found.parts, found.shards = parts, shards
     found.notes.append(
