@@ -17,6 +17,7 @@ from mmonepeace.models.teachers import OnePeaceTeacher
 from tests.conftest import ROOT, randomise
 from tests.journeys.resuming import assert_same_run, left_by_a_kill
 from tests.journeys.test_pretraining import logged, parameters
+from tests.processes import run_in_two
 
 RECIPE = """
 _base_ = ["{root}/configs/tiny/onepeace-tiny_distill_emoji-64.py"]
@@ -259,3 +260,21 @@ def test_the_checkpoint_says_what_the_student_is(finished):
     _, meta = checkpoint.read(finished / "iter_10.pth")
     assert meta["format"] == "mmonepeace"
     assert "task" not in meta
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_processes_learn_what_one_does(distil, data, tmp_path, strategy):
+    text = (data / "recipe.py").read_text().replace("drop_path_rate=0.5", "drop_path_rate=0.0")
+    text = text.replace("max_iters=10", "max_iters=2")
+    (data / "one.py").write_text(text)
+    (data / "two.py").write_text(text.replace("batch_size=4", "batch_size=2"))
+    assert distil("--work-dir", tmp_path / "one", recipe="one.py") == 0
+    run_in_two(
+        "distill.py", data / "two.py", "--data-root", data, "--work-dir", tmp_path / "two",
+        "--strategy", strategy,
+    )  # fmt: skip
+    one, two = logged(tmp_path / "one"), logged(tmp_path / "two")
+    for step in (1, 2):
+        assert two[step]["loss"] == pytest.approx(one[step]["loss"], rel=1e-4)
+    expected, got = (parameters(tmp_path / name / "iter_2.pth") for name in ("one", "two"))
+    assert list(got) == list(expected)
