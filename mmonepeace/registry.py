@@ -31,7 +31,14 @@ DATASETS = _child(
 DATA_SAMPLERS = _child(mmengine_registry.DATA_SAMPLERS, _modules("datasets", "resumable_sampler"))
 TRANSFORMS = _child(
     mmengine_registry.TRANSFORMS,
-    _modules("datasets", "audio_augmentation", "image_augmentation", "mm_transforms", "transforms"),
+    _modules(
+        "datasets",
+        "audio_augmentation",
+        "image_augmentation",
+        "mm_transforms",
+        "teacher_features",
+        "transforms",
+    ),
 )
 METRICS = _child(
     mmengine_registry.METRICS,

@@ -12,17 +12,19 @@ if TYPE_CHECKING:
     from mmonepeace.apis.index_export import export_index
     from mmonepeace.apis.parquet import write_parquet
     from mmonepeace.apis.predictor import Prediction, Predictor
-    from mmonepeace.apis.sources import find_files, read_rows, read_table, read_texts
+    from mmonepeace.apis.sources import read_rows, read_table, read_texts
+    from mmonepeace.apis.teacher_cache import TeacherCache
     from mmonepeace.apis.vector_search import combine, search, similarity
     from mmonepeace.apis.zero_shot import ZeroShotClassifier
     from mmonepeace.checkpoint import ModelCard
+    from mmonepeace.datasets.file_folders import find_files
     from mmonepeace.datasets.manifest import write_table
     from mmonepeace.evaluation import evaluate
     from mmonepeace.visualization import write_gallery
 
 __all__ = [
     "Embedder", "EmbeddingIndex", "ModelCard", "MtebEncoder", "Prediction", "Predictor",
-    "SentenceTransformerModule", "ZeroShotClassifier", "build_index", "build_part", "combine",
+    "SentenceTransformerModule", "TeacherCache", "ZeroShotClassifier", "build_index", "build_part", "combine",
     "embedder_of", "evaluate", "export_index", "find_files", "read_rows", "read_table", "read_texts", "search",
     "similarity", "write_gallery", "write_parquet", "write_table",
 ]  # fmt: skip

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mmonepeace.apis.embedder import Embedder
-from mmonepeace.apis.sources import SUFFIXES
+from mmonepeace.datasets.file_folders import SUFFIXES
 from mmonepeace.spec import MAX_TEXT_TOKENS
 
 

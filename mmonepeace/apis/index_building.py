@@ -22,10 +22,8 @@ from mmonepeace.apis.feature_cache import (
     SETTINGS,
     Block,
     FeatureCache,
-    Shard,
     embedder_settings,
     into_blocks,
-    item_keys,
 )
 from mmonepeace.apis.index import EmbeddingIndex, save_index
 from mmonepeace.apis.item_list import MODALITIES, ItemList, name_of
@@ -33,6 +31,7 @@ from mmonepeace.apis.tensor_file import Rows, as_tensor
 from mmonepeace.apis.vector_search import CHUNK
 from mmonepeace.apis.work_sharing import Others, at_work
 from mmonepeace.atomic_file import atomic_file
+from mmonepeace.datasets.feature_shards import Shard, item_keys
 
 INDEX_DTYPES: dict[str, np.dtype[Any]] = {
     "fp32": np.dtype(np.float32),

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from mmonepeace.apis.embedder import Embedder
-from mmonepeace.apis.feature_cache import Features, extract_features
+from mmonepeace.apis.feature_cache import extract_features
 from mmonepeace.apis.probe_classifiers import Options, fit_attentive, fit_knn, fit_linear
 from mmonepeace.apis.sources import LabelledFiles, check_splits
 from mmonepeace.choices import Feature, Probe
 from mmonepeace.console import progress_bar
+from mmonepeace.datasets.feature_shards import Features
 from mmonepeace.evaluation.classification import Evaluation, evaluate
 
 HELD_OUT = 0.2  # fraction of each class of the training items, to choose a setting on

@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmonepeace.apis.feature_cache import Features
 from mmonepeace.apis.vector_search import search
 from mmonepeace.console import progress_bar
+from mmonepeace.datasets.feature_shards import Features
 
 TEMPERATURE = 0.07  # of the softmax over neighbours
 CHUNK = 1024  # queries compared at once

@@ -9,35 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from mmonepeace.datasets.file_folders import SUFFIXES, find_files
 from mmonepeace.datasets.manifest import TABLES, read_lines, read_manifest, read_numbered
 
 MAX_OTHERS = 0.05  # fraction of the files of a table that may be of another modality
-SUFFIXES = {
-    "image": {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm"},
-    "audio": {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au"},
-}
-
-
-def find_files(folder: str | Path, modality: str, errors: dict[str, str]) -> list[Path]:
-    """The images or audio files in a folder and its subfolders, sorted, without hidden ones.
-
-    `errors` takes path -> reason for subfolders that cannot be entered.
-    """
-    if not os.path.isdir(folder):
-        raise ValueError(f"{folder} is not a folder.")
-    files = []
-
-    def note(error: OSError) -> None:
-        errors[str(error.filename)] = f"{error.filename}: {error.strerror}"
-
-    for parent, folders, names in os.walk(folder, onerror=note):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths = (Path(parent, name) for name in names if not name.startswith("."))
-        files += [path for path in paths if path.suffix.lower() in SUFFIXES[modality]]
-    if not files:
-        wanted = " ".join(sorted(SUFFIXES[modality]))
-        raise ValueError(f"{folder} has no {modality} files: none ends with one of {wanted}.")
-    return sorted(files)
 
 
 def list_files(paths: Iterable[Path], modality: str, errors: dict[str, str]) -> list[Path]:

@@ -88,6 +88,8 @@ _ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
         "to start from all weights of a checkpoint: --cfg-options load_from=CKPT"),
     "init-missing": ("stop", "{option} is {path}, which does not exist",
         "--cfg-options {option}=PATH if it is elsewhere; without: {part}=None"),
+    "teacher-missing": ("stop", "teacher {path} does not exist. This recipe needs {need}",
+        "--checkpoint PATH if it is elsewhere."),
     "weights-unusable": ("stop", "{error}", "use a copy of it, or another checkpoint."),
     "tokenizer-unusable": ("stop", "{error}", "--tokenizer JSON, or tokenizer=... in the pipelines."),
     "vocab-size": ("stop", ("{path} has {size} tokens, but model.backbone.modalities.text.vocab_size is "

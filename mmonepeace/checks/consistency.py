@@ -20,6 +20,7 @@ from mmonepeace.checks.signatures import find_types
 
 PYRAMID_STRIDES = (4, 8, 16, 32, 64)  # of `SimpleFeaturePyramid`
 _MULTIMODAL = ("OnePeaceRetriever", "OnePeaceClassifier", "OnePeaceGrounder", "OnePeacePretrainer")
+_MULTIMODAL += ("OnePeaceDistiller",)
 _LOADS = {"LoadImage": "image", "Tokenize": "text", "LoadAudio": "audio"}
 # Data sets of multimodal tasks, or the `labels` of one, and which losses and metrics fit them.
 _CLASS_LOSSES = ("ClassLoss", "HingeLoss")

@@ -134,6 +134,8 @@ def estimate_step(
         fake = FakeTensorMode(allow_non_fake_inputs=True)
         with fake as mode, KnownNumbers().follow(), pretended_gpu(), matched_in_order(model):
             model = to_device(revert_sync_batchnorm(model), device)
+            for outside in _outside(model):
+                to_device(outside, device)
             batch = to_fake(data, mode, device)
             try:
                 found = measure_step(cfg, model, batch, device, counts)
@@ -145,6 +147,8 @@ def estimate_step(
                 ) from error
     found.batch = batch_size_of(cfg) if batch_size is None else batch_size
     found.sizes = sizes
+    if frozen := sum(p.numel() for part in _outside(model) for p in part.parameters()):
+        found.notes.append(f"weights include {frozen:,} frozen parameters of the teacher")
     return _shared(found, model, cfg, shards) if shards > 1 else found
 
 
@@ -167,6 +171,7 @@ def measure_step(
     memory, step = LiveMemory(device, counts), Step(cfg, model, device)
     with memory:
         weights = memory.include([*model.parameters(), *model.buffers()], "weights")
+        memory.include([x for part in _outside(model) for x in _tensors(part)], "weights")
         memory.include(tensors_of(batch), "batch")
         step.prepare()
         memory.include(step.state(), "optimiser")
@@ -301,6 +306,15 @@ def _has_average(cfg: Config) -> bool:
     )
 
 
+def _outside(model: nn.Module) -> list[nn.Module]:
+    """What a model uses and does not have as a part, such as the frozen teacher of a student."""
+    return model.modules_outside() if hasattr(model, "modules_outside") else []  # type: ignore[operator]
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
+
+
 def _sizes(batch: dict[str, Any]) -> dict[str, list[int]]:
     """Shapes of the inputs of a batch."""
     inputs = batch["inputs"]
@@ -325,8 +339,11 @@ def _shared(found: Estimate, model: nn.Module, cfg: Config, shards: int) -> Esti
     outside = sum(p.numel() for p in model.parameters() if id(p) not in inside)
     gathered = outside * 4 + of_block * (2 * (2 if half else 4) + 4)
     parts = dict(found.parts)
+    whole = sum(x.nbytes for part in _outside(model) for x in _tensors(part))  # each has all of it
+    parts["weights"] -= whole
     for key in ("weights", "gradients", "optimiser", "average"):
         parts[key] = -(-parts[key] // shards)
+    parts["weights"] += whole
     parts["temporary"] += gathered
     found.parts, found.shards = parts, shards
     found.notes.append(

@@ -49,8 +49,9 @@ def synthetic_batch(
     count = batch_size_of(cfg) if batch_size is None else batch_size
     steps = list(walk(next(dataset_configs(cfg))[1].get("pipeline")))
     modalities = cfg.model.get("backbone", {}).get("modalities")
-    if modalities:
-        samples = [_multimodal(cfg, steps, list(modalities), image_size) for _ in range(count)]
+    if modalities or (steps and type_name(steps[-1]) == "PackModalities"):
+        names = list(modalities or ["image"])
+        samples = [_multimodal(cfg, steps, names, image_size) for _ in range(count)]
     else:
         samples = [_image(cfg, steps, image_size) for _ in range(count)]
     keys = samples[0].keys()

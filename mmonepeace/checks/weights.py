@@ -15,7 +15,7 @@ from mmonepeace.checks.report import Report
 _FILES = ("checkpoint", "pretrained")  # keys of what parts of a model start from
 # Where `--checkpoint` puts a file, see `run_options.set_checkpoint`.
 _SET_BY_CHECKPOINT = ("model.init_cfg.checkpoint", "model.backbone.init_cfg.checkpoint")
-_INIT = re.compile(r".*\.init_cfg(\.\d+)?")
+_INIT = re.compile(r".*\.init_cfg(\.\d+)?|model\.teacher")
 
 
 def check_weights(cfg: Config, report: Report) -> None:
@@ -35,6 +35,10 @@ def check_weights(cfg: Config, report: Report) -> None:
         _check_file(start, report, "load-from-missing", need=need)
     for option, path in _pretrained(cfg.model).items():
         part = re.sub(r"(\.\d+)?\.\w+$", "", option)
+        if part == "model.teacher":
+            need = cfg.get("needs_teacher", "the model that teaches")
+            _check_file(path, report, "teacher-missing", need=need)
+            continue
         if option in _SET_BY_CHECKPOINT:
             need = cfg.get("needs_weights", "the pretrained weights of the backbone")
             _check_file(path, report, "weights-missing", need=need, part=part)

@@ -12,6 +12,7 @@ GROUPS = {
         "train": "fine-tune by a recipe",
         "test": "measure a checkpoint by its recipe",
         "pretrain": "pretrain on pairs by a recipe",
+        "distill": "distil a large model into a small one by a recipe",
         "doctor": "check a recipe and all of its data before a run",
         "estimate": "tell what a recipe needs, memory and operations, before a run",
         "show-predictions": "draw predictions beside the ground truth",

@@ -24,7 +24,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
 from mmonepeace import apis, checkpoint, visualization
-from mmonepeace.apis.sources import SUFFIXES, check_splits, read_labelled_files
+from mmonepeace.apis.sources import check_splits, read_labelled_files
 from mmonepeace.choices import Feature, Probe
 from mmonepeace.commands.options import (
     add_model_options,
@@ -36,6 +36,7 @@ from mmonepeace.commands.options import (
     positive,
 )
 from mmonepeace.console import printable, table
+from mmonepeace.datasets.file_folders import SUFFIXES
 
 
 def parse_args() -> argparse.Namespace:

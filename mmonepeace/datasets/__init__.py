@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mmonepeace.datasets.resumable_sampler import EndlessSampler, ResumableBatchSampler
     from mmonepeace.datasets.seeded_dataset import SeededDataset
     from mmonepeace.datasets.shards import ShardDataset
+    from mmonepeace.datasets.teacher_features import LoadTeacherFeatures, RepeatViews
     from mmonepeace.datasets.tokenizer import Tokenizer
     from mmonepeace.datasets.tolerant_dataset import TolerantDataset, tolerate_broken
     from mmonepeace.datasets.transforms import (
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 __all__ = [
     "AugmentImagePair", "BlurImage", "BoxDataset", "BrokenSamplesHook", "Cached", "ChoiceDataset",
     "DropWords", "EndlessSampler", "LabelledDataset", "LoadAudio", "LoadImage",
-    "LoadImageFromFile", "MaskTokens", "PackModalities", "PairDataset", "PerturbAudio", "RandAugment", "RandomErasing",
-    "ResumableBatchSampler", "SeededDataset", "ShardDataset", "ShiftPitch", "Tokenize", "Tokenizer",
+    "LoadImageFromFile", "LoadTeacherFeatures", "MaskTokens", "PackModalities", "PairDataset",
+    "PerturbAudio", "RandAugment", "RandomErasing", "RepeatViews", "ResumableBatchSampler", "SeededDataset", "ShardDataset", "ShiftPitch", "Tokenize", "Tokenizer",
     "TolerantDataset", "tolerate_broken",
 ]  # fmt: skip
 

@@ -9,7 +9,8 @@ import numpy as np
 from mmengine.dataset import BaseDataset
 
 from mmonepeace.datasets.broken_samples import BrokenSamples, mark_left_out
-from mmonepeace.datasets.manifest import Row, read_numbered
+from mmonepeace.datasets.file_folders import SUFFIXES, find_files
+from mmonepeace.datasets.manifest import ManifestError, Row, read_numbered
 from mmonepeace.datasets.resumable_sampler import EpochIndex
 from mmonepeace.datasets.sample_errors import SampleError, check_exists
 from mmonepeace.registry import DATASETS
@@ -25,7 +26,7 @@ PATH_KEYS = ("img_path", "img_path_2", "audio_path")
 
 
 class Source(NamedTuple):
-    """A manifest of a data set.
+    """A manifest of a data set, or a folder of files without texts.
 
     An epoch has each row `repeat` times. 2.5: twice, and every second row a third time; 0.1: only
     every tenth row, always the same ones.
@@ -42,7 +43,7 @@ class Source(NamedTuple):
 
 @DATASETS.register_module()
 class PairDataset(BaseDataset):
-    """Samples listed in manifests of paths and texts.
+    """Samples listed in manifests of paths and texts, or all images or audio files of folders.
 
     Rows that lack one of the columns are skipped. A sample that turns out to be broken (a file that
     is missing or cannot be decoded, a caption without words, whatever else the pipeline raises) is
@@ -53,9 +54,11 @@ class PairDataset(BaseDataset):
     epoch comes from `EndlessSampler`; with others it is 0, and transforms do the same each time.
 
     Args:
-        ann_file: a manifest or several, .jsonl or tab-separated, see `manifest.read_manifest`.
+        ann_file: a manifest or several, .jsonl or tab-separated, see `manifest.read_manifest`; or a
+            folder, whose files, subfolders included, are samples without anything else.
         columns: modality -> its column, such as `dict(image="image", text="caption")`. Images and
-            audio are paths, absolute or relative to `data_prefix`. "image_2" is the second of two.
+            audio are paths, absolute or relative to `data_prefix`. "image_2" is the second of two. Of
+            folders `dict(image="")` or `dict(audio="")`.
         data_prefix: `dict(path=FOLDER)`, relative to `data_root`; by default the folder of each
             manifest.
         seed: of everything random in a sample.
@@ -104,7 +107,7 @@ class PairDataset(BaseDataset):
         records: list[dict[str, Any]] = []
         for source in self.sources:
             path = self._path(source)
-            folder = Path(self.data_prefix.get("path", path.parent))
+            folder = Path(self.data_prefix.get("path", path if path.is_dir() else path.parent))
             before = len(records)
             for number, (_, row) in enumerate(self._rows(source)):
                 record = {RECORD_KEYS.get(name, name): value for name, value in row.items()}
@@ -126,6 +129,8 @@ class PairDataset(BaseDataset):
 
     def _rows(self, source: Source) -> list[tuple[int, Row]]:
         """The rows that are used, with their lines."""
+        if self._path(source).is_dir():
+            return _files_of(self._path(source), source.columns, self.extra)
         rows = [
             (line, row)
             for line, row in read_numbered(self._path(source), source.columns, extra=self.extra)
@@ -189,6 +194,24 @@ class PairDataset(BaseDataset):
         """What a message calls a sample."""
         record = self.get_data_info(index)
         return f"{index} ({next(record[key] for key in (*PATH_KEYS, 'text') if key in record)})"
+
+
+def _files_of(
+    folder: Path, columns: Mapping[str, str], extra: Sequence[str]
+) -> list[tuple[int, Row]]:
+    """The files of a folder, as a manifest would list them."""
+    if len(columns) > 1 or not set(columns) <= set(SUFFIXES) or extra:
+        named = ", ".join([*columns, *extra])
+        raise ManifestError(
+            f"{folder} is a folder, whose files are images or audio and have nothing else, but the data "
+            f"set has {named}. Name a table, or columns=dict(image='')."
+        )
+    (name,) = columns
+    unreadable: dict[str, str] = {}
+    files = find_files(folder, name, unreadable)
+    if unreadable:
+        raise ManifestError(f"{next(iter(unreadable.values()))}. Let it be read, or move it away.")
+    return [(i, {name: str(path.relative_to(folder))}) for i, path in enumerate(files, 1)]
 
 
 def _source(entry: str | Mapping[str, Any], columns: Mapping[str, str] | None) -> Source:

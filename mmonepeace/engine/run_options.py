@@ -73,6 +73,16 @@ def set_checkpoint(cfg: Config, path: str) -> None:
     owner.init_cfg = dict(type="Pretrained", checkpoint=path)
 
 
+def set_teacher(cfg: Config, path: str) -> None:
+    """Set the weights of the teacher of a distillation; the size of one of ours follows from them."""
+    teacher = cfg.model.teacher
+    if teacher.get("type") == "mmonepeace.TimmTeacher":
+        teacher.file = path
+        return
+    teacher.checkpoint = path
+    teacher.pop("backbone", None)
+
+
 def keep_tokenizer(cfg: Config) -> None:
     """Copy the tokenizer of a recipe into the work directory, where `embed.py` looks for it."""
     paths = {step.tokenizer for step in text_steps(cfg) if step.get("tokenizer")}

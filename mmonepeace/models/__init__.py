@@ -1,6 +1,7 @@
 """Models registered in MODELS."""
 
 from mmonepeace.models.classifier import OnePeaceClassifier
+from mmonepeace.models.distiller import OnePeaceDistiller
 from mmonepeace.models.eomt_heads import EoMTHead, EoMTPanopticHead
 from mmonepeace.models.grounder import OnePeaceGrounder
 from mmonepeace.models.image_classifier import image_classifier
@@ -13,10 +14,12 @@ from mmonepeace.models.preprocessor import MultimodalDataPreprocessor
 from mmonepeace.models.pretrainer import OnePeacePretrainer
 from mmonepeace.models.retriever import OnePeaceRetriever
 from mmonepeace.models.task_losses import ClassLoss, HingeLoss, MultiLabelLoss
+from mmonepeace.models.teachers import OnePeaceTeacher, TimmTeacher
 
 __all__ = [
     "ClassLoss", "EoMTHead", "EoMTPanopticHead", "HingeLoss", "MultiLabelLoss",
-    "MultimodalDataPreprocessor", "OnePeace", "OnePeaceClassifier", "OnePeaceEoMT",
-    "OnePeaceGrounder", "OnePeacePretrainer", "OnePeaceRetriever", "OnePeaceViTAdapter",
-    "OnePeaceViTDet", "SimpleFeaturePyramid", "image_classifier",
+    "MultimodalDataPreprocessor", "OnePeace", "OnePeaceClassifier", "OnePeaceDistiller",
+    "OnePeaceEoMT", "OnePeaceGrounder", "OnePeacePretrainer", "OnePeaceRetriever",
+    "OnePeaceTeacher", "OnePeaceViTAdapter", "OnePeaceViTDet", "SimpleFeaturePyramid",
+    "TimmTeacher", "image_classifier",
 ]  # fmt: skip

@@ -212,3 +212,24 @@ def _as_array(x: Tensor | np.ndarray) -> np.ndarray:
 def _select(x_BLD: Tensor, mask_BL: np.ndarray) -> Tensor:
     """The tokens where a mask is True, (N, D)."""
     return x_BLD.flatten(0, 1).index_select(0, index_for(x_BLD, np.flatnonzero(mask_BL)))
+
+
+@in_full_precision
+def feature_distance(
+    x_BLD: Tensor, target_BLD: Tensor, pad_BL: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Mean cosine of features and their targets, and mean smooth L1 (beta 1) of their numbers.
+
+    Args:
+        x_BLD: features.
+        target_BLD: what they should be.
+        pad_BL: True for tokens that do not count; None: all do.
+    """
+    x_BLD, target_BLD = x_BLD.float(), target_BLD.float()
+    cosine_BL = F.cosine_similarity(x_BLD, target_BLD, dim=-1)
+    smooth_BL = F.smooth_l1_loss(x_BLD, target_BLD, reduction="none").mean(-1)
+    if pad_BL is None:
+        return cosine_BL.mean(), smooth_BL.mean()
+    real_BL = ~pad_BL
+    count = real_BL.sum().clamp(min=1)
+    return (cosine_BL * real_BL).sum() / count, (smooth_BL * real_BL).sum() / count

@@ -26,9 +26,9 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.utils import send_file
 from werkzeug.wrappers import Request, Response
 
-from mmonepeace.apis.sources import SUFFIXES
 from mmonepeace.console import printable
 from mmonepeace.datasets import image_io
+from mmonepeace.datasets.file_folders import SUFFIXES
 from mmonepeace.exit_status import UserError
 from mmonepeace.page.abilities import MOST_RESULTS, Ability, Field, Search
 from mmonepeace.visualization.gallery import style_sheet

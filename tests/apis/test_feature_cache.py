@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from mmonepeace.apis import Embedder, feature_cache
-from mmonepeace.apis.feature_cache import Features, extract_features
+from mmonepeace.apis.feature_cache import extract_features
 from mmonepeace.apis.item_reader import ItemReader
+from mmonepeace.datasets.feature_shards import Features
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from mmonepeace.apis.feature_cache import Features
 from mmonepeace.apis.probe import KINDS, cross_validate, hold_out, probe, to_row
 from mmonepeace.apis.probe_classifiers import Options
+from mmonepeace.datasets.feature_shards import Features
 from mmonepeace.evaluation.classification import pool
 from tests.apis.test_probe_classifiers import clusters, pooled, sequences
 

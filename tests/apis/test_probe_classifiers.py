@@ -3,7 +3,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmonepeace.apis.feature_cache import Features
 from mmonepeace.apis.probe_classifiers import (
     MAX_GRADIENT,
     AttentiveProbe,
@@ -12,6 +11,7 @@ from mmonepeace.apis.probe_classifiers import (
     fit_knn,
     fit_linear,
 )  # fmt: skip
+from mmonepeace.datasets.feature_shards import Features
 
 
 def pooled(x_ND):

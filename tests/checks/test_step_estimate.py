@@ -23,6 +23,7 @@ from mmonepeace.registry import MODELS
 CLASSIFIER = "onepeace-tiny_vqa_emoji-64"
 MASK2FORMER = "onepeace-tiny_vit-adapter_mask2former_emoji-128"
 PRETRAINER = "onepeace-tiny_vl_emoji-64"
+DISTILLER = "onepeace-tiny_distill_emoji-64"
 ARCH = dict(embed_dim=64, depth=2, num_heads=4, ffn_dim=128)
 
 
@@ -62,6 +63,17 @@ def test_an_estimate_equals_what_tensors_of_a_real_step_hold(name, with_cp):
     assert found.activations == pytest.approx(real.activations, rel=0.02)
     assert found.operations == real.operations
     assert (found.parameters, found.trained) == (real.parameters, real.trained)
+
+
+def test_a_teacher_has_weights_in_each_process_and_no_state():
+    found, whole = estimate(DISTILLER, shards=4), estimate(DISTILLER)
+    cfg = recipe(DISTILLER)
+    teacher = build_on_meta(cfg.model).teacher.net
+    frozen = sum(p.numel() for p in teacher.parameters())
+    assert f"weights include {frozen:,} frozen parameters" in found.notes[0]
+    assert whole.parts["weights"] == pytest.approx(4 * (whole.parameters + frozen), rel=0.01)
+    assert whole.parts["optimiser"] == pytest.approx(8 * whole.parameters, rel=0.01)
+    assert found.parts["weights"] == pytest.approx(whole.parameters + 4 * frozen, rel=0.01)
 
 
 def test_parts_have_the_sizes_that_they_must_have():

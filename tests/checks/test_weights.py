@@ -18,6 +18,7 @@ WEIGHTS = {
     "init-missing": dict(
         model=dict(heads=[dict(init_cfg=dict(type="Pretrained", checkpoint="FILE"))])
     ),
+    "teacher-missing": dict(model=dict(teacher=dict(checkpoint="FILE"))),
     "load-from-missing": dict(model={}, load_from="FILE"),
     "stage-one-missing": dict(model=dict(stage="al"), stage_one="FILE"),
     "stage-one-unused": dict(model=dict(stage="vl"), stage_one="FILE"),

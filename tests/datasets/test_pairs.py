@@ -51,6 +51,19 @@ def test_paths_are_absolute_or_below_the_prefix(table):
     assert build(table, image="image").get_data_info(0)["img_path"] == "/somewhere/a.png"
 
 
+def test_the_images_of_a_folder_are_samples_without_anything_else(tmp_path):
+    for name in ("b.png", "deep/a.JPG", ".hidden.png", "notes.txt"):
+        (tmp_path / "files" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "files" / name).touch()
+    dataset = PairDataset("files", {"image": ""}, data_root=str(tmp_path))
+    paths = [dataset.get_data_info(i)["img_path"] for i in range(len(dataset))]
+    assert paths == [str(tmp_path / "files" / name) for name in ("b.png", "deep/a.JPG")]
+    with pytest.raises(ValueError, match="has no audio files"):
+        build(tmp_path / "files", audio="")
+    with pytest.raises(ValueError, match="is a folder, whose files are images or audio"):
+        build(tmp_path / "files", image="", text="caption")
+
+
 def test_several_manifests_follow_each_other_each_with_its_folder(table):
     other = table.parent / "more" / "val.jsonl"
     other.parent.mkdir()

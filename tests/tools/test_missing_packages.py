@@ -15,6 +15,7 @@ COMMANDS = {
     "convert_index": "FILE out.parquet",
     "convert_tokenizer": "--dict FILE --bpe FILE --encoder FILE out.json",
     "demo": "--port 0",
+    "distill": "FILE",
     "doctor": "FILE",
     "estimate": "FILE",
     "embed": "FILE --texts FILE --out out.safetensors",
