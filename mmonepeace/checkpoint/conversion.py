@@ -40,12 +40,18 @@ def _official(key: str) -> str:
 
 
 # Layout of an official file -> prefix of its backbone's names.
-_PREFIXES = {"segmentation": "backbone.", "detection": "backbone.net.", "classification": ""}
+_PREFIXES = {
+    "segmentation": "backbone.",
+    "detection": "backbone.net.",
+    "classification": "",
+    "video": "backbone.",
+}
 # Prefix of a head -> official layout, for models that do not come from an official file.
 _TASKS = {
     "decode_head.": "segmentation",
     "rpn_head.": "detection",
     "head.fc.": "classification",
+    "head.fc_cls.": "video",
     "head.classifier.": "full",
     "projections.": "full",
 }
@@ -58,7 +64,7 @@ def to_official_vision(converted: Conversion) -> Conversion:
 
 
 def to_official_model(converted: Conversion) -> Conversion:
-    """A segmentor, detector, classifier or retriever in the layout of the official files.
+    """A segmentor, detector, classifier of images or videos, or retriever in the layout of the official files.
 
     Raises:
         CheckpointError: if it has no heads, or parts that the official models do not have.
@@ -66,7 +72,8 @@ def to_official_model(converted: Conversion) -> Conversion:
     layout = _task(converted)
     if layout == "full":
         return to_official_full(converted)
-    norm = converted.meta.get("official_norm", "fc_norm")
+    of_layout = {"video": "encoder.image_layer_norm"}.get(layout, "fc_norm")
+    norm = converted.meta.get("official_norm", of_layout)
     return _to_layout(converted, layout, _PREFIXES[layout], norm)
 
 
@@ -75,11 +82,14 @@ def _to_layout(
 ) -> Conversion:
     """Weights in an official layout; `prefix` and `norm` are names of the backbone and its norm."""
     result = Conversion({}, {"official_layout": layout})
+    tables = sum(key.startswith("adapters.image.rpb.tables.") for key in converted.weights)
+    # Where each block has its own, it is the block's.
+    in_blocks = layout == "segmentation" or (layout == "video" and tables > 1)
     for key, value in converted.weights.items():
         name = _official(key)
         if key.startswith("adapters.image.rpb.tables.") and layout != "vision":
             block = f"encoder.layers.{key.rsplit('.', 1)[1]}"
-            owner = block if layout == "segmentation" else "image_adapter"
+            owner = block if in_blocks else "image_adapter"
             name = f"{prefix}{owner}.rel_pos_table.weight"
         elif key.startswith(_BACKBONE):
             name = name.replace("encoder_wrapper.fusion_model.", "encoder.")
@@ -89,8 +99,9 @@ def _to_layout(
             name = f"backbone.{name}"
         result.add(key, name, value)
     buffers = _adapter_buffers(converted.weights, "adapters")
-    if layout == "segmentation":
-        tables = sum(key.startswith("adapters.image.rpb.tables.") for key in converted.weights)
+    if layout == "video":
+        del buffers["image_adapter.position_idx"]
+    if in_blocks:
         index = buffers["image_adapter.rp_bucket"]
         buffers = {f"encoder.layers.{i}.rp_bucket": index for i in range(tables)}
     elif layout == "detection":

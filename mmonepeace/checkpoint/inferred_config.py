@@ -102,7 +102,7 @@ def _infer(weights: Mapping[str, Tensor], meta: Mapping[str, Any] | None) -> dic
         # Fine-tuned models keep the positions of pretraining, and resample them in each forward.
         positions = math.isqrt(max(shapes["adapters.image.pos_embed"][0] - 1, 0))
         if positions != rpb_side(rows):
-            modalities["image"] = dict(img_size=PATCH_SIZE * positions, rpb_sides=rpb_side(rows))
+            modalities["image"] |= dict(img_size=PATCH_SIZE * positions, rpb_sides=rpb_side(rows))
     return dict(
         arch=arch,
         modalities=modalities,
@@ -110,4 +110,15 @@ def _infer(weights: Mapping[str, Tensor], meta: Mapping[str, Any] | None) -> dic
         rpb="per_block" if shapes.have("adapters.", ".rpb.tables.1") else "shared",
         final_norm=shapes.have("norms."),
         layer_scale_init=LAYER_SCALE_INIT if "layers.0.gamma_1" in shapes else None,
+    )
+
+
+def infer_video_config(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The further arguments of `models.OnePeaceVideo`; a CheckpointError without its adapters."""
+    shapes = _Shapes(weights)
+    hidden, dim = shapes["layers.0.temporal_adapter.down.weight"]
+    return dict(
+        num_frames=shapes["adapters.image.temporal_embed"][1],
+        temporal_adapters=2 if shapes.have("layers.0.temporal_adapter_in.") else 1,
+        adapter_ratio=hidden / dim,
     )

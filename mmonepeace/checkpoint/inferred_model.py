@@ -7,12 +7,23 @@ from typing import Any
 from torch import Tensor
 
 from mmonepeace.checkpoint.errors import CheckpointError, explain_broken_file
-from mmonepeace.checkpoint.inferred_config import infer_config
+from mmonepeace.checkpoint.inferred_config import infer_config, infer_video_config
 
 # Facts of a task that no weight tells, and their types; see `models.base.BackboneModel.metadata`.
-_FACTS = {"type": str, "pool_over": str, "num_candidates": int, "loss": str, "classes": list}
-_TYPES = ("OnePeaceRetriever", "OnePeaceClassifier", "OnePeaceGrounder")
+_FACTS = {
+    "type": str,
+    "pool_over": str,
+    "num_candidates": int,
+    "loss": str,
+    "classes": list,
+    "interval": int,
+}
+_TYPES = (
+    "OnePeaceRetriever", "OnePeaceClassifier", "OnePeaceGrounder", "OnePeaceVideoClassifier",
+)  # fmt: skip
 _LOSSES = ("ClassLoss", "MultiLabelLoss", "HingeLoss")
+_VIDEO_HEAD = "head.fc_cls.weight"
+_CLIP = 128  # frames of a video that the 16 or 32 of a released model are taken from
 _BOX = 4  # outputs of a head of boxes
 _FSD50K, _CANDIDATES = 200, 4
 
@@ -37,6 +48,8 @@ def infer_model(weights: Mapping[str, Tensor], meta: Mapping[str, Any]) -> dict[
         classes = facts.pop("classes", None)
         if facts["type"] == "OnePeaceRetriever":
             return dict(type="mmonepeace.OnePeaceRetriever", backbone=backbone, classes=None)
+        if facts["type"] == "OnePeaceVideoClassifier":
+            return _video(weights, backbone, facts, classes)
         head = _head(weights, backbone["arch"]["embed_dim"])
         if facts["type"] == "OnePeaceGrounder":
             del head["num_classes"]
@@ -44,6 +57,24 @@ def infer_model(weights: Mapping[str, Tensor], meta: Mapping[str, Any]) -> dict[
             facts["loss"] = dict(type=f"mmonepeace.{facts['loss']}")
         facts["type"] = f"mmonepeace.{facts['type']}"
         return dict(**facts, backbone=backbone, head=head, classes=classes)
+
+
+def _video(
+    weights: Mapping[str, Tensor],
+    backbone: dict[str, Any],
+    facts: Mapping[str, Any],
+    classes: list[str] | None,
+) -> dict[str, Any]:
+    if _VIDEO_HEAD not in weights:
+        raise CheckpointError(f"{_VIDEO_HEAD} is missing. Is this a part of a checkpoint?")
+    clip = {"interval": facts["interval"]} if "interval" in facts else {}
+    return dict(
+        type="mmonepeace.OnePeaceVideoClassifier",
+        backbone={**backbone, **infer_video_config(weights)},
+        head=dict(num_classes=weights[_VIDEO_HEAD].shape[0]),
+        classes=classes,
+        **clip,
+    )
 
 
 def _head(weights: Mapping[str, Tensor], dim: int) -> dict[str, Any]:
@@ -88,6 +119,9 @@ def _official_facts(
     """Facts of an official file: by the kind of its head, its modalities and its configuration."""
     if any(name.startswith("projections.") for name in weights):
         return {"type": "OnePeaceRetriever"}
+    if _VIDEO_HEAD in weights:
+        frames = weights["adapters.image.temporal_embed"].shape[1]
+        return {"type": "OnePeaceVideoClassifier", "interval": max(1, _CLIP // frames)}
     head = _head(weights, weights["layers.0.norm1.weight"].shape[0])
     config = json.loads(meta.get("official_cfg", "{}"))
 

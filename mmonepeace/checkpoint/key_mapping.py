@@ -20,6 +20,7 @@ _KEY_TABLE = (
     ("{m}_adapter.type_embedding", "adapters.{m}.type_embed"),
     ("image_adapter.type_embedding_2", "adapters.image.type_embed_2"),
     ("image_adapter.pos_embed", "adapters.image.pos_embed"),
+    ("image_adapter.temporal_embedding", "adapters.image.temporal_embed"),
     ("text_adapter.embed_positions.weight", "adapters.text.pos_embed"),
     ("audio_adapter.embed_positions.weight", "adapters.audio.pos_embed"),
     ("image_adapter.embed_images.1.layer_norm.{p}", "adapters.image.stem.1.{p}"),
@@ -44,6 +45,16 @@ _KEY_TABLE = (
     ("layers.{i}.{m}_ffn.2.{p}", "layers.{i}.ffn.{m}.norm.{p}"),
     ("layers.{i}.{m}_ffn.3.{p}", "layers.{i}.ffn.{m}.down.{p}"),
     ("layers.{i}.{gamma}", "layers.{i}.{gamma}"),
+    *(  # of videos
+        (f"layers.{{i}}.{old}.D_fc{n}.{{p}}", f"layers.{{i}}.{new}.{linear}.{{p}}")
+        for old, new in (
+            ("T_Adapter", "temporal_adapter"),
+            ("T_Adapter_in", "temporal_adapter_in"),
+            ("S_Adapter", "spatial_adapter"),
+            ("MLP_Adapter", "ffn_adapter"),
+        )
+        for n, linear in ((1, "down"), (2, "up"))
+    ),
     ("{m}_layer_norm.{p}", "norms.{m}.{p}"),
     ("{m}_proj.{p}", "projections.{m}.{p}"),
     ("logit_scale", "logit_scale"),
@@ -54,6 +65,7 @@ _KEY_TABLE = (
     ("up.{p}", "vit_adapter.up.{p}"),
     ("norm{j}.{rest}", "vit_adapter.norm{j}.{rest}"),
     ("head.{p}", "head.fc.{p}"),
+    ("cls_head.fc_cls.{p}", "head.fc_cls.{p}"),
     ("classify_head.attn_pooling_func.q", "head.pool.query"),
     ("classify_head.attn_pooling_func.{rest}", "head.pool.{rest}"),
     ("classify_head.{rest}", "head.{rest}"),
@@ -281,6 +293,8 @@ def _official_facts(weights: Mapping[str, Tensor]) -> dict[str, str]:
             if _BUFFER.fullmatch(key)
         }
         return {"official_layout": "full", "official_buffers": json.dumps(buffers)}
+    if ".T_Adapter." in keys:
+        return {"official_layout": "video"}
     if "backbone.net." in keys:
         return {"official_layout": "detection"}
     if re.search(r"layers\.\d+\.rel_pos_table\.", keys):

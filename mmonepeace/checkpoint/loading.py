@@ -34,13 +34,14 @@ def _resize_rpb(table: Tensor, rows: int) -> Tensor:
     return resized.to(table.dtype)
 
 
-# Parameters whose rows follow the grid of patches -> how one is resized to a number of rows.
+# Parameters whose rows follow the grid of patches, or frames -> how one is resized to a number of rows.
 _RESIZE: dict[str, Callable[[Tensor, int], Tensor]] = {
     r"\badapters\.image\.pos_embed$": _resize_pos_embed,
     r"\badapters\.image\.rpb\.tables\.\d+$": _resize_rpb,
     r"\blayers\.\d+\.attn\.rel_pos_[hw]$": lambda table, rows: resampling.resample_rel_pos(
         table, (rows + 1) // 2
     ),
+    r"\badapters\.image\.temporal_embed$": resampling.resample_time,
 }
 _RPB_TABLE = re.compile(r"(.*\badapters\.\w+\.rpb\.tables\.)\d+")
 
@@ -50,6 +51,7 @@ _OPTIONS = {
     r"text\.pos_embed": "arch or num_positions",
     r"(text|audio)\.rpb\.": "arch or num_buckets",
     r"audio\.(extractor|feature_)": "arch or feature_dim",
+    r"\.(temporal|spatial|ffn)_adapter": "arch or adapter_ratio",
     r"audio\.pos_conv": "arch, pos_kernel or pos_groups",
     r"\badapters\.": "arch or modalities",
     r"\b(\w+_)?head\.": "num_classes or another option of the head",
@@ -122,10 +124,12 @@ def adapt_state_dict(
         if value.shape == parameter.shape:
             continue
         resize = next((f for pattern, f in _RESIZE.items() if re.search(pattern, name)), None)
-        if resize and value.shape[1:] == parameter.shape[1:]:
+        same = [shape[:-2] + shape[-1:] for shape in (value.shape, parameter.shape)]
+        if resize and same[0] == same[1] and value.ndim == parameter.ndim:
+            rows, wanted = value.shape[-2], parameter.shape[-2]
             with prefix_errors(name):
-                adapted[name] = resize(value, len(parameter))
-            note = f"resampled {len(value)} -> {len(parameter)} rows"
+                adapted[name] = resize(value, wanted)
+            note = f"resampled {rows} -> {wanted} rows"
             report.changed[name] = ", ".join(filter(None, [report.changed.get(name), note]))
         else:
             option = next(o for pattern, o in _OPTIONS.items() if re.search(pattern, name))

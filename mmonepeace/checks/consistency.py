@@ -20,8 +20,8 @@ from mmonepeace.checks.signatures import find_types
 
 PYRAMID_STRIDES = (4, 8, 16, 32, 64)  # of `SimpleFeaturePyramid`
 _MULTIMODAL = ("OnePeaceRetriever", "OnePeaceClassifier", "OnePeaceGrounder", "OnePeacePretrainer")
-_MULTIMODAL += ("OnePeaceDistiller",)
-_LOADS = {"LoadImage": "image", "Tokenize": "text", "LoadAudio": "audio"}
+_MULTIMODAL += ("OnePeaceDistiller", "OnePeaceVideoClassifier")
+_LOADS = {"LoadImage": "image", "Tokenize": "text", "LoadAudio": "audio", "LoadVideo": "image"}
 # Data sets of multimodal tasks, or the `labels` of one, and which losses and metrics fit them.
 _CLASS_LOSSES = ("ClassLoss", "HingeLoss")
 _LOSSES = {
@@ -217,7 +217,7 @@ def _targets(cfg: Config, unused: Collection[str]) -> Iterator[str]:
     """What data sets tell of the samples is what the loss and the metrics of a task compare with."""
     model: Any = cfg.get("model") or {}
     kind = type_name(model) if "type" in model else ""
-    if kind not in ("OnePeaceClassifier", "OnePeaceGrounder"):
+    if kind not in ("OnePeaceClassifier", "OnePeaceGrounder", "OnePeaceVideoClassifier"):
         return
     loss = model.get("loss")
     loss = type_name(loss) if isinstance(loss, dict) and "type" in loss else "ClassLoss"

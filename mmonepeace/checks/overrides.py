@@ -34,15 +34,18 @@ _UNDECLARED = {
     "rpn": {"nms_pre", "nms", "max_per_img", "min_bbox_size"},
     "nms": {"iou_threshold", "sigma", "min_score", "method", "max_num", "class_agnostic"},
     "filter_cfg": {"filter_empty_gt", "min_size"},
-    "paramwise_cfg": {"decay_rate", "preset", "depth_zero", "no_decay"},
+    "paramwise_cfg": {"decay_rate", "preset", "depth_zero", "no_decay", "factors"},
     "lora": {"rank", "alpha", "dropout", "targets"},
     "arch": {field.name for field in fields(Arch)},
     "ratios": {name for ratios in MASK_RATIOS.values() for name in ratios},
     "head": {
-        "num_classes", "attn_pooling", "pooler", "pooler_dropout", "hidden_ratio", "num_views",
+        "dropout", "num_classes", "attn_pooling", "pooler", "pooler_dropout", "hidden_ratio", "num_views",
     },
     # Options of the modality adapters.
-    "image": {"img_size", "cls_token", "rpb_sides", "rpb_resampling", "in_channels", "initial_positions"},
+    "image": {
+        "img_size", "cls_token", "rpb_sides", "rpb_resampling", "in_channels", "initial_positions",
+        "num_frames",
+    },
     "text": {"vocab_size", "num_positions", "num_buckets"},
     "audio": {
         "feature_dim", "num_buckets", "pos_depth", "pos_kernel", "pos_groups", "pos_pre_norm",

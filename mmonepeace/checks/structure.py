@@ -52,7 +52,7 @@ def _walk(node: Any, path: str) -> Iterator[str]:
             problem = _problem(str(key), value, where)
             if problem:
                 yield f"{where} is {shorten(value)}; expected {problem}."
-            elif key != "custom_keys":  # of paramwise_cfg, by names of parameters
+            elif key not in ("custom_keys", "factors"):  # of paramwise_cfg, by names of parameters
                 yield from _walk(value, where)
     elif isinstance(node, (list, tuple)):
         in_list = path.rpartition(".")[2] in _LISTS | _LISTS_OR_ONE and ".pipeline." not in path

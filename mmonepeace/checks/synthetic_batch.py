@@ -16,7 +16,13 @@ from torch import Tensor
 
 from mmonepeace.checks.config import dataset_configs, type_name, walk
 from mmonepeace.checks.report import CheckError
-from mmonepeace.spec import MAX_AUDIO_SECONDS, MAX_TEXT_TOKENS, SAMPLE_RATE, VOCAB_SIZE
+from mmonepeace.spec import (
+    MAX_AUDIO_SECONDS,
+    MAX_TEXT_TOKENS,
+    PRETRAIN_IMG_SIZE,
+    SAMPLE_RATE,
+    VOCAB_SIZE,
+)
 
 _BOXES = 8  # in an image; COCO has 7 on average
 _CLASSES = 10  # in an image; ADE20K has 10.5 on average
@@ -154,6 +160,10 @@ def _multimodal(
         inputs["image"] = image
         if any(step.get("second") for step in steps):
             inputs["image_2"] = image
+    if "LoadVideo" in by_type:
+        step = by_type["LoadVideo"]
+        side = image_size or step.get("size", PRETRAIN_IMG_SIZE)
+        inputs["video"] = torch.zeros(step.get("num_frames", 16), 3, side, side, dtype=torch.uint8)
     if "LoadAudio" in by_type:
         given = by_type.get("PerturbAudio", by_type["LoadAudio"])
         seconds = given.get("max_seconds", MAX_AUDIO_SECONDS) or MAX_AUDIO_SECONDS
@@ -168,7 +178,7 @@ def _multimodal(
     kind = type_name(model)
     if kind == "OnePeaceGrounder":
         targets["gt_box"] = torch.tensor([0.2, 0.2, 0.6, 0.6])
-    elif kind == "OnePeaceClassifier":
+    elif kind in ("OnePeaceClassifier", "OnePeaceVideoClassifier"):
         classes = model.head.num_classes
         if type_name(model.get("loss") or dict(type="ClassLoss")) == "MultiLabelLoss":
             targets["gt_score"] = torch.zeros(classes)

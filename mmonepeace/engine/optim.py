@@ -24,6 +24,7 @@ Preset = Literal[
     "official-classification",
     "official-detection",
     "official-multimodal",
+    "official-video",
 ]
 # (name of a parameter) -> (its depth, number of depths)
 GetDepth = Callable[[str], tuple[int, int]]
@@ -58,9 +59,10 @@ class LayerDecayRule:
         preset: "default" excludes what should not decay: vectors, biases, positions, CLS, type
             embeddings, queries of the backbone and RPB tables. The official ones reproduce the
             groups of the released recipes, flaws included: segmentation decays positions and CLS
-            and gives the queries of the mask head the lowest rate.
+            and gives the queries of the mask head the lowest rate; of videos all but norms decays.
         depth_zero: prefixes of the names that get the lowest learning rate.
         no_decay: prefixes of the names that do not decay.
+        factors: (prefix of names, factor of their learning rate); the longest prefix counts.
     """
 
     decay_rate: float
@@ -68,6 +70,7 @@ class LayerDecayRule:
     preset: Preset = "default"
     depth_zero: tuple[str, ...] = ()
     no_decay: tuple[str, ...] = ()
+    factors: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         if self.preset not in get_args(Preset):
@@ -76,6 +79,8 @@ class LayerDecayRule:
             )
         if not 0 < self.decay_rate <= 1:
             raise ValueError(f"decay_rate is {self.decay_rate}; it must be in (0, 1].")
+        if wrong := [(name, factor) for name, factor in self.factors if factor < 0]:
+            raise ValueError(f"factors has {wrong[0][1]} for {wrong[0][0]}, expected 0 or more.")
 
     def group(
         self, name: str, shape: Sequence[int], get_depth: GetDepth, in_norm: bool = False
@@ -91,6 +96,10 @@ class LayerDecayRule:
             depth = 0
         decays = not name.startswith(self.no_decay) and self._decays(name, shape, in_norm)
         scale = self.decay_rate ** (num_depths - 1 - depth)
+        found = [
+            (len(prefix), factor) for prefix, factor in self.factors if name.startswith(prefix)
+        ]
+        scale *= max(found)[1] if found else 1.0
         return ParamGroup(depth, scale, self.weight_decay if decays else 0.0)
 
     def _decays(self, name: str, shape: Sequence[int], in_norm: bool) -> bool:
@@ -105,6 +114,8 @@ class LayerDecayRule:
                 return not in_norm and not name.endswith("pos_embed")
             case "official-multimodal":
                 return not is_vector and not is_position
+            case "official-video":
+                return not in_norm
         is_embedding = name.endswith(("type_embed", "backbone.queries"))
         return not (is_vector or is_position or _TABLE.search(name) or is_embedding)
 
@@ -154,12 +165,12 @@ def _depth_in(module: Any, prefix: str, name: str) -> tuple[int, int]:
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Optimiser groups with layer-wise learning rate decay.
 
-    `paramwise_cfg` takes `decay_rate` (required), `preset`, `depth_zero` and `no_decay`; see
+    `paramwise_cfg` takes `decay_rate` (required), `preset`, `depth_zero`, `no_decay` and `factors`, a dict; see
     `LayerDecayRule`. The model's `get_layer_depth` gives the depths.
     """
 
     def _validate_cfg(self) -> None:
-        known = {"decay_rate", "preset", "depth_zero", "no_decay"}
+        known = {"decay_rate", "preset", "depth_zero", "no_decay", "factors"}
         unknown = sorted(set(self.paramwise_cfg) - known)
         if unknown or "decay_rate" not in self.paramwise_cfg:
             raise ValueError(
@@ -173,6 +184,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         for key in ("depth_zero", "no_decay"):
             value = cfg.get(key, ())
             cfg[key] = (value,) if isinstance(value, str) else tuple(value)
+        cfg["factors"] = tuple(dict(cfg.get("factors", ())).items())
         rule = LayerDecayRule(weight_decay=self.base_wd or 0.0, **cfg)
         get_depth = find_depth(module)
         norms = {id(p) for m in module.modules() if isinstance(m, _NORMS) for p in m.parameters()}

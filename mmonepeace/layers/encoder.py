@@ -260,6 +260,7 @@ class FusionEncoder(nn.ModuleList):
         attention: index of a block -> its attention; None: `SelfAttention`.
         compiled: compile a block, in one graph for all of them and all sizes. What differs between
             blocks, tables and drop path, is computed outside of it.
+        layer: class of the blocks, or what builds one of the arguments of `EncoderLayer`.
     """
 
     def __init__(
@@ -271,12 +272,13 @@ class FusionEncoder(nn.ModuleList):
         with_cp: bool = False,
         attention: Callable[[int], SelfAttention] | None = None,
         compiled: bool = False,
+        layer: Callable[..., EncoderLayer] = EncoderLayer,
     ) -> None:
         modalities = tuple(modalities)
         attention = attention or (lambda _: SelfAttention(arch))
         rates = [drop_path_rate * i / max(arch.depth - 1, 1) for i in range(arch.depth)]
         super().__init__(
-            EncoderLayer(arch, modalities, rate, layer_scale_init, attention(i))
+            layer(arch, modalities, rate, layer_scale_init, attention(i))
             for i, rate in enumerate(rates)
         )
         self.with_cp = with_cp

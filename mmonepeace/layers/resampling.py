@@ -248,3 +248,13 @@ def resample_rel_pos(table_ND: Tensor, new: int) -> Tensor:
         return table_ND
     resized = F.interpolate(table_ND.float().t()[None], size=rows, mode="linear")
     return resized[0].t().to(table_ND.dtype)
+
+
+def resample_time(positions_1TD: Tensor, frames: int) -> Tensor:
+    """Positions in time of another number of frames, (1, frames, D): linear, frames being intervals.
+
+    The released video models have 16 or 32 of them, of clips that last as long.
+    """
+    x_1DT = positions_1TD.float().transpose(1, 2)
+    x_1DT = F.interpolate(x_1DT, size=frames, mode="linear", align_corners=False)
+    return x_1DT.transpose(1, 2).to(positions_1TD.dtype)

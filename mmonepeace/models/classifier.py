@@ -42,7 +42,7 @@ class OnePeaceClassifier(BackboneModel):
         ValueError: if there are candidates and the head has more than one output.
     """
 
-    allow_missing: ClassVar = ("head.",)
+    allow_missing: ClassVar[tuple[str, ...]] = ("head.",)
 
     def __init__(
         self,
@@ -113,6 +113,12 @@ class OnePeaceClassifier(BackboneModel):
         if mode == "loss":
             return self._losses(logits, data_samples)
         return self.set_prediction(data_samples, "pred_score", list(logits.float()), mode)
+
+    @property
+    def num_outputs(self) -> int:
+        """Classes, or numbers of another kind, that the head gives."""
+        outputs: Any = self.head.classifier[-1].out_features
+        return int(outputs)
 
     def task(self) -> dict[str, Any]:
         """See `BackboneModel`."""

@@ -16,7 +16,12 @@ from torch import Tensor, nn
 from mmonepeace import checkpoint
 from mmonepeace.layers.adapters import ADAPTERS
 from mmonepeace.layers.adapters.image import PatchConv
-from mmonepeace.layers.encoder import FusionEncoder, SelfAttention, activation_checkpoint
+from mmonepeace.layers.encoder import (
+    EncoderLayer,
+    FusionEncoder,
+    SelfAttention,
+    activation_checkpoint,
+)
 from mmonepeace.layers.kernels import Backend, check_backend
 from mmonepeace.layers.tokens import Tokens
 from mmonepeace.models.initialization import reset_weight
@@ -156,6 +161,7 @@ class OnePeace(SavedBackbone, BaseModule):
             with_cp,
             self.build_attention,
             compiled,
+            self.build_layer,
         )
         backend = check_backend(attention)
         for module in self.layers.modules():
@@ -192,6 +198,10 @@ class OnePeace(SavedBackbone, BaseModule):
     def build_attention(self, block: int) -> SelfAttention:
         """The attention of a block; called by the constructor, for subclasses to override."""
         return SelfAttention(self.arch)
+
+    def build_layer(self, *args: Any) -> EncoderLayer:
+        """A block, of the arguments of `EncoderLayer`; for subclasses to override."""
+        return EncoderLayer(*args)
 
     @torch.no_grad()
     def _reset_parameters(self) -> None:

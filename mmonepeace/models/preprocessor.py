@@ -55,6 +55,8 @@ class MultimodalDataPreprocessor(BaseDataPreprocessor):
         Returns:
             `data_samples` (None without) and `inputs`:
             image: (B, 3, H, W) float32, normalised, from uint8;
+            video: the same of the frames of clips, (B, T, 3, H, W), which change alike; views of a clip
+            come before T;
             image_2: the same; changed at random as the first image of the sample is;
             text: (B, L) int64, padded on the right; of candidates, those of a sample in a row; and (B, L)
             bool, True where it is padding, as an array for the CPU: see `Tokens`;
@@ -81,6 +83,8 @@ class MultimodalDataPreprocessor(BaseDataPreprocessor):
                 # Both images of a sample change alike: what is on the left stays there, or in none.
                 torch.set_rng_state(state)
                 inputs[name] = self._images(name, samples, self.augment if training else None)
+            elif name == "video":
+                inputs[name] = self._videos(samples, self.augment if training else None)
             elif name == "text":
                 inputs[name] = self._texts(texts)
             else:
@@ -97,6 +101,16 @@ class MultimodalDataPreprocessor(BaseDataPreprocessor):
         tensors = [torch.as_tensor(row) for row in rows]
         keep_BP = pad_sequence(tensors, batch_first=True, padding_value=-1)
         return keep_BP.to(self.device, non_blocking=True), _as_array(keep_BP)
+
+    def _videos(self, samples: Samples, augment: BatchAugmentation | None) -> Tensor:
+        videos = _stack("video", samples)
+        if augment is None:
+            return self._images("video", videos.flatten(0, -4), None).view(videos.shape)
+        state, frames = torch.get_rng_state(), []
+        for frame_B3HW in videos.unbind(1):
+            torch.set_rng_state(state)  # each frame of a clip changes as the first does
+            frames.append(self._images("video", frame_B3HW, augment))
+        return torch.stack(frames, 1)
 
     def _images(self, name: str, samples: Samples, augment: BatchAugmentation | None) -> Tensor:
         images = _stack(name, samples)

@@ -11,6 +11,7 @@ GROUPS = {
     "norm": r"",
     "rpb": r"adapters\.\w+\.rpb\.tables\.\d+",
     "layer_scale": r"layers\.\d+\.gamma_[12]",
+    "video": r"layers\.\d+\.(temporal|spatial|ffn)_adapter\w*\..*|.*\.temporal_embed|norms\..*",
     "position": r"adapters\.\w+\.(.*\.)?(cls_token|pos_embed|type_embed)",
 }
 

@@ -91,6 +91,12 @@ def test_key_table_is_its_own_inverse():
         ("roi_heads.mask_head.mask_fcn1.weight", "roi_head.mask_head.convs.0.conv.weight"),
         ("fc_norm.weight", "norms.image.weight"),
         ("head.bias", "head.fc.bias"),
+        ("backbone.image_adapter.temporal_embedding", "adapters.image.temporal_embed"),
+        ("backbone.encoder.layers.1.T_Adapter.D_fc2.bias", "layers.1.temporal_adapter.up.bias"),
+        ("backbone.encoder.layers.1.T_Adapter_in.D_fc1.weight", "layers.1.temporal_adapter_in.down.weight"),
+        ("encoder.layers.1.S_Adapter.D_fc1.bias", "layers.1.spatial_adapter.down.bias"),
+        ("encoder.layers.1.MLP_Adapter.D_fc1.bias", "layers.1.ffn_adapter.down.bias"),
+        ("cls_head.fc_cls.weight", "head.fc_cls.weight"),
         ("neck.conv.weight", None),
     ],
 )  # fmt: skip

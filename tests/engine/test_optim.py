@@ -69,6 +69,14 @@ def test_named_head_parameters_can_have_depth_zero_or_no_decay():
     assert got["decode_head.conv.weight"] == (1.0, 0.0)
 
 
+def test_the_longest_prefix_multiplies_a_rate():
+    factors = {"backbone.": 0.1, "backbone.layers.1.": 3.0}
+    got = settings(build(Segmentor(), decay_rate=1.0, factors=factors))
+    assert got["backbone.layers.0.attn.q_proj.weight"] == (0.1, 0.05)
+    assert got["backbone.layers.1.attn.q_proj.weight"] == (3.0, 0.05)
+    assert got["decode_head.conv.weight"] == (1.0, 0.05)
+
+
 def test_official_preset_keeps_the_official_faults():
     got = settings(build(Segmentor(), decay_rate=0.5, preset="official-segmentation"))
     assert got["backbone.adapters.image.pos_embed"] == (0.5**4, 0.05)

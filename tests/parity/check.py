@@ -39,6 +39,7 @@ RULES: tuple[tuple[str, Callable[[Case], Any]], ...] = (
     ("vision_seg_adapter*", rules_vision.vision_seg_adapter),
     ("vision_classify_*", rules_vision.vision_classify),
     ("vision_det_*", rules_vision.vision_det),
+    ("vision_video_*", rules_vision.vision_video),
     ("deform_attn*", rules_vision.deform_attn),
     ("encode_*", rules_models.encode),
     ("rpb_token_1d*", rules_vision.rpb_token_1d),

@@ -17,7 +17,13 @@ from mmonepeace.engine.optim import LayerDecayRule
 from mmonepeace.layers.deformable import deform_attend
 from mmonepeace.layers.relative_position_bias import rpb_index, rpb_index_1d
 from mmonepeace.layers.resampling import resample_pos_embed, resample_rpb
-from mmonepeace.models import OnePeace, OnePeaceViTAdapter, OnePeaceViTDet
+from mmonepeace.models import (
+    OnePeace,
+    OnePeaceVideo,
+    OnePeaceVideoClassifier,
+    OnePeaceViTAdapter,
+    OnePeaceViTDet,
+)
 from mmonepeace.spec import Arch
 from tests.parity.case import Case, Tensors
 
@@ -180,6 +186,46 @@ def vision_classify(case: Case) -> None:
         checkpoint.load_model(model, ours)
     features = model.backbone.eval()(case.inputs["images"])[-1]
     case.compare_outputs({"logits": model.head.fc(features)})
+
+
+def vision_video(case: Case) -> None:
+    """Twice: the backbone, and a classifier through a file with the released prefixes and back."""
+    config = case.config
+    options = dict(
+        arch=_arch(config),
+        num_frames=config["num_frames"],
+        temporal_adapters=config["num_tadapter"],
+        img_size=16 * config["bucket_size"],
+        rpb="per_block" if config["rp_bias"] else "shared",
+    )
+    videos = case.inputs["video"].transpose(1, 2)  # officially, channels come before frames
+    backbone = OnePeaceVideo(**options).eval()
+    _load_official(backbone, case.weights(), "")
+    case.compare_outputs({"features": backbone(videos).transpose(1, 2)[..., None, None]})
+
+    head = {"weight": torch.randn(5, config["embed_dim"]), "bias": torch.randn(5)}
+    released = {f"backbone.{key}": value for key, value in case.weights().items()}
+    released |= {f"cls_head.fc_cls.{key}": value for key, value in head.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        source, ours, back = (Path(folder) / name for name in ("in.pth", "ours.pth", "back.pth"))
+        torch.save({"state_dict": released}, source)
+        checkpoint.convert_file(source, ours, "model")
+        checkpoint.convert_file(ours, back, "official-model")
+        found, again = checkpoint.read_own(source), checkpoint.read(back)[0]
+        inferred = checkpoint.infer_model(found.weights, found.meta)
+        model = OnePeaceVideoClassifier(
+            {**inferred["backbone"], "num_frames": config["num_frames"]}, inferred["head"]
+        ).eval()
+        checkpoint.load_model(model, ours)
+    frames = model.backbone(videos)
+    case.compare("released", frames.transpose(1, 2)[..., None, None], case.outputs["features"])
+    logits = frames.mean(1) @ head["weight"].t() + head["bias"]
+    case.compare("logits", model({"video": videos}), logits)
+    case.check_that(
+        set(again) == set(released), f"keys differ: {sorted(set(again) ^ set(released))[:5]}"
+    )
+    for key in set(again) & set(released):
+        case.compare(key, again[key], released[key], atol=0.0)
 
 
 def vision_seg_backbone(case: Case) -> None:

@@ -14,7 +14,12 @@ from torch import Tensor, nn
 
 from mmonepeace.layers.adapters.base import Adapter, Shapes
 from mmonepeace.layers.relative_position_bias import RelativePositionBias2D
-from mmonepeace.layers.resampling import Resampling, resample_pos_embed, sine_positions
+from mmonepeace.layers.resampling import (
+    Resampling,
+    resample_pos_embed,
+    resample_time,
+    sine_positions,
+)
 from mmonepeace.layers.tokens import Tokens
 from mmonepeace.spec import LAYER_NORM_EPS, PATCH_SIZE, PRETRAIN_IMG_SIZE, Arch
 
@@ -147,6 +152,7 @@ class ImageAdapter(Adapter):
         initial_positions: before training. "random" are those of the official code; "sine" are
             sines and cosines of row and column, with which small models learn sooner where things
             are.
+        num_frames: of videos, whose positions in time are learned, see `add_time`; 0 for images.
 
     Raises:
         ValueError: if `img_size` is not a multiple of the patch size, there is no channel, or the
@@ -166,6 +172,7 @@ class ImageAdapter(Adapter):
         rpb_resampling: Resampling = "geometric",
         in_channels: int = 3,
         initial_positions: Literal["random", "sine"] = "random",
+        num_frames: int = 0,
     ) -> None:
         super().__init__(modality, arch, cls_token)
         if initial_positions not in ("random", "sine"):
@@ -187,6 +194,8 @@ class ImageAdapter(Adapter):
         self.pos_embed = nn.Parameter(torch.zeros(side**2 + 1, dim))
         # Added to the second image of a pair (NLVR2), besides the common one.
         self.type_embed_2 = nn.Parameter(torch.zeros(1, 1, dim)) if arch.type_embed else None
+        # Officially (1, frames, width), zero at first; of models of images there is none.
+        self.temporal_embed = nn.Parameter(torch.zeros(1, num_frames, dim)) if num_frames else None
         sides = rpb_sides or side
         if isinstance(sides, int):
             sides = [sides] * num_tables
@@ -222,6 +231,14 @@ class ImageAdapter(Adapter):
             ValueError: if the input is not (B, 3, H, W).
         """
         return self._tokens(self.stem(self._pad(images_B3HW)), second)
+
+    def add_time(self, x_BTLD: Tensor) -> Tensor:
+        """Add the position in time of each frame, CLS included; for other numbers of frames, resampled."""
+        positions_1TD = self.temporal_embed
+        assert positions_1TD is not None
+        if positions_1TD.shape[1] != x_BTLD.shape[1]:
+            positions_1TD = resample_time(positions_1TD, x_BTLD.shape[1])
+        return x_BTLD + positions_1TD[:, :, None]
 
     def with_maps(self, images_B3HW: Tensor) -> tuple[Tokens, list[Tensor]]:
         """`features`, and the maps (B, C, ceil(H / s), ceil(W / s)) of an `OverlappingStem`, s = 4, 8."""
