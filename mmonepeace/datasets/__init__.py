@@ -31,11 +31,12 @@ if TYPE_CHECKING:
         PerturbAudio,
         Tokenize,
     )
+    from mmonepeace.datasets.video_transforms import LoadVideo
 
 __all__ = [
     "AugmentImagePair", "BlurImage", "BoxDataset", "BrokenSamplesHook", "Cached", "ChoiceDataset",
     "DropWords", "EndlessSampler", "LabelledDataset", "LoadAudio", "LoadImage",
-    "LoadImageFromFile", "LoadTeacherFeatures", "MaskTokens", "PackModalities", "PairDataset",
+    "LoadImageFromFile", "LoadTeacherFeatures", "LoadVideo", "MaskTokens", "PackModalities", "PairDataset",
     "PerturbAudio", "RandAugment", "RandomErasing", "RepeatViews", "ResumableBatchSampler", "SeededDataset", "ShardDataset", "ShiftPitch", "Tokenize", "Tokenizer",
     "TolerantDataset", "tolerate_broken",
 ]  # fmt: skip

@@ -17,7 +17,7 @@ from typing import Any
 from mmonepeace.atomic_file import atomic_file
 
 MODALITIES = ("image", "text", "audio")
-_PATHS = ("image", "image_2", "audio")
+_PATHS = ("image", "image_2", "audio", "video")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}  # other suffixes: as .tsv
 TABLES = (*DELIMITERS, ".jsonl")
 # Longest first: the mark of UTF-32 begins with that of UTF-16.
@@ -49,7 +49,7 @@ def read_numbered(
     fields or too few is an error.
 
     `columns` is modality -> its column, such as `dict(image="image", text="caption")`, and "image_2"
-    for the second of two images; the result has, for each row, the line that it begins on, and
+    for the second of two images, "video" for a file or a folder of frames; the result has, for each row, the line that it begins on, and
     modality -> value. Rows that lack one (with `complete=False`: all of them) are skipped. `extra`
     are columns whose text a row has under their own name, such as that of labels, unless it is empty.
 

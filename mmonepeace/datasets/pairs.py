@@ -1,6 +1,7 @@
 """Data sets of samples with text, image and audio, or one or two of them."""
 
 import math
+import os
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,8 +22,9 @@ RECORD_KEYS = {
     "image_2": "img_path_2",
     "text": "text",
     "audio": "audio_path",
+    "video": "video_path",
 }
-PATH_KEYS = ("img_path", "img_path_2", "audio_path")
+PATH_KEYS = ("img_path", "img_path_2", "audio_path", "video_path")
 
 
 class Source(NamedTuple):
@@ -57,8 +59,8 @@ class PairDataset(BaseDataset):
         ann_file: a manifest or several, .jsonl or tab-separated, see `manifest.read_manifest`; or a
             folder, whose files, subfolders included, are samples without anything else.
         columns: modality -> its column, such as `dict(image="image", text="caption")`. Images and
-            audio are paths, absolute or relative to `data_prefix`. "image_2" is the second of two. Of
-            folders `dict(image="")` or `dict(audio="")`.
+            audio are paths, absolute or relative to `data_prefix`. "image_2" is the second of two,
+            "video" a file or a folder of frames. Of folders `dict(image="")` or `dict(audio="")`.
         data_prefix: `dict(path=FOLDER)`, relative to `data_root`; by default the folder of each
             manifest.
         seed: of everything random in a sample.
@@ -183,7 +185,8 @@ class PairDataset(BaseDataset):
     def _read(self, index: int, epoch: int) -> Any:
         record = self.get_data_info(index)
         for key in PATH_KEYS:
-            if key in record:
+            # A folder of frames is a video too.
+            if key in record and not (key == "video_path" and os.path.isdir(record[key])):
                 check_exists(record[key])
         sample = self.pipeline(record | {"seed": (self.seed, epoch, index)})
         if sample is None:

@@ -46,8 +46,14 @@ class AudioError(SampleError):
     kind = "audio"
 
 
+class VideoError(SampleError):
+    """A video that cannot be used."""
+
+    kind = "video"
+
+
 # In the order in which they are reported.
-KINDS = ("missing", "image", "label", "text", "audio", "other")
+KINDS = ("missing", "image", "label", "text", "audio", "video", "other")
 
 
 @contextmanager

@@ -30,8 +30,8 @@ from mmonepeace.registry import TRANSFORMS
 
 Results = dict[str, Any]
 Keeps = dict[str, np.ndarray]
-_META_KEYS = ("sample_idx", "img_path", "img_path_2", "text", "audio_path", "key", "ori_shape")
-_META_KEYS += ("scale_factor", "question_id", "answers")
+_META_KEYS = ("sample_idx", "img_path", "img_path_2", "text", "audio_path", "video_path", "key")
+_META_KEYS += ("ori_shape", "scale_factor", "question_id", "answers")
 _TARGET_KEYS = ("gt_label", "gt_score", "gt_box")
 
 

@@ -54,7 +54,7 @@ def test_all_formats_give_the_rows_that_have_all_columns(manifest):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"video": "image"}, "choose from"),
+        ({"depth": "image"}, "choose from"),
         ({}, "choose from"),
         ({"image": "picture", "text": "words"}, "no column picture, words; there is image, capt"),
     ],
