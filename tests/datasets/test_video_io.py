@@ -144,5 +144,5 @@ def test_a_file_of_a_variable_rate_is_sampled_by_time(tmp_path):
 def test_a_damaged_file_is_named(tmp_path):
     path = encode(tmp_path / "a.mp4", [1] * 5)
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(VideoError, match="a.mp4 cannot be decoded"):
+    with pytest.raises(VideoError, match=r"a\.mp4 cannot be decoded"):
         open_video(path)

@@ -67,7 +67,7 @@ def test_the_controls_and_the_cache_read_the_same_frames(clip):
      dict(crop_scale=(0, 1)), dict(alpha="no colour")],
 )  # fmt: skip
 def test_options_that_make_no_clip(options):
-    with pytest.raises(ValueError, match="size|clips|crop_scale|alpha"):
+    with pytest.raises(ValueError, match=r"size|clips|crop_scale|alpha"):
         LoadVideo(**options)
 
 
