@@ -17,12 +17,12 @@ _base_ = [
 ]
 model = dict(
     backbone=dict(
-        arch=dict(embed_dim=64, depth=4, num_heads=4, ffn_dim=128),
+        arch=dict(embed_dim=64, depth=3, num_heads=4, ffn_dim=128),
         img_size=48,
         num_frames=8,
         modalities=dict(image=dict(initial_positions="sine")),
         layer_scale_init=1.0,
-        init_std=0.1,
+        init_std=0.12,
         trained=None,  # there is no pretrained image encoder
         with_cp=False,
     ),

@@ -17,7 +17,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from mmonepeace import checkpoint
-from mmonepeace.apis.item_reader import AudioLike, ItemReader, as_rows, model_inputs
+from mmonepeace.apis.item_reader import BRANCHES, AudioLike, ItemReader, as_rows, model_inputs
 from mmonepeace.apis.loading import (
     build_retriever,
     check_vocabulary,
@@ -29,6 +29,7 @@ from mmonepeace.apis.sharing import OPTIONS, Shared
 from mmonepeace.apis.vector_search import Embeddings, combine, search, similarity
 from mmonepeace.datasets import image_io
 from mmonepeace.datasets.tokenizer import Tokenizer
+from mmonepeace.datasets.video_io import VideoInput
 from mmonepeace.spec import MAX_AUDIO_SECONDS, PATCH_SIZE, patch_grid
 
 if TYPE_CHECKING:
@@ -210,6 +211,16 @@ class Embedder(Shared):
         """
         return self.encode("audio", clips, errors)
 
+    def encode_video(
+        self, videos: Iterable[VideoInput], errors: dict[int, str] | None = None
+    ) -> Embeddings:
+        """Embed videos: the mean of their frames' embeddings, scaled to unit length.
+
+        `VIDEO_FRAMES` of them, evenly over the video (see `video_io.open_video`), are embedded as images:
+        what is seen counts, not how it moves. Errors and results are as in `encode_image`.
+        """
+        return self.encode("video", videos, errors)
+
     def encode_joint(
         self, errors: dict[int, str] | None = None, **modalities: Iterable[Any]
     ) -> Embeddings:
@@ -277,7 +288,7 @@ class Embedder(Shared):
         self, modalities: Mapping[str, Iterable[Any]], errors: dict[int, str] | None
     ) -> Embeddings:
         rows = self._rows(modalities)
-        if not set(modalities) <= set(self.model.projections):
+        if not {BRANCHES.get(x, x) for x in modalities} <= set(self.model.projections):
             raise ValueError(
                 "the model has no projections, so it gives no embeddings. Use a checkpoint of the "
                 "pretrained or a retrieval model, or features that need none: cls, mean, tokens."
@@ -293,7 +304,7 @@ class Embedder(Shared):
         """Modality -> value, for each item."""
         known = tuple(self.model.backbone.adapters)
         for name in modalities:
-            if name not in known:
+            if BRANCHES.get(name, name) not in known:
                 raise ValueError(f"the model has no {name} branch, only {known}.")
         return as_rows(modalities)
 

@@ -17,12 +17,17 @@ from torch import Tensor
 from mmonepeace.console import progress_bar
 from mmonepeace.datasets import audio_io, image_io
 from mmonepeace.datasets.tokenizer import Tokenizer
+from mmonepeace.datasets.video_clips import VideoClip
+from mmonepeace.datasets.video_io import VideoInput, open_video
+from mmonepeace.datasets.video_views import read_views
 from mmonepeace.spec import MAX_TEXT_TOKENS
 
 AudioLike = str | Path | bytes | tuple[np.ndarray | Tensor, int]
 Batch = tuple[list[int], dict[str, list[Any]]]  # the item of each piece; modality -> inputs
 
 BLOCK_BATCHES = 4  # that are sorted together
+BRANCHES = {"video": "image"}  # of a model: what its branch of another name embeds
+VIDEO_FRAMES = VideoClip(8, None)  # of a video whose frames are embedded as images
 READERS = 4  # threads that decode files while the model runs
 
 
@@ -49,6 +54,9 @@ class ItemReader:
     lower: bool = True  # texts in lower case
     max_tokens: int = MAX_TEXT_TOKENS  # of a text
     needs_words: bool = False  # an empty or blank text cannot be read
+    # Of a video: the frames of a clip, and the clips and crops that are views of it.
+    video_clip: VideoClip = VIDEO_FRAMES
+    video_views: tuple[int, int] | None = None  # None: its frames are images
     image_sizes: bool = False  # add "image_size", width and height in pixels before the resizing
 
     def __post_init__(self) -> None:
@@ -98,7 +106,9 @@ class ItemReader:
 
     def _batched(self, pieces: list[_Piece]) -> Iterator[Batch]:
         """Batches of pieces that do not influence each other."""
-        same_shape = {"image", "image_2"} | ({"audio"} if self.equal_length_audio else set())
+        same_shape = {"image", "image_2", "video"} | (
+            {"audio"} if self.equal_length_audio else set()
+        )
         groups = defaultdict(list)
         for piece in pieces:
             shapes = tuple(x.shape for name, x in piece.inputs.items() if name in same_shape)
@@ -116,6 +126,8 @@ class ItemReader:
         loaded: dict[str, list[Any]] = {}
         try:
             for name, value in item.items():
+                if name == "video" and self.video_views is None:
+                    return [{"image": frame} for frame in self._load_frames(value)]
                 loaded[name] = getattr(self, f"_load_{name.removesuffix('_2')}")(value)
         except ValueError as error:
             return error
@@ -132,6 +144,20 @@ class ItemReader:
             rgb = image_io.to_rgb(image, at_least, self.alpha)
             pixels = image_io.to_tensor(image_io.resize(rgb, self.image_size, self.keep_ratio))
             return [(pixels, torch.tensor(rgb.size)) if self.image_sizes else pixels]
+
+    def _load_frames(self, source: VideoInput) -> list[Tensor]:
+        video = open_video(source, self.alpha)
+        (positions,) = self.video_clip.views(len(video), 1, np.random.default_rng(0))
+        frames = video.frames(sorted(set(positions)))
+        return [
+            image_io.to_tensor(image_io.resize(frame, self.image_size, self.keep_ratio))
+            for frame in frames
+        ]
+
+    def _load_video(self, source: VideoInput) -> list[Tensor]:
+        assert self.video_views
+        video, rng = open_video(source, self.alpha), np.random.default_rng(0)
+        return [read_views(video, self.video_clip, *self.video_views, self.image_size, rng)]
 
     def _load_text(self, text: str | list[str]) -> list[Any]:
         assert self.tokenizer  # `batches` has checked it

@@ -25,11 +25,14 @@ from mmonepeace.apis.loading import (
 from mmonepeace.apis.sharing import Shared
 from mmonepeace.datasets import image_io
 from mmonepeace.datasets.tokenizer import Tokenizer, clean_caption
+from mmonepeace.datasets.video_clips import VideoClip
+from mmonepeace.datasets.video_io import VideoInput
 from mmonepeace.spec import MAX_AUDIO_SECONDS, MAX_TEXT_TOKENS, PATCH_SIZE, TEXT_POSITIONS
 
 if TYPE_CHECKING:
     from mmonepeace.models import OnePeaceClassifier
 
+VIDEO_VIEWS = (3, 3)  # clips and crops of a video, as officially
 _CLASS_FILES = ("classes.txt", "classes.json")  # beside a checkpoint
 
 
@@ -53,6 +56,7 @@ class Predictor(Shared):
         image_size: side of the square that images are resized to, in pixels; None takes that of
             the model.
         alpha: what becomes of transparency, see `Embedder`.
+        video_views: clips and crops of a video, whose probabilities are averaged; see `LoadVideo`.
         batch_size: items in one forward pass.
         progress: show a progress bar; None shows one for more than four batches.
     """
@@ -67,6 +71,7 @@ class Predictor(Shared):
         classes: Sequence[str] | None = None,
         image_size: int | None = None,
         alpha: str = "drop",
+        video_views: tuple[int, int] = VIDEO_VIEWS,
         batch_size: int = 32,
         progress: bool | None = None,
     ) -> None:
@@ -77,7 +82,7 @@ class Predictor(Shared):
         self._several_labels = isinstance(model.loss, MultiLabelLoss)
         self.progress = progress
         adapters = model.backbone.adapters
-        outputs: Any = model.head.classifier[-1].out_features
+        outputs = model.num_outputs
         if classes is not None and len(classes) != outputs:
             raise ValueError(f"there are {len(classes)} names of classes, the model has {outputs}.")
         self.classes = list(classes) if classes else [str(i) for i in range(outputs)]
@@ -96,6 +101,8 @@ class Predictor(Shared):
             batch_size=batch_size,
             equal_length_audio=model.backbone.metadata().get("audio_padding") == "compat",
             image_sizes=self._grounds,
+            video_clip=VideoClip(*model.clip or (1, None)),
+            video_views=video_views,
             first_window=True,  # as these models were trained and measured
             lower=not chooses,
             needs_words=True,
@@ -165,7 +172,9 @@ class Predictor(Shared):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """What each of its items has: some of "audio", "image", "image_2" and "text"."""
+        """What each of its items has: some of "audio", "image", "image_2" and "text", or "video"."""
+        if self.model.clip:
+            return ("video",)
         second = {"image_2"} if self.task == "compare" else set[str]()
         return tuple(sorted({*self.model.backbone.adapters, *second}))
 
@@ -175,8 +184,9 @@ class Predictor(Shared):
         audio: Iterable[AudioLike] | None = None,
         top_k: int = 5,
         errors: dict[int, str] | None = None,
+        videos: Iterable[VideoInput] | None = None,
     ) -> list[list[Prediction]]:
-        """The most probable classes of images or audio clips.
+        """The most probable classes of images, audio clips or videos.
 
         Of several classes that an item may have at once, each score is a probability of its own.
 
@@ -186,12 +196,14 @@ class Predictor(Shared):
             top_k: classes of each item.
             errors: takes index -> reason for items that cannot be read, whose list is empty. None
                 raises at the first such item.
+            videos: see `video_io.open_video`: paths of files, of animations or of folders of frames, or
+                lists of frames.
 
         Returns:
             for each item the best classes, the best first.
         """
         self._check("classify")
-        return self._best(self._rows(image=images, audio=audio), top_k, errors)
+        return self._best(self._rows(image=images, audio=audio, video=videos), top_k, errors)
 
     def answer(
         self,

@@ -2,6 +2,7 @@
 
 Run:  mmonepeace predict CKPT --images DIR
       mmonepeace predict CKPT --audios a.ogg b.ogg --top-k 3 --out classes.tsv
+      mmonepeace predict CKPT --videos clips --out classes.tsv
       mmonepeace predict CKPT --images photo.jpg --text "how many dogs?" "is it raining?"
       mmonepeace predict CKPT --images photos --text "the red car" --html boxes.html
       mmonepeace predict CKPT --images left.jpg --images-2 right.jpg --text "both show a cat"
@@ -49,10 +50,11 @@ def parse_args() -> argparse.Namespace:
         "--images-2", nargs="+", type=Path, metavar="PATH", help="the second of two"
     )
     parser.add_argument("--audios", nargs="+", type=Path, metavar="PATH", help="files, folders")
+    parser.add_argument("--videos", nargs="+", type=Path, metavar="PATH", help="files, animations, folders of them")  # fmt: skip
     parser.add_argument("--text", nargs="+", help="questions, phrases or statements")
     parser.add_argument("--candidates", metavar="A|B|C", help="answers to choose from")
     parser.add_argument("--table", type=Path, help="a .tsv, .csv or .jsonl, instead of these")
-    parser.add_argument("--columns", nargs="+", metavar="NAME=COLUMN", help="of the table: image, image_2, audio, text")  # fmt: skip
+    parser.add_argument("--columns", nargs="+", metavar="NAME=COLUMN", help="of the table: image, image_2, audio, video, text")  # fmt: skip
     parser.add_argument("--num", type=positive, help="only the first rows of the table")
     add_option(parser, "--data-root", "--root", type=Path, help="of the table's paths")
     parser.add_argument("--classes-file", type=Path, metavar="FILE", help="a name per line")
@@ -72,10 +74,10 @@ def parse_args() -> argparse.Namespace:
         parser.error(f"--columns {wrong[0]}: expected NAME=COLUMN, such as text=question")
     if (args.table is None) is not (args.columns is None):
         parser.error("--table and --columns go together")
-    if args.table and (args.images or args.audios or args.text or args.images_2):
+    if args.table and (args.images or args.audios or args.videos or args.text or args.images_2):
         parser.error("name a table, or files and texts")
-    if not (args.table or args.images or args.audios):
-        parser.error("name what to look at or listen to: --images, --audios or --table")
+    if not (args.table or args.images or args.audios or args.videos):
+        parser.error("name what to look at or listen to: --images, --audios, --videos or --table")
     for path in (args.out, args.html, args.png):
         if path and path.is_dir():
             parser.error(f"{path} is a folder, expected the name of a file to write")
@@ -107,6 +109,7 @@ def gather(args: argparse.Namespace, unread: dict[str, str]) -> dict[str, list[s
         "image": list_files(args.images or [], "image", unread),
         "image_2": list_files(args.images_2 or [], "image", unread),
         "audio": list_files(args.audios or [], "audio", unread),
+        "video": list_files(args.videos or [], "video", unread),
         "text": args.text or [],
     }
     given = {name: list(map(str, values)) for name, values in files.items() if values}
@@ -133,13 +136,15 @@ def ask(
     if set(items) != set(predictor.inputs):
         raise ValueError(
             f"the model takes {' and '.join(predictor.inputs)}; {' and '.join(items)} given. Name "
-            "each with --images, --images-2, --audios, --text, or in --columns of a table."
+            "each with --images, --images-2, --audios, --videos, --text, or in --columns of a table."
         )
+    if "video" in items and (args.png or args.html):
+        raise ValueError("pages and pictures show no videos: write a table, with --out.")
     if args.png and "image" not in items:
         raise ValueError("a picture shows images: write a page of audio clips, with --html.")
     count = len(next(iter(items.values())))
     shown = [{name: values[i] for name, values in items.items()} for i in range(count)]
-    images, audio, text = (items.get(name) for name in ("image", "audio", "text"))
+    images, audio, video, text = (items.get(x) for x in ("image", "audio", "video", "text"))
     if predictor.task == "ground":
         boxes = predictor.ground(items["image"], items["text"], errors)
         return [Answered(item, box=box.tolist()) for item, box in zip(shown, boxes, strict=True)]
@@ -150,7 +155,7 @@ def ask(
         shown = [item | {"text": question} for item, question in zip(shown, text, strict=True)]
         found = predictor.answer(text, images, audio, candidates, args.top_k, errors)
     else:
-        found = predictor.classify(images, audio, args.top_k, errors)
+        found = predictor.classify(images, audio, args.top_k, errors, video)
     return [Answered(item, answers) for item, answers in zip(shown, found, strict=True)]
 
 

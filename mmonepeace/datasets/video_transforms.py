@@ -2,17 +2,14 @@
 
 from typing import Any
 
-import numpy as np
-import torch
 from mmcv.transforms import BaseTransform
-from PIL import Image
-from torch import Tensor
 
 from mmonepeace import spec
 from mmonepeace.datasets import image_io
 from mmonepeace.datasets.transforms import Results, _crop_box, _first, generator
 from mmonepeace.datasets.video_clips import Order, VideoClip
 from mmonepeace.datasets.video_io import Video, open_video
+from mmonepeace.datasets.video_views import crop_boxes, read_views, resized
 from mmonepeace.registry import TRANSFORMS
 
 
@@ -98,41 +95,3 @@ class LoadVideo(BaseTransform):
         if source not in self.cached:
             self.cached[source] = open_video(source, self.alpha).in_memory()
         return self.cached[source]
-
-
-def read_views(
-    video: Video, clip: VideoClip, clips: int, crops: int, size: int, rng: np.random.Generator
-) -> Tensor:
-    """(clips * crops, T, 3, size, size) uint8 for evaluation; see `LoadVideo`."""
-    places = clip.views(len(video), clips, rng)
-    # Clips overlap; each frame is decoded once.
-    positions = sorted({x for place in places for x in place})
-    read = dict(zip(positions, video.frames(positions), strict=True))
-    views = []
-    for place in places:
-        frames = [read[x] for x in place]
-        views += [resized(frames, box, size) for box in crop_boxes(frames[0].size, crops)]
-    return torch.stack(views)
-
-
-def crop_boxes(size: tuple[int, int], crops: int) -> list[tuple[int, int, int, int]]:
-    """(left, top, right, bottom) of the squares that are taken of a frame, the middle one first."""
-    width, height = size
-    if crops == 0:
-        return [(0, 0, width, height)]
-    side = min(size)
-    boxes = []
-    for place in (0.5, 0.0, 1.0)[:crops]:
-        left, top = round(place * (width - side)), round(place * (height - side))
-        boxes.append((left, top, left + side, top + side))
-    return boxes
-
-
-def resized(frames: list[Image.Image], box: tuple[int, int, int, int], size: int) -> Tensor:
-    """A part of all frames as (T, 3, size, size) uint8; each frame that is there twice once."""
-    made: dict[int, Tensor] = {}
-    for frame in frames:
-        if id(frame) not in made:
-            square = frame.resize((size, size), Image.Resampling.BICUBIC, box)
-            made[id(frame)] = image_io.to_tensor(square)
-    return torch.stack([made[id(frame)] for frame in frames])

@@ -114,6 +114,9 @@ class OnePeaceClassifier(BackboneModel):
             return self._losses(logits, data_samples)
         return self.set_prediction(data_samples, "pred_score", list(logits.float()), mode)
 
+    # Of a model of videos, the frames of a clip and their interval.
+    clip: tuple[int, int | None] | None = None
+
     @property
     def num_outputs(self) -> int:
         """Classes, or numbers of another kind, that the head gives."""

@@ -82,6 +82,7 @@ class OnePeaceVideoClassifier(OnePeaceClassifier):
         self.pool_over = None
         self.num_candidates = 1
         self.interval = interval
+        self.clip = (self.backbone.adapters["image"].temporal_embed.shape[1], interval)
         self.classes: tuple[str, ...] | None = None
 
     @property

@@ -288,3 +288,20 @@ def test_a_heat_map_peaks_where_the_query_is(checkpoint_file, monkeypatch):
     assert abs(y - 62) <= 3
     assert abs(x - 37) <= 3
     assert maps[0, :25].max() < 0
+
+
+def test_a_video_is_the_mean_of_its_frames(embedder, tmp_path):
+    frames = [Image.fromarray((x * 255).astype(np.uint8)) for x in ITEMS["image"][:1] * 3]
+    others = [Image.fromarray((255 * x).astype(np.uint8)).resize(frames[0].size) for x in ITEMS["image"]]  # fmt: skip
+    path = tmp_path / "a.webp"
+    others[0].save(path, save_all=True, append_images=others[1:4], duration=100, lossless=True)
+    still, clip, moving = embedder.encode_video([frames, others[:4], str(path)])
+    np.testing.assert_allclose(still, embedder.encode_image(frames[:1])[0], atol=1e-5)
+    mean = embedder.encode_image(others[:4]).mean(0)
+    np.testing.assert_allclose(clip, mean / np.linalg.norm(mean), atol=1e-5)
+    np.testing.assert_allclose(moving, clip, atol=1e-4)
+    errors = {}
+    found = embedder.encode_video([tmp_path / "no.webp", path], errors)
+    assert np.isnan(found[0]).all()
+    np.testing.assert_allclose(found[1], moving, atol=1e-5)
+    assert "no such file" in errors[0]

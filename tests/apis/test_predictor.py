@@ -9,6 +9,7 @@ from mmonepeace.apis import Predictor
 from mmonepeace.checkpoint import CheckpointError
 from mmonepeace.datasets import audio_io, image_io
 from mmonepeace.datasets.tokenizer import train
+from mmonepeace.models import OnePeaceVideoClassifier
 from tests import official
 
 TEXTS = ["what is this? answer: a dog", "the cat left of the tree", "no", "yes", "rain"]
@@ -229,3 +230,48 @@ def test_items_from_generators(tmp_path, clips):
         (q for q in "qq"), audio=iter(clips), candidates=(iter(candidates) for _ in clips)
     )
     assert found == expected
+
+
+def test_videos_by_the_mean_probability_of_their_views(tmp_path):
+    torch.manual_seed(0)
+    arch = dict(embed_dim=16, depth=2, num_heads=2, ffn_dim=24)
+    backbone = dict(arch=arch, img_size=32, num_frames=4, layer_scale_init=0.5, trained=None)
+    model = OnePeaceVideoClassifier(backbone, dict(num_classes=3), interval=2).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    model.classes = ("a", "b", "c")
+    path = tmp_path / "model.safetensors"
+    weights = {k.removeprefix("backbone."): v for k, v in model.state_dict().items()}
+    checkpoint.write(path, checkpoint.Conversion(weights, model.metadata()))
+    rng = np.random.default_rng(0)
+    frames = [Image.fromarray(x) for x in rng.integers(0, 255, (20, 24, 48, 3), np.uint8)]
+    video = tmp_path / "v.webp"
+    frames[0].save(video, save_all=True, append_images=frames[1:], duration=50, lossless=True)
+    predictor = Predictor.from_checkpoint(path, device="cpu")
+    assert (predictor.task, predictor.inputs) == ("classify", ("video",))
+    in_memory, from_file = predictor.classify(videos=[frames, str(video)])
+    assert [p.label for p in in_memory] == [p.label for p in from_file]
+    np.testing.assert_allclose(
+        [p.score for p in in_memory], [p.score for p in from_file], rtol=1e-5
+    )
+    assert sum(p.score for p in in_memory) == pytest.approx(1)
+    # By hand: clips begin at 2, 6 and 10 of 20 frames; three squares of each.
+    expected = torch.zeros(3)
+    for start in (2, 6, 10):
+        for left in (0, 12, 24):
+            box = (left, 0, left + 24, 24)
+            clip = torch.stack(
+                [
+                    image_io.to_tensor(frames[start + 2 * i].resize((32, 32), Image.BICUBIC, box))
+                    for i in range(4)
+                ]
+            )
+            expected += outputs(model, video=clip).softmax(0) / 9
+    found = {p.label: p.score for p in in_memory}
+    np.testing.assert_allclose([found[x] for x in "abc"], expected, rtol=1e-4)
+    errors = {}
+    assert predictor.classify(videos=[tmp_path / "no.gif", frames], errors=errors)[0] == []
+    assert "no such file" in errors[0]
+    with pytest.raises(ValueError, match="the model takes video; image given"):
+        predictor.classify(images=[frames[0]])

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from mmonepeace.datasets import LabelledDataset
-from mmonepeace.datasets.video_transforms import LoadVideo, crop_boxes
+from mmonepeace.datasets.video_transforms import LoadVideo
+from mmonepeace.datasets.video_views import crop_boxes
 
 STEPS = [dict(type="mmonepeace.PackModalities")]
 

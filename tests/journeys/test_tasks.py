@@ -21,6 +21,7 @@ from tests.processes import of_scripts, run_tool
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 60, 230)}
 NOTES = {"low": 200, "middle": 600, "high": 1800}
 SOUNDS = Config.fromfile(ROOT / "configs/_base_/datasets/esc10_labels.py").classes
+MOTIONS = Config.fromfile(ROOT / "configs/_base_/datasets/emoji_motions_48.py").classes
 SIDE, SPLITS = 48, {"train": 48, "val": 12}
 QUICK = """
 param_scheduler = [dict(type="ConstantLR", factor=1.0, by_epoch=False)]
@@ -78,6 +79,13 @@ def data(tmp_path_factory):
             )
             rows["mixtures"].append(sound | {"labels": pitch})
             rows["sounds"].append(sound | {"label": SOUNDS[i % 3]})
+            steps = [Image.new("RGB", (SIDE, SIDE), "white") for _ in range(6)]
+            for step, frame in enumerate(steps):
+                ImageDraw.Draw(frame).rectangle((6 * step, y, 6 * step + 9, y + 9), COLOURS[colour])
+            steps = steps[:: -1 if i % 2 else 1]
+            steps[0].save(root / f"{split}{i}.webp", save_all=True, append_images=steps[1:])
+            motion = {"video": f"{split}{i}.webp", "label": MOTIONS[i % 2]}
+            rows["videos"].append(motion)
             rows["names"].append(sound | {"label": pitch})
             rows["pairs"].append(file | {"caption": f"a {colour} square"})
         for name, table in rows.items():
@@ -107,6 +115,7 @@ TASKS = {
     "answers_notes": ("choices", "notes.txt", 3, "accuracy/top1"),
     "multi-label_notes": ("mixtures", "notes.txt", 3, "multilabel/mAP"),
     "classify_esc10": ("sounds", None, None, "accuracy/top1"),
+    "video_motions": ("videos", None, None, "accuracy/top1"),
     "retrieval_flickr1k-64": ("pairs", None, None, "retrieval/image_to_text_R@1"),
     "retrieval_gm-instruments": ("names", None, None, "retrieval/audio_to_text_R@1"),
 }
@@ -143,8 +152,9 @@ def test_a_task_from_its_table_to_an_answer(name, data, tmp_path):
         ),
         "mixtures": lambda: predictor.classify(audio=[clip]),
         "sounds": lambda: predictor.classify(audio=[clip], top_k=10),
+        "videos": lambda: predictor.classify(videos=[str(data / "val0.webp")], top_k=8),
     }[table]()
-    names = {"questions": COLOURS, "statements": ("True", "False"), "choices": NOTES if classes else "abcd", "mixtures": NOTES, "sounds": SOUNDS}  # fmt: skip
+    names = {"questions": COLOURS, "statements": ("True", "False"), "choices": NOTES if classes else "abcd", "mixtures": NOTES, "sounds": SOUNDS, "videos": MOTIONS}  # fmt: skip
     assert {answer.label for answer in answers} == set(names[table])
 
 

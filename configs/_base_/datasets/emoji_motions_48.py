@@ -1,4 +1,4 @@
-"""Eight motions of emoji in front of photographs, 8 of 12 frames of 48 px; val has another artist."""
+"""Eight motions of emoji in front of two colours, 8 of 12 frames of 48 px; val has another artist."""
 
 data_root = "data/emoji_motions"
 needs_data = "data/emoji_motions, made by tools/dataset_converters/emoji_motions.py"

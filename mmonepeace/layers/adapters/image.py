@@ -205,6 +205,9 @@ class ImageAdapter(Adapter):
         """See `Adapter`."""
         if self.initial_positions == "sine":
             self.pos_embed[1:] = sine_positions(self.grid, self.pos_embed.shape[1])
+            if self.temporal_embed is not None:
+                frames, width = self.temporal_embed.shape[1:]
+                self.temporal_embed[0] = sine_positions((1, frames), width)
 
     @staticmethod
     def infer_options(shapes: Shapes, meta: Mapping[str, Any]) -> dict[str, Any]:
