@@ -10,7 +10,9 @@ import soundfile
 import torch
 from PIL import Image
 
+from mmonepeace import checkpoint
 from mmonepeace.datasets.tokenizer import train
+from mmonepeace.models import OnePeaceVideoClassifier
 from tests import official
 from tests.conftest import ROOT
 
@@ -148,7 +150,7 @@ def test_the_names_of_sounds_are_classes(folder, run):
         (["--images", "a.png", "--text", "same"], "image_2 and text; image and text given"),
         (["--images", "a.png", "--text", "same", "--html", "."], "is a folder"),
         (["--images", "a.png", "b.png", "--text", "1", "2", "3"], "2 of image, 3 of text"),
-        (["--text", "hello"], "--images, --audios or --table"),
+        (["--text", "hello"], "--images, --audios, --videos or --table"),
         (["--images", "nowhere.png", "--images-2", "a.png", "--text", "same"], "nowhere.png"),
         (["--table", "a.tsv"], "go together"),
         (["--images", "a.png", "--text", ""], "--text has an empty text"),
@@ -159,7 +161,7 @@ def test_the_names_of_sounds_are_classes(folder, run):
         (["--table", "a.tsv", "--columns", "image=", "text=text"], "--columns image=: expected"),
         (
             ["--table", "a.tsv", "--columns", "image=image1", "image2=image2", "text=text"],
-            "columns are for image, image2, text; choose from image, text, audio, image_2.",
+            "columns are for image, image2, text; choose from image, text, audio, image_2, video.",
         ),
     ],
 )
@@ -240,3 +242,24 @@ def test_a_picture_of_clips_is_refused_before_they_are_heard(folder, run):
     done = run(model("vggsound", folder), "--audios", folder, "--png", folder / "grid.png")
     assert (done.returncode, done.stdout) == (2, "")
     assert "with --html" in done.stderr
+
+
+def test_videos_have_classes_in_a_table_and_no_page(folder, run):
+    arch = dict(embed_dim=16, depth=1, num_heads=2, ffn_dim=24)
+    video = OnePeaceVideoClassifier(dict(arch=arch, img_size=32, num_frames=2), dict(num_classes=3))
+    video.classes = ("up", "down", "still")
+    weights = {k.removeprefix("backbone."): v for k, v in video.state_dict().items()}
+    checkpoint.write(folder / "v.safetensors", checkpoint.Conversion(weights, video.metadata()))
+    (folder / "clips").mkdir()
+    frames = [Image.new("RGB", (40, 30), (x, 0, 0)) for x in (0, 99, 200)]
+    for name in ("a.gif", "b.webp"):
+        frames[0].save(folder / "clips" / name, save_all=True, append_images=frames[1:])
+    options = (folder / "v.safetensors", "--videos", folder / "clips")
+    done = run(*options, "--top-k", "1", "--out", folder / "o.tsv")
+    assert done.returncode == 0, done.stderr
+    table = rows(folder / "o.tsv")
+    assert list(table[0]) == ["video", "class1", "score1"]
+    assert [row["video"][-6:] for row in table] == ["/a.gif", "b.webp"]
+    assert {row["class1"] for row in table} <= {"up", "down", "still"}
+    done = run(*options, "--html", folder / "p.html")
+    assert (done.returncode, "show no videos" in done.stderr) == (2, True)
