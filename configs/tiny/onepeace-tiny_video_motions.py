@@ -6,7 +6,8 @@ Run:    mmonepeace train configs/tiny/onepeace-tiny_video_motions.py
         without its order: --cfg-options train_dataloader.dataset.pipeline.0.order=shuffled \
             val_dataloader.dataset.pipeline.0.order=shuffled
 Needs:  tools/dataset_converters/emoji_motions.py --out data/emoji_motions
-Expect: not measured yet (chance 12.5 %, at most 50 % without the order of the frames)
+Expect: accuracy of 85.5 % in 1,200 steps, 3 to 10 minutes (one run; chance 12.5 %; nothing that ignores the
+        order of the frames exceeds 50 %; the controls have not been trained)
 """
 
 _base_ = [

@@ -1,4 +1,4 @@
-"""Images and audio files of folders, told by their suffixes."""
+"""Images, audio files and videos of folders, told by their suffixes."""
 
 import os
 from pathlib import Path
