@@ -3,7 +3,7 @@
 Run:    mmonepeace distill configs/tiny/onepeace-tiny_distill_emoji-64.py --data-root DIR \
             --checkpoint TEACHER [--features FEATURES --views 4]
 Needs:  emoji in DIR/train.tsv with a column image; TEACHER, any checkpoint with an image branch, such as
-        one of onepeace-tiny_vl_emoji-64.py
+        that of onepeace-tiny_vl_common-names-32.py
 Expect: not measured yet. The checkpoint is what onepeace-tiny-pretrained_upernet_labelmefacade-256.py
         starts from: the student is the encoder of onepeace-tiny_vl-overlapping_emoji-64.py
 """
@@ -24,11 +24,11 @@ model = dict(
     ),
     teacher=dict(
         type="mmonepeace.OnePeaceTeacher",
-        checkpoint="work_dirs/pretrain_demo/vl/iter_300.pth",
+        checkpoint="work_dirs/pretrain_demo/vl/iter_800.pth",
         backbone=dict(
             type="mmonepeace.OnePeace",
-            arch=dict(embed_dim=128, depth=3, num_heads=4, ffn_dim=256),
-            img_size=64,
+            arch=dict(embed_dim=96, depth=3, num_heads=4, ffn_dim=192, stem="overlapping"),
+            img_size=32,
             final_norm=True,
             layer_scale_init=1.0,
         ),
