@@ -50,6 +50,7 @@ def write_vocabulary(folder: Path) -> None:
     build_official(*(folder / name for name in ("dict.txt", "vocab.bpe", "encoder.json"))).save(
         folder / "tokenizer.json"
     )
+    shutil.copyfile(folder / "tokenizer.json", folder / "data/pretrain_demo/tokenizer.json")
 
 
 def write_checkpoints(folder: Path) -> None:
@@ -112,6 +113,20 @@ def write_files(folder: Path) -> None:
         write_table(folder / f"SOUNDS/{split}.tsv", "audio label", clips)
     both = [(f"sounds/val/{WORDS[i]}/{i}.flac", f"DIR/pairs/val/{i}.png") for i in range(4)]
     write_table(folder / "both.tsv", "audio image", both)
+    write_common_names(folder / "data/pretrain_demo/common")
+
+
+def write_common_names(folder: Path) -> None:
+    """Tables as common_names.py writes them."""
+    folder.mkdir(parents=True)
+    for split in ("train", "val"):
+        images = [(f"../../../DIR/pairs/{split}/{i}.png", WORDS[i]) for i in range(4)]
+        sounds = [(f"../../../sounds/{split}/{WORDS[i]}/{i}.flac", WORDS[i]) for i in range(4)]
+        write_table(folder / f"images_{split}.tsv", "image caption", images)
+        write_table(folder / f"sounds_{split}.tsv", "audio caption", sounds)
+    write_table(folder / "other_images_train.tsv", "image caption", images)
+    both = [(sound, image) for (sound, _), (image, _) in zip(sounds, images, strict=True)]
+    write_table(folder / "sound_to_picture.tsv", "audio image", both)
 
 
 def has(need: str | None) -> bool:
