@@ -40,7 +40,7 @@ def make_builder(patch: pytest.MonkeyPatch, converter, folder: Path) -> Callable
 def read_table(path: Path) -> list[dict[str, str]]:
     """Rows of a table of ours."""
     with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+        return list(csv.DictReader(file, delimiter="\t"))
 
 
 def read_objects(out: Path, split: str) -> dict[str, list[dict]]:

@@ -91,7 +91,7 @@ def read_table(folder: Path, split: str, columns: tuple[str, ...]) -> list[dict[
     if not path.is_file():
         raise DataError(f"{path} is missing. Give the folder that has {{train,val}}.tsv.")
     with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        reader = csv.DictReader(file, delimiter="\t")
         known = reader.fieldnames or []
         if missing := set(columns) - set(known):
             raise DataError(

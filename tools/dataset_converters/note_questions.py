@@ -133,7 +133,7 @@ def read_notes(folder: Path) -> dict[str, dict[str, Bank]]:
             )
         notes: dict[str, Bank] = defaultdict(lambda: Bank(defaultdict(list), defaultdict(list)))
         with table.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
+            for row in csv.DictReader(file, delimiter="\t"):
                 name, pitch = NAME_OF.get(row["label"]), row["midi_note"]
                 if name is None:
                     continue
