@@ -331,6 +331,7 @@ _ENTRIES: dict[str, tuple[Level | Literal["stop"], str, str]] = {
     "audio-short": ("warning", ("audio clips are shorter than a frame of the model: what repeating makes "
         "of them is a hum"), "get longer ones, or delete their rows."),
     "audio-silent": ("warning", "audio clips are silent", "listen to them; delete failures."),
+    "video-unreadable": ("error", "videos cannot be read", "get them again, or delete their rows."),
     "audio-unreadable": ("error", "audio clips cannot be read", "get them again, or delete their rows."),
 }
 # fmt: on

@@ -54,6 +54,11 @@ class AudioInfo(FileInfo):
 
 
 @dataclass(frozen=True, eq=False)
+class VideoInfo(FileInfo):
+    """What is known of a video; its digest is of the first, the middle and the last frame."""
+
+
+@dataclass(frozen=True, eq=False)
 class ImageInfo(FileInfo):
     """What is known of an image.
 

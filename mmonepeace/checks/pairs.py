@@ -1,4 +1,4 @@
-"""Tables: rows that are left out, captions without words, boxes outside, audio that cannot be read."""
+"""Tables: rows that are left out, captions without words, boxes outside, files that cannot be read."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,6 +13,7 @@ from mmonepeace.checks.decoding import (
     AudioInfo,
     FileInfo,
     ImageInfo,
+    VideoInfo,
     collect_warnings,
     digest_of,
     read_files,
@@ -23,6 +24,7 @@ from mmonepeace.checks.images import check_missing
 from mmonepeace.checks.report import Bin, Section
 from mmonepeace.checks.splits import DatasetInfo, Sample, Split
 from mmonepeace.datasets.pairs import PATH_KEYS, RECORD_KEYS
+from mmonepeace.datasets.video_io import open_video
 
 Entry = dict[str, Any]
 Tables = Mapping[DatasetInfo, list[Entry]]
@@ -183,6 +185,29 @@ def audio_reader(info: DatasetInfo) -> Callable[[str], FileInfo]:
         return {"digest": digest_of(wave), "warnings": tuple(said), "silent": silent}
 
     return read_audio
+
+
+def video_reader(info: DatasetInfo) -> Callable[[str], FileInfo]:
+    """What reads three frames of each video of a data set."""
+    steps = info.steps("LoadVideo") or [{}]
+    alpha = steps[0].get("alpha", "drop")
+
+    @reader(VideoInfo)
+    def read_video(path: str) -> dict[str, Any]:
+        video = open_video(path, alpha)
+        last = len(video.starts_N) - 1
+        frames = video.read(sorted({0, last // 2, last}))
+        sizes = np.array([last, *frames[0].size])
+        return {"digest": digest_of(np.concatenate([sizes, *(np.asarray(x).ravel() for x in frames)]))}
+
+    return read_video
+
+
+def check_videos(split: Split, videos: Sequence[VideoInfo]) -> list[VideoInfo]:
+    """Report videos that cannot be read; the others."""
+    lines = [f"{video.path}: {video.error}" for video in videos if video.error]
+    split.add("video-unreadable", lines, of=len(videos))
+    return [video for video in videos if not video.error]
 
 
 def check_audio(split: Split, clips: Sequence[AudioInfo]) -> list[AudioInfo]:

@@ -24,6 +24,7 @@ from mmonepeace.checks.decoding import (
     FileInfo,
     ImageInfo,
     Job,
+    VideoInfo,
     image_reader,
     read_files,
     read_label_map,
@@ -186,7 +187,8 @@ def examine(cfg: Config, limit: int | None = None) -> Report:
         own = [records[job] for job in jobs[split]]
         images = check_images(split, [r for r in own if isinstance(r, ImageInfo)])
         clips = pairs.check_audio(split, [r for r in own if isinstance(r, AudioInfo)])
-        files.setdefault(split.name, []).extend([*images, *clips])
+        videos = pairs.check_videos(split, [r for r in own if isinstance(r, VideoInfo)])
+        files.setdefault(split.name, []).extend([*images, *clips, *videos])
         if split.kind == "segmentation":
             readable = [pair for pair in label_pairs[split] if not pair.labels.error]
             label_maps.check_sizes(split, readable)
@@ -211,12 +213,16 @@ def examine(cfg: Config, limit: int | None = None) -> Report:
 
 def _jobs(split: Split) -> list[Job]:
     """What to read of a split."""
-    readers = {i: pairs.audio_reader(i) for i in split.datasets if split.kind == "pairs"}
+    readers = {
+        info: {"audio": pairs.audio_reader(info), "video": pairs.video_reader(info)}
+        for info in split.datasets
+        if split.kind == "pairs"
+    }
     jobs: list[Job] = []
     for sample in split.samples:
-        is_audio = split.kind == "pairs" and sample.label == "audio"
+        own = readers.get(sample.dataset, {}).get(sample.label or "")
         alpha = next((s.get("alpha", "drop") for s in sample.dataset.steps("LoadImage")), "drop")
-        jobs.append((readers[sample.dataset] if is_audio else image_reader(alpha), sample.path))
+        jobs.append((own or image_reader(alpha), sample.path))
         if split.kind == "segmentation" and sample.label:
             jobs.append((read_label_map, sample.label))
     return jobs

@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import soundfile
+from PIL import Image
 
 from tests.checks.data import Data, random_image, save
 
@@ -90,6 +91,24 @@ def image_cut(data):
 @pairs("audio-unreadable")
 def audio_cut(data):
     (data.root / "files/3.wav").write_bytes(b"RIFF")
+
+
+@pairs("video-unreadable")
+def video_cut(data):
+    """One animation of six ends early; the others, and a folder of frames, are read."""
+    lines = (data.root / "train.tsv").read_text().splitlines()
+    rows = [f"{lines[0]}\tvideo"]
+    for seed, line in enumerate(lines[1:]):
+        path = data.root / f"files/{seed}.gif"
+        frames = [Image.fromarray(random_image(10 * seed + i)) for i in range(3)]
+        frames[0].save(path, save_all=True, append_images=frames[1:], duration=100)
+        rows.append(f"{line}\tfiles/{path.name}")
+    (data.root / "files/3.gif").write_bytes((data.root / "files/3.gif").read_bytes()[:300])
+    (data.root / "files/4.gif").unlink()
+    (data.root / "files/4.gif").mkdir()
+    save(random_image(44), data.root / "files/4.gif/1.png")
+    (data.root / "train.tsv").write_text("\n".join(rows))
+    data.cfg.train_dataloader.dataset.columns["video"] = "video"
 
 
 @pairs("image-in-alpha", "image-channels")
