@@ -10,7 +10,6 @@ Makes:  OUT/images_{train,val}.tsv, drawings of what has a sound, with the colum
         OUT/sounds_{train,val}.tsv with the columns audio, caption and label: the caption is the name of
         the drawings, "drum" for a low tom, the label that of the sound; in train, clips of rare
         names are repeated;
-        OUT/other_sounds_train.tsv, all other clips of training under their own labels;
         OUT/sounds_train_shuffled.tsv, the same clips and captions in another order, as a control;
         OUT/sound_to_picture.tsv, clips and drawings of val, with the columns audio, image, text, label;
         OUT/meta.json
@@ -107,27 +106,26 @@ def read_images(folder: Path, split: str, out: Path) -> list[Pair]:
     return [(relative(folder / row["image"], out), row["caption"]) for row in rows]
 
 
-def read_sounds(folders: dict[str, Path], split: str, out: Path) -> tuple[list[Sound], list[Sound]]:
-    """(path from `out`, name, label) of each clip: of those that have a drawing, and of all others.
-
-    The name is that of the drawing, or else the label.
+def read_sounds(folders: dict[str, Path], split: str, out: Path) -> list[Sound]:
+    """(path from `out`, name of the drawings, label) of each clip that has a drawing.
 
     Raises:
         DataError: if a set has none of its labels.
     """
-    sounds, others = [], []
+    sounds = []
     for kind, folder in folders.items():
         name_of = {label: name for name, labels in SOUNDS[kind].items() for label in labels}
         rows = read_table(folder, split, ("audio", "label"))
-        found = []
-        for row in rows:
-            path, label = relative(folder / row["audio"], out), row["label"]
-            (found if label in name_of else others).append((path, name_of.get(label, label), label))
+        found = [
+            (relative(folder / row["audio"], out), name_of[row["label"]], row["label"])
+            for row in rows
+            if row["label"] in name_of
+        ]
         if missing := set(SOUNDS[kind]) - {name for _, name, _ in found}:
             labels = sorted(label for name in missing for label in SOUNDS[kind][name])
             raise DataError(f"{folder}/{split}.tsv has no sound with the label {labels[0]!r}.")
         sounds += found
-    return sounds, others
+    return sounds
 
 
 def relative(path: Path, out: Path) -> str:
@@ -157,8 +155,9 @@ def build(args: argparse.Namespace) -> None:
     meta = {"emoji": relative(args.emoji, out), "sounds": used, "seed": args.seed}
     write_meta(out, check_meta(out, meta, "options"))
     names = {name for kind in folders for name in SOUNDS[kind]}
-    of_drawings, other_sounds = read_sounds(folders, "train", out)
-    sounds = {"train": balance(of_drawings), "val": read_sounds(folders, "val", out)[0]}
+    sounds = {split: read_sounds(folders, split, out) for split in ("train", "val")}
+    clips = len(sounds["train"])
+    sounds["train"] = balance(sounds["train"])
     images = {split: read_images(args.emoji, split, out) for split in ("train", "val")}
     of_names = {split: [row for row in rows if row[1] in names] for split, rows in images.items()}
     for split, rows in of_names.items():
@@ -170,19 +169,19 @@ def build(args: argparse.Namespace) -> None:
         raise DataError(f"{args.emoji}/val.tsv has {repeated[0]!r} more than once.")
     picture_of = {name: path for path, name in of_names["val"]}
 
-    columns = ("audio", "caption", "label")
     for split in ("train", "val"):
         write_table(out / f"images_{split}.tsv", ("image", "caption"), of_names[split])
-        write_table(out / f"sounds_{split}.tsv", columns, sounds[split])
+        write_table(out / f"sounds_{split}.tsv", ("audio", "caption", "label"), sounds[split])
     write_table(out / "other_images_train.tsv", ("image", "caption"), others)
-    write_table(out / "other_sounds_train.tsv", columns, other_sounds)
     write_table(
-        out / "sounds_train_shuffled.tsv", columns, shuffle_captions(sounds["train"], args.seed)
+        out / "sounds_train_shuffled.tsv",
+        ("audio", "caption", "label"),
+        shuffle_captions(sounds["train"], args.seed),
     )
     pairs = [(audio, picture_of[name], name, label) for audio, name, label in sounds["val"]]
     write_table(out / "sound_to_picture.tsv", ("audio", "image", "text", "label"), pairs)
     print(
-        f"{out}: {len(names)} names; {len(of_names['train'])} drawings and {len(of_drawings)} clips "
+        f"{out}: {len(names)} names; {len(of_names['train'])} drawings and {clips} clips "
         f"of them to train, {len(of_names['val'])} and {len(sounds['val'])} to measure."
     )
 
