@@ -53,7 +53,7 @@ FILES = (
     _checkpoint(
         "onepeace_seg_cocostuff2ade20k.pth", "ADE20K segmentation", "segmentation with mmsegmentation",
     ),
-    _checkpoint("onepeace_video_k400.pth", "Kinetics-400", "nothing: video is not supported"),
+    _checkpoint("onepeace_video_k400.pth", "Kinetics-400", "`Predictor`, classes of videos"),
     _checkpoint("finetune_coco.pt", "COCO image-text retrieval", _RETRIEVAL),
     _checkpoint("finetune_flickr.pt", "Flickr30K image-text retrieval", _RETRIEVAL),
     _checkpoint("finetune_al_retrieval.pt", "AudioCaps and Clotho audio-text retrieval", _RETRIEVAL),

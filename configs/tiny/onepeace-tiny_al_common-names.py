@@ -13,6 +13,7 @@ max_iters = 600
 columns = dict(audio="audio", text="caption")
 model = dict(
     learn_all=False,  # texts and images of the first stage stay where they are
+    label_smoothing=0.0,  # with it, sounds keep a distance to their names, in directions that images use
     backbone=dict(
         arch=dict(depth=3, stem="overlapping"),
         img_size=32,

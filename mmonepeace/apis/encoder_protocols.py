@@ -178,7 +178,7 @@ def _row(item: Any) -> dict[str, Any]:
         if item and set(item) <= set(SUFFIXES) | {"text"}:
             return {name: _item(name, value) for name, value in item.items()}
         raise ValueError(
-            f"an input has {', '.join(map(str, item))}; expected text, image or audio."
+            f"an input has {', '.join(map(str, item))}; expected text, image, audio or video."
         )
     name = _modality(item)
     return {name: _item(name, item)}

@@ -198,7 +198,9 @@ def video_reader(info: DatasetInfo) -> Callable[[str], FileInfo]:
         last = len(video.starts_N) - 1
         frames = video.read(sorted({0, last // 2, last}))
         sizes = np.array([last, *frames[0].size])
-        return {"digest": digest_of(np.concatenate([sizes, *(np.asarray(x).ravel() for x in frames)]))}
+        return {
+            "digest": digest_of(np.concatenate([sizes, *(np.asarray(x).ravel() for x in frames)]))
+        }
 
     return read_video
 

@@ -78,13 +78,13 @@ class Input:
         name: of the input.
         shape: a number, or an axis of `Graph.axes` and how many times its length, of each dimension.
         meaning: one line for who runs the file.
-        draw: (shape, generator) -> random values.
+        draw: (shape, generator, lengths of all axes) -> random values.
     """
 
     name: str
     shape: tuple[int | tuple[str, int], ...]
     meaning: str
-    draw: Callable[[Sequence[int], torch.Generator], Tensor]
+    draw: Callable[[Sequence[int], torch.Generator, Mapping[str, int]], Tensor]
 
     def sizes(self, lengths: Mapping[str, int]) -> list[int]:
         """Its shape for lengths of the axes."""
@@ -113,7 +113,7 @@ class Graph:
 
     def draw(self, lengths: Mapping[str, int], generator: torch.Generator) -> tuple[Tensor, ...]:
         """Random inputs."""
-        return tuple(each.draw(each.sizes(lengths), generator) for each in self.inputs)
+        return tuple(each.draw(each.sizes(lengths), generator, lengths) for each in self.inputs)
 
     def lengths(self) -> dict[str, int]:
         """Lengths that are traced and timed."""
@@ -224,7 +224,7 @@ PREPARATIONS: dict[str, Callable[..., Any]] = {
 }
 
 
-def _draw_text(size: Sequence[int], generator: torch.Generator) -> Tensor:
+def _draw_text(size: Sequence[int], generator: torch.Generator, _: Mapping[str, int]) -> Tensor:
     """Texts of different lengths, the first of which has no padding."""
     ids_BT = torch.randint(EOS_ID + 1, EOS_ID + 50, tuple(size), generator=generator)
     for row, ids in enumerate(ids_BT):
@@ -236,7 +236,17 @@ def _draw_text(size: Sequence[int], generator: torch.Generator) -> Tensor:
     return ids_BT
 
 
-def _draw_normal(size: Sequence[int], generator: torch.Generator) -> Tensor:
+def _draw_lengths(
+    size: Sequence[int], generator: torch.Generator, lengths: Mapping[str, int]
+) -> Tensor:
+    """Clips of different lengths, the first of which has no padding."""
+    least, samples = MIN_AUDIO_SECONDS * SAMPLE_RATE // 2, lengths["samples"]
+    drawn_B = torch.randint(least, samples + 1, tuple(size), generator=generator)
+    drawn_B[0] = samples
+    return drawn_B
+
+
+def _draw_normal(size: Sequence[int], generator: torch.Generator, _: Mapping[str, int]) -> Tensor:
     return torch.randn(*size, generator=generator)
 
 
@@ -285,13 +295,10 @@ def _audio(adapter: Any, _size: Any) -> tuple[list[Input], dict[str, Axis]]:
     high = MAX_POSITIONS * AUDIO_STRIDE
     length = max(low, min(length, high))
 
-    def lengths(size: Sequence[int], generator: torch.Generator) -> Tensor:
-        return torch.randint(low // 2, low, tuple(size), generator=generator)
-
     waves = f"mono, {SAMPLE_RATE} Hz, zero mean and unit variance, padded on the right with zeros"
     return [
         Input("waveforms", (("batch", 1), ("samples", 1)), waves, _draw_normal),
-        Input("lengths", (("batch", 1),), "int64 samples without padding", lengths),
+        Input("lengths", (("batch", 1),), "int64 samples without padding", _draw_lengths),
     ], {"samples": Axis(low, high, length, tried=4 * low)}
 
 

@@ -63,7 +63,7 @@ def test_a_prompt_is_put_in_front_of_texts(embedder, module, image):
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("item", [3, np.zeros(9000), {"video": 1}, {}, None])
+@pytest.mark.parametrize("item", [3, np.zeros(9000), {"depth": 1}, {}, None])
 def test_an_input_of_no_modality_is_refused(module, item):
     with pytest.raises(ValueError, match=r"an input (is|has) "):
         module.preprocess([item])

@@ -249,3 +249,15 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch):
     monkeypatch.setattr("mmonepeace.export.exporting.find_spec", lambda name: name != "onnx")
     with pytest.raises(ValueError, match=r"needs onnx, missing here: pip install -e .\[export\]"):
         export.check_packages()
+
+
+def test_drawn_clips_fill_their_batch_as_texts_do():
+    """Differences and speed are those of real lengths, not of a batch that is padding."""
+    graph = export.encoder_graph(retriever(), "audio")
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        waves, lengths = graph.draw(dict(batch=4, samples=50_000), generator)
+        assert waves.shape == (4, 50_000)
+        assert lengths[0] == 50_000
+        assert (lengths >= 8_000).all()
+        assert (lengths <= 50_000).all()
