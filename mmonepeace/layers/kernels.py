@@ -261,8 +261,12 @@ def _score_mod(bias: AttentionBias) -> Callable[..., Tensor] | None:
 def _dense_score_mod(values: Tensor | None) -> Callable[..., Tensor] | None:
     if values is None:
         return None
-    per_sample = len(values) > 1
-    return lambda score, b, h, i, j: score + values[b if per_sample else 0, h, i, j]
+    per_sample, per_head = values.shape[0] > 1, values.shape[1] > 1
+
+    def add(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return score + values[b if per_sample else 0, h if per_head else 0, i, j]
+
+    return add
 
 
 _BACKENDS: dict[str, Callable[..., Tensor]] = {

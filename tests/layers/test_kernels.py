@@ -73,9 +73,10 @@ def test_backends_give_the_same_on_cuda(backend, kind):
 def test_flex_attention_looks_up_the_bias_of_each_pair(cls_token):
     table = torch.randn(num_rpb_rows(GRID), 3, requires_grad=True)
     bias = GridBias(table, GRID, cls_token)
-    for given in (bias, DenseBias(bias.dense()), DenseBias(torch.randn(2, 3, LENGTH, LENGTH))):
+    sizes = (2, *bias.dense().shape[1:])
+    dense = [DenseBias(torch.randn(*shape, *sizes[2:])) for shape in ((2, 3), (2, 1), (1, 1))]
+    for given in (bias, DenseBias(bias.dense()), *dense):
         expected = given.dense()
-        sizes = (2, *expected.shape[1:])
         pairs = torch.meshgrid(*(torch.arange(n) for n in sizes), indexing="ij")
         assert torch.equal(_score_mod(given)(torch.zeros(sizes), *pairs), expected.expand(sizes))
 
