@@ -4,7 +4,8 @@ Run:    mmonepeace pretrain configs/tiny/onepeace-tiny_vl_common-names-32.py --d
             --tokenizer DIR/tokenizer.json
 Needs:  DIR of tools/dataset_converters/common_names.py; a tokenizer of its captions: mmonepeace
         train-tokenizer DIR/images_train.tsv DIR/other_images_train.tsv DIR/tokenizer.json --vocab-size 1000
-Expect: EXPECT_VL
+Expect: 82 ± 4 % of 13 drawings of another artist get their names among 13 (chance 7.7; 3 seeds); 3
+        minutes on one core
 """
 
 _base_ = ["./onepeace-tiny_vl_emoji-names-32.py"]
