@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mmonepeace.apis.teacher_cache import TeacherCache
     from mmonepeace.apis.vector_search import combine, search, similarity
     from mmonepeace.apis.zero_shot import ZeroShotClassifier
+    from mmonepeace.apis.zero_shot_segmentation import ZeroShotSegmentor
     from mmonepeace.checkpoint import ModelCard
     from mmonepeace.datasets.file_folders import find_files
     from mmonepeace.datasets.manifest import write_table
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Embedder", "EmbeddingIndex", "ModelCard", "MtebEncoder", "Prediction", "Predictor",
-    "SentenceTransformerModule", "TeacherCache", "ZeroShotClassifier", "build_index", "build_part", "combine",
-    "embedder_of", "evaluate", "export_index", "find_files", "read_rows", "read_table", "read_texts", "search",
-    "similarity", "write_gallery", "write_parquet", "write_table",
+    "SentenceTransformerModule", "TeacherCache", "ZeroShotClassifier", "ZeroShotSegmentor", "build_index",
+    "build_part", "combine", "embedder_of", "evaluate", "export_index", "find_files", "read_rows", "read_table",
+    "read_texts", "search", "similarity", "write_gallery", "write_parquet", "write_table",
 ]  # fmt: skip
 
 __getattr__, __dir__ = lazy_names(__name__)

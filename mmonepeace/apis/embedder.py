@@ -30,7 +30,7 @@ from mmonepeace.apis.vector_search import Embeddings, combine, search, similarit
 from mmonepeace.datasets import image_io
 from mmonepeace.datasets.tokenizer import Tokenizer
 from mmonepeace.datasets.video_io import VideoInput
-from mmonepeace.spec import MAX_AUDIO_SECONDS, PATCH_SIZE, patch_grid
+from mmonepeace.spec import MAX_AUDIO_SECONDS, PATCH_SIZE
 
 if TYPE_CHECKING:
     from mmonepeace.models import OnePeaceRetriever
@@ -276,11 +276,9 @@ class Embedder(Shared):
         resized = image_io.resize(rgb, self.reader.image_size, keep_ratio=True)
         pixels = self._batch({"image": [image_io.to_tensor(resized)]})
         with torch.inference_mode():
-            features = self.model.backbone.encode(self.model.backbone.embed(pixels))["image"]
-            patches = self.model.project({"image": features[0, 1:]})["image"]
-            cosines = torch.as_tensor(queries).to(patches) @ patches.t()
-            grid = patch_grid(*pixels["image"].shape[-2:])
-            maps = cosines.unflatten(1, grid)[None]
+            _, patches_1hwD = self.model.embed_patches(pixels["image"])
+            maps = patches_1hwD @ torch.as_tensor(queries).to(patches_1hwD).t()
+            maps = maps.permute(0, 3, 1, 2)
             maps = F.interpolate(maps, (rgb.height, rgb.width), mode="bicubic")
         return self._to_output(maps[0])
 

@@ -21,7 +21,7 @@ GROUPS = {
         "embed": "embed images, sounds and texts into an index",
         "search": "find what in an index is nearest to texts, images or sounds",
         "predict": "answer questions, find phrases, name classes",
-        "zero-shot": "classify by the names of classes",
+        "zero-shot": "classify, or segment, by the names of classes",
         "heatmap": "draw where an image is like a text",
         "demo": "try models in a browser, on this machine",
         "probe": "measure frozen features",

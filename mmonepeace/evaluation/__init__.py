@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from mmonepeace.evaluation.grounding import GroundingAccuracy
     from mmonepeace.evaluation.left_out import LeftOutHook
     from mmonepeace.evaluation.retrieval import Direction, RecallAtK, find_directions, summarise
+    from mmonepeace.evaluation.segmentation import SegmentationEvaluation
     from mmonepeace.evaluation.vqa import VQAAccuracy
     from mmonepeace.evaluation.zero_shot import ClassPromptHook, ZeroShotAccuracy
 
 __all__ = [
     "Accuracy", "ClassPromptHook", "Direction", "Evaluation", "GroundingAccuracy", "LeftOutHook",
-    "MeanAveragePrecision", "RecallAtK", "VQAAccuracy", "ZeroShotAccuracy", "evaluate",
-    "find_directions", "summarise",
+    "MeanAveragePrecision", "RecallAtK", "SegmentationEvaluation", "VQAAccuracy",
+    "ZeroShotAccuracy", "evaluate", "find_directions", "summarise",
 ]  # fmt: skip
 
 __getattr__, __dir__ = lazy_names(__name__)

@@ -24,6 +24,7 @@ from mmonepeace.layers.encoder import (
 )
 from mmonepeace.layers.kernels import Backend, check_backend
 from mmonepeace.layers.tokens import Tokens
+from mmonepeace.layers.value_path import encode_both_paths
 from mmonepeace.models.initialization import reset_weight
 from mmonepeace.models.layer_depth import layer_depth
 from mmonepeace.models.lora import Lora, inject
@@ -367,6 +368,11 @@ class OnePeace(SavedBackbone, BaseModule):
         if skip_padding:
             return self.encode_views([tokens])[0]
         return self._normalise(tokens, self.layers(tokens, [self.arch.depth - 1])[0])
+
+    def encode_both_paths(self, tokens: Tokens) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What `encode` returns, and the same by the value path, see `layers.value_path`."""
+        attended, own = encode_both_paths(self.layers, tokens)
+        return self._normalise(tokens, attended), self._normalise(tokens, own)
 
     def encode_views(self, views: Sequence[Tokens]) -> list[dict[str, Tensor]]:
         """What `encode` returns for several batches, see `FusionEncoder.encode_packed`."""

@@ -18,6 +18,7 @@ from mmonepeace.models.base import BackboneModel
 from mmonepeace.models.gather import Gather
 from mmonepeace.models.losses import GradCache, check_smoothing, contrastive
 from mmonepeace.registry import MODELS
+from mmonepeace.spec import patch_grid
 
 LOGIT_SCALE_INIT = math.log(1 / 0.07)
 MAX_LOGIT_SCALE = math.log(100)
@@ -102,6 +103,25 @@ class OnePeaceRetriever(BackboneModel):
             name: F.normalize(self.projections[name](x).float(), dim=-1)
             for name, x in features.items()
         }
+
+    def embed_patches(self, images_B3HW: Tensor, values: bool = False) -> tuple[Tensor, Tensor]:
+        """Embeddings of images and of each of their patches, float32 of unit length.
+
+        Args:
+            images_B3HW: images of one size, as the backbone takes them.
+            values: patches take the value path of the last block, see `layers.value_path`.
+
+        Returns:
+            (B, D), as `forward` gives it, and (B, ceil(H / 16), ceil(W / 16), D).
+        """
+        tokens = self.backbone.embed({"image": images_B3HW})
+        if values:
+            attended, own = self.backbone.encode_both_paths(tokens)
+        else:
+            attended = own = self.backbone.encode(tokens)
+        cls_BD = self.project({"image": attended["image"][:, 0]})["image"]
+        patches_BTD = self.project({"image": own["image"][:, 1:]})["image"]
+        return cls_BD, patches_BTD.unflatten(1, patch_grid(*images_B3HW.shape[-2:]))
 
     def forward(
         self,

@@ -282,7 +282,7 @@ def test_a_heat_map_peaks_where_the_query_is(checkpoint_file, monkeypatch):
     grid = torch.full((4, 4, 32), 0.0)
     grid[..., 0] = -1
     grid[2, 1, 0] = 1  # third row, second column
-    monkeypatch.setattr(embedder.model, "project", lambda _: {"image": grid.flatten(0, 1)})
+    monkeypatch.setattr(embedder.model, "embed_patches", lambda _: (grid[0, 0], grid[None]))
     maps = embedder.heat_maps(np.zeros((100, 100, 3), np.uint8), query)
     y, x = np.unravel_index(maps[0].argmax(), maps[0].shape)
     assert abs(y - 62) <= 3

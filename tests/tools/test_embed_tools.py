@@ -332,6 +332,57 @@ def test_zero_shot_of_a_table_is_measured(run, model, data):
     assert "no column gone; there is image, kind" in err
 
 
+@pytest.fixture
+def labelled(data):
+    """Options of images, one of them broken, and their label maps of two classes."""
+    for path in sorted((data / "images").rglob("*.*")):
+        label_map = data / "labels" / path.relative_to(data / "images").with_suffix(".png")
+        label_map.parent.mkdir(parents=True, exist_ok=True)
+        size = (60, 40)
+        if path.name != "broken.png" and path.suffix != ".txt" and path.name[0] != ".":
+            size = Image.open(path).size
+        labels = np.ones(size[::-1], np.uint8)
+        labels[:20], labels[-1] = 0, 255
+        Image.fromarray(labels).save(label_map)
+    return ["--dense", "--images", data / "images", "--labels", data / "labels"]
+
+
+def test_zero_shot_segmentation_is_measured(run, model, data, labelled):
+    classes, out_file = ["--classes", "dog; cat,red chair"], data / "new/ious.json"
+    slide = ["--values", "--short-side", 64, "--window", 48]
+    code, out, err = run("zero_shot.py", model, *labelled, *classes, *slide, "--out", out_file)
+    assert code == 0, err
+    assert "5 images, 2 classes" in out
+    assert "broken.png" in err
+    stored = json.loads(out_file.read_text())
+    assert (stored["values"], stored["window"], stored["images"]) == (True, 48, 5)
+    assert [row["class"] for row in stored["classes"]] == ["dog", "red chair"]
+    assert f"patches {stored['miou']['patches']:.2%}" in out
+    assert "random labels" in out
+    code, out, err = run("zero_shot.py", model, *labelled, *classes, "--out", data / "ious.tsv")
+    assert code == 0, err
+    assert (data / "ious.tsv").read_text().startswith("class\tpixels\tiou_patches\tiou_CLS\n")
+
+
+def test_faults_of_zero_shot_segmentation_are_one_line(run, model, data, labelled):
+    def fails(*options, words):
+        code, _, err = run("zero_shot.py", model, *options)
+        assert code == 2
+        lines = [line for line in err.splitlines() if "segment: " not in line]
+        assert len(lines) == 1 or lines[0].startswith("usage: ")
+        assert words in lines[-1]
+
+    names = ["--classes", "dog,cat"]
+    fails(*labelled, "--classes", "dog", words="'dog' is the only class")
+    fails(*labelled, *names, "--reduce-zero-label", "--stride", 8, words="stride is 8")
+    fails(*labelled[:3], *names, words="--images, --labels")
+    fails(*labelled[1:], *names, words="only with --dense: --labels")
+    Image.fromarray(np.full((40, 60), 2, np.uint8)).save(data / "labels/a.png")
+    fails(*labelled, *names, words="a.png has label 2, but 2 classes are named")
+    (data / "labels/a.png").unlink()
+    fails(*labelled, *names, words="1 of 6 images have no label map")
+
+
 def test_heat_maps_are_drawn(run, model, data):
     queries = ["--text", "a dog", "--audio", data / "audios/x.wav", "--image-size", 64]
     out = data / "new/maps.png"
