@@ -23,10 +23,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools/dataset_converters"))
 
-import emoji_scenes  # noqa: E402
-import object_scenes  # noqa: E402
-from downloads import fetch_npm  # noqa: E402
-from emoji_sets import PACKAGES  # noqa: E402
+import emoji_scenes
+import object_scenes
+from downloads import fetch_npm
+from emoji_sets import PACKAGES
 
 SEED, SIZE = 1, 96  # training has seed 0, and scenes of this size
 # Names of training are parts of half a scene at 32 pixels.
