@@ -11,6 +11,7 @@ from mmonepeace.checks import CheckError
 from mmonepeace.checks.overrides import _UNDECLARED
 from mmonepeace.layers.adapters import ADAPTERS
 from mmonepeace.layers.heads import ClassificationHead
+from mmonepeace.models.video_classifier import FrameMeanHead
 from tests.conftest import ROOT, SEGMENTATION
 
 DETECTION = ROOT / "configs/tiny/resnet18_faster-rcnn_bccd.py"
@@ -135,8 +136,9 @@ def test_options_of_dicts_without_a_class_are_taken():
     }
     checks.apply_overrides(cfg, overrides)
     assert cfg.model.backbone.modalities.audio.padding == "compat"
-    options = set(inspect.signature(ClassificationHead).parameters) - {"arch"}
-    assert _UNDECLARED["head"] == options
+    heads = (ClassificationHead, FrameMeanHead)
+    options = {name for head in heads for name in inspect.signature(head).parameters}
+    assert _UNDECLARED["head"] == options - {"arch", "dim"}
     for name, adapter in ADAPTERS.items():
         parameters = set(inspect.signature(adapter).parameters)
         assert _UNDECLARED[name] == parameters - {"modality", "arch", "num_tables"}
