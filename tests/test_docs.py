@@ -113,6 +113,10 @@ def write_files(folder: Path) -> None:
         write_table(folder / f"SOUNDS/{split}.tsv", "audio label", clips)
     both = [(f"sounds/val/{WORDS[i]}/{i}.flac", f"DIR/pairs/val/{i}.png") for i in range(4)]
     write_table(folder / "both.tsv", "audio image", both)
+    image(folder / "images/a.jpg")
+    (folder / "labels").mkdir()
+    Image.fromarray(rng.integers(0, 3, (60, 80), np.uint8)).save(folder / "labels/a.png")
+    (folder / "names.txt").write_text("sky\nbuilding\ncar\n")
     write_common_names(folder / "data/pretrain_demo/common")
 
 

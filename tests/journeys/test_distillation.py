@@ -186,7 +186,7 @@ def test_features_of_another_teacher_are_refused(distil, data, tmp_path, capsys)
 
 
 def test_features_train_where_the_teacher_is_not(distil, data, tmp_path, capsys):
-    backbone = "dict(type='mmonepeace.OnePeace',arch=dict(embed_dim=48,depth=2,num_heads=2,ffn_dim=64),img_size=96,final_norm=True)"
+    backbone = "dict(type='mmonepeace.OnePeace',arch=dict(_delete_=True,embed_dim=48,depth=2,num_heads=2,ffn_dim=64),img_size=96,final_norm=True)"
     text = (data / "recipe.py").read_text().replace("backbone=None", f"backbone={backbone}")
     (data / "known.py").write_text(text)
     known = ["--data-root", data, "--features", tmp_path / "f"]
