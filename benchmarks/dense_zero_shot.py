@@ -34,7 +34,8 @@ VIEWS = {
     "whole, 64 px": ["--short-side", 64],
     "whole, 128 px": ["--short-side", 128],
     "64 px, windows of 32 every 8": ["--short-side", 64, "--window", 32, "--stride", 8],
-    "128 px, windows of 64 every 16": ["--short-side", 128, "--window", 64, "--stride", 16],
+    "64 px, windows of 48 every 8": ["--short-side", 64, "--window", 48, "--stride", 8],
+    "96 px, windows of 32 every 8": ["--short-side", 96, "--window", 32, "--stride", 8],
 }
 
 
