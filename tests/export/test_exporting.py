@@ -10,6 +10,7 @@ import pytest
 import torch
 from mmengine.analysis import get_model_complexity_info
 from mmengine.registry import DefaultScope
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmonepeace import export
 from mmonepeace.commands.export import main
@@ -261,3 +262,21 @@ def test_drawn_clips_fill_their_batch_as_texts_do():
         assert lengths[0] == 50_000
         assert (lengths >= 8_000).all()
         assert (lengths <= 50_000).all()
+
+
+@pytest.mark.parametrize("modality", ["text", "image", "audio"])
+def test_files_compute_as_much_as_pytorch(modality):
+    """Counted are matrix products outside of attention, of an input without padding."""
+    graph = export.encoder_graph(retriever(), modality)
+    # Of more samples PyTorch computes attention in blocks, which the counter sees.
+    lengths = graph.lengths() | {"batch": 1, "samples": 80_000}
+    inputs = graph.draw(lengths, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        exported = torch.export.export(graph.module, inputs).module()
+        counts = []
+        for module in (graph.module, exported):
+            with FlopCounterMode(display=False) as counter:
+                module(*inputs)
+            counts.append(counter.get_total_flops())
+    eager, file = counts
+    assert 0.9 * eager < file < 1.1 * eager
