@@ -12,21 +12,19 @@ models know, and does not count (label 0).
 import argparse
 import json
 import platform
-import statistics
-import subprocess
 import sys
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tools/dataset_converters"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools/dataset_converters"))
 
 import emoji_scenes
 import object_scenes
 from downloads import fetch_npm
 from emoji_sets import PACKAGES
+from seeds import run_tool, spread
 
 SEED, SIZE = 1, 96  # training has seed 0, and scenes of this size
 # Names of training are parts of half a scene at 32 pixels.
@@ -61,16 +59,8 @@ def measure(args: argparse.Namespace, number: int, view: list[Any], values: bool
     options = ["--images", args.work_dir / "images", "--labels", args.work_dir / "labels"]
     options += ["--reduce-zero-label", "--classes", names, "--template", "the {}", *view]
     options += ["--values"] * values
-    tool = [sys.executable, ROOT / "tools/zero_shot.py", args.checkpoints[number], "--dense"]
-    command = [str(x) for x in [*tool, *options, "--out", out]]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
+    run_tool("zero_shot", args.checkpoints[number], "--dense", *options, "--out", out)
     return json.loads(out.read_text())
-
-
-def spread(values: list[float]) -> str:
-    """Mean and standard deviation, in per cent."""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0
-    return f"{100 * statistics.mean(values):.1f} ± {100 * deviation:.1f}"
 
 
 def main() -> None:
@@ -93,8 +83,8 @@ def main() -> None:
             for values in (False, True)
         ]
         found = by_path[0][0]["miou"]
-        cells = [spread([run["miou"]["patches"] for run in runs]) for runs in by_path]
-        cells.append(spread([run["miou"]["CLS"] for run in by_path[0]]))
+        cells = [spread([100 * run["miou"]["patches"] for run in runs]) for runs in by_path]
+        cells.append(spread([100 * run["miou"]["CLS"] for run in by_path[0]]))
         lines.append(f"| {title} | {' | '.join(cells)} |")
         print(lines[-1], flush=True)
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "onedl-mmengine"))

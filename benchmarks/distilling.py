@@ -15,17 +15,15 @@ What has been done is not done again: the same command goes on after it was stop
 import argparse
 import json
 import platform
-import statistics
-import subprocess
 import sys
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from seeds import ROOT, run_tool, spread
 
 from mmonepeace.commands.options import positive
 
@@ -35,12 +33,6 @@ FACADES = "configs/tiny/onepeace-tiny-pretrained_upernet_labelmefacade-256.py"
 WAYS = ("from scratch", "same labels", "distilled")
 # The teacher's widths: about six times the parameters of the student.
 TEACHER = ("embed_dim=192", "depth=4", "num_heads=6", "ffn_dim=384")
-
-
-def run(tool: str, *arguments: object) -> None:
-    """Run a tool of the clone."""
-    command = [sys.executable, str(ROOT / f"tools/{tool}.py"), *map(str, arguments)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
 
 
 def schedule(steps: int, seed: int) -> list[str]:
@@ -57,7 +49,7 @@ def trained(args: argparse.Namespace, folder: Path, steps: int, seed: int, *widt
     if not last.exists():
         options = [*schedule(steps, seed), f"train_cfg.val_interval={steps}"]
         options += [f"model.backbone.arch.{width}" for width in widths]
-        run(
+        run_tool(
             "pretrain", ROOT / LABELS, "--data-root", args.data_root / "emoji", "--tokenizer",
             args.tokenizer, "--work-dir", folder, "--resume", "--cfg-options", *options,
         )  # fmt: skip
@@ -76,7 +68,7 @@ def student(args: argparse.Namespace, way: str, seed: int, teacher: Path) -> Pat
         if way == "from scratch":  # a step that is smaller than what the weights can show
             options = [x for x in options if not x.startswith("param_scheduler")]
             options += ["optim_wrapper.optimizer.lr=1e-15", "param_scheduler=None"]
-        run(
+        run_tool(
             "distill", ROOT / DISTILLED, "--data-root", args.data_root / "emoji", "--checkpoint",
             teacher, "--work-dir", folder, "--resume", "--cfg-options", *options,
         )  # fmt: skip
@@ -87,7 +79,7 @@ def probed(args: argparse.Namespace, path: Path) -> dict[str, float]:
     """Top-1 in per cent of linear probes of the mean of patches, on another artist's drawings."""
     table = path.parent / "probe.csv"
     emoji = args.data_root / "emoji"
-    run(
+    run_tool(
         "probe", path, "--modality", "image", "--train", emoji / "train.tsv", "--val",
         emoji / "val.tsv", "--label-column", "group", "--kind", "linear", "--features", "mean",
         "--out", table,
@@ -102,7 +94,7 @@ def probed(args: argparse.Namespace, path: Path) -> dict[str, float]:
 def segmented(args: argparse.Namespace, path: Path, seed: int) -> dict[str, float]:
     """MIoU in per cent of LabelMeFacade's validation after fine-tuning."""
     folder = path.parent / "facades"
-    run(
+    run_tool(
         "train", ROOT / FACADES, "--data-root", args.data_root / "labelmefacade", "--checkpoint",
         path, "--work-dir", folder, "--cfg-options", f"randomness.seed={seed}",
         f"train_cfg.max_iters={args.facade_steps}", f"train_cfg.val_interval={args.facade_steps}",
@@ -131,7 +123,7 @@ def main() -> None:
     args.tokenizer = args.work_dir / "tokenizer.json"
     if not args.tokenizer.exists():
         captions = args.data_root / "emoji/train.tsv"
-        run("train_tokenizer", captions, args.tokenizer, "--vocab-size", 2000)
+        run_tool("train_tokenizer", captions, args.tokenizer, "--vocab-size", 2000)
     teacher = args.teacher or trained(
         args, args.work_dir / "teacher", args.teacher_steps, 3407, *TEACHER
     )
@@ -174,9 +166,8 @@ def report(
         cells = []
         for key in ("probe", "mIoU"):
             values = [run[key] for run in runs]
-            spread = statistics.stdev(values) if len(values) > 1 else 0.0
             cells.append(", ".join(f"{value:.1f}" for value in values))
-            cells.append(f"**{statistics.mean(values):.1f} ± {spread:.1f}**")
+            cells.append(f"**{spread(values)}**")
         lines.append(f"| {way} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -11,24 +11,16 @@ What has been done is not done again: the same command goes on after it was stop
 import argparse
 import json
 import platform
-import statistics
-import subprocess
-import sys
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from seeds import run_tool, spread
+
 VL = "configs/tiny/onepeace-tiny_vl_common-names-32.py"
 AL = "configs/tiny/onepeace-tiny_al_common-names.py"
 CONTROL = "train_dataloader.dataset.ann_file=sounds_train_shuffled.tsv"
 DIRECTIONS = ("audio_to_image", "image_to_audio", "audio_to_text", "image_to_text")
-
-
-def run(tool: str, *arguments: object) -> None:
-    """Run a tool of the clone."""
-    command = [sys.executable, str(ROOT / f"tools/{tool}.py"), *map(str, arguments)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
 
 
 def measure(args: argparse.Namespace, seed: int) -> dict[str, dict[str, float]]:
@@ -37,7 +29,7 @@ def measure(args: argparse.Namespace, seed: int) -> dict[str, dict[str, float]]:
     tokenizer = data / "tokenizer.json"
     if not tokenizer.exists():
         captions = (data / "images_train.tsv", data / "other_images_train.tsv")
-        run("train_tokenizer", *captions, tokenizer, "--vocab-size", 1000)
+        run_tool("train_tokenizer", *captions, tokenizer, "--vocab-size", 1000)
     common = ("--data-root", data, "--tokenizer", tokenizer)
     options = ("--cfg-options", f"randomness.seed={seed}")
     found = {}
@@ -46,10 +38,10 @@ def measure(args: argparse.Namespace, seed: int) -> dict[str, dict[str, float]]:
         if not out.exists():
             first, second = folder / "vl", folder / way
             if not (first / "last_checkpoint").exists():
-                run("pretrain", VL, *common, "--work-dir", first, *options)
+                run_tool("pretrain", VL, *common, "--work-dir", first, *options)
             start = ("--stage-one", (first / "last_checkpoint").read_text().strip())
-            run("pretrain", AL, *common, *start, "--work-dir", second, *options, *ann_file)
-            run(
+            run_tool("pretrain", AL, *common, *start, "--work-dir", second, *options, *ann_file)
+            run_tool(
                 "evaluate_retrieval", second, "--tokenizer", tokenizer,
                 "--table", data / "sound_to_picture.tsv", "--columns", "audio=audio", "image=image",
                 "--table", data / "images_val.tsv", "--columns", "image=image", "text=caption",
@@ -76,7 +68,7 @@ def report(args: argparse.Namespace, results: list[dict[str, dict[str, float]]])
     for direction in DIRECTIONS:
         chance = [results[0]["names"][f"{direction}_R@{k}_chance"] for k in (1, 5)]
         cells = [
-            spread([result[way][f"{direction}_R@{k}"] for result in results])
+            each([result[way][f"{direction}_R@{k}"] for result in results])
             for way in ("names", "control")
             for k in (1, 5)
         ]
@@ -85,10 +77,9 @@ def report(args: argparse.Namespace, results: list[dict[str, dict[str, float]]])
     return "\n".join(lines) + "\n"
 
 
-def spread(values: list[float]) -> str:
+def each(values: list[float]) -> str:
     """Such as "48.1 ± 1.2 (47.0, 48.0, 49.3)"."""
-    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{deviation} ({', '.join(f'{x:.1f}' for x in values)})"
+    return f"{spread(values)} ({', '.join(f'{x:.1f}' for x in values)})"
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 FACTS = "teacher.json"  # in the folder: of which teacher and views the features are
 FORMAT = "mmonepeace-teacher-features"
-Progress = Callable[[int, int], None]  # views done, of so many
+Progress = Callable[[int], None]  # views done
 
 
 class TeacherCache:
@@ -82,14 +82,23 @@ class TeacherCache:
         return found
 
     def fill(
-        self, batch_size: int, num_workers: int = 0, progress: Progress = lambda done, total: None
+        self,
+        todo: list[tuple[int, int]],
+        batch_size: int,
+        num_workers: int = 0,
+        progress: Progress = lambda done: None,
     ) -> int:
-        """Compute the features that are missing; finished shards are kept if the run is stopped.
+        """Compute features; finished shards are kept if the run is stopped.
+
+        Args:
+            todo: what `missing` gave.
+            batch_size: views that are computed at once.
+            num_workers: processes that read files.
+            progress: is told the views that are done.
 
         Returns:
             the number of views that were computed.
         """
-        todo = self.missing()
         if not todo:
             return 0
         loader = DataLoader(
@@ -103,7 +112,7 @@ class TeacherCache:
         for count in self.shards.fill(self._parts(loader, todo)):
             computed += count
             done = min(done + batch_size, len(todo))
-            progress(done, len(todo))
+            progress(done)
         return computed
 
     def _parts(

@@ -170,7 +170,7 @@ def measure_step(
     """
     memory, step = LiveMemory(device, counts), Step(cfg, model, device)
     with memory:
-        weights = memory.include([*model.parameters(), *model.buffers()], "weights")
+        weights = memory.include(_tensors(model), "weights")
         memory.include([x for part in _outside(model) for x in _tensors(part)], "weights")
         memory.include(tensors_of(batch), "batch")
         step.prepare()

@@ -18,7 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmonepeace import apis, checks, engine
-from mmonepeace.commands.options import add_precision_option, make_parser, positive
+from mmonepeace.commands.options import (
+    add_strategy_options,
+    add_training_options,
+    make_parser,
+    positive,
+)
 from mmonepeace.console import printable, progress_bar
 from mmonepeace.exit_status import exit_status
 
@@ -29,7 +34,7 @@ if TYPE_CHECKING:
 def parse_args() -> argparse.Namespace:
     """Command line."""
     parser = make_parser(__doc__)
-    parser.add_argument("config")
+    add_training_options(parser, "bf16")
     parser.add_argument("--checkpoint", metavar="TEACHER", help="its weights, any layout and size")
     parser.add_argument("--timm", metavar="NAME", help="a teacher of timm, instead of the config's")
     help = "keep the features of the teacher in this folder, and train with them"
@@ -39,28 +44,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--features-only", action="store_true", help="compute what --features lacks, and end"
     )
-    parser.add_argument("--work-dir", help="logs and checkpoints (work_dirs/CONFIG)")
-    parser.add_argument("--data-root", help="folder of the data sets, instead of the config's")
-    parser.add_argument("--tokenizer", metavar="JSON", help="instead of the config's")
-    parser.add_argument(
-        "--resume", nargs="?", const="auto", help="resume from PATH, or from the newest checkpoint"
-    )
-    parser.add_argument(
-        "--strategy",
-        choices=["ddp", "fsdp2"],
-        help="with several processes: replicate or shard the student",
-    )
-    parser.add_argument("--sharded", action="store_true", help="sharded checkpoints (fsdp2)")
-    parser.add_argument("--compile", action="store_true", help="compile blocks, for GPUs")
-    add_precision_option(parser, "bf16")
-    parser.add_argument(
-        "--cfg-options", nargs="+", action=checks.OverridesAction, help="KEY=VALUE ..."
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="check all, try some steps, keep nothing"
-    )
-    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
+    add_strategy_options(parser)
     args = parser.parse_args()
     if args.views > 1 and not args.features:
         parser.error("--views is of --features: without, each epoch has views of its own")
@@ -78,12 +62,8 @@ def load_config(args: argparse.Namespace) -> Config:
             "configs/distill; train others with mmonepeace train or pretrain."
         )
     checks.apply_overrides(cfg, args.cfg_options)
-    engine.run_options.set_launcher(cfg, args.launcher)
-    cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{Path(args.config).stem}"
-    if args.data_root:
-        engine.run_options.set_data_root(cfg, args.data_root)
-    if args.tokenizer:
-        engine.run_options.set_tokenizer(cfg, args.tokenizer)
+    engine.run_options.set_process(cfg, args)
+    engine.run_options.set_data(cfg, args.data_root, args.tokenizer)
     if args.timm:
         cfg.model.teacher = dict(type="mmonepeace.TimmTeacher", name=args.timm)
     if args.checkpoint:
@@ -112,17 +92,19 @@ def fill_cache(args: argparse.Namespace) -> None:
     with checks.explain(cfg, log=False):
         try:
             cache = apis.TeacherCache(args.features, cfg.model, loader.dataset, args.views)
-            total = len(cache.missing())
-            if total and args.launcher != "none":
+            todo = cache.missing()
+            if todo and args.launcher != "none":
                 raise checks.CheckError(
-                    f"{args.features} lacks the features of {total:,} views. Compute them in one process "
+                    f"{args.features} lacks the features of {len(todo):,} views. Compute them in one process "
                     "first: --features-only without --launcher."
                 )
-            with progress_bar(total=total, desc="teacher", unit=" views", disable=not total) as bar:
+            shown = dict(desc="teacher", unit=" views", disable=not todo)
+            with progress_bar(total=len(todo), **shown) as bar:
                 computed = cache.fill(
+                    todo,
                     loader.batch_size,
                     loader.get("num_workers", 0),
-                    lambda done, _: bar.update(done - bar.n),
+                    lambda done: bar.update(done - bar.n),
                 )
         except (ValueError, OSError) as error:
             raise checks.CheckError(str(error)) from error

@@ -67,6 +67,13 @@ def add_training_options(parser: ArgumentParser, *dtypes: str) -> None:
     add_process_options(parser)
 
 
+def add_strategy_options(parser: ArgumentParser) -> None:
+    """Add how several processes share the model that is trained, see `set_strategy`."""
+    help = "with several processes: replicate or shard the model"
+    parser.add_argument("--strategy", choices=["ddp", "fsdp2"], help=help)
+    parser.add_argument("--sharded", action="store_true", help="sharded checkpoints (fsdp2)")
+
+
 def add_precision_option(parser: ArgumentParser, *dtypes: str) -> None:
     """Add --dtype for mixed precision: `dtype`, None for what the recipe says."""
     group = parser.add_mutually_exclusive_group()

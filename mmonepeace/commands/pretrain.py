@@ -11,7 +11,7 @@ import os
 from typing import TYPE_CHECKING
 
 from mmonepeace import checks, engine
-from mmonepeace.commands.options import add_training_options
+from mmonepeace.commands.options import add_strategy_options, add_training_options
 from mmonepeace.exit_status import exit_status
 
 if TYPE_CHECKING:
@@ -26,12 +26,7 @@ def parse_args() -> argparse.Namespace:
     add_training_options(parser, "bf16")
     parser.add_argument("--stage", choices=["vl", "al"], help="for a recipe with all modalities")
     parser.add_argument("--stage-one", metavar="CKPT", help="checkpoint that stage al starts from")
-    parser.add_argument(
-        "--strategy",
-        choices=["ddp", "fsdp2"],
-        help="with several processes: replicate or shard the model",
-    )
-    parser.add_argument("--sharded", action="store_true", help="sharded checkpoints (fsdp2)")
+    add_strategy_options(parser)
     return parser.parse_args()
 
 

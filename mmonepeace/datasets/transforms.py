@@ -35,7 +35,7 @@ _META_KEYS += ("ori_shape", "scale_factor", "question_id", "answers")
 _TARGET_KEYS = ("gt_label", "gt_score", "gt_box")
 
 
-def _first(results: Results, *keys: str) -> Any:
+def first_of(results: Results, *keys: str) -> Any:
     """Value of the first of the keys that the record has."""
     for key in keys:
         if results.get(key) is not None:
@@ -105,10 +105,10 @@ class LoadImage(BaseTransform):
 
     def transform(self, results: Results) -> Results:
         """Add `inputs["image"]`, or `inputs["image_2"]`."""
-        image, size = self._load(_first(results, f"img_path{self.suffix}", f"img{self.suffix}"))
+        image, size = self._load(first_of(results, f"img_path{self.suffix}", f"img{self.suffix}"))
         if self.crop_scale:
             rng = generator(results, self)
-            box = _crop_box(rng, image.size, self.crop_scale, self.crop_ratio)
+            box = crop_box(rng, image.size, self.crop_scale, self.crop_ratio)
             image = self._resize(image_io.crop(image, box))
         results.setdefault("inputs", {})[f"image{self.suffix}"] = image
         if self.at_least is None:  # else it may have been decoded at a fraction of its size
@@ -135,7 +135,7 @@ class LoadImage(BaseTransform):
         return image_io.to_tensor(image_io.resize(image, self.size, self.keep_ratio))
 
 
-def _crop_box(
+def crop_box(
     rng: np.random.Generator,
     size: tuple[int, int],
     scale: tuple[float, float],
@@ -181,7 +181,7 @@ class DropWords(BaseTransform):
     def transform(self, results: Results) -> Results:
         """Replace `text`."""
         rng = generator(results, self)
-        words = _first(results, "text").split()
+        words = first_of(results, "text").split()
         draws = rng.random(len(words))
         kept = [w for w, draw in zip(words, draws, strict=True) if draw >= self.probability]
         if words:
@@ -220,7 +220,7 @@ class Tokenize(BaseTransform):
 
     def transform(self, results: Results) -> Results:
         """Add `inputs["text"]`."""
-        text = _first(results, "text")
+        text = first_of(results, "text")
         ids = self._encode([text])[0] if isinstance(text, str) else self._encode(text)
         results.setdefault("inputs", {})["text"] = ids
         return results
@@ -276,7 +276,7 @@ class LoadAudio(BaseTransform):
 
     def transform(self, results: Results) -> Results:
         """Add `inputs["audio"]`."""
-        wave = self._load(_first(results, "audio_path", "audio"))
+        wave = self._load(first_of(results, "audio_path", "audio"))
         wave = audio_io.fit_length(wave, self.max_seconds, self.min_seconds)
         results.setdefault("inputs", {})["audio"] = torch.from_numpy(wave)
         return results
@@ -334,7 +334,7 @@ class PerturbAudio(BaseTransform):
     def transform(self, results: Results) -> Results:
         """Replace `inputs["audio"]`."""
         rng = generator(results, self)
-        wave = _first(results.get("inputs", {}), "audio").numpy()
+        wave = first_of(results.get("inputs", {}), "audio").numpy()
         speed = self.speed ** rng.uniform(-1, 1)
         if self.max_seconds is not None:  # no more than is used
             wave = _random_crop(rng, wave, math.ceil(self.max_seconds * speed * spec.SAMPLE_RATE))
@@ -428,14 +428,14 @@ class MaskTokens(BaseTransform):
         return results
 
     def _image_and_text(self, rng: np.random.Generator, inputs: Results) -> tuple[Keeps, Keeps]:
-        patches = math.prod(spec.patch_grid(*_first(inputs, "image").shape[-2:]))
+        patches = math.prod(spec.patch_grid(*first_of(inputs, "image").shape[-2:]))
         starts, ratios = self._word_starts(inputs), self.ratios
         text = masking.keep_tokens(rng, starts, ratios["text"], ratios["joint_text"])
         image = masking.keep_patches(rng, patches, ratios["image"], ratios["joint_image"])
         return {"text": text[0], "image": image[0]}, {"text": text[1], "image": image[1]}
 
     def _audio_and_text(self, rng: np.random.Generator, inputs: Results) -> tuple[Keeps, Keeps]:
-        frames = spec.num_audio_frames(len(_first(inputs, "audio")))
+        frames = spec.num_audio_frames(len(first_of(inputs, "audio")))
         unimodal = {"audio": masking.keep_frames(rng, frames, self.ratios["audio"])}
         joint = {
             "text": masking.keep_words(rng, self._word_starts(inputs), self.ratios["joint_text"]),
@@ -444,7 +444,7 @@ class MaskTokens(BaseTransform):
         return unimodal, joint
 
     def _word_starts(self, inputs: Results) -> np.ndarray:
-        return self.is_word_start[_first(inputs, "text")[:-1]].numpy()  # without the end token
+        return self.is_word_start[first_of(inputs, "text")[:-1]].numpy()  # without the end token
 
 
 @TRANSFORMS.register_module()

@@ -6,7 +6,7 @@ from mmcv.transforms import BaseTransform
 
 from mmonepeace import spec
 from mmonepeace.datasets import image_io
-from mmonepeace.datasets.transforms import Results, _crop_box, _first, generator
+from mmonepeace.datasets.transforms import Results, crop_box, first_of, generator
 from mmonepeace.datasets.video_clips import Order, VideoClip
 from mmonepeace.datasets.video_io import Video, open_video
 from mmonepeace.datasets.video_views import crop_boxes, read_views, resized
@@ -72,7 +72,7 @@ class LoadVideo(BaseTransform):
 
     def transform(self, results: Results) -> Results:
         """Add `inputs["video"]`."""
-        video = self._open(_first(results, "video_path", "video"))
+        video = self._open(first_of(results, "video_path", "video"))
         rng = generator(results, self)
         if self.clips:
             views = read_views(video, self.clip, self.clips, self.crops, self.size, rng)
@@ -80,7 +80,7 @@ class LoadVideo(BaseTransform):
             return results
         frames = video.frames(self.clip.random(len(video), rng))
         if self.crop_scale:
-            box = _crop_box(rng, frames[0].size, self.crop_scale, self.crop_ratio)
+            box = crop_box(rng, frames[0].size, self.crop_scale, self.crop_ratio)
         else:
             box = crop_boxes(frames[0].size, self.crops)[0]
         clip_T3HW = resized(frames, box, self.size)

@@ -21,7 +21,7 @@ from mmonepeace.datasets import (
 )
 from mmonepeace.datasets.sample_errors import CaptionError
 from mmonepeace.datasets.tokenizer import train
-from mmonepeace.datasets.transforms import _crop_box, generator
+from mmonepeace.datasets.transforms import crop_box, generator
 from mmonepeace.models.preprocessor import MultimodalDataPreprocessor
 from mmonepeace.spec import num_audio_frames
 from tests.processes import run_tool
@@ -260,7 +260,7 @@ def test_crops_keep_to_scale_and_ratio_or_take_the_middle(width, height):
     image = np.stack([columns, rows, columns * 0], -1).astype(np.uint8)
     transform = LoadImage((height, width), crop_scale=(0.9, 1.0))
     for seed in range(30):
-        left, top, right, bottom = _crop_box(
+        left, top, right, bottom = crop_box(
             np.random.default_rng(seed), (width, height), (0.9, 1.0), (3 / 4, 4 / 3)
         )
         assert 0 <= left < right <= width
